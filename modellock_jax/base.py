@@ -1,0 +1,276 @@
+"""The one idea: a lock is five pure functions, and each person holds one forward function.
+
+The *owner* trains and locks a model, the *user* has the key, the *attacker* has everything but
+the key::
+
+    owner_forward(lock, forward)(key, params, x)     # scramble + mask: what the owner trains
+    user_forward(lock, forward)(key, locked, x)      # decrypt, then the same
+    forward(locked, x)                               # what the attacker holds
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+Params = Any
+"""A pytree of arrays."""
+
+Key = Any
+"""A pytree of arrays: a NamedTuple for one lock, a tuple of keys for a chain."""
+
+Tap = Callable[[str, jax.Array], jax.Array]
+"""`tap(site, h) -> h`, called on the output of every linear layer, before its activation."""
+
+Forward = Callable[..., Any]
+"""`forward(params, x, tap=untapped, **kwargs) -> y`, calling `h = tap("conv1", h)` at each site."""
+
+Loss = Callable[[Params], jax.Array]
+"""`loss(params) -> scalar`, the owner's loss on a batch of the owner's choice."""
+
+
+class Source(Protocol):
+    """A host-side stream of secret words, such as `vault.keys.KeySource`."""
+
+    def words(self, n: int, /) -> Any: ...
+    def split(self, n: int, /) -> list["Source"]: ...
+
+
+Rng = Any
+"""A JAX PRNG key (studies only) or a `Source` (keys that protect something)."""
+
+
+def untapped(site: str, h: jax.Array) -> jax.Array:
+    """The tap that changes nothing: what the attacker's forward runs with."""
+    return h
+
+
+def _encrypt(key: Key, params: Params, /, loss: Loss | None = None) -> tuple[Params, Key]:
+    return params, key
+
+
+def _decrypt(key: Key, locked: Params) -> Params:
+    return locked
+
+
+def _scramble(key: Key, x: jax.Array) -> jax.Array:
+    return x
+
+
+def _mask(key: Key, site: str, h: jax.Array) -> jax.Array:
+    return h
+
+
+class Lock(NamedTuple):
+    """A lock: five pure data-to-data functions; the fields a scheme fills in show where it acts.
+
+    `init(rng, params) -> key`
+        draws a key; `rng` is a JAX PRNG key or a host `Source`.
+    `encrypt(key, params, /, loss=None) -> (locked, key)`
+        the owner, once; may finish the key.
+    `decrypt(key, locked) -> params`
+        the user, at load.
+    `scramble(key, x) -> x`
+        every batch.
+    `mask(key, site, h) -> h`
+        every pre-activation.
+
+    **Guarantees.** decrypt inverts encrypt on bits; both keep structure, shapes, dtypes and
+    shardings; a key is a pytree of arrays, so `vmap` over keys is `vmap` over an argument; a second
+    key costs no second trace. A lock is closed over, never passed to `jit`.
+    """
+
+    init: Callable[[Rng, Params], Key]
+    encrypt: Callable[..., tuple[Params, Key]] = _encrypt
+    decrypt: Callable[[Key, Params], Params] = _decrypt
+    scramble: Callable[[Key, jax.Array], jax.Array] = _scramble
+    mask: Callable[[Key, str, jax.Array], jax.Array] = _mask
+
+
+def owner_forward(lock: Lock, forward: Forward) -> Callable[..., Any]:
+    """The forward that the owner trains: inputs scrambled and pre-activations masked.
+
+    Returns `f(key, params, x, **kwargs)`; keyword arguments reach `forward` unchanged.
+
+    >>> import jax, modellock_jax as ml
+    >>> def forward(params, x, tap=ml.untapped):
+    ...     return tap("dense", x @ params["dense"]["kernel"])
+    >>> params = {"dense": {"kernel": jax.numpy.ones((2, 3))}}
+    >>> lock = ml.sign_mask(bits=3)
+    >>> key = ml.SignKey(jax.numpy.array([1, -1, 1], "int8"))
+    >>> ml.owner_forward(lock, forward)(key, params, jax.numpy.ones((1, 2)))
+    Array([[ 2., -2.,  2.]], dtype=float32)
+    """
+
+    def owner(key: Key, params: Params, x: jax.Array, **kwargs: Any) -> Any:
+        def tap(site: str, h: jax.Array) -> jax.Array:
+            return lock.mask(key, site, h)
+
+        return forward(params, lock.scramble(key, x), tap, **kwargs)
+
+    return owner
+
+
+def user_forward(lock: Lock, forward: Forward) -> Callable[..., Any]:
+    """The forward of the user, who has the key: decrypt, then as the owner.
+
+    Returns `f(key, locked, x, **kwargs)`. With the right key its output equals the output of
+    `owner_forward` on the plain parameters, bit for bit.
+    """
+    owner = owner_forward(lock, forward)
+
+    def user(key: Key, locked: Params, x: jax.Array, **kwargs: Any) -> Any:
+        return owner(key, lock.decrypt(key, locked), x, **kwargs)
+
+    return user
+
+
+def chain(*locks: Lock) -> Lock:
+    """Several locks as one: applied in order, decrypted in reverse; the key is a tuple of keys.
+
+    `loss` is always the owner's loss of the plain parameters: a later lock gets it composed with
+    the decryption of the earlier ones. A lock that needs its gradient (`adv_params`) must therefore
+    come before bit ciphers, and a chain in the wrong order raises instead of doing nothing.
+
+    Raises `ValueError` if no lock is given, `TypeError` if the key is not one key per lock.
+    """
+    if not locks:
+        raise ValueError("chain: give at least one lock, as in chain(deep_lock(), stream_lock())")
+
+    def keys_of(key: Key) -> tuple[Key, ...]:
+        if not isinstance(key, tuple) or hasattr(key, "_fields") or len(key) != len(locks):
+            raise TypeError(
+                f"chain: the key must be a tuple of {len(locks)} keys, one per lock in order, "
+                f"not {_describe(key)}; make one with init(rng, params)"
+            )
+        return key
+
+    def init(rng: Rng, params: Params) -> Key:
+        return tuple(lock.init(r, params) for lock, r in zip(locks, split(rng, len(locks))))
+
+    def encrypt(key: Key, params: Params, /, loss: Loss | None = None) -> tuple[Params, Key]:
+        finished = []
+        for lock, k in zip(locks, keys_of(key)):
+            params, k = lock.encrypt(k, params, loss)
+            loss = None if loss is None else _after(loss, lock, k)
+            finished.append(k)
+        return params, tuple(finished)
+
+    def decrypt(key: Key, locked: Params) -> Params:
+        for lock, k in zip(reversed(locks), reversed(keys_of(key))):
+            locked = lock.decrypt(k, locked)
+        return locked
+
+    def scramble(key: Key, x: jax.Array) -> jax.Array:
+        for lock, k in zip(locks, keys_of(key)):
+            x = lock.scramble(k, x)
+        return x
+
+    def mask(key: Key, site: str, h: jax.Array) -> jax.Array:
+        for lock, k in zip(locks, keys_of(key)):
+            h = lock.mask(k, site, h)
+        return h
+
+    return Lock(init, encrypt, decrypt, scramble, mask)
+
+
+def _after(loss: Loss, lock: Lock, key: Key) -> Loss:
+    return lambda params: loss(lock.decrypt(key, params))
+
+
+def only(lock: Lock, where: Callable[[str], bool]) -> Lock:
+    """A lock restricted to the leaves, and the mask's sites, whose path satisfies `where`.
+
+    `where(path)` gets a leaf's path such as `"params/Dense_0/kernel"` for encrypt and decrypt, and
+    a site's name such as `"Dense_0"` for the mask. `scramble` acts on inputs and is not restricted.
+
+    Raises `ValueError` if no leaf satisfies `where`.
+
+    >>> import jax, modellock_jax as ml
+    >>> params = {"a": jax.numpy.ones(4), "b": jax.numpy.ones(4)}
+    >>> lock = ml.only(ml.deep_lock(), lambda path: path == "a")
+    >>> locked, _ = lock.encrypt(lock.init(jax.random.key(0), params), params)
+    >>> bool((locked["a"] == 1).all()), bool((locked["b"] == 1).all())
+    (False, True)
+    """
+
+    def select(params: Params) -> Params:
+        # None is an empty subtree: what is not selected vanishes, and every path stays the same.
+        chosen = jax.tree.map(
+            lambda path, leaf: leaf if where(path) else None, paths(params), params
+        )
+        if not jax.tree.leaves(chosen):
+            known = ", ".join(jax.tree.leaves(paths(params))[:4])
+            raise ValueError(f"only: no leaf's path satisfies `where`; the paths begin {known}")
+        return chosen
+
+    def merge(chosen: Params, params: Params) -> Params:
+        return jax.tree.map(
+            lambda c, p: p if c is None else c, chosen, params, is_leaf=lambda leaf: leaf is None
+        )
+
+    def init(rng: Rng, params: Params) -> Key:
+        return lock.init(rng, select(params))
+
+    def encrypt(key: Key, params: Params, /, loss: Loss | None = None) -> tuple[Params, Key]:
+        inner = None if loss is None else lambda chosen: loss(merge(chosen, params))
+        locked, key = lock.encrypt(key, select(params), inner)
+        return merge(locked, params), key
+
+    def decrypt(key: Key, locked: Params) -> Params:
+        return merge(lock.decrypt(key, select(locked)), locked)
+
+    def mask(key: Key, site: str, h: jax.Array) -> jax.Array:
+        return lock.mask(key, site, h) if where(site) else h
+
+    return Lock(init, encrypt, decrypt, lock.scramble, mask)
+
+
+def paths(params: Params) -> Params:
+    """The path of each leaf, as a tree like `params`: `"params/Dense_0/kernel"`.
+
+    Raises `ValueError` if the tree has no leaves.
+    """
+    tree = jax.tree_util.tree_map_with_path(
+        lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/"), params
+    )
+    if not jax.tree.leaves(tree):
+        raise ValueError("the parameters are an empty pytree: there is nothing to lock")
+    return tree
+
+
+def random_words(rng: Rng, n: int) -> jax.Array:
+    """`n` random words, uint32 `[n]`, from a JAX PRNG key or a host `Source`."""
+    if hasattr(rng, "words"):
+        return jnp.asarray(rng.words(n), jnp.uint32)
+    return jax.random.bits(rng, (n,), jnp.uint32)
+
+
+def split(rng: Rng, n: int) -> list[Rng]:
+    """`n` independent generators from one JAX PRNG key or host `Source`."""
+    return rng.split(n) if hasattr(rng, "words") else list(jax.random.split(rng, n))
+
+
+def check_key(scheme: str, key: Key, like: Key) -> None:
+    """Refuse a key that another lock made, or this lock with other settings.
+
+    `like` is a NamedTuple of the key's type that holds the shape of each field. Raises `TypeError`
+    for another structure and `ValueError` for other shapes.
+    """
+    if not isinstance(key, type(like)):
+        raise TypeError(
+            f"{scheme}: the key must be a {type(like).__name__}, not {_describe(key)}; "
+            "make one with init(rng, params)"
+        )
+    for field, value, shape in zip(like._fields, key, like):
+        if jnp.shape(value) != shape:
+            raise ValueError(
+                f"{scheme}: the key's `{field}` has shape {list(jnp.shape(value))}, not "
+                f"{list(shape)}: it was made with other settings or for another model"
+            )
+
+
+def _describe(key: Key) -> str:
+    length = f" of {len(key)}" if type(key) in (tuple, list) else ""
+    return f"a {type(key).__name__}{length}"

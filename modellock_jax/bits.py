@@ -1,0 +1,109 @@
+"""Parameters as bits: what every lock that works on bits shares.
+
+Byte order: a leaf is read in C order, each element as its little-endian bytes, the same on every
+platform. Nothing here computes on a leaf as a number, so NaN payloads and negative zeros survive.
+"""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from modellock_jax.base import Params, paths
+
+_UINT = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}
+
+
+def check_leaves(scheme: str, params: Params) -> None:
+    """Refuse trees that cannot be locked bit for bit.
+
+    Raises `ValueError` for an empty tree and `TypeError` for a leaf that is no array, or whose
+    elements are not integers or floats of 1, 2, 4 or 8 whole bytes.
+    """
+    for path, leaf in zip(jax.tree.leaves(paths(params)), jax.tree.leaves(params)):
+        if not hasattr(leaf, "dtype"):
+            raise TypeError(
+                f"{scheme}: the leaf `{path}` is a {type(leaf).__name__}, not an array; "
+                "convert it with jax.numpy.asarray"
+            )
+        if not _whole_bytes(leaf.dtype):
+            raise TypeError(
+                f"{scheme}: the leaf `{path}` has dtype {leaf.dtype}, which is not an integer or "
+                "float of whole bytes; leave it out with only(lock, where)"
+            )
+        if jax.dtypes.canonicalize_dtype(leaf.dtype) != leaf.dtype:
+            raise TypeError(
+                f"{scheme}: the leaf `{path}` has dtype {leaf.dtype}, which JAX would narrow and "
+                "so change its bits; set jax_enable_x64, or convert the leaf first"
+            )
+
+
+def _whole_bytes(dtype: Any) -> bool:
+    if jnp.issubdtype(dtype, jnp.floating):
+        return jnp.finfo(dtype).bits in (8, 16, 32, 64)
+    return jnp.issubdtype(dtype, jnp.integer) and jnp.iinfo(dtype).bits in (8, 16, 32, 64)
+
+
+def words_in(leaf: Any) -> int:
+    """The number of 32-bit words that the bytes of `leaf` begin to fill."""
+    return -(-leaf.size * leaf.dtype.itemsize // 4)
+
+
+def to_uint(leaf: jax.Array) -> jax.Array:
+    """The bits of `leaf`, as unsigned integers of the same shape and width."""
+    return lax.bitcast_convert_type(leaf, _UINT[leaf.dtype.itemsize])
+
+
+def from_uint(uint: jax.Array, dtype: Any) -> jax.Array:
+    """The inverse of `to_uint`."""
+    return lax.bitcast_convert_type(uint, dtype)
+
+
+def words_like(words: jax.Array, leaf: Any) -> jax.Array:
+    """A key stream, uint32 `[words_in(leaf)]`, as unsigned integers with the shape of `leaf`."""
+    size = leaf.dtype.itemsize
+    if size == 8:
+        words = words.reshape(-1, 2)
+    uint = lax.bitcast_convert_type(words, _UINT[size]).reshape(-1)
+    return uint[: leaf.size].reshape(leaf.shape)
+
+
+def substitute(uint: jax.Array, table: jax.Array) -> jax.Array:
+    """Replace every byte by its entry in `table`, uint8 `[256]`."""
+    wide = lax.bitcast_convert_type(uint, jnp.uint8)
+    # A byte cannot be out of bounds, and saying so saves the clamp.
+    return lax.bitcast_convert_type(table.at[wide].get(mode="promise_in_bounds"), uint.dtype)
+
+
+def bitwise(scheme: str) -> Callable[[Callable[..., Params]], Callable[..., Params]]:
+    """Make a function on bits raise `TypeError` when differentiated, instead of giving zeros."""
+
+    def decorate(function: Callable[..., Params]) -> Callable[..., Params]:
+        guarded = jax.custom_jvp(function)
+
+        @guarded.defjvp
+        def _(primals: Any, tangents: Any) -> Any:
+            raise TypeError(
+                f"{scheme} works on bits and has no gradient: differentiate the plain parameters, "
+                "and in a chain put locks that need a loss before locks on bits"
+            )
+
+        return functools.wraps(function)(guarded)
+
+    return decorate
+
+
+def keep_sharding(new: Params, old: Params) -> Params:
+    """Place each concrete array of `new` where its twin in `old` lies (jit does it by itself)."""
+
+    def place(n: jax.Array, o: Any) -> jax.Array:
+        if isinstance(n, jax.core.Tracer) or not isinstance(o, jax.Array):
+            return n
+        return (
+            n if n.sharding.is_equivalent_to(o.sharding, n.ndim) else jax.device_put(n, o.sharding)
+        )
+
+    return jax.tree.map(place, new, old)

@@ -1,0 +1,103 @@
+"""AES (FIPS-197) in-graph: S-box, key schedule and block encryption.
+
+Not constant-time: table look-ups depend on secrets. It is here so that locks can be studied and
+run inside a compiled program; protect files with a host library.
+"""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+
+def _tables() -> tuple[np.ndarray, np.ndarray]:
+    # FIPS-197, 5.1.1: invert in GF(2^8), then an affine map. Powers of 3 run through every unit.
+    power, element = [], 1
+    for _ in range(255):
+        power.append(element)
+        element ^= (element << 1) ^ (0x11B if element & 0x80 else 0)
+    sbox = np.zeros(256, np.uint8)
+    for i in range(256):
+        inverse = 0 if i == 0 else power[-power.index(i) % 255]
+        rotations = [(inverse << r | inverse >> (8 - r)) & 0xFF for r in range(5)]
+        sbox[i] = 0x63 ^ np.bitwise_xor.reduce(rotations)
+    return sbox, np.argsort(sbox).astype(np.uint8)
+
+
+SBOX, INV_SBOX = _tables()
+_LANES = [SBOX.astype(np.uint32) << (8 * lane) for lane in range(4)]
+
+
+def _sub_word(word: jax.Array) -> jax.Array:
+    """The S-box on the four bytes of a word."""
+    parts = [
+        jnp.asarray(_LANES[lane]).at[(word >> (8 * lane)) & 0xFF].get(mode="promise_in_bounds")
+        for lane in range(4)
+    ]
+    return parts[0] | parts[1] | parts[2] | parts[3]
+
+
+def _rot_word(word: jax.Array) -> jax.Array:
+    return (word >> 8) | (word << 24)
+
+
+def _xtime(byte: jax.Array) -> jax.Array:
+    return ((byte << 1) ^ ((byte >> 7) * 0x1B)) & 0xFF
+
+
+def key_schedule(master: jax.Array, rounds: int) -> jax.Array:
+    """The AES key schedule, run on for as many round keys as asked.
+
+    `master`: uint32 `[4]` (AES-128) or `[8]` (AES-256). Returns uint32 `[rounds, 4]`; round key 0
+    is the beginning of the master key itself. FIPS-197 defines 11 (15) round keys; beyond them the
+    same recurrence runs on, its round constant doubling in GF(2^8), with a period of 51 constants.
+
+    **Guarantees.** The first 11 (15) round keys are those of FIPS-197. The schedule can be inverted:
+    any `[4]` (`[8]`) consecutive words give all the others.
+    """
+    n = master.shape[0]
+    steps = -(-4 * rounds // n)
+
+    def step(carry: tuple[jax.Array, ...], _: None) -> tuple[tuple[jax.Array, ...], jax.Array]:
+        *old, rcon = carry
+        word = _sub_word(_rot_word(old[-1])) ^ rcon
+        new = []
+        for i in range(n):
+            if i == 4:
+                word = _sub_word(word)
+            word = word ^ old[i]
+            new.append(word)
+        return (*new, _xtime(rcon)), jnp.stack(new)
+
+    first = tuple(master[i] for i in range(n))
+    _, later = lax.scan(step, (*first, jnp.uint32(1)), None, length=max(steps - 1, 0))
+    return jnp.concatenate([master[None], later]).reshape(-1, 4)[:rounds]
+
+
+def encrypt(master: jax.Array, blocks: jax.Array) -> jax.Array:
+    """AES-128 or AES-256 on single blocks (ECB): uint32 `[..., 4]` to uint32 `[..., 4]`.
+
+    `master`: uint32 `[4]` or `[8]`.
+    """
+    rounds = master.shape[0] + 6
+    keys = lax.bitcast_convert_type(key_schedule(master, rounds + 1), jnp.uint8)
+    keys = keys.reshape(rounds + 1, 16)
+    sbox = jnp.asarray(SBOX)
+    shift = np.array([(i + 4 * (i % 4)) % 16 for i in range(16)])
+    state = lax.bitcast_convert_type(blocks, jnp.uint8).reshape(*blocks.shape[:-1], 16)
+    shape = (1,) * (state.ndim - 1) + (16,)
+
+    state = state ^ keys[0].reshape(shape)
+    for r in range(1, rounds + 1):
+        state = sbox[state][..., shift]
+        if r < rounds:
+            state = _mix_columns(state)
+        state = state ^ keys[r].reshape(shape)
+    return lax.bitcast_convert_type(state.reshape(*blocks.shape, 4), jnp.uint32)
+
+
+def _mix_columns(state: jax.Array) -> jax.Array:
+    column = state.reshape(*state.shape[:-1], 4, 4)
+    following = jnp.roll(column, -1, axis=-1)
+    every = column[..., :1] ^ column[..., 1:2] ^ column[..., 2:3] ^ column[..., 3:]
+    return (column ^ every ^ _xtime(column ^ following)).reshape(state.shape)

@@ -1,0 +1,263 @@
+"""AdvParams: a few weights changed where the loss is most sensitive; the key keeps the true bits.
+
+Source: Xue, Wu, Wang, Zhang & Liu (2021), arXiv 2105.13697.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from modellock_jax.base import Key, Lock, Loss, Params, Rng, check_key, random_words
+from modellock_jax.bits import bitwise, check_leaves, from_uint, keep_sharding, to_uint
+from modellock_jax.ciphers import chacha
+
+
+class AdvParamsKey(NamedTuple):
+    """Where the changed weights are and what their bits were; `[count]` each but the seed.
+
+    `seed`: uint32 `[8]`, draws the pool; zero once encrypt has used it. `leaf`: int32, a leaf's
+    number in tree order, -1 where unused. `position`: int32, the place in that leaf, in C order.
+    `bits`: uint32, the true bits, zero-extended.
+    """
+
+    seed: jax.Array
+    leaf: jax.Array
+    position: jax.Array
+    bits: jax.Array
+
+
+class _Search(NamedTuple):
+    flat: jax.Array  # every candidate weight of every layer, float32 [P]
+    uses: jax.Array  # int32 [P]
+    picks: jax.Array  # int32 [count], -1 where none yet
+    t: jax.Array
+    loss: jax.Array
+
+
+def adv_params(
+    count: int = 48,
+    step: float = 1.0,
+    margin: float = 0.01,
+    budget: int = 2,
+    pool: float = 0.2,
+    stop: float = math.inf,
+) -> Lock:
+    """Change at most `count` weights so that the loss grows; decrypt restores their true bits.
+
+    Layers are the float leaves of at most 32 bits with two axes or more. Each turn takes a random
+    layer, in it the weight of the secret pool with the largest gradient of `loss`, and adds
+    `step * range * sign(gradient)`, kept inside `[min + margin * range, max - margin * range]` of
+    the layer. A weight changes at most `budget` times; a layer's own minimum and maximum never do.
+    The search stops after `count` turns or once `loss` exceeds `stop`. The pool is a random share
+    `pool` of all weights, drawn by the key: without it every key would choose the same weights.
+
+    `encrypt(key, params, loss)` needs `loss(params) -> scalar`, differentiable; it finishes the key.
+    Raises `ValueError` without `loss`, for settings out of range, a loss that is not finite, a tree
+    without layers or a key that points outside the tree; `TypeError` when differentiated through
+    decrypt.
+
+    **Guarantees.** decrypt inverts encrypt on bits; at most `count` weights differ; every layer
+    keeps its minimum and maximum. All other weights lie open. **Broken** in part by the paper's own
+    adaptive attacker (the same search, descending), which recovers 56-64 % accuracy (Malhotra 2023).
+
+    Source: Xue et al. (2021); whether they step by the sign or the value of the gradient, and how
+    far, is not published, so `step`, `margin`, `budget` and `pool` are ours.
+
+    >>> import jax, modellock_jax as ml
+    >>> params = {"kernel": jax.random.normal(jax.random.key(1), (8, 8))}
+    >>> lock = ml.adv_params(count=3)
+    >>> key = lock.init(jax.random.key(0), params)
+    >>> locked, key = lock.encrypt(key, params, lambda p: (p["kernel"] ** 2).sum())
+    >>> int((locked["kernel"] != params["kernel"]).sum()) <= 3
+    True
+    >>> bool((lock.decrypt(key, locked)["kernel"] == params["kernel"]).all())
+    True
+    """
+    if count < 1 or budget < 1 or not 0 < pool <= 1 or not 0 <= margin < 0.5 or not step > 0:
+        raise ValueError(
+            "adv_params: count and budget must be at least 1, pool in (0, 1], margin in [0, 0.5) "
+            f"and step above 0, not {count=}, {budget=}, {pool=}, {margin=}, {step=}"
+        )
+    like = AdvParamsKey((8,), (count,), (count,), (count,))
+
+    def init(rng: Rng, params: Params) -> AdvParamsKey:
+        check_leaves("adv_params", params)
+        _layers(params)
+        none = jnp.full(count, -1, jnp.int32)
+        return AdvParamsKey(random_words(rng, 8), none, none, jnp.zeros(count, jnp.uint32))
+
+    def encrypt(key: Key, params: Params, /, loss: Loss | None = None) -> tuple[Params, Key]:
+        check_leaves("adv_params", params)
+        check_key("adv_params", key, like)
+        if loss is None:
+            raise ValueError(
+                "adv_params: encrypt needs the owner's loss, as in "
+                "encrypt(key, params, lambda p: cross_entropy(forward(p, x), y))"
+            )
+        found, before = _search(key.seed, params, loss)
+        if not isinstance(before, jax.core.Tracer) and not bool(jnp.isfinite(before)):
+            raise ValueError(
+                f"adv_params: the loss of the parameters is {before}; it must be finite. "
+                "In a chain, adv_params comes before locks on bits"
+            )
+        return keep_sharding(_write(found, params), params), _finish(key, found, params)
+
+    def _search(seed: jax.Array, params: Params, loss: Loss) -> tuple[_Search, jax.Array]:
+        leaves, tree = jax.tree.flatten(params)
+        layers = _layers(params)
+        sizes = [leaves[i].size for i in layers]
+        starts = np.cumsum([0, *sizes])
+
+        def unflatten(flat: jax.Array) -> Params:
+            new = list(leaves)
+            for i, start, size in zip(layers, starts, sizes):
+                piece = flat[start : start + size].reshape(leaves[i].shape)
+                new[i] = piece.astype(leaves[i].dtype)
+            return tree.unflatten(new)
+
+        value_and_grad = jax.value_and_grad(lambda flat: loss(unflatten(flat)))
+        flat = jnp.concatenate([leaves[i].astype(jnp.float32).ravel() for i in layers])
+        low = jnp.stack([leaves[i].astype(jnp.float32).min() for i in layers])
+        high = jnp.stack([leaves[i].astype(jnp.float32).max() for i in layers])
+        first, last = jnp.asarray(starts[:-1]), jnp.asarray(starts[1:])
+        index = jnp.arange(flat.size, dtype=first.dtype)
+
+        blocks = -(-flat.size // 16)
+        counters = jnp.arange(blocks, dtype=jnp.uint32)
+        draws = chacha.blocks(seed, jnp.zeros(3, jnp.uint32), counters).reshape(-1)[: flat.size]
+        in_pool = draws < jnp.uint32(min(int(pool * 2**32), 2**32 - 1))
+        order = chacha.blocks(
+            seed, jnp.array([1, 0, 0], jnp.uint32), jnp.arange(-(-count // 16), dtype=jnp.uint32)
+        ).reshape(-1)[:count] % len(layers)
+
+        def turn(s: _Search) -> _Search:
+            _, gradient = value_and_grad(s.flat)
+            layer = order[s.t]
+            least, most = low[layer], high[layer]
+            free = (
+                in_pool
+                & (index >= first[layer])
+                & (index < last[layer])
+                & (s.uses < budget)
+                & (flat > least)
+                & (flat < most)
+                & (jnp.abs(gradient) > 0)
+            )
+            pick = jnp.argmax(jnp.where(free, jnp.abs(gradient), -1.0))
+            inset = margin * (most - least)
+            moved = s.flat[pick] + step * (most - least) * jnp.sign(gradient[pick])
+            moved = jnp.clip(moved, least + inset, most - inset)
+            changed = free[pick]
+            new = s.flat.at[pick].set(jnp.where(changed, moved, s.flat[pick]))
+            return _Search(
+                new,
+                s.uses.at[pick].add(changed.astype(jnp.int32)),
+                s.picks.at[s.t].set(jnp.where(changed, pick, -1).astype(jnp.int32)),
+                s.t + 1,
+                loss(unflatten(new)),
+            )
+
+        before = loss(unflatten(flat))
+        none = jnp.full(count, -1, jnp.int32)
+        start = _Search(flat, jnp.zeros(flat.size, jnp.int32), none, jnp.int32(0), before)
+        return lax.while_loop(lambda s: (s.t < count) & (s.loss <= stop), turn, start), before
+
+    def _finish(key: AdvParamsKey, found: _Search, params: Params) -> AdvParamsKey:
+        leaf, position = _places(found.picks, params)
+        bits = jnp.zeros(count, jnp.uint32)
+        for i, value in enumerate(jax.tree.leaves(params)):
+            if i in _layers(params):
+                true = to_uint(value).ravel()[jnp.where(leaf == i, position, 0)]
+                bits = jnp.where(leaf == i, true.astype(jnp.uint32), bits)
+        return AdvParamsKey(jnp.zeros_like(key.seed), leaf, position, bits)
+
+    @bitwise("adv_params")
+    def _write(found: _Search, params: Params) -> Params:
+        leaf, position = _places(found.picks, params)
+        values = found.flat[jnp.maximum(found.picks, 0)]
+        return _overwrite(params, leaf, position, lambda u, like: to_uint(values.astype(like)))
+
+    @bitwise("adv_params")
+    def _restore(key: AdvParamsKey, locked: Params) -> Params:
+        return _overwrite(locked, key.leaf, key.position, lambda u, like: key.bits.astype(u))
+
+    def decrypt(key: Key, locked: Params) -> Params:
+        check_leaves("adv_params", locked)
+        check_key("adv_params", key, like)
+        _check_places(key, locked)
+        return keep_sharding(_restore(key, locked), locked)
+
+    return Lock(init, encrypt, decrypt)
+
+
+def _layers(params: Params) -> list[int]:
+    layers = [
+        i
+        for i, leaf in enumerate(jax.tree.leaves(params))
+        if jnp.issubdtype(leaf.dtype, jnp.floating)
+        and leaf.dtype.itemsize <= 4
+        and leaf.ndim >= 2
+        and leaf.size
+    ]
+    if not layers:
+        raise ValueError(
+            "adv_params: no leaf is a layer, that is a float of at most 32 bits with two axes or more"
+        )
+    return layers
+
+
+def _places(picks: jax.Array, params: Params) -> tuple[jax.Array, jax.Array]:
+    """From positions among all layers to (leaf, position in leaf), int32, -1 where unused."""
+    leaves, layers = jax.tree.leaves(params), _layers(params)
+    starts = np.cumsum([0] + [leaves[i].size for i in layers]).astype(np.int32)
+    layer = jnp.searchsorted(jnp.asarray(starts), picks, side="right") - 1
+    leaf = jnp.asarray(np.array(layers, np.int32))[layer]
+    return (
+        jnp.where(picks < 0, -1, leaf),
+        jnp.where(picks < 0, -1, picks - jnp.asarray(starts)[layer]),
+    )
+
+
+def _overwrite(params: Params, leaf: jax.Array, position: jax.Array, bits: Any) -> Params:
+    leaves, tree = jax.tree.flatten(params)
+    new = list(leaves)
+    for i in _layers(params):
+        uint = to_uint(leaves[i])
+        # Places in other leaves go out of bounds and are dropped; indexing by axis keeps shardings.
+        place = jnp.unravel_index(jnp.maximum(position, 0), uint.shape)
+        outside = jnp.where(leaf == i, place[0], uint.shape[0])
+        values = bits(uint.dtype, leaves[i].dtype)
+        uint = uint.at[(outside, *place[1:])].set(values, mode="drop")
+        new[i] = from_uint(uint, leaves[i].dtype)
+    return tree.unflatten(new)
+
+
+def _check_places(key: AdvParamsKey, params: Params) -> None:
+    if isinstance(key.leaf, jax.core.Tracer) or isinstance(key.position, jax.core.Tracer):
+        return
+    layers, leaves = _layers(params), jax.tree.leaves(params)
+    for leaf, position in zip(np.asarray(key.leaf).tolist(), np.asarray(key.position).tolist()):
+        if leaf >= 0 and (leaf not in layers or not 0 <= position < leaves[leaf].size):
+            raise ValueError(
+                f"adv_params: the key points at entry {position} of leaf {leaf}, which these "
+                "parameters do not have: it was made for another model"
+            )
+
+
+def flip_one_true_bit(rng: jax.Array, key: AdvParamsKey) -> AdvParamsKey:
+    """The nearest wrong key: the highest exponent bit of one restored float32 weight flipped."""
+    used = jnp.where(key.leaf >= 0, 1.0, 0.0)
+    j = jax.random.choice(rng, key.leaf.shape[0], p=used / used.sum())
+    return key._replace(bits=key.bits.at[j].set(key.bits[j] ^ jnp.uint32(1 << 30)))
+
+
+def position_bits(params: Params, sites: Any, count: int = 48, **_: Any) -> float:
+    """Key space in bits of the positions alone: log2 of the ways to choose `count` weights."""
+    leaves = jax.tree.leaves(params)
+    total = sum(leaves[i].size for i in _layers(params))
+    ways = math.lgamma(total + 1) - math.lgamma(count + 1) - math.lgamma(total - count + 1)
+    return ways / math.log(2)

@@ -1,0 +1,143 @@
+"""Deep-Lock: every byte of every parameter through a keyed S-box.
+
+Source: Alam, Saha, Mukhopadhyay & Kundu (2020), arXiv 2008.05966.
+"""
+
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from modellock_jax.base import Key, Lock, Loss, Params, Rng, check_key, random_words
+from modellock_jax.bits import (
+    bitwise,
+    check_leaves,
+    from_uint,
+    keep_sharding,
+    substitute,
+    to_uint,
+    words_in,
+    words_like,
+)
+from modellock_jax.ciphers import aes
+
+
+class DeepLockKey(NamedTuple):
+    """`master`: uint32 `[4]` or `[8]`, the AES key as little-endian words."""
+
+    master: jax.Array
+
+
+def deep_lock(key_bits: int = 128, restart: Literal["never", "leaf"] = "never") -> Lock:
+    """Encrypt w' = Sbox(w ^ k_i) and decrypt w = InvSbox(w') ^ k_i with the AES key schedule.
+
+    Leaves: floats and integers of 1, 2, 4 or 8 bytes, normalisation statistics and biases too.
+    Leaves are taken in tree order, each in C order, as little-endian bytes: four float32 weights, or
+    eight bfloat16 ones, meet one 16-byte round key. Each leaf begins with a fresh round key, the
+    first leaf with the master key itself. The schedule runs on past the rounds of FIPS-197, its
+    round constant doubling in GF(2^8).
+
+    `restart="leaf"` starts every leaf from its own master key, AES of the leaf's number under the
+    key, so that the schedules run side by side, and knowing one leaf does not give the others.
+
+    Raises `ValueError` for other settings, `TypeError` for leaves that are not whole bytes, and
+    `TypeError` when differentiated (on bits the gradient would silently be zero).
+
+    **Guarantees.** decrypt inverts encrypt on bits, NaN payloads included. No key check: a wrong key
+    gives other weights and no error. **Broken**: four consecutive known float32 weights give the
+    master key, since the schedule can be inverted, and the exponents of 512 to 2,048 float32 weights
+    were enough without any known weight in trials on this project's side. For a lock with no such
+    shortcut see `stream_lock`.
+
+    Source: Alam et al. (2020); FIPS-197 for the schedule.
+
+    >>> import jax, modellock_jax as ml
+    >>> params = {"w": jax.numpy.array([1.0, -0.0, jax.numpy.nan])}
+    >>> lock = ml.deep_lock()
+    >>> locked, key = lock.encrypt(lock.init(jax.random.key(0), params), params)
+    >>> lock.decrypt(key, locked)["w"].tolist()
+    [1.0, -0.0, nan]
+    """
+    if key_bits not in (128, 256):
+        raise ValueError(f"deep_lock: key_bits must be 128 or 256, not {key_bits}")
+    if restart not in ("never", "leaf"):
+        raise ValueError(f'deep_lock: restart must be "never" or "leaf", not {restart!r}')
+    n = key_bits // 32
+    keystreams = _one_schedule if restart == "never" else _schedule_per_leaf
+
+    def init(rng: Rng, params: Params) -> DeepLockKey:
+        check_leaves("deep_lock", params)
+        return DeepLockKey(random_words(rng, n))
+
+    @bitwise("deep_lock")
+    def lock_bits(key: DeepLockKey, params: Params) -> Params:
+        table = jnp.asarray(aes.SBOX)
+
+        def lock_leaf(leaf: jax.Array, words: jax.Array) -> jax.Array:
+            mixed = to_uint(leaf) ^ words_like(words, leaf)
+            return from_uint(substitute(mixed, table), leaf.dtype)
+
+        return _map_leaves(lock_leaf, params, keystreams(key.master, params))
+
+    @bitwise("deep_lock")
+    def unlock_bits(key: DeepLockKey, locked: Params) -> Params:
+        table = jnp.asarray(aes.INV_SBOX)
+
+        def unlock_leaf(leaf: jax.Array, words: jax.Array) -> jax.Array:
+            mixed = substitute(to_uint(leaf), table)
+            return from_uint(mixed ^ words_like(words, leaf), leaf.dtype)
+
+        return _map_leaves(unlock_leaf, locked, keystreams(key.master, locked))
+
+    def encrypt(key: Key, params: Params, /, loss: Loss | None = None) -> tuple[Params, Key]:
+        check_leaves("deep_lock", params)
+        check_key("deep_lock", key, DeepLockKey((n,)))
+        return keep_sharding(lock_bits(key, params), params), key
+
+    def decrypt(key: Key, locked: Params) -> Params:
+        check_leaves("deep_lock", locked)
+        check_key("deep_lock", key, DeepLockKey((n,)))
+        return keep_sharding(unlock_bits(key, locked), locked)
+
+    return Lock(init, encrypt, decrypt)
+
+
+def _map_leaves(f: Any, params: Params, streams: list[jax.Array]) -> Params:
+    leaves, tree = jax.tree.flatten(params)
+    return tree.unflatten([f(leaf, words) for leaf, words in zip(leaves, streams)])
+
+
+def _rounds(params: Params) -> list[int]:
+    return [-(-words_in(leaf) // 4) for leaf in jax.tree.leaves(params)]
+
+
+def _one_schedule(master: jax.Array, params: Params) -> list[jax.Array]:
+    rounds = _rounds(params)
+    words = aes.key_schedule(master, sum(rounds)).reshape(-1)
+    streams, start = [], 0
+    for leaf, n in zip(jax.tree.leaves(params), rounds):
+        streams.append(words[start : start + words_in(leaf)])
+        start += 4 * n
+    return streams
+
+
+def _schedule_per_leaf(master: jax.Array, params: Params) -> list[jax.Array]:
+    leaves, rounds = jax.tree.leaves(params), _rounds(params)
+    # Block (leaf, half): a 256-bit leaf key takes two blocks.
+    halves = master.shape[0] // 4
+    number = jnp.arange(len(leaves) * halves, dtype=jnp.uint32)
+    blocks = jnp.pad(number[:, None], ((0, 0), (0, 3)))
+    masters = aes.encrypt(master, blocks).reshape(len(leaves), -1)
+    streams: list[Any] = [None] * len(leaves)
+    for n in set(rounds):
+        # Leaves of one length go through one scan, as parallel lanes.
+        members = [i for i, r in enumerate(rounds) if r == n]
+        lanes = jax.vmap(lambda m, n=n: aes.key_schedule(m, n))(masters[jnp.array(members)])
+        for i, lane in zip(members, lanes.reshape(len(members), -1)):
+            streams[i] = lane[: words_in(leaves[i])]
+    return streams
+
+
+def key_bits(params: Params, sites: Any, key_bits: int = 128, **_: Any) -> float:
+    """Key space in bits."""
+    return float(key_bits)

@@ -1,0 +1,302 @@
+"""Block-wise keyed transforms of images, and the patch-embedding form of the shuffle.
+
+Source: AprilPyone MaungMaung & Kiya (2020), arXiv 2008.02450, and the later papers of the same
+group for the sister transforms. The authors wrote in 2023 (arXiv 2309.01620) that adaptive attacks
+bypass these transforms; one chosen image with distinct values in a block shows the whole permutation.
+"""
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from modellock_jax.base import Key, Lock, Loss, Params, Rng, check_key, paths, random_words
+
+
+class PixelKey(NamedTuple):
+    """`permutation`: int32 `[block * block * channels]`; entry i of a shuffled block is entry
+    `permutation[i]` of the plain one."""
+
+    permutation: jax.Array
+
+
+class NegativeKey(NamedTuple):
+    """`negative`: bool `[block * block * channels]`, true on half of the entries."""
+
+    negative: jax.Array
+
+
+class FfxKey(NamedTuple):
+    """`chosen`: bool `[block * block * channels]`, true on half; `table`: uint8 `[256]`."""
+
+    chosen: jax.Array
+    table: jax.Array
+
+
+ImageShape = tuple[int, int, int] | None
+
+
+def pixel_shuffle(block: int, channels: int = 3, image_shape: ImageShape = None) -> Lock:
+    """Shuffle the entries of every block of an image by one secret permutation.
+
+    Images `[..., H, W, C]`, any dtype, with C = `channels`, are cut into `block` x `block` blocks.
+    Each block is flattened pixel by pixel with its channels, permuted, and put back. The model is
+    trained under the key (`owner_forward`); the parameters are not touched. `image_shape`, `(H, W,
+    C)`, checks the sides when the lock is made. Shuffle either before or after normalising each
+    channel, always the same: the two are different functions.
+
+    Raises `ValueError` if a side is no multiple of `block`, or the channels differ.
+
+    **Guarantees.** The scrambled image holds the same entries; swapping two entries of the key gives
+    another image unless they are equal in every block. Nothing protects the parameters: an attacker
+    may fine-tune them on plain images.
+
+    Source: AprilPyone & Kiya (2020).
+
+    >>> import jax, modellock_jax as ml
+    >>> lock = ml.pixel_shuffle(block=2, channels=1, image_shape=(4, 4, 1))
+    >>> key = ml.PixelKey(jax.numpy.array([3, 1, 2, 0]))
+    >>> image = jax.numpy.arange(16).reshape(4, 4, 1)
+    >>> lock.scramble(key, image)[:2, :2, 0].tolist()
+    [[5, 1], [4, 0]]
+    """
+    n = _entries("pixel_shuffle", block, channels, image_shape)
+
+    def init(rng: Rng, params: Params) -> PixelKey:
+        return PixelKey(_permutation(rng, n))
+
+    def scramble(key: Key, x: jax.Array) -> jax.Array:
+        check_key("pixel_shuffle", key, PixelKey((n,)))
+        return _on_blocks("pixel_shuffle", x, block, channels, lambda b: b[..., key.permutation])
+
+    return Lock(init, scramble=scramble)
+
+
+def negative_positive(block: int, channels: int = 3, image_shape: ImageShape = None) -> Lock:
+    """Turn half of the entries of every block into their negative, x -> 1 - x.
+
+    Images `[..., H, W, C]`, floats in [0, 1], or integers whose negative is `max - x`. Trained under
+    the key, like `pixel_shuffle`, with the same errors.
+
+    **Guarantees.** The transform is its own inverse on integers.
+
+    Source: AprilPyone & Kiya (2020, 2021), arXiv 2010.00801, 2105.14756.
+
+    >>> import jax, modellock_jax as ml
+    >>> lock = ml.negative_positive(block=2, channels=1)
+    >>> key = ml.NegativeKey(jax.numpy.array([True, False, False, True]))
+    >>> lock.scramble(key, jax.numpy.full((2, 2, 1), 10, "uint8"))[..., 0].tolist()
+    [[245, 10], [10, 245]]
+    """
+    n = _entries("negative_positive", block, channels, image_shape)
+
+    def init(rng: Rng, params: Params) -> NegativeKey:
+        return NegativeKey(_permutation(rng, n) < n // 2)
+
+    def scramble(key: Key, x: jax.Array) -> jax.Array:
+        check_key("negative_positive", key, NegativeKey((n,)))
+        top = 1 if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).max
+
+        def negate(blocks: jax.Array) -> jax.Array:
+            return jnp.where(_row(key.negative, blocks), jnp.asarray(top, x.dtype) - blocks, blocks)
+
+        return _on_blocks("negative_positive", x, block, channels, negate)
+
+    return Lock(init, scramble=scramble)
+
+
+def ffx(block: int, channels: int = 3, image_shape: ImageShape = None) -> Lock:
+    """Encrypt half of the entries of every block as 8-bit values, keeping their format.
+
+    Images `[..., H, W, C]`: uint8, or floats in [0, 1], which are rounded to 256 levels first. The
+    papers use the FFX mode; on a domain of 256 values its ideal is a secret permutation of them,
+    and that permutation is the key here. Trained under the key, with the errors of `pixel_shuffle`.
+
+    **Guarantees.** A bijection on 8-bit images. Its gradient with respect to the image is zero on the
+    chosen entries of float images: an attack must go around it.
+
+    Source: AprilPyone & Kiya (2020, 2021), arXiv 2010.00801, 2105.14756.
+
+    >>> import jax, modellock_jax as ml
+    >>> lock = ml.ffx(block=2, channels=1)
+    >>> key = lock.init(jax.random.key(0), None)
+    >>> image = jax.numpy.zeros((2, 2, 1), "uint8")
+    >>> int((lock.scramble(key, image) != image).sum())
+    2
+    """
+    n = _entries("ffx", block, channels, image_shape)
+
+    def init(rng: Rng, params: Params) -> FfxKey:
+        # One draw of both: the first n words rank the entries, the others the 256 values.
+        words = random_words(rng, 2 * (n + 256))
+        chosen = _rank(words[: 2 * n]) < n // 2
+        return FfxKey(chosen, _rank(words[2 * n :]).astype(jnp.uint8))
+
+    def scramble(key: Key, x: jax.Array) -> jax.Array:
+        check_key("ffx", key, FfxKey((n,), (256,)))
+
+        def encrypt(blocks: jax.Array) -> jax.Array:
+            if blocks.dtype == jnp.uint8:
+                coded = key.table[blocks]
+            else:
+                level = jnp.clip(jnp.round(blocks * 255), 0, 255).astype(jnp.uint8)
+                coded = key.table[level].astype(blocks.dtype) / 255
+            return jnp.where(_row(key.chosen, blocks), coded, blocks)
+
+        return _on_blocks("ffx", x, block, channels, encrypt)
+
+    return Lock(init, scramble=scramble)
+
+
+def patch_shuffle(block: int, channels: int = 3) -> Lock:
+    """Permute the rows of a patch embedding: the shuffle for models that are already trained.
+
+    The embedding is the one leaf named `kernel` of shape `[block, block, channels, D]` (a
+    convolution whose stride is its size) or `[block * block * channels, D]` (dense). `encrypt`
+    permutes its rows, `decrypt` puts them back; no retraining. It shares its key with
+    `pixel_shuffle(block, channels)`, which is the other way to open it: leave the weights locked,
+    keep the key on a server, and send images as `pixel_shuffle(...).scramble(key, x)`. Then
+    `forward(locked, scrambled)` equals `forward(params, x)`, up to the order of one sum.
+
+    Raises `ValueError` if no leaf fits, or more than one (`only(lock, where)` then picks one).
+
+    **Guarantees.** decrypt inverts encrypt on bits. Attention and later layers are untouched: the
+    attacker misses `block * block * channels` rows' order and nothing else.
+
+    Source: Kiya et al. (2022), arXiv 2207.05366, 2207.11939.
+
+    >>> import jax, modellock_jax as ml
+    >>> params = {"embed": {"kernel": jax.numpy.arange(8.0).reshape(4, 2)}}
+    >>> lock = ml.patch_shuffle(block=2, channels=1)
+    >>> locked, key = lock.encrypt(ml.PixelKey(jax.numpy.array([3, 1, 2, 0])), params)
+    >>> locked["embed"]["kernel"][:, 0].tolist()
+    [6.0, 2.0, 4.0, 0.0]
+    """
+    n = _entries("patch_shuffle", block, channels, None)
+
+    def embedding(params: Params) -> str:
+        named = zip(jax.tree.leaves(paths(params)), jax.tree.leaves(params))
+        fits = [
+            path
+            for path, leaf in named
+            if path.split("/")[-1] == "kernel"
+            and leaf.shape[:-1] in ((block, block, channels), (n,))
+        ]
+        if len(fits) != 1:
+            found = f"{len(fits)} leaves fit: {', '.join(fits)}" if fits else "no leaf fits"
+            raise ValueError(
+                f"patch_shuffle: the embedding is one `kernel` of shape [{block}, {block}, "
+                f"{channels}, D] or [{n}, D], but {found}; pick it with only(lock, where)"
+            )
+        return fits[0]
+
+    def permute(params: Params, order: jax.Array) -> Params:
+        target = embedding(params)
+
+        def rows(path: str, leaf: jax.Array) -> jax.Array:
+            if path != target:
+                return leaf
+            return leaf.reshape(n, leaf.shape[-1])[order].reshape(leaf.shape)
+
+        return jax.tree.map(rows, paths(params), params)
+
+    def init(rng: Rng, params: Params) -> PixelKey:
+        embedding(params)
+        return PixelKey(_permutation(rng, n))
+
+    def encrypt(key: Key, params: Params, /, loss: Loss | None = None) -> tuple[Params, Key]:
+        check_key("patch_shuffle", key, PixelKey((n,)))
+        return permute(params, key.permutation), key
+
+    def decrypt(key: Key, locked: Params) -> Params:
+        check_key("patch_shuffle", key, PixelKey((n,)))
+        return permute(locked, jnp.argsort(key.permutation))
+
+    return Lock(init, encrypt, decrypt)
+
+
+def swap_two(rng: jax.Array, key: Any) -> Any:
+    """The nearest wrong key: two entries of its first field swapped, as far as they differ."""
+    entries = key[0]
+    first, second = jax.random.choice(rng, entries.shape[0], (2,), replace=False)
+    if entries.dtype == jnp.bool_:
+        first, second = jnp.argmax(entries), jnp.argmin(entries)
+    swapped = entries.at[first].set(entries[second]).at[second].set(entries[first])
+    return key._replace(**{key._fields[0]: swapped})
+
+
+def permutation_bits(params: Params, sites: Any, block: int, channels: int = 3, **_: Any) -> float:
+    """Key space in bits: log2 of the number of permutations of a block."""
+    return math.lgamma(block * block * channels + 1) / math.log(2)
+
+
+def _half_bits(n: int) -> float:
+    ways = math.lgamma(n + 1) - math.lgamma(n // 2 + 1) - math.lgamma(n - n // 2 + 1)
+    return ways / math.log(2)
+
+
+def negative_bits(params: Params, sites: Any, block: int, channels: int = 3, **_: Any) -> float:
+    """Key space in bits: log2 of the ways to choose half of a block's entries."""
+    return _half_bits(block * block * channels)
+
+
+def ffx_bits(params: Params, sites: Any, block: int, channels: int = 3, **_: Any) -> float:
+    """Key space in bits: the choice of entries and the permutation of 256 values."""
+    return _half_bits(block * block * channels) + math.lgamma(257) / math.log(2)
+
+
+def _entries(scheme: str, block: int, channels: int, image_shape: ImageShape) -> int:
+    if block < 1 or channels < 1:
+        raise ValueError(
+            f"{scheme}: block and channels must be at least 1, not {block}, {channels}"
+        )
+    if image_shape is not None:
+        _check_image(scheme, image_shape, block, channels)
+    return block * block * channels
+
+
+def _check_image(scheme: str, shape: tuple[int, ...], block: int, channels: int) -> None:
+    if len(shape) < 3 or shape[-1] != channels:
+        raise ValueError(
+            f"{scheme}: images must be [..., H, W, {channels}], not {list(shape)}; "
+            "set `channels` to the last axis"
+        )
+    height, width = shape[-3:-1]
+    if height % block or width % block:
+        fits = [b for b in range(2, math.gcd(height, width) + 1) if not (height % b or width % b)]
+        raise ValueError(
+            f"{scheme}: block {block} does not divide images of {height} x {width}; "
+            f"blocks that do: {', '.join(map(str, fits)) or 'only 1'}"
+        )
+
+
+def _on_blocks(
+    scheme: str, x: jax.Array, block: int, channels: int, f: Callable[[jax.Array], jax.Array]
+) -> jax.Array:
+    _check_image(scheme, x.shape, block, channels)
+    *batch, height, width, _ = x.shape
+    grid = (*batch, height // block, block, width // block, block, channels)
+    last = len(batch)
+    order = (*range(last), last, last + 2, last + 1, last + 3, last + 4)
+    blocks = x.reshape(grid).transpose(order)
+    flat = f(blocks.reshape(*blocks.shape[:-3], block * block * channels))
+    # The order swaps two axes and so is its own inverse.
+    return flat.reshape(blocks.shape).transpose(order).reshape(x.shape)
+
+
+def _row(entries: jax.Array, blocks: jax.Array) -> jax.Array:
+    return entries.reshape((1,) * (blocks.ndim - 1) + entries.shape)
+
+
+def _permutation(rng: Rng, n: int) -> jax.Array:
+    return _rank(random_words(rng, 2 * n))
+
+
+def _rank(words: jax.Array) -> jax.Array:
+    """A permutation, int32 `[n]`, from 2n words: 64 bits an entry make ties negligible."""
+    high, low = words.reshape(2, -1)
+    index = jnp.arange(high.shape[0], dtype=jnp.int32)
+    return lax.sort((high, low, index), num_keys=2)[2]

@@ -1,0 +1,158 @@
+"""HPNN sign masks, trained under the key, and their exact twin for a model already trained.
+
+Source: Chakraborty, Mondal & Srivastava (2020), eprint 2020/1016.
+"""
+
+import math
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from modellock_jax.base import Key, Lock, Loss, Params, Rng, check_key, paths, random_words
+from modellock_jax.bits import bitwise, check_leaves, from_uint, keep_sharding, to_uint
+
+
+class SignKey(NamedTuple):
+    """`signs`: int8 `[bits]`, each +1 or -1 (a relaxed key may hold floats)."""
+
+    signs: jax.Array
+
+
+def sign_mask(bits: int = 256, per: Literal["channel", "unit"] = "channel") -> Lock:
+    """Multiply each pre-activation by a secret sign: unit j uses bit j mod `bits`.
+
+    Pre-activations `[B, ..., C]`, float. `per="channel"` counts units along the last axis;
+    `per="unit"` counts every entry after the batch axis in C order, as the paper's accelerator does.
+    The model is trained under the key (`owner_forward`); the parameters are not touched.
+
+    Raises `ValueError` for other settings or a key of another length.
+
+    **Guarantees.** Exactly the network with rows of weights and biases negated; with all signs +1 the
+    plain network. A layer of fewer units than `bits` leaves later bits unused. A BatchNorm after the
+    mask gives the bits away, sign(running mean * expected mean): use GroupNorm. **Broken** by
+    fine-tuning with little data (Malhotra 2023) and, with queries to an unlocked model, by Li et al.
+    (2024).
+
+    Source: Chakraborty et al. (2020).
+
+    >>> import jax, modellock_jax as ml
+    >>> lock = ml.sign_mask(bits=2)
+    >>> lock.mask(ml.SignKey(jax.numpy.array([1, -1])), "dense", jax.numpy.ones((1, 3))).tolist()
+    [[1.0, -1.0, 1.0]]
+    """
+    _check(bits)
+    if per not in ("channel", "unit"):
+        raise ValueError(f'sign_mask: per must be "channel" or "unit", not {per!r}')
+
+    def mask(key: Key, site: str, h: jax.Array) -> jax.Array:
+        check_key("sign_mask", key, SignKey((bits,)))
+        units = h.shape[-1:] if per == "channel" else h.shape[1:]
+        signs = _signs(key, math.prod(units)).astype(h.dtype)
+        return h * signs.reshape((1,) * (h.ndim - len(units)) + units)
+
+    def init(rng: Rng, params: Params) -> SignKey:
+        return _draw(rng, bits)
+
+    return Lock(init, mask=mask)
+
+
+def sign_flip(bits: int = 256) -> Lock:
+    """Negate the output rows of every kernel, and its bias, by secret signs; no retraining.
+
+    Acts on each leaf named `kernel`, any number of axes, along its last axis, and on the `bias`
+    beside it: Dense, Conv and attention layers of Flax. Channel j uses bit j mod `bits`. Floats are
+    negated by their sign bit, integers in two's complement.
+
+    Raises `ValueError` for other settings, or if no leaf is named `kernel`; `TypeError` when
+    differentiated (relax `sign_mask` instead, which is the same function).
+
+    **Guarantees.** The twin of `sign_mask(bits)`: `forward(encrypt(key, p), x)` equals
+    `owner_forward(sign_mask(bits), forward)(key, p, x)`. decrypt inverts encrypt on bits; magnitudes
+    stay in the open. Signs cancel where two masked layers meet in a product, as query and key of
+    attention do. Attacks on `sign_mask` apply.
+
+    Source: the identity behind Chakraborty et al. (2020).
+
+    >>> import jax, modellock_jax as ml
+    >>> params = {"kernel": jax.numpy.ones((1, 3)), "bias": jax.numpy.ones(3)}
+    >>> locked, _ = ml.sign_flip(bits=2).encrypt(ml.SignKey(jax.numpy.array([1, -1])), params)
+    >>> locked["kernel"].tolist(), locked["bias"].tolist()
+    ([[1.0, -1.0, 1.0]], [1.0, -1.0, 1.0])
+    """
+    _check(bits)
+
+    @bitwise("sign_flip")
+    def flip(key: SignKey, params: Params) -> Params:
+        names = set(jax.tree.leaves(paths(params)))
+
+        def negate(path: str, leaf: jax.Array) -> jax.Array:
+            parent, _, name = path.rpartition("/")
+            kernel = f"{parent}/kernel" if parent else "kernel"
+            if name not in ("kernel", "bias") or kernel not in names:
+                return leaf
+            shape = (1,) * (leaf.ndim - 1) + leaf.shape[-1:]
+            return _negate(leaf, (_signs(key, leaf.shape[-1]) < 0).reshape(shape))
+
+        return jax.tree.map(negate, paths(params), params)
+
+    def check(params: Params) -> None:
+        check_leaves("sign_flip", params)
+        if not any(path.split("/")[-1] == "kernel" for path in jax.tree.leaves(paths(params))):
+            raise ValueError(
+                "sign_flip: no leaf is named `kernel`, so there is nothing to negate; "
+                "name weight matrices [..., in, out] `kernel` and their biases `bias`"
+            )
+
+    def init(rng: Rng, params: Params) -> SignKey:
+        check(params)
+        return _draw(rng, bits)
+
+    def decrypt(key: Key, locked: Params) -> Params:
+        check(locked)
+        check_key("sign_flip", key, SignKey((bits,)))
+        return keep_sharding(flip(key, locked), locked)
+
+    def encrypt(key: Key, params: Params, /, loss: Loss | None = None) -> tuple[Params, Key]:
+        return decrypt(key, params), key
+
+    return Lock(init, encrypt, decrypt)
+
+
+def negate_one(rng: jax.Array, key: SignKey) -> SignKey:
+    """The nearest wrong key: one sign negated."""
+    j = jax.random.randint(rng, (), 0, key.signs.shape[0])
+    return SignKey(key.signs.at[j].multiply(-1))
+
+
+def mask_bits(params: Params, sites: Any, bits: int = 256, per: str = "channel") -> float:
+    """Key space in bits: the signs that reach a unit; `sites` maps a name to its shape [B, ..., C]."""
+    units = [shape[-1] if per == "channel" else math.prod(shape[1:]) for shape in sites.values()]
+    return float(min(bits, max(units)))
+
+
+def flip_bits(params: Params, sites: Any, bits: int = 256) -> float:
+    """Key space in bits: the signs that reach a channel."""
+    return mask_bits(params, sites, bits)
+
+
+def _check(bits: int) -> None:
+    if bits < 1:
+        raise ValueError(f"bits must be at least 1, not {bits}")
+
+
+def _draw(rng: Rng, bits: int) -> SignKey:
+    return SignKey(1 - 2 * (random_words(rng, bits) & 1).astype(jnp.int8))
+
+
+def _signs(key: SignKey, units: int) -> jax.Array:
+    return key.signs[np.arange(units) % key.signs.shape[0]]
+
+
+def _negate(leaf: jax.Array, where: jax.Array) -> jax.Array:
+    if not jnp.issubdtype(leaf.dtype, jnp.floating):
+        return jnp.where(where, -leaf, leaf)
+    uint = to_uint(leaf)
+    sign_bit = jnp.asarray(1 << (8 * leaf.dtype.itemsize - 1), uint.dtype)
+    return from_uint(uint ^ jnp.where(where, sign_bit, jnp.zeros((), uint.dtype)), leaf.dtype)

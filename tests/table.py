@@ -1,0 +1,122 @@
+"""One table of all locks and of chains of two to four: a new lock is one line in `LOCKS`."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+import modellock_jax as ml
+from modellock_jax.schemes import SCHEMES
+
+FLOATS = ["float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"]
+INTEGERS = ["int8", "int32"]
+
+
+class Case(NamedTuple):
+    """A lock, and the name of the scheme of each of its links."""
+
+    lock: ml.Lock
+    schemes: tuple[str, ...]
+
+    def near(self, rng: jax.Array, key: Any, link: int = 0) -> Any:
+        """The key with one bit or swap off in one link."""
+        if len(self.schemes) == 1:
+            return SCHEMES[self.schemes[0]].near(rng, key)
+        changed = SCHEMES[self.schemes[link]].near(rng, key[link])
+        return (*key[:link], changed, *key[link + 1 :])
+
+
+def _shuffle() -> ml.Lock:
+    return ml.pixel_shuffle(2, channels=1, image_shape=(4, 4, 1))
+
+
+LOCKS: dict[str, tuple[str, Callable[[], ml.Lock]]] = {
+    "pixel_shuffle": ("pixel_shuffle", _shuffle),
+    "negative_positive": ("negative_positive", lambda: ml.negative_positive(2, channels=1)),
+    "ffx": ("ffx", lambda: ml.ffx(2, channels=1)),
+    "patch_shuffle": ("patch_shuffle", lambda: ml.patch_shuffle(4, channels=1)),
+    "deep_lock": ("deep_lock", ml.deep_lock),
+    "deep_lock-256": ("deep_lock", lambda: ml.deep_lock(key_bits=256)),
+    "deep_lock-leaf": ("deep_lock", lambda: ml.deep_lock(restart="leaf")),
+    "deep_lock-256-leaf": ("deep_lock", lambda: ml.deep_lock(key_bits=256, restart="leaf")),
+    "adv_params": ("adv_params", lambda: ml.adv_params(count=12, pool=0.5)),
+    "sign_mask": ("sign_mask", lambda: ml.sign_mask(bits=8)),
+    "sign_mask-unit": ("sign_mask", lambda: ml.sign_mask(bits=8, per="unit")),
+    "sign_flip": ("sign_flip", lambda: ml.sign_flip(bits=8)),
+    "stream_lock": ("stream_lock", ml.stream_lock),
+    "only": ("deep_lock", lambda: ml.only(ml.deep_lock(), lambda path: "dense" in path)),
+}
+
+CHAINS = [
+    ("pixel_shuffle", "deep_lock"),
+    ("adv_params", "stream_lock"),
+    ("sign_mask", "sign_flip"),
+    ("patch_shuffle", "adv_params", "deep_lock-leaf"),
+    ("pixel_shuffle", "sign_mask", "adv_params", "stream_lock"),
+]
+
+CASES = {name: Case(make(), (scheme,)) for name, (scheme, make) in LOCKS.items()}
+CASES |= {
+    "+".join(names): Case(
+        ml.chain(*(CASES[name].lock for name in names)),
+        tuple(CASES[name].schemes[0] for name in names),
+    )
+    for names in CHAINS
+}
+
+
+def forward(params: Any, x: jax.Array, tap: ml.Tap = ml.untapped) -> jax.Array:
+    """A hand-tapped net on 4 x 4 images with one leaf of each kind: [B, 4, 4, 1] to [B, 3]."""
+    h = x.reshape(x.shape[0], -1) @ params["dense"]["kernel"]
+    h = jax.nn.tanh(tap("dense", h + params["dense"]["bias"][None]))
+    h = tap("head", h @ params["head"]["kernel"])
+    return h + params["head"]["scale"].astype(h.dtype)[None]
+
+
+def make_params(seed: int = 0, dtype: str = "float32") -> Any:
+    """Parameters of `forward`, and leaves of other dtypes and shapes that only ride along."""
+    rngs = jax.random.split(jax.random.key(seed), 3)
+    return {
+        "dense": {
+            "kernel": jax.random.normal(rngs[0], (16, 8)),
+            "bias": jnp.linspace(-0.5, 0.5, 8),
+        },
+        "head": {
+            "kernel": jax.random.normal(rngs[1], (8, 3)),
+            "scale": jnp.array([0.0, -0.0, 1.0]),
+        },
+        "rider": random_bits(rngs[2], (5, 3), dtype),
+        "count": jnp.int32(7),
+        "empty": jnp.zeros((0, 2)),
+    }
+
+
+def images(seed: int = 0, batch: int = 6) -> jax.Array:
+    return jax.random.uniform(jax.random.key(100 + seed), (batch, 4, 4, 1))
+
+
+def loss(params: Any) -> jax.Array:
+    labels = jnp.arange(6) % 3
+    return -jax.nn.log_softmax(forward(params, images()))[jnp.arange(6), labels].mean()
+
+
+def random_bits(rng: jax.Array, shape: tuple[int, ...], dtype: str) -> jax.Array:
+    """Any bits at all: NaN payloads, infinities, denormals and negative zeros included."""
+    uint = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[jnp.dtype(dtype).itemsize]
+    return jax.lax.bitcast_convert_type(jax.random.bits(rng, shape, uint), dtype)
+
+
+def same_bits(a: Any, b: Any) -> bool:
+    """Whether two trees are equal in structure, shape, dtype and every bit."""
+    leaves_a, leaves_b = jax.tree.leaves(a), jax.tree.leaves(b)
+    if jax.tree.structure(a) != jax.tree.structure(b):
+        return False
+    return all(
+        x.shape == y.shape and x.dtype == y.dtype and bytes_of(x) == bytes_of(y)
+        for x, y in zip(leaves_a, leaves_b)
+    )
+
+
+def bytes_of(leaf: Any) -> bytes:
+    return jax.device_get(leaf).tobytes()
