@@ -1,5 +1,6 @@
 """modellock_jax: lock neural networks with secret keys, and measure what each lock is worth."""
 
+from modellock_jax.adapters import from_linen, from_nnx, nnx_params, sites
 from modellock_jax.base import (
     Forward,
     Key,
@@ -47,13 +48,17 @@ __all__ = [
     "chain",
     "deep_lock",
     "ffx",
+    "from_linen",
+    "from_nnx",
     "negative_positive",
+    "nnx_params",
     "only",
     "owner_forward",
     "patch_shuffle",
     "pixel_shuffle",
     "sign_flip",
     "sign_mask",
+    "sites",
     "stream_lock",
     "untapped",
     "user_forward",

@@ -1,5 +1,6 @@
 """One table of all locks and of chains of two to four: a new lock is one line in `LOCKS`."""
 
+import functools
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -9,15 +10,45 @@ import jax.numpy as jnp
 import modellock_jax as ml
 from modellock_jax.schemes import SCHEMES
 
-FLOATS = ["float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2"]
-INTEGERS = ["int8", "int32"]
+DTYPES = ["float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int8", "int32"]
 
 
-class Case(NamedTuple):
-    """A lock, and the name of the scheme of each of its links."""
+class Programs(NamedTuple):
+    make: Callable[..., Any]  # (rng, params) -> (locked, key)
+    decrypt: Callable[..., Any]
+    owner: Callable[..., Any]
+    user: Callable[..., Any]
 
-    lock: ml.Lock
-    schemes: tuple[str, ...]
+
+class Case:
+    """A lock, the scheme of each of its links, and its programs: compiled once, not once a test."""
+
+    def __init__(self, lock: ml.Lock, *schemes: str):
+        self.lock, self.schemes, self.traces = lock, schemes, 0
+
+        def counted(params: Any, x: jax.Array, tap: ml.Tap) -> jax.Array:
+            self.traces += 1
+            return forward(params, x, tap)
+
+        self.eager = Programs(
+            self._make,
+            lock.decrypt,
+            ml.owner_forward(lock, forward),
+            ml.user_forward(lock, forward),
+        )
+        self.jit = Programs(
+            jax.jit(self._make),
+            jax.jit(lock.decrypt),
+            jax.jit(ml.owner_forward(lock, forward)),
+            jax.jit(ml.user_forward(lock, counted)),
+        )
+        self.pair = functools.cache(lambda seed: self.jit.make(jax.random.key(seed), make_params()))
+        self.eager_pair = functools.cache(
+            lambda seed: self._make(jax.random.key(seed), make_params())
+        )
+
+    def _make(self, rng: jax.Array, params: Any) -> tuple[Any, Any]:
+        return self.lock.encrypt(self.lock.init(rng, params), params, loss)
 
     def near(self, rng: jax.Array, key: Any, link: int = 0) -> Any:
         """The key with one bit or swap off in one link."""
@@ -56,15 +87,6 @@ CHAINS = [
     ("pixel_shuffle", "sign_mask", "adv_params", "stream_lock"),
 ]
 
-CASES = {name: Case(make(), (scheme,)) for name, (scheme, make) in LOCKS.items()}
-CASES |= {
-    "+".join(names): Case(
-        ml.chain(*(CASES[name].lock for name in names)),
-        tuple(CASES[name].schemes[0] for name in names),
-    )
-    for names in CHAINS
-}
-
 
 def forward(params: Any, x: jax.Array, tap: ml.Tap = ml.untapped) -> jax.Array:
     """A hand-tapped net on 4 x 4 images with one leaf of each kind: [B, 4, 4, 1] to [B, 3]."""
@@ -74,8 +96,8 @@ def forward(params: Any, x: jax.Array, tap: ml.Tap = ml.untapped) -> jax.Array:
     return h + params["head"]["scale"].astype(h.dtype)[None]
 
 
-def make_params(seed: int = 0, dtype: str = "float32") -> Any:
-    """Parameters of `forward`, and leaves of other dtypes and shapes that only ride along."""
+def make_params(seed: int = 0) -> Any:
+    """Parameters of `forward`, and leaves of every dtype and odd shapes that only ride along."""
     rngs = jax.random.split(jax.random.key(seed), 3)
     return {
         "dense": {
@@ -86,7 +108,7 @@ def make_params(seed: int = 0, dtype: str = "float32") -> Any:
             "kernel": jax.random.normal(rngs[1], (8, 3)),
             "scale": jnp.array([0.0, -0.0, 1.0]),
         },
-        "rider": random_bits(rngs[2], (5, 3), dtype),
+        "riders": {dtype: random_bits(rngs[2], (5, 3), dtype) for dtype in DTYPES},
         "count": jnp.int32(7),
         "empty": jnp.zeros((0, 2)),
     }
@@ -120,3 +142,13 @@ def same_bits(a: Any, b: Any) -> bool:
 
 def bytes_of(leaf: Any) -> bytes:
     return jax.device_get(leaf).tobytes()
+
+
+CASES = {name: Case(make(), scheme) for name, (scheme, make) in LOCKS.items()}
+CASES |= {
+    "+".join(names): Case(
+        ml.chain(*(CASES[name].lock for name in names)),
+        *(CASES[name].schemes[0] for name in names),
+    )
+    for names in CHAINS
+}

@@ -5,105 +5,128 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from table import CASES, FLOATS, INTEGERS, forward, images, loss, make_params, same_bits
+from table import CASES, forward, images, loss, make_params, same_bits
 
 import modellock_jax as ml
 
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
-jit_or_not = pytest.mark.parametrize("jit", [jax.jit, lambda f: f], ids=["jit", "eager"])
+both_ways = pytest.mark.parametrize("way", ["jit", "eager"])
 
 
-def lock_it(case, rng, params, jit=jax.jit):
-    """(locked, key), compiled or not."""
-
-    def make(rng, params):
-        return case.lock.encrypt(case.lock.init(rng, params), params, loss)
-
-    return jit(make)(rng, params)
+def made(case, way):
+    """(locked, key) of the parameters of seed 0, and the programs of that way."""
+    pair = case.pair(1) if way == "jit" else case.eager_pair(1)
+    return *pair, getattr(case, way)
 
 
 @every_case
-@jit_or_not
-@pytest.mark.parametrize("dtype", FLOATS + INTEGERS)
-def test_1_decrypt_inverts_encrypt_on_bits(case, jit, dtype):
-    params = make_params(dtype=dtype)
-    locked, key = lock_it(case, jax.random.key(1), params, jit)
-    assert same_bits(jit(case.lock.decrypt)(key, locked), params)
+@both_ways
+def test_1_decrypt_inverts_encrypt_on_bits(case, way):
+    locked, key, programs = made(case, way)
+    assert same_bits(programs.decrypt(key, locked), make_params())
 
 
 @every_case
-@jit_or_not
-def test_2_structure_shapes_and_dtypes_are_kept(case, jit):
-    params = make_params(dtype="bfloat16")
+@both_ways
+def test_2_structure_shapes_and_dtypes_are_kept(case, way):
+    locked, key, programs = made(case, way)
+    params = make_params()
     before = case.lock.init(jax.random.key(1), params)
-    locked, key = jit(lambda k, p: case.lock.encrypt(k, p, loss))(before, params)
-    opened = jit(case.lock.decrypt)(key, locked)
-    describe = lambda tree: jax.tree.map(lambda a: (a.shape, a.dtype), tree)  # noqa: E731
+    opened = programs.decrypt(key, locked)
+
+    def describe(tree):
+        return jax.tree.map(lambda a: (a.shape, a.dtype), tree)
+
     assert describe(locked) == describe(opened) == describe(params)
     assert describe(key) == describe(before)
 
 
 @every_case
-@jit_or_not
-def test_2_shardings_are_kept(case, jit):
+@both_ways
+def test_2_shardings_are_kept(case, way):
     mesh = Mesh(np.array(jax.devices()[:4]), ("x",))
     rows = NamedSharding(mesh, PartitionSpec("x"))
     everywhere = NamedSharding(mesh, PartitionSpec())
-    params = make_params()
     params = jax.tree.map(
-        lambda a: jax.device_put(a, rows if a.ndim and a.shape[0] % 4 == 0 else everywhere), params
+        lambda a: jax.device_put(
+            a, rows if a.ndim and a.size and a.shape[0] % 4 == 0 else everywhere
+        ),
+        make_params(),
     )
-    key = jax.device_put(case.lock.init(jax.random.key(1), params), everywhere)
-    locked, key = jit(lambda k, p: case.lock.encrypt(k, p, loss))(key, params)
-    opened = jit(case.lock.decrypt)(key, locked)
-    for tree in (locked, opened):
-        for new, old in zip(jax.tree.leaves(tree), jax.tree.leaves(params)):
-            assert new.sharding.is_equivalent_to(old.sharding, new.ndim)
-    assert same_bits(opened, params)
+    locked, key, programs = made(case, way)
+    key = jax.device_put(key, everywhere)
+    if "adv_params" not in case.schemes:  # its search is no part of the law: decrypt is
+        before = jax.device_put(case.lock.init(jax.random.key(1), params), everywhere)
+        encrypt = jax.jit(case.lock.encrypt) if way == "jit" else case.lock.encrypt
+        locked, key = encrypt(before, params)
+        check_shardings(locked, params)
+    locked = jax.tree.map(lambda a, b: jax.device_put(a, b.sharding), locked, params)
+    opened = programs.decrypt(key, locked)
+    check_shardings(opened, params)
+    assert same_bits(opened, make_params())
+
+
+def check_shardings(tree, like):
+    for new, old in zip(jax.tree.leaves(tree), jax.tree.leaves(like)):
+        assert new.sharding.is_equivalent_to(old.sharding, new.ndim)
+
+
+@both_ways
+def test_2_adv_params_keeps_shardings_in_its_search(way):
+    mesh = Mesh(np.array(jax.devices()[:4]), ("x",))
+    params = {"kernel": jax.random.normal(jax.random.key(0), (8, 8))}
+    params = jax.device_put(params, NamedSharding(mesh, PartitionSpec("x")))
+    lock = ml.adv_params(count=3)
+    encrypt = jax.jit(lock.encrypt, static_argnums=2) if way == "jit" else lock.encrypt
+    key = jax.device_put(lock.init(jax.random.key(1), params), NamedSharding(mesh, PartitionSpec()))
+    locked, key = encrypt(key, params, lambda p: (p["kernel"] ** 2).sum())
+    check_shardings(locked, params)
+    assert same_bits(lock.decrypt(key, locked), params)
 
 
 @every_case
-@jit_or_not
-def test_3_the_user_computes_what_the_owner_trained(case, jit):
-    params, x = make_params(), images()
-    locked, key = lock_it(case, jax.random.key(1), params)
-    mine = jit(ml.owner_forward(case.lock, forward))(key, params, x)
-    theirs = jit(ml.user_forward(case.lock, forward))(key, locked, x)
-    assert same_bits(theirs, mine)
+@both_ways
+def test_3_the_user_computes_what_the_owner_trained(case, way):
+    locked, key, programs = made(case, way)
+    x = images()
+    assert same_bits(programs.user(key, locked, x), programs.owner(key, make_params(), x))
 
 
 @every_case
-@jit_or_not
-def test_4_vmap_over_keys_is_a_loop(case, jit):
-    params, x = make_params(), images()
-    rngs = jax.random.split(jax.random.key(1), 3)
-    pairs = [lock_it(case, rng, params) for rng in rngs]
+@both_ways
+def test_4_vmap_over_keys_is_a_loop(case, way):
+    pairs = [case.pair(seed) for seed in (1, 2, 3)]
     stacked, keys = jax.tree.map(lambda *a: jnp.stack(a), *pairs)
+    x = images()
 
-    def both(key, locked):
-        return ml.user_forward(case.lock, forward)(key, locked, x)
+    def user(key, locked):
+        opened = case.lock.decrypt(key, locked)
+        return (
+            opened,
+            case.lock.scramble(key, x),
+            ml.user_forward(case.lock, forward)(key, locked, x),
+        )
 
-    looped = jnp.stack([jit(both)(key, locked) for locked, key in pairs])
-    mapped = jit(jax.vmap(both))(keys, stacked)
+    mapped = (jax.jit if way == "jit" else lambda f: f)(jax.vmap(user))(keys, stacked)
+    opened, scrambled, y = mapped
+    assert same_bits(opened, jax.tree.map(lambda a: jnp.stack([a] * 3), make_params()))
+    assert same_bits(scrambled, jnp.stack([case.lock.scramble(key, x) for _, key in pairs]))
     # A batched matmul may sum in another order; the weights and inputs it sums are the same bits.
-    np.testing.assert_allclose(mapped, looped, rtol=2e-6, atol=2e-6)
-    opened = jit(jax.vmap(case.lock.decrypt))(keys, stacked)
-    assert same_bits(opened, jax.tree.map(lambda a: jnp.stack([a] * 3), params))
-    shuffled = jit(jax.vmap(case.lock.scramble, (0, None)))(keys, x)
-    assert same_bits(shuffled, jnp.stack([case.lock.scramble(key, x) for _, key in pairs]))
+    looped = jnp.stack([case.jit.user(key, locked, x) for locked, key in pairs])
+    np.testing.assert_allclose(y, looped, rtol=2e-6, atol=2e-6)
 
 
 @every_case
-@jit_or_not
-def test_5_gradients_through_the_owners_forward_are_finite(case, jit):
+@both_ways
+def test_5_gradients_through_the_owners_forward_are_finite(case, way):
+    _, key, programs = made(case, way)
     params = make_params()
-    _, key = lock_it(case, jax.random.key(1), params)
     used = {name: params[name] for name in ("dense", "head")}
 
     def objective(used, x):
-        return (ml.owner_forward(case.lock, forward)(key, {**params, **used}, x) ** 2).sum()
+        return (programs.owner(key, {**params, **used}, x) ** 2).sum()
 
-    gradients = jit(jax.grad(objective, argnums=(0, 1)))(used, images())
+    gradients = jax.grad(objective, argnums=(0, 1))(used, images())
     assert all(bool(jnp.isfinite(g).all()) for g in jax.tree.leaves(gradients))
     assert all(bool((g != 0).any()) for g in jax.tree.leaves(gradients[0]))
 
@@ -114,61 +137,66 @@ BIT_LOCKS = [
 
 
 @pytest.mark.parametrize("name", BIT_LOCKS)
-@jit_or_not
-def test_5_a_gradient_through_bits_raises(name, jit):
+@both_ways
+def test_5_a_gradient_through_bits_raises(name, way):
     lock = CASES[name].lock
+    compiled = jax.jit if way == "jit" else lambda f: f
     params = {"dense": {"kernel": jnp.ones((16, 8))}}
     key = lock.init(jax.random.key(1), params)
     with pytest.raises(TypeError, match="works on bits and has no gradient"):
-        jit(jax.grad(lambda p: lock.decrypt(key, p)["dense"]["kernel"].sum()))(params)
+        compiled(jax.grad(lambda p: lock.decrypt(key, p)["dense"]["kernel"].sum()))(params)
     if "adv_params" not in CASES[name].schemes:
         with pytest.raises(TypeError, match="works on bits and has no gradient"):
-            jit(jax.grad(lambda p: lock.encrypt(key, p)[0]["dense"]["kernel"].sum()))(params)
+            compiled(jax.grad(lambda p: lock.encrypt(key, p)[0]["dense"]["kernel"].sum()))(params)
 
 
 @pytest.mark.parametrize("name", BIT_LOCKS)
 def test_5_inputs_keep_their_gradient_behind_a_bit_lock(name):
-    params = make_params()
-    locked, key = lock_it(CASES[name], jax.random.key(1), params)
-    user = ml.user_forward(CASES[name].lock, forward)
-    gradient = jax.jit(jax.grad(lambda x: user(key, locked, x).sum()))(images())
+    locked, key = CASES[name].pair(1)
+    gradient = jax.grad(lambda x: CASES[name].jit.user(key, locked, x).sum())(images())
     assert bool(jnp.isfinite(gradient).all())
     assert bool((gradient != 0).any())
 
 
 @every_case
 def test_6_another_key_gives_another_answer(case):
-    params, x = make_params(), images()
-    locked, key = lock_it(case, jax.random.key(1), params)
-    _, other = lock_it(case, jax.random.key(2), params)
-    user = jax.jit(ml.user_forward(case.lock, forward))
-    assert not same_bits(user(other, locked, x), user(key, locked, x))
+    locked, key = case.pair(1)
+    _, other = case.pair(2)
+    x = images()
+    assert not same_bits(case.jit.user(other, locked, x), case.jit.user(key, locked, x))
 
 
 @every_case
 @pytest.mark.parametrize("seed", range(3))
 def test_6_so_does_one_bit_or_swap(case, seed):
-    params, x = make_params(), images()
-    locked, key = lock_it(case, jax.random.key(1), params)
-    right = ml.user_forward(case.lock, forward)(key, locked, x)
+    locked, key = case.pair(1)
+    x = images()
+    right = case.jit.user(key, locked, x)
     for link in range(len(case.schemes)):
         near = case.near(jax.random.key(seed), key, link)
         changed = jax.tree.map(lambda a, b: int((a != b).sum()), near, key)
         assert 1 <= sum(jax.tree.leaves(changed)) <= 2
-        assert not same_bits(ml.user_forward(case.lock, forward)(near, locked, x), right)
+        assert not same_bits(case.jit.user(near, locked, x), right)
 
 
 @every_case
 def test_7_a_second_key_costs_no_second_trace(case):
-    params, x = make_params(), images()
-    traces = []
-
-    def counted(params, x, tap):
-        traces.append(1)
-        return forward(params, x, tap)
-
-    user = jax.jit(ml.user_forward(case.lock, counted))
+    x = images()
     for seed in (1, 2, 3):
-        locked, key = lock_it(case, jax.random.key(seed), params)
-        user(key, locked, x)
-    assert len(traces) == 1
+        locked, key = case.pair(seed)
+        case.jit.user(key, locked, x)
+    before = case.traces
+    locked, key = case.pair(4)
+    case.jit.user(key, locked, x)
+    assert before == case.traces == 1
+
+
+def test_the_table_holds_every_scheme():
+    from modellock_jax.schemes import SCHEMES
+
+    assert {scheme for case in CASES.values() for scheme in case.schemes} == set(SCHEMES)
+
+
+def test_the_loss_of_the_table_sees_the_layers():
+    gradients = jax.grad(lambda p: loss({**make_params(), **p}))({"head": make_params()["head"]})
+    assert bool((gradients["head"]["kernel"] != 0).any())

@@ -4,6 +4,8 @@ Not constant-time: table look-ups depend on secrets. It is here so that locks ca
 run inside a compiled program; protect files with a host library.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -45,6 +47,7 @@ def _xtime(byte: jax.Array) -> jax.Array:
     return ((byte << 1) ^ ((byte >> 7) * 0x1B)) & 0xFF
 
 
+@functools.partial(jax.jit, static_argnames="rounds")
 def key_schedule(master: jax.Array, rounds: int) -> jax.Array:
     """The AES key schedule, run on for as many round keys as asked.
 

@@ -26,6 +26,7 @@ def _quarter(
     return a, b, c, d
 
 
+@jax.jit
 def blocks(key: jax.Array, nonces: jax.Array, counters: jax.Array) -> jax.Array:
     """The key stream blocks of ChaCha20, any number at once and in any order.
 

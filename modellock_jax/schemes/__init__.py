@@ -5,7 +5,7 @@ from typing import NamedTuple
 
 import jax
 
-from modellock_jax.base import Key, Lock
+from modellock_jax.base import Key, Lock, Params
 from modellock_jax.schemes import adv_params, deep_lock, pixel_shuffle, sign, stream_lock
 
 
@@ -14,12 +14,16 @@ class Scheme(NamedTuple):
 
     `factory(**settings) -> Lock`; `near(rng, key) -> key`, the nearest wrong key (one bit or swap
     off); `bits(params, sites, **settings) -> float`, the key space in bits on one model, whose
-    `sites` map a name to the shape of its pre-activation `[B, ..., C]`.
+    `sites` map a name to the shape of its pre-activation `[B, ..., C]`; `guess(lock, rng, locked) ->
+    key`, a key that an attacker who knows the scheme would try.
     """
 
     factory: Callable[..., Lock]
     near: Callable[[jax.Array, Key], Key]
     bits: Callable[..., float]
+    guess: Callable[[Lock, jax.Array, Params], Key] = lambda lock, rng, locked: lock.init(
+        rng, locked
+    )
 
 
 def flip_one_bit(rng: jax.Array, key: Key) -> Key:
@@ -40,7 +44,10 @@ SCHEMES: dict[str, Scheme] = {
     "patch_shuffle": Scheme(_pixel.patch_shuffle, _pixel.swap_two, _pixel.permutation_bits),
     "deep_lock": Scheme(deep_lock.deep_lock, flip_one_bit, deep_lock.key_bits),
     "adv_params": Scheme(
-        adv_params.adv_params, adv_params.flip_one_true_bit, adv_params.position_bits
+        adv_params.adv_params,
+        adv_params.flip_one_true_bit,
+        adv_params.position_bits,
+        adv_params.guess,
     ),
     "sign_mask": Scheme(sign.sign_mask, sign.negate_one, sign.mask_bits),
     "sign_flip": Scheme(sign.sign_flip, sign.negate_one, sign.flip_bits),

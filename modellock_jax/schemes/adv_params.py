@@ -255,6 +255,22 @@ def flip_one_true_bit(rng: jax.Array, key: AdvParamsKey) -> AdvParamsKey:
     return key._replace(bits=key.bits.at[j].set(key.bits[j] ^ jnp.uint32(1 << 30)))
 
 
+def guess(lock: Lock, rng: jax.Array, locked: Params) -> AdvParamsKey:
+    """A key an attacker would try: random places, each set to another weight of its layer."""
+    key = lock.init(rng, locked)
+    leaves, layers = jax.tree.leaves(locked), _layers(locked)
+    count = key.leaf.shape[0]
+    pick, place, other = jax.random.split(rng, 3)
+    leaf = jax.random.choice(pick, jnp.array(layers, jnp.int32), (count,))
+    position, bits = key.position, key.bits
+    for i in layers:
+        here = jax.random.randint(place, (count,), 0, leaves[i].size)
+        there = jax.random.randint(other, (count,), 0, leaves[i].size)
+        value = to_uint(leaves[i]).ravel()[there].astype(jnp.uint32)
+        position, bits = jnp.where(leaf == i, here, position), jnp.where(leaf == i, value, bits)
+    return AdvParamsKey(jnp.zeros_like(key.seed), leaf, position, bits)
+
+
 def position_bits(params: Params, sites: Any, count: int = 48, **_: Any) -> float:
     """Key space in bits of the positions alone: log2 of the ways to choose `count` weights."""
     leaves = jax.tree.leaves(params)

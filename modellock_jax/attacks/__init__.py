@@ -1,0 +1,1 @@
+"""Attacks: what the attacker makes of a locked model without the key."""

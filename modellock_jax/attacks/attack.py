@@ -1,0 +1,62 @@
+"""The shape of an attack, how to run one, and the attacker's first step on unusable weights."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from modellock_jax.base import Params
+
+State = Any
+
+
+class Attack(NamedTuple):
+    """An attack mirrors a lock: three pure functions of an attacker without the key.
+
+    `init(rng, locked) -> state`; `step(state, batch) -> (state, info)`; `forward(state, x) -> y`.
+    `vmap` over `rng` gives seeds, over `locked` gives models.
+    """
+
+    init: Callable[[jax.Array, Params], State]
+    step: Callable[[State, Any], tuple[State, Any]]
+    forward: Callable[[State, jax.Array], jax.Array]
+
+
+def run(attack: Attack, state: State, batches: Any) -> tuple[State, Any]:
+    """Step through `batches`, a tree of arrays `[steps, ...]`, in one `lax.scan`.
+
+    Returns the last state and the `info` of every step, `[steps, ...]`.
+    """
+    return lax.scan(attack.step, state, batches)
+
+
+def sanitise(
+    locked: Params, fresh: Params, largest: float = 10.0, smallest: float = 1e-12
+) -> Params:
+    """Replace what no trained network holds, so that training can begin at all.
+
+    `fresh` is a newly initialised tree of the same shapes: the attacker knows the architecture. An
+    entry of a float leaf is unusable if it is not finite, above `largest`, or not zero but below
+    `smallest`, in absolute value; it gets the fresh value. A leaf with more than half of its entries
+    unusable is replaced whole. Other leaves stay as they are.
+
+    **Guarantees.** Compares and selects only, so it may be run on ciphertext. Weights that hold
+    nothing unusable come back bit for bit.
+
+    >>> import jax.numpy as jnp
+    >>> locked = {"w": jnp.array([0.5, jnp.nan, -0.25, 0.0])}
+    >>> sanitise(locked, {"w": jnp.full(4, 7.0)})["w"].tolist()
+    [0.5, 7.0, -0.25, 0.0]
+    """
+
+    def heal(leaf: jax.Array, new: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(leaf.dtype, jnp.floating):
+            return leaf
+        size = jnp.abs(leaf)
+        usable = (size <= largest) & ((size >= smallest) | (size == 0))
+        mostly = usable.mean(dtype=jnp.float32) >= 0.5
+        return jnp.where(usable & mostly, leaf, new)
+
+    return jax.tree.map(heal, locked, fresh)

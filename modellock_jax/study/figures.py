@@ -1,0 +1,161 @@
+"""The pictures of a study, each as SVG, PNG and the CSV of what it shows."""
+
+import csv
+import io
+from typing import Any
+
+import numpy as np
+
+from modellock_jax.study.config import Config
+from modellock_jax.study.report import best_thief, interval
+from modellock_jax.study.store import Store, write
+
+INK, MUTED, SCRATCH = "#1b1b1f", "#6b6b76", "#8c8c96"
+COLOURS = ("#0b6e99", "#c1440e", "#3f7d20", "#8e3b8a", "#b08900", "#1f3a93", "#7a4b2a", "#008080")
+
+
+def save_figures(store: Store, config: Config) -> list[str]:
+    """Draw every figure into the run folder's `figures/`; returns their names."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    import matplotlib.pyplot as plt
+
+    style = {
+        "font.size": 9,
+        "axes.spines.top": False,
+        "axes.spines.right": False,
+        "axes.edgecolor": MUTED,
+        "axes.labelcolor": INK,
+        "text.color": INK,
+        "xtick.color": MUTED,
+        "ytick.color": MUTED,
+        "svg.hashsalt": "modellock_jax",
+    }
+    names = []
+    with plt.rc_context(style):
+        for name, draw in (("hero", _hero), ("thief", _thief), ("wrong_keys", _wrong_keys)):
+            figure, table = draw(plt, store, config)
+            for kind in ("svg", "png"):
+                stream = io.BytesIO()
+                metadata = {"Date": None} if kind == "svg" else None
+                figure.savefig(stream, format=kind, dpi=160, bbox_inches="tight", metadata=metadata)
+                write(store.folder / "figures" / f"{name}.{kind}", stream.getvalue())
+            plt.close(figure)
+            text = io.StringIO()
+            csv.writer(text).writerows(table)
+            write(store.folder / "figures" / f"{name}.csv", text.getvalue().encode())
+            names.append(name)
+    return names
+
+
+def _hero(plt: Any, store: Store, config: Config) -> tuple[Any, list[list[Any]]]:
+    """Keys x models: the test accuracy that each key gets out of each locked model."""
+    locks = [text for text in config.locks if any(r["lock"] == text for r in store.of("lock"))]
+    columns = min(3, len(locks))
+    lines = -(-len(locks) // columns)
+    users = [chr(ord("A") + seed) for seed in range(config.seeds)]
+    keys = ["no key", *(f"key {user}" for user in users), "wrong keys"]
+    width = max(2.6, 0.75 * config.seeds + 1.2)
+    figure, axes = plt.subplots(
+        lines, columns, figsize=(columns * width, lines * (0.34 * len(keys) + 1.0)), squeeze=False
+    )
+    table: list[list[Any]] = [["lock", "key", "model", "accuracy"]]
+    for axis in axes.flat[len(locks) :]:
+        axis.axis("off")
+    for axis, text in zip(axes.flat, locks):
+        rows = sorted((r for r in store.of("lock") if r["lock"] == text), key=lambda r: r["seed"])
+        grid = np.array([[r["none"], *r["cross"], np.mean(r["wrong"])] for r in rows]).T
+        axis.imshow(grid, cmap="YlGnBu", vmin=0, vmax=1, aspect="auto")
+        axis.set_xticks(range(len(rows)), [f"model {users[r['seed']]}" for r in rows])
+        axis.set_yticks(range(len(keys)), keys)
+        axis.tick_params(length=0)
+        axis.set_title(text, loc="left", fontsize=9.5, fontweight="bold")
+        for spine in axis.spines.values():
+            spine.set_visible(False)
+        for i, key in enumerate(keys):
+            for j, row in enumerate(rows):
+                value = grid[i, j]
+                shade = "white" if value > 0.55 else INK
+                axis.text(j, i, f"{100 * value:.0f}", ha="center", va="center", color=shade)
+                table.append([text, key, users[row["seed"]], value])
+    figure.suptitle(
+        f"Who opens what: test accuracy in %, {config.data}, {config.model}",
+        x=0.01,
+        ha="left",
+        fontsize=11,
+    )
+    figure.tight_layout(rect=(0, 0, 1, 0.98))
+    return figure, table
+
+
+def _thief(plt: Any, store: Store, config: Config) -> tuple[Any, list[list[Any]]]:
+    """The thief's best accuracy against his share of the data, with training from scratch."""
+    best = best_thief(store)
+    figure, axis = plt.subplots(figsize=(7.2, 4.2))
+    shares = [100 * budget for budget in config.budgets]
+    table: list[list[Any]] = [["start", "budget", "mean", "low", "high"]]
+    ends = []
+    for i, name in enumerate(["scratch", *config.locks]):
+        spans = [
+            interval([best[name, s, budget] for s in range(config.seeds)])
+            for budget in config.budgets
+        ]
+        mean, low, high = (100 * np.array(column) for column in zip(*spans))
+        colour = SCRATCH if name == "scratch" else COLOURS[(i - 1) % len(COLOURS)]
+        dash = "--" if name == "scratch" else "-"
+        axis.plot(shares, mean, dash, color=colour, marker="o", markersize=3.5, linewidth=1.6)
+        axis.fill_between(shares, low, np.minimum(high, 100), color=colour, alpha=0.10, linewidth=0)
+        ends.append([mean[-1], name, colour])
+        table += [[name, b, *span] for b, span in zip(config.budgets, spans)]
+    plain = 100 * np.mean([row["plain"] for row in store.of("lock")])
+    axis.axhline(plain, color=MUTED, linewidth=0.8)
+    axis.text(shares[0], plain + 0.8, "plain model", color=MUTED, fontsize=8)
+    for height, (_, name, colour) in zip(_spread([e[0] for e in ends], 3.4), ends):
+        axis.text(shares[-1] * 1.05, height, name, color=colour, va="center", fontsize=8.5)
+    axis.set_xscale("log")
+    axis.set_xticks(shares, [f"{share:g} %" for share in shares])
+    axis.minorticks_off()
+    axis.set_xlabel("share of the training set in the thief's hands")
+    axis.set_ylabel("best test accuracy, %")
+    axis.set_title("The fine-tuning thief, without the key", loc="left", fontweight="bold")
+    return figure, table
+
+
+def _wrong_keys(plt: Any, store: Store, config: Config) -> tuple[Any, list[list[Any]]]:
+    """Every wrong key's accuracy, beside the right key, the nearest wrong one and none."""
+    figure, axis = plt.subplots(figsize=(7.2, 0.5 * len(config.locks) + 1.4))
+    table: list[list[Any]] = [["lock", "seed", "kind", "accuracy"]]
+    marks = {
+        "right": ("D", "right key"),
+        "near": ("^", "1 bit or swap off"),
+        "none": ("x", "no key"),
+    }
+    for i, text in enumerate(config.locks):
+        for row in (r for r in store.of("lock") if r["lock"] == text):
+            values = 100 * np.array(row["wrong"])
+            offsets = np.linspace(-0.22, 0.22, len(values))
+            axis.scatter(values, i + offsets, s=9, color=COLOURS[0], alpha=0.45, linewidth=0)
+            table += [[text, row["seed"], "wrong", value] for value in row["wrong"]]
+            for field, (mark, _) in marks.items():
+                axis.scatter(100 * row[field], i, s=26, marker=mark, color=COLOURS[1], linewidth=1)
+                table.append([text, row["seed"], field, row[field]])
+    axis.scatter([], [], s=9, color=COLOURS[0], label="wrong keys")
+    for mark, label in marks.values():
+        axis.scatter([], [], s=26, marker=mark, color=COLOURS[1], label=label)
+    axis.set_yticks(range(len(config.locks)), config.locks)
+    axis.invert_yaxis()
+    axis.set_xlim(0, 101)
+    axis.set_xlabel("test accuracy, %")
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncol=4, frameon=False, fontsize=8)
+    axis.set_title("Wrong keys, one by one", loc="left", fontweight="bold")
+    return figure, table
+
+
+def _spread(heights: list[float], gap: float) -> list[float]:
+    """Move labels apart until neighbours are `gap` from each other, keeping their order."""
+    order = np.argsort(heights)
+    placed = np.array(heights, float)
+    for before, after in zip(order, order[1:]):
+        placed[after] = max(placed[after], placed[before] + gap)
+    return (placed - max(0.0, placed.max() - max(max(heights), 100.0))).tolist()

@@ -1,0 +1,196 @@
+"""From rows to tables: Markdown for the run folder, rich for the terminal."""
+
+import datetime
+import os
+import platform
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+from rich.console import Console
+from rich.table import Table
+from scipy import stats
+
+from modellock_jax.study.config import Config
+from modellock_jax.study.store import Store, write
+
+REASONS = {
+    "pixel_shuffle": "a block keeps its ink under every key, and its coarse shape is enough",
+    "negative_positive": "half of each block stays in clear under every key",
+    "ffx": "half of each block stays in clear under every key",
+    "patch_shuffle": "a patch keeps its ink under every key, and its coarse shape is enough",
+    "adv_params": "few weights are changed, and a wrong key changes few others",
+}
+"""Why a lock may open to wrong keys; printed where their mean is 35 % or more."""
+
+
+class Grid(NamedTuple):
+    """A table of text: a title, a header and rows."""
+
+    title: str
+    header: list[str]
+    rows: list[list[str]]
+    notes: list[str]
+
+
+def interval(values: Any) -> tuple[float, float, float]:
+    """Mean and 95 % Student-t interval of `[N]` values; the interval is the mean itself for N = 1.
+
+    >>> [round(v, 3) for v in interval([0.1, 0.2, 0.3])]
+    [0.2, -0.048, 0.448]
+    """
+    values = np.asarray(values, float)
+    mean, spread = float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else 0.0
+    if spread == 0:
+        return mean, mean, mean
+    low, high = stats.t.interval(0.95, len(values) - 1, mean, spread / np.sqrt(len(values)))
+    return mean, float(low), float(high)
+
+
+def lock_grid(store: Store, config: Config) -> Grid:
+    """One row per lock: what opens it, over all seeds."""
+    grid = Grid(
+        f"Who opens what: test accuracy in % on {config.data}, {config.model}, {_seeds(config)}",
+        ["lock", "plain", "right key", "no key", f"{config.wrong_keys} wrong keys [95 %]", "max"]
+        + [
+            "1 bit or swap off",
+            "non-finite: no key, wrong",
+            "key bits",
+            "changed",
+            "enc s",
+            "dec s",
+        ],
+        [],
+        [],
+    )
+    for text in config.locks:
+        rows = [row for row in store.of("lock") if row["lock"] == text]
+        if not rows:
+            continue
+        wrong = [value for row in rows for value in row["wrong"]]
+        mean, low, high = interval(wrong)
+        right = _percent(_mean(rows, "right"))
+        exact = not rows[0]["trained_under"] and all(row["right_is_plain"] for row in rows)
+        if mean >= 0.35:
+            reason = REASONS.get(rows[0]["scheme"], "not known")
+            grid.notes.append(f"{text}: wrong keys reach {_percent(mean)} %, because {reason}.")
+        grid.rows.append(
+            [
+                text,
+                _percent(_mean(rows, "plain")),
+                f"{right} =" if exact else right,
+                _percent(_mean(rows, "none")),
+                f"{_percent(mean)} [{_percent(low)}, {_percent(high)}]",
+                _percent(max(wrong)),
+                _percent(_mean(rows, "near")),
+                f"{_percent(_mean(rows, 'none_non_finite'))}, "
+                f"{_percent(_mean(rows, 'wrong_non_finite'))}",
+                f"{_mean(rows, 'key_bits'):.0f}",
+                f"{max(row['changed'] for row in rows)} of {rows[0]['parameters']}",
+                f"{min(row['encrypt_s'] for row in rows):.2g}",
+                f"{min(row['decrypt_s'] for row in rows):.2g}",
+            ]
+        )
+    if grid.rows:
+        prior = max(row["prior"] for row in store.of("lock"))
+        grid.notes.insert(0, f"The most frequent class is {_percent(prior)} % of the test set.")
+        grid.notes.insert(1, "`=`: every test logit equals the plain model's to the last bit.")
+        grid.notes.insert(
+            2,
+            "An input with a non-finite logit counts as wrong. Key bits of adv_params: positions.",
+        )
+    return grid
+
+
+def thief_grid(store: Store, config: Config) -> Grid:
+    """The thief's best accuracy for each budget, the locked start beside training from scratch."""
+    grid = Grid(
+        f"The fine-tuning thief: best test accuracy in % over {len(config.thief_rates)} learning "
+        f"rate(s) and {config.thief_scores} stops of {config.thief_steps} steps, {_seeds(config)}",
+        ["start"] + [f"{100 * budget:g} % of the data" for budget in config.budgets],
+        [],
+        [
+            "The thief has the architecture, the locked weights and that share of the labelled "
+            "training set, not the key; his best score on the test set counts, in his favour. "
+            "In brackets the 95 % interval over seeds.",
+            "scratch: the same budget and data on fresh weights. A lock whose thief does no better "
+            "than scratch gave nothing away.",
+        ],
+    )
+    best = best_thief(store)
+    for name in ("scratch", *config.locks):
+        cells = []
+        for budget in config.budgets:
+            values = [
+                best[name, s, budget] for s in range(config.seeds) if (name, s, budget) in best
+            ]
+            if values:
+                mean, low, high = interval(np.clip(values, 0, 1))
+                spread = f" [{_percent(low)}, {_percent(min(high, 1))}]" if len(values) > 1 else ""
+                cells.append(_percent(mean) + spread)
+        if len(cells) == len(config.budgets):
+            grid.rows.append([name, *cells])
+    return grid
+
+
+def best_thief(store: Store) -> dict[tuple[str, int, float], float]:
+    """The best accuracy over learning rates, by (lock, seed, budget)."""
+    best: dict[tuple[str, int, float], float] = {}
+    for row in store.of("thief"):
+        key = (row["lock"], row["seed"], row["budget"])
+        best[key] = max(best.get(key, 0.0), row["best"])
+    return best
+
+
+def machine() -> str:
+    """The machine and the versions that a table was made with."""
+    cpu = platform.processor() or platform.machine()
+    info = Path("/proc/cpuinfo")
+    if info.exists():
+        names = [
+            line.split(":", 1)[1] for line in info.read_text().splitlines() if "model name" in line
+        ]
+        cpu = names[0].strip() if names else cpu
+    device = jax.devices()[0]
+    accelerator = "" if device.platform == "cpu" else f", {device.device_kind}"
+    return f"{os.cpu_count()} x {cpu}{accelerator}, Python {platform.python_version()}, jax {jax.__version__}"
+
+
+def save_tables(store: Store, config: Config, command: str) -> None:
+    """Write `table.md` into the run folder."""
+    made = f"Made by `{command}` on {datetime.date.today()}, {machine()}, modellock_jax {config.version}."
+    parts = [_markdown(grid) for grid in (lock_grid(store, config), thief_grid(store, config))]
+    write(store.folder / "table.md", "\n".join([*parts, made, ""]).encode())
+
+
+def show(grid: Grid, console: Console) -> None:
+    """Print a table and its notes."""
+    table = Table(title=grid.title, title_justify="left", show_lines=False)
+    for i, name in enumerate(grid.header):
+        table.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
+    for row in grid.rows:
+        table.add_row(*row)
+    console.print(table)
+    for note in grid.notes:
+        console.print(note, markup=False, highlight=False)
+
+
+def _markdown(grid: Grid) -> str:
+    line = "| " + " | ".join(grid.header) + " |"
+    rule = "| --- |" + " ---: |" * (len(grid.header) - 1)
+    body = ["| " + " | ".join(row) + " |" for row in grid.rows]
+    notes = [f"- {note}" for note in grid.notes]
+    return "\n".join([f"### {grid.title}", "", line, rule, *body, "", *notes, ""])
+
+
+def _mean(rows: list[dict[str, Any]], field: str) -> float:
+    return float(np.mean([row[field] for row in rows]))
+
+
+def _percent(share: float) -> str:
+    return f"{100 * share:.1f}"
+
+
+def _seeds(config: Config) -> str:
+    return f"{config.seeds} seed{'s' if config.seeds > 1 else ''}"

@@ -1,0 +1,278 @@
+"""The main job: train, lock with each lock, open with right and wrong keys, and send in the thief."""
+
+import functools
+import inspect
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from modellock_jax.adapters import sites
+from modellock_jax.attacks.attack import run as run_attack
+from modellock_jax.attacks.fine_tune import fine_tune
+from modellock_jax.base import Key, Lock, Params, owner_forward, user_forward
+from modellock_jax.bits import to_uint
+from modellock_jax.data import Data, load
+from modellock_jax.metrics import over_keys, score
+from modellock_jax.models import MODELS, Model
+from modellock_jax.schemes import SCHEMES
+from modellock_jax.study.config import Config, make_lock, patch
+from modellock_jax.study.store import Store
+from modellock_jax.train import bar, cross_entropy, fit, random_shift
+
+PLAIN = Lock(lambda rng, params: ())
+
+
+class Subject(NamedTuple):
+    """A lock under study: its text, scheme and settings."""
+
+    text: str
+    lock: Lock
+    scheme: str
+    settings: dict[str, Any]
+
+    @property
+    def trained_under(self) -> bool:
+        """Whether the key acts in training: on inputs or pre-activations."""
+        plain = Lock._field_defaults
+        return self.lock.scramble is not plain["scramble"] or self.lock.mask is not plain["mask"]
+
+
+class Bench(NamedTuple):
+    """What all parts of a study share."""
+
+    config: Config
+    data: Data
+    model: Model
+    shape: tuple[int, ...]
+    subjects: list[Subject]
+
+
+def prepare(config: Config) -> Bench:
+    """Check the whole configuration before anything is written.
+
+    Raises `ValueError` for an unknown data set, model, lock or setting, or one that does not fit the
+    images or the model; `ConnectionError` if the data set cannot be had.
+    """
+    if config.model not in MODELS:
+        raise ValueError(f"there is no model {config.model!r}; the models are {', '.join(MODELS)}")
+    if config.seeds < 1:
+        raise ValueError(f"a study needs at least one seed, not {config.seeds}")
+    data = load(config.data)
+    shape = data.train_x.shape[1:]
+    options = {"patch": patch(shape)}
+    factory = MODELS[config.model]
+    known = inspect.signature(factory).parameters
+    model = factory(data.classes, **{k: v for k, v in options.items() if k in known})
+    subjects = [Subject(text, *make_lock(text, shape)) for text in config.locks]
+    params = jax.eval_shape(lambda rng: model.init(rng, jnp.zeros((1, *shape))), jax.random.key(0))
+    for subject in subjects:
+        jax.eval_shape(subject.lock.init, jax.random.key(0), params)
+    return Bench(config, data, model, shape, subjects)
+
+
+def run(config: Config, out: Path) -> Store:
+    """Run a study, or what an earlier run left of it, and return its rows.
+
+    Every row is kept as soon as it is finished; running again skips finished rows. Raises what
+    `prepare` raises, before anything is written, and `ValueError` for a folder that does not fit.
+    """
+    bench = prepare(config)
+    store = Store(out, config)
+    locked: dict[str, list[Params]] = {"scratch": [_fresh(bench, s) for s in range(config.seeds)]}
+    for subject in bench.subjects:
+        locked[subject.text] = _lock(bench, store, subject)
+    _steal(bench, store, locked)
+    return store
+
+
+def _rng(seed: int, purpose: str) -> jax.Array:
+    """A generator for one purpose of one seed; the purpose is spelled, so that none is used twice."""
+    rng = jax.random.key(seed)
+    for byte in purpose.encode():
+        rng = jax.random.fold_in(rng, byte)
+    return rng
+
+
+def _fresh(bench: Bench, seed: int) -> Params:
+    return bench.model.init(_rng(seed, "init"), jnp.zeros((1, *bench.shape)))
+
+
+def _trained(bench: Bench, store: Store, subject: Subject | None, seed: int) -> tuple[Params, Key]:
+    """A trained model of one seed and the key it was trained under; kept in the run folder."""
+    lock = subject.lock if subject is not None and subject.trained_under else PLAIN
+    name = subject.text if subject is not None and subject.trained_under else "plain"
+    start = _fresh(bench, seed)
+    key = lock.init(_rng(seed, "key"), start)
+    params = store.load_params(f"{name}-{seed}", start)
+    if params is None:
+        c = bench.config
+        params, _ = fit(
+            functools.partial(owner_forward(lock, bench.model.train), key),
+            start,
+            bench.data.train_x,
+            bench.data.train_y,
+            rng=_rng(seed, "fit"),
+            epochs=c.epochs,
+            batch_size=c.batch_size,
+            learning_rate=c.learning_rate,
+            augment=random_shift,
+            progress=f"training {name}, seed {seed}",
+        )
+        store.save_params(f"{name}-{seed}", params)
+    return params, key
+
+
+def _lock(bench: Bench, store: Store, subject: Subject) -> list[Params]:
+    """Lock the model of every seed, open it with all sorts of keys, and keep a row for each."""
+    lock, model = subject.lock, bench.model
+    test_x, test_y = jnp.asarray(bench.data.test_x), jnp.asarray(bench.data.test_y)
+    sample = bench.data.train_x[:256], bench.data.train_y[:256]
+    user = user_forward(lock, model.forward)
+
+    @jax.jit
+    def encrypt(key: Key, params: Params) -> tuple[Params, Key]:
+        return lock.encrypt(key, params, lambda p: cross_entropy(model.forward, p, *sample)[0])
+
+    @jax.jit
+    def plain_score(params: Params) -> Any:
+        return score(lambda x: model.forward(params, x), test_x, test_y)
+
+    @jax.jit
+    def key_scores(keys: Key, locked: Params) -> Any:
+        def one(key: Key) -> Any:
+            return score(lambda x: user(key, locked, x), test_x, test_y)
+
+        return over_keys(one, keys, chunk=1)
+
+    decrypt, forward = jax.jit(lock.decrypt), jax.jit(model.forward)
+    c, scheme = bench.config, SCHEMES[subject.scheme]
+    pairs, owned, plain = [], [], []
+    for seed in range(c.seeds):
+        params, key = _trained(bench, store, subject, seed)
+        if not subject.trained_under:
+            key = lock.init(_rng(seed, "key"), params)
+        pairs.append(encrypt(key, params))
+        owned.append(params)
+        plain.append(_trained(bench, store, None, seed)[0])
+    for seed, (locked, key) in enumerate(pairs):
+        row_id = f"lock/{subject.text}/{seed}"
+        if row_id in store.rows:
+            continue
+        wrong = [
+            scheme.guess(lock, r, locked)
+            for r in jax.random.split(_rng(seed, "wrong"), c.wrong_keys)
+        ]
+        near = scheme.near(_rng(seed, "near"), key)
+        keys = [key, near, *(k for _, k in pairs), *wrong]
+        found = key_scores(jax.tree.map(lambda *a: jnp.stack(a), *keys), locked)
+        accuracy, non_finite = (values.tolist() for values in found)
+        none = plain_score(locked)
+        opened = decrypt(key, locked)
+        first_key = lock.init(_rng(seed, "key"), owned[seed])
+        store.add(
+            {
+                "id": row_id,
+                "kind": "lock",
+                "lock": subject.text,
+                "scheme": subject.scheme,
+                "seed": seed,
+                "trained_under": subject.trained_under,
+                "plain": float(plain_score(plain[seed]).accuracy),
+                "right": accuracy[0],
+                "right_is_plain": not subject.trained_under
+                and bool((forward(opened, test_x) == forward(plain[seed], test_x)).all()),
+                "near": accuracy[1],
+                "cross": accuracy[2 : 2 + c.seeds],
+                "wrong": accuracy[2 + c.seeds :],
+                "wrong_non_finite": sum(non_finite[2 + c.seeds :]) / c.wrong_keys,
+                "none": float(none.accuracy),
+                "none_non_finite": float(none.non_finite),
+                "prior": float(jnp.bincount(test_y).max() / len(test_y)),
+                "key_bits": scheme.bits(
+                    owned[seed], sites(model.forward, owned[seed], test_x[:1]), **subject.settings
+                ),
+                "changed": _changed(locked, owned[seed]),
+                "parameters": sum(leaf.size for leaf in jax.tree.leaves(locked)),
+                "encrypt_s": _seconds(encrypt, first_key, owned[seed]),
+                "decrypt_s": _seconds(decrypt, key, locked),
+            }
+        )
+    return [locked for locked, _ in pairs]
+
+
+def _changed(locked: Params, params: Params) -> int:
+    def differ(a: jax.Array, b: jax.Array) -> int:
+        return int((to_uint(a) != to_uint(b)).sum())
+
+    return sum(jax.tree.leaves(jax.tree.map(differ, locked, params)))
+
+
+def _seconds(function: Callable[..., Any], *args: Any) -> float:
+    """The best of three runs of a function that has been compiled."""
+    taken = []
+    for _ in range(3):
+        start = time.perf_counter()
+        jax.block_until_ready(function(*args))
+        taken.append(time.perf_counter() - start)
+    return min(taken)
+
+
+def _steal(bench: Bench, store: Store, locked: dict[str, list[Params]]) -> None:
+    """The fine-tuning thief on every locked model, and on fresh weights, for each budget and rate."""
+    c, n = bench.config, len(bench.data.train_x)
+    x, y = jnp.asarray(bench.data.train_x), jnp.asarray(bench.data.train_y)
+    test_x, test_y = jnp.asarray(bench.data.test_x), jnp.asarray(bench.data.test_y)
+
+    @jax.jit
+    def steal(rng: jax.Array, locked: Params, size: jax.Array, rate: jax.Array) -> jax.Array:
+        """Test accuracies on the way, [thief_scores]; size and rate are traced: one program."""
+        attack = fine_tune(bench.model, rate, bench.shape)
+        data_rng, init_rng, order_rng, shift_rng = jax.random.split(rng, 4)
+        mine = jax.random.permutation(data_rng, n)
+        per_score = c.thief_steps // c.thief_scores
+        shape = (c.thief_scores, per_score, c.thief_batch)
+        index = mine[jax.random.randint(order_rng, shape, 0, size)]
+        shifts = jax.random.split(shift_rng, shape[:2])
+
+        def stretch(state: Any, batch: Any) -> tuple[Any, jax.Array]:
+            index, shifts = batch
+            images = jax.vmap(random_shift)(shifts, x[index])
+            state, _ = run_attack(attack, state, (images, y[index]))
+            return state, score(lambda x: attack.forward(state, x), test_x, test_y).accuracy
+
+        return lax.scan(stretch, attack.init(init_rng, locked), (index, shifts))[1]
+
+    todo = [
+        (name, seed, budget, rate)
+        for name in locked
+        for seed in range(c.seeds)
+        for budget in c.budgets
+        for rate in c.thief_rates
+    ]
+    with bar() as shown:
+        task = shown.add_task("the thief", total=len(todo))
+        for name, seed, budget, rate in todo:
+            row_id = f"thief/{name}/{seed}/{budget}/{rate}"
+            if row_id not in store.rows:
+                size = jnp.int32(max(1, round(budget * n)))
+                # The same images for every lock of a seed: the rows compare locks, not draws.
+                curve = steal(_rng(seed, "thief"), locked[name][seed], size, jnp.float32(rate))
+                store.add(
+                    {
+                        "id": row_id,
+                        "kind": "thief",
+                        "lock": name,
+                        "seed": seed,
+                        "budget": budget,
+                        "images": int(size),
+                        "rate": rate,
+                        "curve": curve.tolist(),
+                        "best": float(curve.max()),
+                    }
+                )
+            shown.advance(task)

@@ -1,0 +1,200 @@
+"""Keys that protect something: 32 bytes from the operating system, a stream of words per label.
+
+`jax.random` keys are for studies only: Threefry keys hold 64 bits and are not meant to be a
+cryptographic secret. A key that protects something comes from here.
+
+Threat model. No repr, pickle, copy or error holds the secret, but code in the same process can read
+it, and Python cannot reliably erase bytes from memory. The key file is not encrypted yet: whoever
+reads it, or a backup of it, has the key.
+"""
+
+import base64
+import hmac
+import json
+import operator
+import os
+import re
+import secrets
+import tempfile
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NoReturn
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+_FORMAT = "modellock-jax key"
+_TEXTS = ("id", "created", "secret")
+
+
+class Secret:
+    """32 secret bytes, uniformly random and no password; made by `generate` or `load`.
+
+    `id`, 16 hex digits, is public. Raises `ValueError` if `raw` is not 32 bytes.
+
+    **Guarantees.** repr, str and format show the id alone; pickle and copy raise `TypeError`; `==`
+    is constant-time. The id and each label's words come from HKDF-SHA256 (Krawczyk & Eronen 2010)
+    with different `info`: if HMAC-SHA256 is pseudo-random, none tells anything about the others.
+    """
+
+    __slots__ = ("_reveal",)
+
+    def __init__(self, raw: bytes) -> None:
+        if not isinstance(raw, bytes) or len(raw) != 32:
+            raise ValueError("Secret: `raw` must be 32 random bytes; use generate() or load(path)")
+        # A closure, because whatever prints an object's attributes does not look into one.
+        self._reveal = lambda: raw
+
+    @property
+    def id(self) -> str:
+        return self._derive(8, "id").hex()
+
+    def source(self, label: str) -> "KeySource":
+        """The words of `label`, for a lock's `init`; the same label, the same words.
+
+        Use a new label for each lock, model and version of it: the same label again is the same
+        key and, in `stream_lock`, the same nonce. Raises `TypeError` if `label` is not a str.
+        """
+        if not isinstance(label, str):
+            raise TypeError(f"source: the label must be a str, not {type(label).__name__}")
+        return KeySource(self, label)
+
+    def _derive(self, length: int, *parts: str) -> bytes:
+        encoded = [part.encode() for part in ("modellock-jax keys v1", *parts)]
+        # Each part behind its length, so that no two lists of parts are the same bytes.
+        info = b"".join(len(part).to_bytes(4, "big") + part for part in encoded)
+        return HKDF(SHA256(), length, salt=None, info=info).derive(self._reveal())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and hmac.compare_digest(self._reveal(), other._reveal())
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Secret is neither pickled nor copied; use save(secret, path) and load")
+
+    def __repr__(self) -> str:
+        return f"Secret(id={self.id!r})"
+
+
+class KeySource:
+    """The secret words of one label, from `Secret.source`: the `rng` of a lock's `init`.
+
+    **Guarantees.** Both methods are pure: called again they return the same; who needs two draws
+    splits. The words are the ChaCha20 stream (Nir & Langley 2018, RFC 8439), nonce and counter
+    zero, of a key that HKDF-SHA256 derives for this label and these splits alone: as good as random
+    to those without the secret, if HMAC-SHA256 and ChaCha20 are pseudo-random functions.
+
+    >>> Secret(bytes(32)).source("model 1").words(2).tolist()
+    [2208959937, 1399211550]
+    """
+
+    __slots__ = ("_path", "_secret")
+
+    def __init__(self, secret: Secret, *path: str) -> None:
+        self._secret, self._path = secret, path
+
+    def words(self, n: int, /) -> np.ndarray:
+        """The first `n` words, uint32 `[n]`. Raises `ValueError` unless 0 <= n <= 2**36."""
+        key = algorithms.ChaCha20(self._secret._derive(32, "words", *self._path), bytes(16))
+        stream = Cipher(key, mode=None).encryptor().update(bytes(4 * _count("words", n)))
+        return np.frombuffer(stream, "<u4").astype(np.uint32)
+
+    def split(self, n: int, /) -> list["KeySource"]:
+        """`n` sources, independent of one another and of this one. Raises as `words` does."""
+        return [KeySource(self._secret, *self._path, str(i)) for i in range(_count("split", n))]
+
+    def __repr__(self) -> str:
+        return f"KeySource(id={self._secret.id!r}, path={list(self._path)})"
+
+
+def _count(where: str, n: int) -> int:
+    if not 0 <= operator.index(n) <= 2**36:  # 2**32 blocks of 16 words: the counter ends there
+        raise ValueError(f"KeySource.{where}: n must be from 0 to 2**36, not {n}")
+    return operator.index(n)
+
+
+def generate() -> Secret:
+    """A new secret: 32 bytes from the operating system's generator; `save` has an example."""
+    return Secret(secrets.token_bytes(32))
+
+
+def save(secret: Secret, path: str | os.PathLike[str]) -> None:
+    """Write a key file: JSON, not encrypted, for its owner's eyes alone.
+
+    Raises `FileExistsError` if `path` exists, `FileNotFoundError` if its directory does not,
+    `OSError` if the disk refuses or the file system has no hard links.
+
+    **Guarantees.** Mode 0600 from the first byte (POSIX). At every moment `path` is absent or whole;
+    on return it is on the disk. A killed process may leave the key in `.modellock-*.tmp` beside it.
+
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(secret := generate(), f"{folder}/owner.key")
+    ...     load(f"{folder}/owner.key") == secret
+    True
+    """
+    target = Path(path)
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"save: there is no directory {target.parent}; create it first")
+    fd, temp = tempfile.mkstemp(prefix=".modellock-", suffix=".tmp", dir=target.parent)
+    try:
+        with os.fdopen(fd, "w") as file:
+            file.write(_document(secret))
+            file.flush()
+            os.fsync(fd)
+        os.link(temp, target)  # unlike a rename, refuses if the target exists
+    except FileExistsError:
+        raise FileExistsError(f"save: {target} exists and is kept; choose another path") from None
+    finally:
+        os.unlink(temp)
+    if os.name == "posix":
+        directory = os.open(target.parent, os.O_RDONLY)
+        try:
+            os.fsync(directory)
+        finally:
+            os.close(directory)
+
+
+def load(path: str | os.PathLike[str]) -> Secret:
+    """Read a key file that `save` wrote; `save` has an example.
+
+    Raises `ValueError` if it is not exactly such a file, `PermissionError` if group or others have
+    access (POSIX), `FileNotFoundError` if there is none.
+
+    **Guarantees.** No error holds any of the file's content. The id finds damage, not malice.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"load: no key file {path}; write one with save(generate(), path)")
+    with open(path, "rb") as file:
+        if os.name == "posix" and os.fstat(file.fileno()).st_mode & 0o077:
+            raise PermissionError(f"load: {path} is open to others; run `chmod 600` on it first")
+        found = _parse(file.read(4097))
+    if isinstance(found, str):
+        raise ValueError(f"load: {path} {found}; restore the key file from a copy")
+    return found
+
+
+def _document(secret: Secret) -> str:
+    texts = secret.id, datetime.now(UTC).isoformat(), base64.b64encode(secret._reveal()).decode()
+    return json.dumps({"format": _FORMAT, "version": 1} | dict(zip(_TEXTS, texts)), indent=2) + "\n"
+
+
+def _parse(data: bytes) -> Secret | str:
+    """The secret, or what is wrong: an exception from here would carry the text along."""
+    try:
+        pairs = json.loads(data.decode(), object_pairs_hook=tuple)
+    except (ValueError, RecursionError):
+        pairs = None
+    fields = dict(pairs) if isinstance(pairs, tuple) else {}
+    if len(data) > 4096 or fields.get("format") != _FORMAT:
+        return "is not a modellock-jax key file, or is damaged"
+    version = fields.get("version")
+    if type(version) is not int or version != 1:
+        return "is not of version 1, the only one that this release reads"
+    if len(pairs) != 5 or not all(isinstance(fields.get(name), str) for name in _TEXTS):
+        return f"must have format, version, {', '.join(_TEXTS)}, each once, and nothing else"
+    # The last digit stands for four bits, so its two low bits must be clear.
+    if not re.fullmatch("[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=", fields["secret"]):
+        return "has a field `secret` that is not 32 bytes in base64"
+    secret = Secret(base64.b64decode(fields["secret"]))
+    return secret if secret.id == fields["id"] else "has an id that does not match its secret"
