@@ -30,7 +30,7 @@ def score(forward: Callable[[jax.Array], jax.Array], x: jax.Array, y: jax.Array)
     logits = forward(x)
     finite = jnp.isfinite(logits).all(-1)
     right = finite & (logits.argmax(-1) == y)
-    return Score(right.mean(dtype=jnp.float32), 1 - finite.mean(dtype=jnp.float32))
+    return Score(right.mean(dtype=jnp.float32), (~finite).mean(dtype=jnp.float32))
 
 
 def over_keys(function: Callable[..., Any], *keys: Any, chunk: int = 16) -> Any:

@@ -59,13 +59,13 @@ class Case:
 
 
 def _shuffle() -> ml.Lock:
-    return ml.pixel_shuffle(2, channels=1, image_shape=(4, 4, 1))
+    return ml.pixel_shuffle(4, channels=1, image_shape=(4, 4, 1))
 
 
 LOCKS: dict[str, tuple[str, Callable[[], ml.Lock]]] = {
     "pixel_shuffle": ("pixel_shuffle", _shuffle),
-    "negative_positive": ("negative_positive", lambda: ml.negative_positive(2, channels=1)),
-    "ffx": ("ffx", lambda: ml.ffx(2, channels=1)),
+    "negative_positive": ("negative_positive", lambda: ml.negative_positive(4, channels=1)),
+    "ffx": ("ffx", lambda: ml.ffx(4, channels=1)),
     "patch_shuffle": ("patch_shuffle", lambda: ml.patch_shuffle(4, channels=1)),
     "deep_lock": ("deep_lock", ml.deep_lock),
     "deep_lock-256": ("deep_lock", lambda: ml.deep_lock(key_bits=256)),
@@ -83,7 +83,7 @@ CHAINS = [
     ("pixel_shuffle", "deep_lock"),
     ("adv_params", "stream_lock"),
     ("sign_mask", "sign_flip"),
-    ("patch_shuffle", "adv_params", "deep_lock-leaf"),
+    ("adv_params", "patch_shuffle", "deep_lock-leaf"),
     ("pixel_shuffle", "sign_mask", "adv_params", "stream_lock"),
 ]
 

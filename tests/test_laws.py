@@ -8,6 +8,7 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from table import CASES, forward, images, loss, make_params, same_bits
 
 import modellock_jax as ml
+from modellock_jax.bits import stack
 
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 both_ways = pytest.mark.parametrize("way", ["jit", "eager"])
@@ -96,7 +97,7 @@ def test_3_the_user_computes_what_the_owner_trained(case, way):
 @both_ways
 def test_4_vmap_over_keys_is_a_loop(case, way):
     pairs = [case.pair(seed) for seed in (1, 2, 3)]
-    stacked, keys = jax.tree.map(lambda *a: jnp.stack(a), *pairs)
+    stacked, keys = stack(pairs)
     x = images()
 
     def user(key, locked):
@@ -109,7 +110,7 @@ def test_4_vmap_over_keys_is_a_loop(case, way):
 
     mapped = (jax.jit if way == "jit" else lambda f: f)(jax.vmap(user))(keys, stacked)
     opened, scrambled, y = mapped
-    assert same_bits(opened, jax.tree.map(lambda a: jnp.stack([a] * 3), make_params()))
+    assert same_bits(opened, stack([make_params()] * 3))
     assert same_bits(scrambled, jnp.stack([case.lock.scramble(key, x) for _, key in pairs]))
     # A batched matmul may sum in another order; the weights and inputs it sums are the same bits.
     looped = jnp.stack([case.jit.user(key, locked, x) for locked, key in pairs])
@@ -131,6 +132,7 @@ def test_5_gradients_through_the_owners_forward_are_finite(case, way):
     assert all(bool((g != 0).any()) for g in jax.tree.leaves(gradients[0]))
 
 
+ON_BITS = {"deep_lock", "stream_lock", "sign_flip", "patch_shuffle", "adv_params"}
 BIT_LOCKS = [
     n for n, c in CASES.items() if {*c.schemes} & {"deep_lock", "stream_lock", "sign_flip"}
 ]

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from modellock_jax.base import Key, Lock, Loss, Params, Rng, check_key, paths, random_words
+from modellock_jax.bits import bitwise, check_leaves, from_uint, keep_sharding, to_uint
 
 
 class PixelKey(NamedTuple):
@@ -161,7 +162,8 @@ def patch_shuffle(block: int, channels: int = 3) -> Lock:
     keep the key on a server, and send images as `pixel_shuffle(...).scramble(key, x)`. Then
     `forward(locked, scrambled)` equals `forward(params, x)`, up to the order of one sum.
 
-    Raises `ValueError` if no leaf fits, or more than one (`only(lock, where)` then picks one).
+    Raises `ValueError` if no leaf fits, or more than one (`only(lock, where)` then picks one);
+    `TypeError` for leaves that are not whole bytes, and when differentiated.
 
     **Guarantees.** decrypt inverts encrypt on bits. Attention and later layers are untouched: the
     attacker misses `block * block * channels` rows' order and nothing else.
@@ -178,6 +180,7 @@ def patch_shuffle(block: int, channels: int = 3) -> Lock:
     n = _entries("patch_shuffle", block, channels, None)
 
     def embedding(params: Params) -> str:
+        check_leaves("patch_shuffle", params)
         named = zip(jax.tree.leaves(paths(params)), jax.tree.leaves(params))
         fits = [
             path
@@ -193,13 +196,15 @@ def patch_shuffle(block: int, channels: int = 3) -> Lock:
             )
         return fits[0]
 
+    @bitwise("patch_shuffle")
     def permute(params: Params, order: jax.Array) -> Params:
         target = embedding(params)
 
         def rows(path: str, leaf: jax.Array) -> jax.Array:
             if path != target:
                 return leaf
-            return leaf.reshape(n, leaf.shape[-1])[order].reshape(leaf.shape)
+            uint = to_uint(leaf).reshape(n, leaf.shape[-1])[order]
+            return from_uint(uint.reshape(leaf.shape), leaf.dtype)
 
         return jax.tree.map(rows, paths(params), params)
 
@@ -209,11 +214,11 @@ def patch_shuffle(block: int, channels: int = 3) -> Lock:
 
     def encrypt(key: Key, params: Params, /, loss: Loss | None = None) -> tuple[Params, Key]:
         check_key("patch_shuffle", key, PixelKey((n,)))
-        return permute(params, key.permutation), key
+        return keep_sharding(permute(params, key.permutation), params), key
 
     def decrypt(key: Key, locked: Params) -> Params:
         check_key("patch_shuffle", key, PixelKey((n,)))
-        return permute(locked, jnp.argsort(key.permutation))
+        return keep_sharding(permute(locked, jnp.argsort(key.permutation)), locked)
 
     return Lock(init, encrypt, decrypt)
 

@@ -2,6 +2,7 @@
 
 import csv
 import io
+import itertools
 from typing import Any
 
 import numpy as np
@@ -156,6 +157,6 @@ def _spread(heights: list[float], gap: float) -> list[float]:
     """Move labels apart until neighbours are `gap` from each other, keeping their order."""
     order = np.argsort(heights)
     placed = np.array(heights, float)
-    for before, after in zip(order, order[1:]):
+    for before, after in itertools.pairwise(order):
         placed[after] = max(placed[after], placed[before] + gap)
     return (placed - max(0.0, placed.max() - max(max(heights), 100.0))).tolist()

@@ -52,8 +52,13 @@ def lock_grid(store: Store, config: Config) -> Grid:
     """One row per lock: what opens it, over all seeds."""
     grid = Grid(
         f"Who opens what: test accuracy in % on {config.data}, {config.model}, {_seeds(config)}",
-        ["lock", "plain", "right key", "no key", f"{config.wrong_keys} wrong keys [95 %]", "max"]
-        + [
+        [
+            "lock",
+            "plain",
+            "right key",
+            "no key",
+            f"{config.wrong_keys} wrong keys [95 %]",
+            "max",
             "1 bit or swap off",
             "non-finite: no key, wrong",
             "key bits",
@@ -154,12 +159,14 @@ def machine() -> str:
         cpu = names[0].strip() if names else cpu
     device = jax.devices()[0]
     accelerator = "" if device.platform == "cpu" else f", {device.device_kind}"
-    return f"{os.cpu_count()} x {cpu}{accelerator}, Python {platform.python_version()}, jax {jax.__version__}"
+    versions = f"Python {platform.python_version()}, jax {jax.__version__}"
+    return f"{os.cpu_count()} x {cpu}{accelerator}, {versions}"
 
 
 def save_tables(store: Store, config: Config, command: str) -> None:
     """Write `table.md` into the run folder."""
-    made = f"Made by `{command}` on {datetime.date.today()}, {machine()}, modellock_jax {config.version}."
+    today = datetime.date.today()
+    made = f"Made by `{command}` on {today}, {machine()}, modellock_jax {config.version}."
     parts = [_markdown(grid) for grid in (lock_grid(store, config), thief_grid(store, config))]
     write(store.folder / "table.md", "\n".join([*parts, made, ""]).encode())
 

@@ -22,7 +22,7 @@ from modellock_jax.models import MODELS, Model
 from modellock_jax.schemes import SCHEMES
 from modellock_jax.study.config import Config, make_lock, patch
 from modellock_jax.study.store import Store
-from modellock_jax.train import bar, cross_entropy, fit, random_shift
+from modellock_jax.train import bar, fit, margin_loss, random_shift
 
 PLAIN = Lock(lambda rng, params: ())
 
@@ -131,12 +131,14 @@ def _lock(bench: Bench, store: Store, subject: Subject) -> list[Params]:
     """Lock the model of every seed, open it with all sorts of keys, and keep a row for each."""
     lock, model = subject.lock, bench.model
     test_x, test_y = jnp.asarray(bench.data.test_x), jnp.asarray(bench.data.test_y)
-    sample = bench.data.train_x[:256], bench.data.train_y[:256]
+    sample = bench.data.train_x[:512], bench.data.train_y[:512]
     user = user_forward(lock, model.forward)
 
     @jax.jit
     def encrypt(key: Key, params: Params) -> tuple[Params, Key]:
-        return lock.encrypt(key, params, lambda p: cross_entropy(model.forward, p, *sample)[0])
+        return lock.encrypt(
+            key, params, lambda p: margin_loss(model.forward(p, sample[0]), sample[1])
+        )
 
     @jax.jit
     def plain_score(params: Params) -> Any:
