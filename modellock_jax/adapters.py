@@ -5,26 +5,18 @@ module's path, such as `"Block_0/Conv_1"`; the layer's parameters lie at that pa
 """
 
 from collections.abc import Callable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import flax.linen as nn
 import jax
-from flax import nnx
 
 from modellock_jax.base import Forward, Params, Tap, untapped
 
-_LINEN = (
-    nn.Dense,
-    nn.DenseGeneral,
-    nn.Einsum,
-    nn.Conv,
-    nn.ConvLocal,
-    nn.ConvTranspose,
-)
-_NNX = (nnx.Linear, nnx.LinearGeneral, nnx.Einsum, nnx.Conv, nnx.ConvTranspose)
+if TYPE_CHECKING:  # Flax takes most of a second to import, and few programs need both of its sides.
+    import flax.linen as nn
+    from flax import nnx
 
 
-def from_linen(module: nn.Module) -> Forward:
+def from_linen(module: "nn.Module") -> Forward:
     """A forward of a Linen module, tapped at every layer with a kernel.
 
     Returns `forward(variables, x, tap=untapped, **kwargs)`; `variables` is all that `module.init`
@@ -40,13 +32,14 @@ def from_linen(module: nn.Module) -> Forward:
     >>> sorted(ml.sites(ml.from_linen(net), variables, x).items())
     [('layers_0', (1, 8)), ('layers_2', (1, 2))]
     """
+    import flax.linen as nn
+
+    layers = (nn.Dense, nn.DenseGeneral, nn.Einsum, nn.Conv, nn.ConvLocal, nn.ConvTranspose)
 
     def forward(variables: Params, x: jax.Array, tap: Tap = untapped, **kwargs: Any) -> Any:
-        def intercept(
-            call: Callable[..., Any], args: Any, kw: Any, context: nn.module.InterceptorContext
-        ) -> Any:
+        def intercept(call: Callable[..., Any], args: Any, kw: Any, context: Any) -> Any:
             h = call(*args, **kw)
-            if context.method_name == "__call__" and isinstance(context.module, _LINEN):
+            if context.method_name == "__call__" and isinstance(context.module, layers):
                 h = tap("/".join(context.module.path), h)
             return h
 
@@ -60,14 +53,14 @@ def from_linen(module: nn.Module) -> Forward:
     return forward
 
 
-def from_nnx(module: nnx.Module, mutable: bool = False) -> Forward:
+def from_nnx(module: "nnx.Module", mutable: bool = False) -> Forward:
     """A forward of an NNX module, tapped at every layer with a kernel.
 
-    Returns `forward(params, x, tap=untapped, **kwargs)`; `params` is `nnx_params(module)` or a tree
-    like it, and keyword arguments go to the module's call. The module's mode (`train()`, `eval()`)
-    counts as it is now. With `mutable` it returns `(y, params)`, the statistics that changed put in.
-    Random streams, as dropout uses them, start anew at each call: pass the module fresh ones by
-    keyword where that matters.
+    Returns `forward(params, x, tap=untapped, rng=None, **kwargs)`; `params` is `nnx_params(module)`
+    or a tree like it, and other keyword arguments go to the module's call. The module's mode
+    (`train()`, `eval()`) counts as it is now. With `mutable` it returns `(y, params)`, the statistics
+    that changed put in. `rng`, a JAX PRNG key, seeds random streams such as dropout's; without it
+    every call draws the same.
 
     **Guarantees.** With `untapped` the result is that of the module itself, which is not edited.
 
@@ -78,15 +71,29 @@ def from_nnx(module: nnx.Module, mutable: bool = False) -> Forward:
     >>> forward(ml.nnx_params(net), jax.numpy.ones((1, 4))).shape
     (1, 2)
     """
-    graph, state, rest = nnx.split(module, _learned, ...)
+    from flax import nnx
 
-    def forward(params: Params, x: jax.Array, tap: Tap = untapped, **kwargs: Any) -> Any:
-        held = jax.tree.map(lambda leaf: leaf, state)
-        nnx.replace_by_pure_dict(held, params)
+    layers = (nnx.Linear, nnx.LinearGeneral, nnx.Einsum, nnx.Conv, nnx.ConvTranspose)
+    graph, state, rest = nnx.split(module, nnx.Any(nnx.Param, nnx.BatchStat), ...)
+
+    def forward(
+        params: Params,
+        x: jax.Array,
+        tap: Tap = untapped,
+        rng: jax.Array | None = None,
+        **kwargs: Any,
+    ) -> Any:
         # A fresh copy at each call: giving its layers a tapped class edits nobody's module.
-        copy = nnx.merge(graph, held, rest)
+        held, others = (jax.tree.map(lambda leaf: leaf, part) for part in (state, rest))
+        nnx.replace_by_pure_dict(held, params)
+        copy = nnx.merge(graph, held, others)
+        if rng is not None:
+            streams = [node for _, node in nnx.iter_graph(copy) if isinstance(node, nnx.RngStream)]
+            for stream, seed in zip(streams, jax.random.split(rng, max(1, len(streams)))):
+                stream.key.set_value(seed)
+                stream.count.set_value(jax.numpy.uint32(0))
         for path, layer in nnx.iter_modules(copy):
-            if isinstance(layer, _NNX):
+            if isinstance(layer, layers):
                 layer.__class__ = _tapped(type(layer), "/".join(map(str, path)), tap)
         y = copy(x, **kwargs)
         return (y, nnx_params(copy)) if mutable else y
@@ -94,9 +101,11 @@ def from_nnx(module: nnx.Module, mutable: bool = False) -> Forward:
     return forward
 
 
-def nnx_params(module: nnx.Module) -> Params:
+def nnx_params(module: "nnx.Module") -> Params:
     """The parameters and normalisation statistics of an NNX module, a nested dict of arrays."""
-    return nnx.to_pure_dict(nnx.state(module, _learned))
+    from flax import nnx
+
+    return nnx.to_pure_dict(nnx.state(module, nnx.Any(nnx.Param, nnx.BatchStat)))
 
 
 def sites(forward: Forward, params: Params, x: Any) -> dict[str, tuple[int, ...]]:
@@ -109,9 +118,6 @@ def sites(forward: Forward, params: Params, x: Any) -> dict[str, tuple[int, ...]
 
     jax.eval_shape(lambda params, x: forward(params, x, tap), params, x)
     return found
-
-
-_learned = nnx.Any(nnx.Param, nnx.BatchStat)
 
 
 def _tapped(layer: type, site: str, tap: Tap) -> type:

@@ -123,6 +123,8 @@ def stack(trees: Sequence[Params]) -> Params:
     """
 
     def one(*leaves: jax.Array) -> jax.Array:
+        if not jnp.issubdtype(leaves[0].dtype, jnp.floating):
+            return jnp.stack(leaves)
         return from_uint(jnp.stack([to_uint(leaf) for leaf in leaves]), leaves[0].dtype)
 
     return jax.tree.map(one, *trees)
