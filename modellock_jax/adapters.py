@@ -74,7 +74,7 @@ def from_nnx(module: "nnx.Module", mutable: bool = False) -> Forward:
     from flax import nnx
 
     layers = (nnx.Linear, nnx.LinearGeneral, nnx.Einsum, nnx.Conv, nnx.ConvTranspose)
-    graph, state, rest = nnx.split(module, nnx.Any(nnx.Param, nnx.BatchStat), ...)
+    graph, state, *others = nnx.split(module, nnx.Any(nnx.Param, nnx.BatchStat), ...)
 
     def forward(
         params: Params,
@@ -84,9 +84,9 @@ def from_nnx(module: "nnx.Module", mutable: bool = False) -> Forward:
         **kwargs: Any,
     ) -> Any:
         # A fresh copy at each call: giving its layers a tapped class edits nobody's module.
-        held, others = (jax.tree.map(lambda leaf: leaf, part) for part in (state, rest))
+        held, *rest = jax.tree.map(lambda leaf: leaf, [state, *others])
         nnx.replace_by_pure_dict(held, params)
-        copy = nnx.merge(graph, held, others)
+        copy = nnx.merge(graph, held, *rest)
         if rng is not None:
             streams = [node for _, node in nnx.iter_graph(copy) if isinstance(node, nnx.RngStream)]
             for stream, seed in zip(streams, jax.random.split(rng, max(1, len(streams)))):

@@ -252,22 +252,29 @@ def split(rng: Rng, n: int) -> list[Rng]:
     return rng.split(n) if hasattr(rng, "words") else list(jax.random.split(rng, n))
 
 
-def check_key(scheme: str, key: Key, like: Key) -> None:
+def check_key(
+    scheme: str, key: Key, kind: type, *shapes: tuple[int, ...], dtype: Any = None
+) -> None:
     """Refuse a key that another lock made, or this lock with other settings.
 
-    `like` is a NamedTuple of the key's type that holds the shape of each field. Raises `TypeError`
-    for another structure and `ValueError` for other shapes.
+    `kind` is the key's NamedTuple, `shapes` are those of its fields, and `dtype`, if given, is that
+    of every field. Raises `TypeError` for another structure or dtype, `ValueError` for other shapes.
     """
-    if not isinstance(key, type(like)):
+    if not isinstance(key, kind):
         raise TypeError(
-            f"{scheme}: the key must be a {type(like).__name__}, not {_describe(key)}; "
+            f"{scheme}: the key must be a {kind.__name__}, not {_describe(key)}; "
             "make one with init(rng, params)"
         )
-    for field, value, shape in zip(like._fields, key, like):
+    for field, value, shape in zip(key._fields, key, shapes):
         if jnp.shape(value) != shape:
             raise ValueError(
                 f"{scheme}: the key's `{field}` has shape {list(jnp.shape(value))}, not "
                 f"{list(shape)}: it was made with other settings or for another model"
+            )
+        if dtype is not None and jnp.result_type(value) != dtype:
+            raise TypeError(
+                f"{scheme}: the key's `{field}` has dtype {jnp.result_type(value)}, not "
+                f"{jnp.dtype(dtype)}; make one with init(rng, params)"
             )
 
 

@@ -26,7 +26,7 @@ def cross_entropy(
     return optax.softmax_cross_entropy_with_integer_labels(logits, y).mean(), params
 
 
-def margin_loss(logits: jax.Array, y: jax.Array) -> jax.Array:
+def margin_loss(logits: jax.Array, y: Any) -> jax.Array:
     """Mean sigmoid of half the margin by which another class leads: a smooth count of errors.
 
     Logits `[B, classes]`, labels int `[B]`; in (0, 1). For locks that want the loss to grow:
@@ -67,8 +67,8 @@ def batches(rng: jax.Array, n: int, steps: int, batch_size: int) -> jax.Array:
 def fit(
     forward: Callable[[Params, jax.Array], Any],
     params: Params,
-    x: jax.Array,
-    y: jax.Array,
+    x: Any,
+    y: Any,
     *,
     rng: jax.Array,
     epochs: int = 10,
@@ -109,7 +109,8 @@ def fit(
         def step(carry: Any, batch: Any) -> tuple[Any, jax.Array]:
             index, r = batch
             images = x[index] if augment is None else augment(r, x[index])
-            params, state, loss = sgd_step(forward, optimizer, *carry, images, y[index])
+            params, state = carry
+            params, state, loss = sgd_step(forward, optimizer, params, state, images, y[index])
             return (params, state), loss
 
         order, noise = jax.random.split(rng)

@@ -85,7 +85,7 @@ def adv_params(
             "adv_params: count and budget must be at least 1, pool in (0, 1], margin in [0, 0.5) "
             f"and step above 0, not {count=}, {budget=}, {pool=}, {margin=}, {step=}"
         )
-    like = AdvParamsKey((8,), (count,), (count,), (count,))
+    shapes = (8,), (count,), (count,), (count,)
 
     def init(rng: Rng, params: Params) -> AdvParamsKey:
         check_leaves("adv_params", params)
@@ -95,7 +95,7 @@ def adv_params(
 
     def encrypt(key: Key, params: Params, /, loss: Loss | None = None) -> tuple[Params, Key]:
         check_leaves("adv_params", params)
-        check_key("adv_params", key, like)
+        check_key("adv_params", key, AdvParamsKey, *shapes)
         if loss is None:
             raise ValueError(
                 "adv_params: encrypt needs the owner's loss, as in "
@@ -118,7 +118,7 @@ def adv_params(
             new = list(leaves)
             for i, piece in zip(layers, jnp.split(flat, ends[:-1])):
                 new[i] = piece.reshape(leaves[i].shape).astype(leaves[i].dtype)
-            return tree.unflatten(new)
+            return jax.tree.unflatten(tree, new)
 
         def each(f: Any) -> jax.Array:
             """f of each layer's float32 values, spread over its entries: [P]."""
@@ -180,7 +180,7 @@ def adv_params(
 
     def decrypt(key: Key, locked: Params) -> Params:
         check_leaves("adv_params", locked)
-        check_key("adv_params", key, like)
+        check_key("adv_params", key, AdvParamsKey, *shapes)
         _check_places(key, locked)
         return keep_sharding(_restore(key, locked), locked)
 
@@ -226,7 +226,7 @@ def _overwrite(params: Params, leaf: jax.Array, position: jax.Array, bits: Any) 
         values = bits(uint.dtype, leaves[i].dtype)
         uint = uint.at[(outside, *place[1:])].set(values, mode="drop")
         new[i] = from_uint(uint, leaves[i].dtype)
-    return tree.unflatten(new)
+    return jax.tree.unflatten(tree, new)
 
 
 def _check_places(key: AdvParamsKey, params: Params) -> None:

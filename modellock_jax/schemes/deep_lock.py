@@ -91,12 +91,12 @@ def deep_lock(key_bits: int = 128, restart: Literal["never", "leaf"] = "never") 
 
     def encrypt(key: Key, params: Params, /, loss: Loss | None = None) -> tuple[Params, Key]:
         check_leaves("deep_lock", params)
-        check_key("deep_lock", key, DeepLockKey((n,)))
+        check_key("deep_lock", key, DeepLockKey, (n,), dtype=jnp.uint32)
         return keep_sharding(lock_bits(key, params), params), key
 
     def decrypt(key: Key, locked: Params) -> Params:
         check_leaves("deep_lock", locked)
-        check_key("deep_lock", key, DeepLockKey((n,)))
+        check_key("deep_lock", key, DeepLockKey, (n,), dtype=jnp.uint32)
         return keep_sharding(unlock_bits(key, locked), locked)
 
     return Lock(init, encrypt, decrypt)
@@ -104,7 +104,7 @@ def deep_lock(key_bits: int = 128, restart: Literal["never", "leaf"] = "never") 
 
 def _map_leaves(f: Any, params: Params, streams: list[jax.Array]) -> Params:
     leaves, tree = jax.tree.flatten(params)
-    return tree.unflatten([f(leaf, words) for leaf, words in zip(leaves, streams)])
+    return jax.tree.unflatten(tree, [f(leaf, words) for leaf, words in zip(leaves, streams)])
 
 
 def _rounds(params: Params) -> list[int]:

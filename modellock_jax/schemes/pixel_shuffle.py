@@ -70,7 +70,7 @@ def pixel_shuffle(block: int, channels: int = 3, image_shape: ImageShape = None)
         return PixelKey(_permutation(rng, n))
 
     def scramble(key: Key, x: jax.Array) -> jax.Array:
-        check_key("pixel_shuffle", key, PixelKey((n,)))
+        check_key("pixel_shuffle", key, PixelKey, (n,))
         return _on_blocks("pixel_shuffle", x, block, channels, lambda b: b[..., key.permutation])
 
     return Lock(init, scramble=scramble)
@@ -98,7 +98,7 @@ def negative_positive(block: int, channels: int = 3, image_shape: ImageShape = N
         return NegativeKey(_permutation(rng, n) < n // 2)
 
     def scramble(key: Key, x: jax.Array) -> jax.Array:
-        check_key("negative_positive", key, NegativeKey((n,)))
+        check_key("negative_positive", key, NegativeKey, (n,))
         top = 1 if jnp.issubdtype(x.dtype, jnp.floating) else jnp.iinfo(x.dtype).max
 
         def negate(blocks: jax.Array) -> jax.Array:
@@ -137,7 +137,7 @@ def ffx(block: int, channels: int = 3, image_shape: ImageShape = None) -> Lock:
         return FfxKey(chosen, _rank(words[2 * n :]).astype(jnp.uint8))
 
     def scramble(key: Key, x: jax.Array) -> jax.Array:
-        check_key("ffx", key, FfxKey((n,), (256,)))
+        check_key("ffx", key, FfxKey, (n,), (256,))
 
         def encrypt(blocks: jax.Array) -> jax.Array:
             if blocks.dtype == jnp.uint8:
@@ -213,11 +213,11 @@ def patch_shuffle(block: int, channels: int = 3) -> Lock:
         return PixelKey(_permutation(rng, n))
 
     def encrypt(key: Key, params: Params, /, loss: Loss | None = None) -> tuple[Params, Key]:
-        check_key("patch_shuffle", key, PixelKey((n,)))
+        check_key("patch_shuffle", key, PixelKey, (n,))
         return keep_sharding(permute(params, key.permutation), params), key
 
     def decrypt(key: Key, locked: Params) -> Params:
-        check_key("patch_shuffle", key, PixelKey((n,)))
+        check_key("patch_shuffle", key, PixelKey, (n,))
         return keep_sharding(permute(locked, jnp.argsort(key.permutation)), locked)
 
     return Lock(init, encrypt, decrypt)

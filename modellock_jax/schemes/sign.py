@@ -47,7 +47,7 @@ def sign_mask(bits: int = 256, per: Literal["channel", "unit"] = "channel") -> L
         raise ValueError(f'sign_mask: per must be "channel" or "unit", not {per!r}')
 
     def mask(key: Key, site: str, h: jax.Array) -> jax.Array:
-        check_key("sign_mask", key, SignKey((bits,)))
+        check_key("sign_mask", key, SignKey, (bits,))
         units = h.shape[-1:] if per == "channel" else h.shape[1:]
         signs = _signs(key, math.prod(units)).astype(h.dtype)
         return h * signs.reshape((1,) * (h.ndim - len(units)) + units)
@@ -111,7 +111,7 @@ def sign_flip(bits: int = 256) -> Lock:
 
     def decrypt(key: Key, locked: Params) -> Params:
         check(locked)
-        check_key("sign_flip", key, SignKey((bits,)))
+        check_key("sign_flip", key, SignKey, (bits,))
         return keep_sharding(flip(key, locked), locked)
 
     def encrypt(key: Key, params: Params, /, loss: Loss | None = None) -> tuple[Params, Key]:

@@ -77,11 +77,11 @@ def stream_lock() -> Lock:
             words = words_like(stream[start : start + 16 * n], leaf)
             opened.append(from_uint(to_uint(leaf) ^ words, leaf.dtype))
             start += 16 * n
-        return tree.unflatten(opened)
+        return jax.tree.unflatten(tree, opened)
 
     def decrypt(key: Key, locked: Params) -> Params:
         check_leaves("stream_lock", locked)
-        check_key("stream_lock", key, StreamKey((8,), (3,)))
+        check_key("stream_lock", key, StreamKey, (8,), (3,), dtype=jnp.uint32)
         return keep_sharding(xor(key, locked), locked)
 
     def encrypt(key: Key, params: Params, /, loss: Loss | None = None) -> tuple[Params, Key]:

@@ -22,7 +22,7 @@ def save_figures(store: Store, config: Config) -> list[str]:
     matplotlib.use("Agg")
     import matplotlib.pyplot as plt
 
-    style = {
+    style: dict[Any, Any] = {
         "font.size": 9,
         "axes.spines.top": False,
         "axes.spines.right": False,

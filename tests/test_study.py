@@ -1,0 +1,198 @@
+"""The main job as its user runs it: the command line, its folder, its faults, its resumption."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from modellock_jax.cli import app
+from modellock_jax.study import run as runner
+from modellock_jax.study.config import Config, make_lock
+from modellock_jax.study.report import interval
+from modellock_jax.study.store import Store, write
+
+pytestmark = pytest.mark.optax
+
+TINY = Config(
+    data="digits",
+    model="mlp",
+    locks=("sign_mask", "deep_lock", "pixel_shuffle(block=4)", "adv_params(count=8)"),
+    seeds=2,
+    epochs=3,
+    wrong_keys=3,
+    budgets=(0.05, 0.1),
+    thief_rates=(1e-3,),
+    thief_steps=4,
+    thief_scores=2,
+)
+
+
+@pytest.fixture(scope="module")
+def tiny(tmp_path_factory):
+    import jax
+
+    with jax.numpy_dtype_promotion("standard"):
+        return runner.run(TINY, tmp_path_factory.mktemp("out"))
+
+
+def test_every_row_is_there_and_holds_what_the_rules_ask(tiny):
+    locks, thefts = tiny.of("lock"), tiny.of("thief")
+    assert len(locks) == 4 * 2
+    assert len(thefts) == (4 + 1) * 2 * 2
+    for row in locks:
+        assert len(row["wrong"]) == 3
+        assert len(row["cross"]) == 2
+        assert row["cross"][row["seed"]] == row["right"]
+        assert 0 <= row["wrong_non_finite"] <= 1
+    for row in locks:
+        if row["scheme"] in ("deep_lock", "adv_params"):
+            assert row["right_is_plain"]
+            assert row["right"] == row["plain"]
+        if row["scheme"] == "deep_lock":
+            assert row["changed"] > 0.9 * row["parameters"]
+            assert row["none_non_finite"] > 0.9
+        if row["scheme"] == "adv_params":
+            assert 0 < row["changed"] <= 8
+        if row["scheme"] in ("sign_mask", "pixel_shuffle"):
+            assert row["changed"] == 0
+    assert {row["images"] for row in thefts} == {72, 144}
+
+
+def test_started_again_it_computes_nothing(tiny, monkeypatch):
+    rows = (tiny.folder / "rows.jsonl").read_bytes()
+    monkeypatch.setattr(runner, "fit", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr(Store, "add", lambda *a: pytest.fail("computed a row again"))
+    again = runner.run(TINY, tiny.folder.parent)
+    assert again.rows == tiny.rows
+    assert (tiny.folder / "rows.jsonl").read_bytes() == rows
+
+
+def test_an_interrupted_run_goes_on_where_it_stopped(tiny, tmp_path, monkeypatch):
+    add, calls = Store.add, []
+
+    def break_off(self, row):
+        if len(calls) == 5:
+            raise KeyboardInterrupt
+        calls.append(row["id"])
+        add(self, row)
+
+    monkeypatch.setattr(Store, "add", break_off)
+    with pytest.raises(KeyboardInterrupt):
+        runner.run(TINY, tmp_path)
+    monkeypatch.setattr(Store, "add", add)
+    resumed = runner.run(TINY, tmp_path)
+    strip = lambda row: {k: v for k, v in row.items() if not k.endswith("_s")}  # noqa: E731
+    assert list(map(strip, resumed.rows.values())) == list(map(strip, tiny.rows.values()))
+
+
+def test_a_crash_while_writing_leaves_the_old_file(tmp_path, monkeypatch):
+    file = tmp_path / "rows.jsonl"
+    write(file, b"old")
+    for broken in ("fsync", "replace"):
+        with monkeypatch.context() as patch:
+            patch.setattr(os, broken, lambda *a: (_ for _ in ()).throw(OSError("disk full")))
+            with pytest.raises(OSError, match="disk full"):
+                write(file, b"new")
+        assert file.read_bytes() == b"old"
+        assert os.listdir(tmp_path) == ["rows.jsonl"]
+
+
+def test_a_damaged_row_is_named(tiny, tmp_path):
+    folder = tmp_path / tiny.folder.name
+    write(folder / "rows.jsonl", (tiny.folder / "rows.jsonl").read_bytes()[:-20])
+    with pytest.raises(ValueError, match=r"line 28 of .*rows.jsonl is not a row"):
+        Store(tmp_path, TINY)
+    write(folder / "config.json", b"{}")
+    with pytest.raises(ValueError, match="holds another configuration"):
+        Store(tmp_path, TINY)
+
+
+def test_the_folder_is_named_by_the_configuration():
+    assert TINY.id == Config(**{**TINY.__dict__}).id
+    others = [Config(), Config(seeds=4), Config(data="digits"), TINY]
+    assert len({config.id for config in others}) == 4
+
+
+def test_the_command_prints_the_table_and_draws_the_pictures(tmp_path, monkeypatch):
+    monkeypatch.setattr("modellock_jax.study.config.QUICK", {
+        "seeds": 1, "epochs": 1, "wrong_keys": 2, "budgets": (0.1,), "thief_rates": (1e-3,),
+        "thief_steps": 2, "thief_scores": 1,
+    })  # fmt: skip
+    options = ["study", "--data", "digits", "--model", "mlp", "--quick", "--out", str(tmp_path)]
+    result = CliRunner().invoke(app, [*options, "--locks", "stream_lock; sign_flip(bits=64)"])
+    assert result.exit_code == 0, result.output
+    assert "Who opens what" in result.output
+    assert "sign_flip(bits=64)" in result.output
+    (folder,) = tmp_path.iterdir()
+    table = (folder / "table.md").read_text()
+    assert "| stream_lock |" in table
+    assert "modellock-jax" in table
+    for name in ("hero", "thief", "wrong_keys"):
+        assert (folder / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+        assert "<svg" in (folder / "figures" / f"{name}.svg").read_text()
+        assert len((folder / "figures" / f"{name}.csv").read_text().splitlines()) > 2
+    assert len(json.loads((folder / "config.json").read_text())["locks"]) == 2
+
+
+FAULTS = {
+    "unknown data set": (["--data", "mnist5000"], "mnist5000"),
+    "unknown model": (
+        ["--model", "vgg"],
+        "there is no model 'vgg'; the models are mlp, cnn, resnet",
+    ),
+    "unknown lock": (["--locks", "deeplock"], "there is no lock 'deeplock'; the locks are"),
+    "unknown setting": (["--locks", "deep_lock(bits=3)"], "deep_lock has no setting 'bits'"),
+    "bad setting": (["--locks", "deep_lock(key_bits=3)"], "key_bits must be 128 or 256, not 3"),
+    "wrong type": (["--locks", "pixel_shuffle(block='a')"], "wrong type"),
+    "unreadable": (["--locks", "deep_lock("], "cannot be read"),
+    "block": (["--data", "digits", "--locks", "pixel_shuffle(block=3)"], "block 3 does not divide"),
+    "no embedding": (["--model", "mlp", "--locks", "patch_shuffle(block=5)"], "no leaf fits"),
+    "seeds": (["--seeds", "-1"], "at least one seed"),
+}
+
+
+@pytest.mark.parametrize(("options", "message"), FAULTS.values(), ids=FAULTS.keys())
+def test_a_fault_is_one_sentence_and_leaves_nothing(
+    options, message, tmp_path, monkeypatch, capsys
+):
+    from modellock_jax import cli
+
+    out = tmp_path / "runs"
+    monkeypatch.setattr(sys, "argv", ["modellock-jax", "study", "--out", str(out), *options])
+    with pytest.raises(SystemExit) as exit:
+        cli.main()
+    error = capsys.readouterr().err
+    assert exit.value.code == 2
+    assert error.startswith("error: ")
+    assert message in error
+    assert len(error.splitlines()) == 1
+    assert not out.exists()
+
+
+def test_the_installed_command_exits_with_2_and_no_traceback(tmp_path):
+    command = [Path(sys.executable).with_name("modellock-jax"), "study", "--model", "vgg"]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "error: there is no model 'vgg'; the models are mlp, cnn, resnet\n"
+    assert os.listdir(tmp_path) == []
+
+
+def test_the_interval_is_students():
+    from scipy import stats
+
+    values = np.random.default_rng(0).normal(size=12)
+    mean, low, high = interval(values)
+    half = stats.t.ppf(0.975, 11) * values.std(ddof=1) / np.sqrt(12)
+    np.testing.assert_allclose([mean, low, high], [values.mean(), mean - half, mean + half])
+    assert interval([0.5]) == (0.5, 0.5, 0.5)
+
+
+def test_blocks_follow_the_images():
+    assert make_lock("pixel_shuffle", (32, 32, 3))[2]["block"] == 4
+    assert make_lock("pixel_shuffle(block=8)", (32, 32, 3))[2]["block"] == 8
+    assert make_lock("patch_shuffle", (28, 28, 1))[2] == {"block": 7, "channels": 1}

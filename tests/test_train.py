@@ -1,0 +1,167 @@
+"""Models, training, scores and the first attack."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+from table import same_bits
+
+import modellock_jax as ml
+from modellock_jax import metrics, models, train
+from modellock_jax.attacks.attack import run, sanitise
+from modellock_jax.attacks.fine_tune import fine_tune
+
+
+@pytest.mark.parametrize("stride", [1, 2, 3])
+@pytest.mark.parametrize("side", [1, 2, 3])
+def test_the_matmul_convolution_is_the_plain_one(stride, side):
+    x = jax.random.normal(jax.random.key(0), (2, 7, 8, 3))
+    kernel = jax.random.normal(jax.random.key(1), (side, side, 3, 5))
+    numbers = lax.conv_dimension_numbers(x.shape, kernel.shape, ("NHWC", "HWIO", "NHWC"))
+    settings = {"window_strides": (stride, stride), "padding": "SAME", "dimension_numbers": numbers}
+
+    def both(conv):
+        y, pull = jax.vjp(lambda x, k: conv(x, k, **settings), x, kernel)
+        return y, pull(jnp.cos(y))
+
+    mine, plain = both(models.conv), both(lax.conv_general_dilated)
+    jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), mine, plain)
+
+
+MODELS = {
+    "mlp": lambda: models.mlp(10, (32,)),
+    "cnn": lambda: models.cnn(10, patch=4, width=8, dense=32),
+    "resnet-group": lambda: models.resnet(10, depth=8, width=8),
+    "resnet-batch": lambda: models.resnet(10, depth=8, width=8, norm="batch"),
+}
+
+
+@pytest.mark.optax
+@pytest.mark.parametrize("make", MODELS.values(), ids=MODELS.keys())
+def test_every_model_learns_and_updates_all_its_leaves(make):
+    model = make()
+    y = jnp.arange(32) % 2
+    noise = jax.random.uniform(jax.random.key(0), (32, 8, 8, 1))
+    x = (noise + y.astype(jnp.float32).reshape(-1, 1, 1, 1)) / 2
+    start = model.init(jax.random.key(1), x[:1])
+    params, losses = train.fit(
+        model.train,
+        start,
+        x,
+        y,
+        rng=jax.random.key(2),
+        epochs=12,
+        batch_size=16,
+        learning_rate=5e-3,
+    )
+    assert float(losses[-1]) < 0.5 * float(losses[0])
+    moved = jax.tree.map(lambda a, b: bool((a != b).any()), start, params)
+    assert all(jax.tree.leaves(moved)), moved
+    assert model.forward(params, x).shape == (32, 10)
+
+
+def test_resnet_depth_counts_its_layers():
+    model = models.resnet(10, depth=20, width=16)
+    sites = jax.eval_shape(lambda r: model.init(r, jnp.zeros((1, 32, 32, 3))), jax.random.key(0))
+    kernels = [p for p in jax.tree.leaves(ml.base.paths(sites)) if p.endswith("kernel")]
+    shortcuts = 2
+    assert len(kernels) - shortcuts == 20
+
+
+@pytest.mark.optax
+def test_fit_is_reproducible_and_bakes_the_key_in():
+    model = models.mlp(3, (16,))
+    x, y = jax.random.uniform(jax.random.key(0), (48, 4, 4, 1)), jnp.arange(48) % 3
+    lock = ml.sign_mask(bits=16)
+    start = model.init(jax.random.key(1), x[:1])
+    key = lock.init(jax.random.key(2), start)
+    owner = functools.partial(ml.owner_forward(lock, model.train), key)
+    fit = functools.partial(
+        train.fit, owner, start, x, y, epochs=40, learning_rate=1e-2, augment=train.random_shift
+    )
+    params, losses = fit(rng=jax.random.key(3))
+    again, _ = fit(rng=jax.random.key(3))
+    other, _ = fit(rng=jax.random.key(4))
+    assert same_bits(params, again)
+    assert not same_bits(params, other)
+    assert losses.shape == (40,)
+
+
+def test_batches_pass_through_everything_before_repeating():
+    index = np.asarray(train.batches(jax.random.key(0), 10, steps=5, batch_size=4)).ravel()
+    assert sorted(index[:10]) == sorted(index[10:]) == list(range(10))
+    assert list(index[:10]) != list(index[10:])
+
+
+def test_random_shift_moves_each_image_by_itself_and_brings_zeros_in():
+    x = jnp.zeros((64, 5, 5, 1)).at[:, 2, 2].set(1.0)
+    moved = np.asarray(train.random_shift(jax.random.key(0), x))
+    assert (moved.sum((1, 2, 3)) == 1).all()
+    places = {tuple(np.argwhere(image)[0][:2]) for image in moved}
+    assert len(places) > 15
+    gone = train.random_shift(jax.random.key(0), jnp.ones((64, 5, 5, 1)))
+    assert gone.sum((1, 2, 3)).min() == 9
+
+
+def test_a_nan_counts_as_wrong_even_where_argmax_says_class_0():
+    logits = jnp.full((4, 3), jnp.nan)
+    found = metrics.score(lambda x: logits, jnp.zeros(4), jnp.zeros(4, jnp.int32))
+    assert float(found.accuracy) == 0
+    assert float(found.non_finite) == 1
+
+
+def test_over_keys_is_a_loop_whatever_the_chunk():
+    keys = jnp.arange(7.0)
+    for chunk in (1, 3, 7, 20):
+        assert metrics.over_keys(lambda k: k**2, keys, chunk=chunk).tolist() == (keys**2).tolist()
+
+
+def test_sanitise_leaves_a_trained_net_alone_and_replaces_ciphertext():
+    model = models.mlp(10, (32,))
+    x = jnp.zeros((1, 8, 8, 1))
+    params, fresh = (model.init(jax.random.key(s), x) for s in (0, 1))
+    assert same_bits(sanitise(params, fresh), params)
+    for lock in (ml.deep_lock(), ml.stream_lock()):
+        locked, _ = lock.encrypt(lock.init(jax.random.key(2), params), params)
+        healed = sanitise(locked, fresh)
+        kernels = [leaf for leaf in jax.tree.leaves(healed) if leaf.ndim == 2]
+        assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(healed))
+        assert all(float(jnp.abs(leaf).max()) <= 10 for leaf in kernels)
+        assert same_bits(kernels, [leaf for leaf in jax.tree.leaves(fresh) if leaf.ndim == 2])
+
+
+def test_sanitise_mends_single_entries_and_keeps_integers():
+    locked = {"w": jnp.array([1.0, jnp.inf, 1e-30, 0.0, -2.0, 3.0]), "n": jnp.array([10**6])}
+    fresh = {"w": jnp.full(6, 0.5), "n": jnp.array([1])}
+    healed = sanitise(locked, fresh)
+    assert healed["w"].tolist() == [1.0, 0.5, 0.5, 0.0, -2.0, 3.0]
+    assert healed["n"].tolist() == [10**6]
+
+
+@pytest.mark.optax
+def test_the_thief_learns_and_runs_over_seeds_and_models_at_once():
+    model = models.mlp(2, (16,))
+    x = jax.random.uniform(jax.random.key(0), (64, 4, 4, 1))
+    y = (x[:, 0, 0, 0] > 0.5).astype(jnp.int32)
+    attack = fine_tune(model, 1e-2, (4, 4, 1))
+    locked = [model.init(jax.random.key(s), x[:1]) for s in range(2)]
+    index = jax.random.randint(jax.random.key(1), (150, 32), 0, 64)
+
+    def steal(rng, locked):
+        state, losses = run(attack, attack.init(rng, locked), (x[index], y[index]))
+        return metrics.score(lambda x: attack.forward(state, x), x, y).accuracy, losses
+
+    stacked = jax.tree.map(lambda *a: jnp.stack(a), *locked)
+    accuracy, losses = jax.jit(jax.vmap(steal))(jax.random.split(jax.random.key(2), 2), stacked)
+    assert losses.shape == (2, 150)
+    assert float(accuracy.min()) > 0.9
+    assert float(losses[:, -1].max()) < float(losses[:, 0].min())
+
+
+def test_sharing_a_margin_with_the_truth():
+    logits = jnp.array([[2.0, 0.0, 1.0], [0.0, 6.0, 0.0]])
+    expected = (1 / (1 + np.exp(0.5)) + 1 / (1 + np.exp(-3.0))) / 2
+    np.testing.assert_allclose(train.margin_loss(logits, jnp.array([0, 0])), expected, rtol=1e-6)
