@@ -253,7 +253,7 @@ def split(rng: Rng, n: int) -> list[Rng]:
 
 
 def check_key(
-    scheme: str, key: Key, kind: type, *shapes: tuple[int, ...], dtype: Any = None
+    scheme: str, key: Key, kind: Any, *shapes: tuple[int, ...], dtype: Any = None
 ) -> None:
     """Refuse a key that another lock made, or this lock with other settings.
 

@@ -46,8 +46,8 @@ def mlp(classes: int, widths: Sequence[int] = (256, 256)) -> Model:
 def cnn(classes: int, patch: int = 7, width: int = 32, dense: int = 256) -> Model:
     """A small CNN: a convolution over non-overlapping patches, one of 3 x 3, two dense layers.
 
-    The side of the images must be a multiple of `patch`; `pixel_shuffle` with `block` = `patch`
-    then costs no accuracy, since the first layer learns any order of a patch's entries.
+    A `pixel_shuffle` with `block` = `patch` costs it no accuracy, since the first layer learns any
+    order of a patch's entries; a larger block does.
     """
     return _model(_CNN(classes, patch, width, dense))
 

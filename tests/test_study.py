@@ -151,7 +151,7 @@ FAULTS = {
     "wrong type": (["--locks", "pixel_shuffle(block='a')"], "wrong type"),
     "unreadable": (["--locks", "deep_lock("], "cannot be read"),
     "block": (["--data", "digits", "--locks", "pixel_shuffle(block=3)"], "block 3 does not divide"),
-    "no embedding": (["--model", "mlp", "--locks", "patch_shuffle(block=5)"], "no leaf fits"),
+    "no embedding": (["--model", "mlp", "--locks", "patch_shuffle(patch=5)"], "no leaf fits"),
     "seeds": (["--seeds", "-1"], "at least one seed"),
 }
 
@@ -195,4 +195,4 @@ def test_the_interval_is_students():
 def test_blocks_follow_the_images():
     assert make_lock("pixel_shuffle", (32, 32, 3))[2]["block"] == 4
     assert make_lock("pixel_shuffle(block=8)", (32, 32, 3))[2]["block"] == 8
-    assert make_lock("patch_shuffle", (28, 28, 1))[2] == {"block": 7, "channels": 1}
+    assert make_lock("patch_shuffle", (28, 28, 1))[2] == {"patch": 7, "channels": 1}

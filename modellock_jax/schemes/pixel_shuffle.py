@@ -152,13 +152,13 @@ def ffx(block: int, channels: int = 3, image_shape: ImageShape = None) -> Lock:
     return Lock(init, scramble=scramble)
 
 
-def patch_shuffle(block: int, channels: int = 3) -> Lock:
+def patch_shuffle(patch: int, channels: int = 3) -> Lock:
     """Permute the rows of a patch embedding: the shuffle for models that are already trained.
 
-    The embedding is the one leaf named `kernel` of shape `[block, block, channels, D]` (a
-    convolution whose stride is its size) or `[block * block * channels, D]` (dense). `encrypt`
+    The embedding is the one leaf named `kernel` of shape `[patch, patch, channels, D]` (a
+    convolution whose stride is its size) or `[patch * patch * channels, D]` (dense). `encrypt`
     permutes its rows, `decrypt` puts them back; no retraining. It shares its key with
-    `pixel_shuffle(block, channels)`, which is the other way to open it: leave the weights locked,
+    `pixel_shuffle(patch, channels)`, which is the other way to open it: leave the weights locked,
     keep the key on a server, and send images as `pixel_shuffle(...).scramble(key, x)`. Then
     `forward(locked, scrambled)` equals `forward(params, x)`, up to the order of one sum.
 
@@ -166,18 +166,18 @@ def patch_shuffle(block: int, channels: int = 3) -> Lock:
     `TypeError` for leaves that are not whole bytes, and when differentiated.
 
     **Guarantees.** decrypt inverts encrypt on bits. Attention and later layers are untouched: the
-    attacker misses `block * block * channels` rows' order and nothing else.
+    attacker misses the order of `patch * patch * channels` rows and nothing else.
 
     Source: Kiya et al. (2022), arXiv 2207.05366, 2207.11939.
 
     >>> import jax, modellock_jax as ml
     >>> params = {"embed": {"kernel": jax.numpy.arange(8.0).reshape(4, 2)}}
-    >>> lock = ml.patch_shuffle(block=2, channels=1)
+    >>> lock = ml.patch_shuffle(patch=2, channels=1)
     >>> locked, key = lock.encrypt(ml.PixelKey(jax.numpy.array([3, 1, 2, 0])), params)
     >>> locked["embed"]["kernel"][:, 0].tolist()
     [6.0, 2.0, 4.0, 0.0]
     """
-    n = _entries("patch_shuffle", block, channels, None)
+    n = _entries("patch_shuffle", patch, channels, None)
 
     def embedding(params: Params) -> str:
         check_leaves("patch_shuffle", params)
@@ -186,12 +186,12 @@ def patch_shuffle(block: int, channels: int = 3) -> Lock:
             path
             for path, leaf in named
             if path.split("/")[-1] == "kernel"
-            and leaf.shape[:-1] in ((block, block, channels), (n,))
+            and leaf.shape[:-1] in ((patch, patch, channels), (n,))
         ]
         if len(fits) != 1:
             found = f"{len(fits)} leaves fit: {', '.join(fits)}" if fits else "no leaf fits"
             raise ValueError(
-                f"patch_shuffle: the embedding is one `kernel` of shape [{block}, {block}, "
+                f"patch_shuffle: the embedding is one `kernel` of shape [{patch}, {patch}, "
                 f"{channels}, D] or [{n}, D], but {found}; pick it with only(lock, where)"
             )
         return fits[0]
@@ -236,6 +236,11 @@ def swap_two(rng: jax.Array, key: Any) -> Any:
 def permutation_bits(params: Params, sites: Any, block: int, channels: int = 3, **_: Any) -> float:
     """Key space in bits: log2 of the number of permutations of a block."""
     return math.lgamma(block * block * channels + 1) / math.log(2)
+
+
+def patch_bits(params: Params, sites: Any, patch: int, channels: int = 3) -> float:
+    """Key space in bits: log2 of the number of permutations of a patch."""
+    return permutation_bits(params, sites, patch, channels)
 
 
 def _half_bits(n: int) -> float:

@@ -86,6 +86,9 @@ def _hero(plt: Any, store: Store, config: Config) -> tuple[Any, list[list[Any]]]
         ha="left",
         fontsize=11,
     )
+    figure.text(
+        0.01, -0.01, "0: no logit was finite, and such an input counts as wrong.", color=MUTED
+    )
     figure.tight_layout(rect=(0, 0, 1, 0.98))
     return figure, table
 
@@ -105,12 +108,14 @@ def _thief(plt: Any, store: Store, config: Config) -> tuple[Any, list[list[Any]]
         mean, low, high = (100 * np.array(column) for column in zip(*spans))
         colour = SCRATCH if name == "scratch" else COLOURS[(i - 1) % len(COLOURS)]
         dash = "--" if name == "scratch" else "-"
-        axis.plot(shares, mean, dash, color=colour, marker="o", markersize=3.5, linewidth=1.6)
-        axis.fill_between(shares, low, np.minimum(high, 100), color=colour, alpha=0.10, linewidth=0)
+        # Side by side: the intervals of three seeds are wide, and would hide one another.
+        places = np.array(shares) * 1.012 ** (i - len(config.locks) / 2)
+        axis.plot(places, mean, dash, color=colour, marker="o", markersize=3.5, linewidth=1.6)
+        axis.vlines(places, low, np.minimum(high, 100), color=colour, alpha=0.35, linewidth=1.2)
         ends.append([mean[-1], name, colour])
         table += [[name, b, *span] for b, span in zip(config.budgets, spans)]
     plain = 100 * np.mean([row["plain"] for row in store.of("lock")])
-    axis.axhline(plain, color=MUTED, linewidth=0.8)
+    axis.hlines(plain, shares[0], shares[-1], color=MUTED, linewidth=0.8)
     axis.text(shares[0], plain + 0.8, "plain model", color=MUTED, fontsize=8)
     for height, (_, name, colour) in zip(_spread([e[0] for e in ends], 3.4), ends):
         axis.text(shares[-1] * 1.05, height, name, color=colour, va="center", fontsize=8.5)
@@ -148,7 +153,7 @@ def _wrong_keys(plt: Any, store: Store, config: Config) -> tuple[Any, list[list[
     axis.invert_yaxis()
     axis.set_xlim(0, 101)
     axis.set_xlabel("test accuracy, %")
-    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.22), ncol=4, frameon=False, fontsize=8)
+    axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncol=4, frameon=False, fontsize=8)
     axis.set_title("Wrong keys, one by one", loc="left", fontweight="bold")
     return figure, table
 
@@ -159,4 +164,4 @@ def _spread(heights: list[float], gap: float) -> list[float]:
     placed = np.array(heights, float)
     for before, after in itertools.pairwise(order):
         placed[after] = max(placed[after], placed[before] + gap)
-    return (placed - max(0.0, placed.max() - max(max(heights), 100.0))).tolist()
+    return (placed - (placed - np.array(heights)).mean()).tolist()

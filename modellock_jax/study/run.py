@@ -20,7 +20,7 @@ from modellock_jax.data import Data, load
 from modellock_jax.metrics import over_keys, score
 from modellock_jax.models import MODELS, Model
 from modellock_jax.schemes import SCHEMES
-from modellock_jax.study.config import Config, make_lock, patch
+from modellock_jax.study.config import Config, make_lock, patch_side
 from modellock_jax.study.store import Store
 from modellock_jax.train import bar, fit, margin_loss, random_shift
 
@@ -64,7 +64,7 @@ def prepare(config: Config) -> Bench:
         raise ValueError(f"a study needs at least one seed, not {config.seeds}")
     data = load(config.data)
     shape = data.train_x.shape[1:]
-    options = {"patch": patch(shape)}
+    options = {"patch": patch_side(shape)}
     factory = MODELS[config.model]
     known = inspect.signature(factory).parameters
     model = factory(data.classes, **{k: v for k, v in options.items() if k in known})
