@@ -9,6 +9,8 @@ from table import CASES, forward, images, loss, make_params, same_bits
 
 import modellock_jax as ml
 from modellock_jax.bits import stack
+from modellock_jax.schemes import SCHEMES
+from modellock_jax.vault.keys import Secret
 
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 both_ways = pytest.mark.parametrize("way", ["jit", "eager"])
@@ -194,11 +196,22 @@ def test_7_a_second_key_costs_no_second_trace(case):
 
 
 def test_the_table_holds_every_scheme():
-    from modellock_jax.schemes import SCHEMES
-
     assert {scheme for case in CASES.values() for scheme in case.schemes} == set(SCHEMES)
 
 
 def test_the_loss_of_the_table_sees_the_layers():
     gradients = jax.grad(lambda p: loss({**make_params(), **p}))({"head": make_params()["head"]})
     assert bool((gradients["head"]["kernel"] != 0).any())
+
+
+@every_case
+def test_keys_come_from_a_host_secret_too(case):
+    secret, params = Secret(bytes(range(32))), make_params()
+
+    def describe(tree):
+        return jax.tree.map(lambda a: (a.shape, a.dtype), tree)
+
+    key = case.lock.init(secret.source("model/v1"), params)
+    assert same_bits(key, case.lock.init(secret.source("model/v1"), params))
+    assert not same_bits(key, case.lock.init(secret.source("model/v2"), params))
+    assert describe(key) == describe(case.lock.init(jax.random.key(0), params))

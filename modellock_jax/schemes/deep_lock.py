@@ -122,7 +122,9 @@ def _one_schedule(master: jax.Array, params: Params) -> list[jax.Array]:
 
 
 def _schedule_per_leaf(master: jax.Array, params: Params) -> list[jax.Array]:
-    leaves, rounds = jax.tree.leaves(params), _rounds(params)
+    leaves = jax.tree.leaves(params)
+    # Small leaves are rounded up to a power of two, so that few lengths, and few scans, remain.
+    rounds = [n if n > 1024 else 1 << max(0, n - 1).bit_length() for n in _rounds(params)]
     # Block (leaf, half): a 256-bit leaf key takes two blocks.
     halves = master.shape[0] // 4
     number = jnp.arange(len(leaves) * halves, dtype=jnp.uint32)
