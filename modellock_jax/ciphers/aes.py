@@ -5,6 +5,7 @@ run inside a compiled program; protect files with a host library.
 """
 
 import functools
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -47,7 +48,44 @@ def _xtime(byte: jax.Array) -> jax.Array:
     return ((byte << 1) ^ ((byte >> 7) * 0x1B)) & 0xFF
 
 
+class Schedule(NamedTuple):
+    """Where a key schedule stands: the round keys to come and the round constant.
+
+    `words`: 4 (AES-128) or 8 (AES-256) uint32 scalars; `rcon`: uint32; `middle`: bool, whether the
+    next round key is the second of an AES-256 pair.
+    """
+
+    words: tuple[jax.Array, ...]
+    rcon: jax.Array
+    middle: jax.Array
+
+
+def begin(master: jax.Array) -> Schedule:
+    """The schedule of a master key, uint32 `[4]` or `[8]`, before its first round key."""
+    words = tuple(master[i] for i in range(master.shape[0]))
+    return Schedule(words, jnp.uint32(1), jnp.bool_(False))
+
+
 @functools.partial(jax.jit, static_argnames="rounds")
+def run(schedule: Schedule, rounds: int) -> tuple[Schedule, jax.Array]:
+    """The next `rounds` round keys, uint32 `[rounds, 4]`, and the schedule after them."""
+
+    def step(at: Schedule, _: None) -> tuple[Schedule, jax.Array]:
+        word = _sub_word(at.words[-1])
+        turned = _rot_word(word) ^ at.rcon
+        middle, rcon = at.middle, _xtime(at.rcon)
+        if len(at.words) == 8:
+            # AES-256 turns every other round key; the one between is substituted only.
+            turned = jnp.where(at.middle, word, turned)
+            middle, rcon = ~at.middle, jnp.where(at.middle, at.rcon, rcon)
+        new = [turned ^ at.words[0]]
+        for old in at.words[1:4]:
+            new.append(new[-1] ^ old)
+        return Schedule((*at.words[4:], *new), rcon, middle), jnp.stack(at.words[:4])
+
+    return lax.scan(step, schedule, None, length=rounds)
+
+
 def key_schedule(master: jax.Array, rounds: int) -> jax.Array:
     """The AES key schedule, run on for as many round keys as asked.
 
@@ -58,23 +96,7 @@ def key_schedule(master: jax.Array, rounds: int) -> jax.Array:
     **Guarantees.** The first 11 (15) round keys are those of FIPS-197. The schedule can be inverted:
     any `[4]` (`[8]`) consecutive words give all the others.
     """
-    n = master.shape[0]
-    steps = -(-4 * rounds // n)
-
-    def step(carry: tuple[jax.Array, ...], _: None) -> tuple[tuple[jax.Array, ...], jax.Array]:
-        *old, rcon = carry
-        word = _sub_word(_rot_word(old[-1])) ^ rcon
-        new = []
-        for i in range(n):
-            if i == 4:
-                word = _sub_word(word)
-            word = word ^ old[i]
-            new.append(word)
-        return (*new, _xtime(rcon)), jnp.stack(new)
-
-    first = tuple(master[i] for i in range(n))
-    _, later = lax.scan(step, (*first, jnp.uint32(1)), None, length=max(steps - 1, 0))
-    return jnp.concatenate([master[None], later]).reshape(-1, 4)[:rounds]
+    return run(begin(master), rounds)[1]
 
 
 def encrypt(master: jax.Array, blocks: jax.Array) -> jax.Array:

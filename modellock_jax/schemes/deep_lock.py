@@ -21,6 +21,8 @@ from modellock_jax.bits import (
 )
 from modellock_jax.ciphers import aes
 
+_STRETCH = 2**16  # round keys, 1 MiB
+
 
 class DeepLockKey(NamedTuple):
     """`master`: uint32 `[4]` or `[8]`, the AES key as little-endian words."""
@@ -112,12 +114,21 @@ def _rounds(params: Params) -> list[int]:
 
 
 def _one_schedule(master: jax.Array, params: Params) -> list[jax.Array]:
-    rounds = _rounds(params)
-    words = aes.key_schedule(master, sum(rounds)).reshape(-1)
-    streams, start = [], 0
-    for leaf, n in zip(jax.tree.leaves(params), rounds):
-        streams.append(words[start : start + words_in(leaf)])
-        start += 4 * n
+    leaves, rounds = jax.tree.leaves(params), _rounds(params)
+    schedule = aes.begin(master)
+    streams: list[jax.Array] = []
+    while len(streams) < len(leaves):
+        # A stretch of leaves at a time: its stream stays in the cache until it is used.
+        first, total = len(streams), 0
+        last = first
+        while last < len(leaves) and total < _STRETCH:
+            total += rounds[last]
+            last += 1
+        schedule, words = aes.run(schedule, total)
+        start = 0
+        for leaf, n in zip(leaves[first:last], rounds[first:last]):
+            streams.append(words.reshape(-1)[4 * start : 4 * start + words_in(leaf)])
+            start += n
     return streams
 
 
