@@ -129,7 +129,8 @@ def test_adv_params_restores_entries_among_ten_million(dtype: str, big: dict[str
 
 
 def test_adv_params_searches_under_vmap() -> None:
-    lock, params = ml.adv_params(count=2, pool=1.0), {"layer": LAYER, **tree(SMALL)}
+    lock = ml.adv_params(count=9, pool=1.0)  # each turn opens the layer or not, at random
+    params = {"layer": LAYER, **{d: values(d, SMALL) for d in ("bfloat16", "float8_e5m2", "int8")}}
     encrypt = jax.jit(jax.vmap(lambda k, p: lock.encrypt(k, p, loss), (0, None)))
     locked, keys = encrypt(draw(lock, params), params)
     opened = jax.jit(jax.vmap(lock.decrypt))(keys, locked)
