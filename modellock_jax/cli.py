@@ -65,7 +65,7 @@ def study(
     settings: dict[str, Any] = {"data": data, "model": model, **(configs.QUICK if quick else {})}
     if locks:
         settings["locks"] = tuple(text.strip() for text in locks.split(";") if text.strip())
-    if seeds:
+    if seeds is not None:
         settings["seeds"] = seeds
     config = configs.Config(**settings)
 

@@ -18,7 +18,7 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from tensorflow_datasets.core.utils import lazy_imports_utils
 
-from modellock_jax import data
+from modellock_jax import data, tfds_images
 from modellock_jax.data import load
 
 IDX = "train-images-idx3-ubyte.gz"
@@ -362,7 +362,7 @@ def test_a_failed_download_leaves_no_prepared_set(
     def fails(self: Any, url: str) -> None:
         raise tfds.download.DownloadError("Failed to get url. HTTP code: 404.")
 
-    monkeypatch.setattr(data, "_check_network", lambda builder, name: None)
+    monkeypatch.setattr(tfds_images, "_check_network", lambda builder, name: None)
     manager = tfds.download.DownloadManager
     monkeypatch.setattr(manager, "download_and_extract", fails)
     with pytest.raises(ConnectionError, match=r"'cifar10'.*download failed .*404.*try again"):
