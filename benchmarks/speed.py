@@ -7,9 +7,10 @@ of bytes with `stream_lock`, with AES-128-CTR and ChaCha20 of the package `crypt
 and with a plain copy. Part 2 runs `owner_forward` and the plain forward of a small CNN in turn.
 
 Every round runs each contestant once, back and forth, so a busy machine slows all of them alike; the
-figures are medians over rounds (`best` is the fastest round), and ratios are taken within a round. Every contestant allocates its
-own output, frees it after the clock stops, and has warmed up. Targets are printed as met or missed
-and do not change the exit status. A ratio whose interval is wide means a busy machine: run it again.
+figures are medians over rounds (`best` is the fastest round), and ratios are taken within a round.
+Every contestant allocates its own output, frees it after the clock stops, and has warmed up. Targets
+are printed as met or missed and do not change the exit status. A ratio whose interval is wide means
+a busy machine: run it again.
 """
 
 import argparse
@@ -123,7 +124,7 @@ def measure() -> list[dict[str, Any]]:
         for name, taken in seconds.items():
             ratio, low, high = median_with_interval(seconds["deep_lock"] / taken)
             rate, best = (leaves * size / 1e9 / float(f(taken)) for f in (np.median, np.min))
-            row = {"part": "decrypt", "case": case, "name": name}
+            row: dict[str, Any] = {"part": "decrypt", "case": case, "name": name}
             row |= {"gb_per_s": rate, "best_gb_per_s": best}
             row |= {"times_deep_lock": ratio, "low": low, "high": high}
             if name == "deep_lock":

@@ -64,6 +64,22 @@ def from_uint(uint: jax.Array, dtype: Any) -> jax.Array:
     return lax.bitcast_convert_type(uint, dtype)
 
 
+def floats_as_bits(tree: Params) -> Params:
+    """Float leaves as unsigned integers, for a `scan`, which on CPU may quiet NaNs."""
+    return jax.tree.map(
+        lambda leaf: to_uint(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree
+    )
+
+
+def bits_as_floats(tree: Params, like: Params) -> Params:
+    """The inverse of `floats_as_bits`; `like` holds the dtypes."""
+
+    def back(leaf: jax.Array, old: Any) -> jax.Array:
+        return from_uint(leaf, old.dtype) if jnp.issubdtype(old.dtype, jnp.floating) else leaf
+
+    return jax.tree.map(back, tree, like)
+
+
 def words_like(words: jax.Array, leaf: Any) -> jax.Array:
     """A key stream, uint32 `[words_in(leaf)]`, as unsigned integers with the shape of `leaf`."""
     size = leaf.dtype.itemsize
@@ -122,9 +138,5 @@ def stack(trees: Sequence[Params]) -> Params:
     [[1.0, 1.0], [0.0, 0.0]]
     """
 
-    def one(*leaves: jax.Array) -> jax.Array:
-        if not jnp.issubdtype(leaves[0].dtype, jnp.floating):
-            return jnp.stack(leaves)
-        return from_uint(jnp.stack([to_uint(leaf) for leaf in leaves]), leaves[0].dtype)
-
-    return jax.tree.map(one, *trees)
+    stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(floats_as_bits, trees))
+    return bits_as_floats(stacked, trees[0])

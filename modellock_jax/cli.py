@@ -47,8 +47,9 @@ def study(
         ),
     ] = "",
     seeds: Annotated[
-        int, typer.Option(help="How many seeds, each with its own models and keys.")
-    ] = 0,
+        int | None,
+        typer.Option(help="How many seeds, each with its own models and keys. Default: 3."),
+    ] = None,
     out: Annotated[Path, typer.Option(help="The folder in which the run folder is made.")] = Path(
         "runs"
     ),

@@ -7,6 +7,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from modellock_jax.bits import bits_as_floats, floats_as_bits
+
 
 class Score(NamedTuple):
     """`accuracy`: share of inputs classified rightly; `non_finite`: share with a NaN or infinite
@@ -38,8 +40,24 @@ def over_keys(function: Callable[..., Any], *keys: Any, chunk: int = 16) -> Any:
 
     `keys` are trees of arrays `[K, ...]`; so is the result.
 
+    **Guarantees.** Every bit that `function` gets and gives is kept, NaN payloads included.
+
     >>> import jax.numpy as jnp
     >>> over_keys(lambda k: k * 2, jnp.arange(5), chunk=2).tolist()
     [0, 2, 4, 6, 8]
     """
-    return lax.map(lambda key: function(*key), keys, batch_size=chunk)
+    n = jax.tree.leaves(keys)[0].shape[0]
+    chunk = min(chunk, n)
+    turns = -(-n // chunk)
+    batch, held = jax.vmap(function), floats_as_bits(keys)
+
+    def turn(rows: jax.Array) -> Any:
+        chosen = jax.tree.map(lambda leaf: leaf[rows], held)
+        return floats_as_bits(batch(*bits_as_floats(chosen, keys)))
+
+    # The last chunk is filled up with the last key: lax.map's own chunks refuse empty leaves.
+    rows = jnp.minimum(jnp.arange(turns * chunk), n - 1).reshape(turns, chunk)
+    found = jax.tree.map(
+        lambda leaf: leaf.reshape(turns * chunk, *leaf.shape[2:])[:n], lax.map(turn, rows)
+    )
+    return bits_as_floats(found, jax.eval_shape(batch, *keys))

@@ -34,8 +34,7 @@ def test_the_matmul_convolution_is_the_plain_one(stride, side):
 MODELS = {
     "mlp": lambda: models.mlp(10, (32,)),
     "cnn": lambda: models.cnn(10, patch=4, width=8, dense=32),
-    "resnet-group": lambda: models.resnet(10, depth=8, width=8),
-    "resnet-batch": lambda: models.resnet(10, depth=8, width=8, norm="batch"),
+    "resnet": lambda: models.resnet(10, depth=8, width=8, norm="batch"),
 }
 
 
@@ -61,6 +60,14 @@ def test_every_model_learns_and_updates_all_its_leaves(make):
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), start, params)
     assert all(jax.tree.leaves(moved)), moved
     assert model.forward(params, x).shape == (32, 10)
+
+
+def test_a_resnet_without_batch_statistics_has_none():
+    x = jnp.ones((2, 8, 8, 1))
+    model = models.resnet(10, depth=8, width=8)
+    params = jax.eval_shape(model.init, jax.random.key(0), x)
+    assert list(params) == ["params"]
+    assert jax.eval_shape(model.forward, params, x).shape == (2, 10)
 
 
 def test_resnet_depth_counts_its_layers():
