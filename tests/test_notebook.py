@@ -40,6 +40,8 @@ def check(found: dict[str, float]) -> None:
 
 EXECUTE = """
 import sys, nbformat
+from jupyter_client import KernelManager
+from nbclient import NotebookClient
 
 manager = KernelManager()  # of this interpreter, whatever kernels are installed
 launcher = [sys.executable, "-m", "ipykernel_launcher", "-f", "{connection_file}"]

@@ -52,7 +52,7 @@ def test_every_model_learns_and_updates_all_its_leaves(make):
         x,
         y,
         rng=jax.random.key(2),
-        epochs=12,
+        epochs=60,
         batch_size=16,
         learning_rate=5e-3,
     )
