@@ -1,0 +1,85 @@
+"""Imports run one way, and importing the package is cheap."""
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PACKAGE = Path(__file__).parents[1] / "modellock_jax"
+MODULES = {
+    ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts): file
+    for file in PACKAGE.rglob("*.py")
+}
+# What each part may import of the package, beside itself.
+CORE = {"base", "bits"}
+TOOLS = {"adapters", "metrics", "models", "train", "data", "tfds_images", "tfds_stand_in"}
+MAY = {
+    "base": set(),
+    "bits": {"base"},
+    "ciphers": set(),
+    "schemes": CORE | {"ciphers"},
+    "vault": set(),
+    **dict.fromkeys(TOOLS, CORE | TOOLS),
+    "attacks": CORE | TOOLS | {"schemes", "ciphers"},
+    "study": CORE | TOOLS | {"schemes", "attacks", ""},
+    "cli": {"study", ""},
+    "": CORE | {"schemes", "adapters"},
+}
+
+
+def part(module: str) -> str:
+    """`modellock_jax.schemes.sign` belongs to `schemes`; the package itself to ``."""
+    return [*module.split("."), ""][1].replace("__init__", "")
+
+
+def imported(file: Path) -> set[str]:
+    """Every module of the package that a file imports, in functions too."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            names = {f"{node.module}.{alias.name}" for alias in node.names}
+            found |= {name if name in MODULES else node.module for name in names}
+    return {name for name in found if name.split(".")[0] == "modellock_jax"}
+
+
+@pytest.mark.parametrize("module", MODULES)
+def test_imports_run_one_way(module):
+    own = part(module)
+    reached = {part(name) for name in imported(MODULES[module])} - {own}
+    assert reached <= MAY[own], f"{module} must not import {reached - MAY[own]}"
+
+
+def test_every_part_has_its_place():
+    assert {part(module) for module in MODULES} == set(MAY)
+
+
+def test_no_module_imports_itself_in_a_circle():
+    graph = {module: imported(file) & set(MODULES) for module, file in MODULES.items()}
+    while leaves := [module for module, needs in graph.items() if not needs]:
+        graph = {m: needs - set(leaves) for m, needs in graph.items() if m not in leaves}
+    assert not graph
+
+
+PROBE = """
+import sys, time
+import jax
+start = time.perf_counter()
+import modellock_jax
+print(time.perf_counter() - start)
+heavy = {"flax", "optax", "matplotlib", "scipy.stats", "tensorflow_datasets", "mlxtend", "sklearn"}
+print(sorted(heavy & set(sys.modules)))
+"""
+
+
+def test_the_package_costs_less_than_a_second_beyond_jax():
+    runs = [
+        subprocess.run([sys.executable, "-c", PROBE], capture_output=True, text=True, check=True)
+        for _ in range(3)
+    ]
+    seconds, heavy = zip(*(run.stdout.splitlines() for run in runs))
+    assert min(map(float, seconds)) < 1
+    assert set(heavy) == {"[]"}
