@@ -105,7 +105,9 @@ def fit(
     x, y = jnp.asarray(x), jnp.asarray(y)
 
     @jax.jit
-    def epoch(params: Params, state: Any, rng: jax.Array) -> tuple[Params, Any, jax.Array]:
+    def epoch(
+        params: Params, state: Any, rng: jax.Array, x: jax.Array, y: jax.Array
+    ) -> tuple[Params, Any, jax.Array]:
         def step(carry: Any, batch: Any) -> tuple[Any, jax.Array]:
             index, r = batch
             images = x[index] if augment is None else augment(r, x[index])
@@ -123,7 +125,7 @@ def fit(
     with bar() as shown:
         task = shown.add_task(progress or "", total=epochs, visible=progress is not None)
         for r in jax.random.split(rng, epochs):
-            params, state, loss = epoch(params, state, r)
+            params, state, loss = epoch(params, state, r, x, y)
             losses.append(jax.block_until_ready(loss))
             shown.advance(task)
     return params, jnp.stack(losses)

@@ -25,7 +25,7 @@ def fine_tune(model: Model, learning_rate: Any, image_shape: tuple[int, ...]) ->
 
     def init(rng: jax.Array, locked: Params) -> Any:
         fresh = model.init(rng, jax.numpy.zeros((1, *image_shape)))
-        params = sanitise(locked, fresh)
+        params = jax.jit(sanitise)(locked, fresh)
         return params, optimizer.init(params)
 
     def step(state: Any, batch: Any) -> tuple[Any, jax.Array]:

@@ -51,8 +51,15 @@ class Config:
         return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
-QUICK = {"seeds": 1, "epochs": 12, "thief_rates": (2e-3,), "thief_steps": 40, "thief_scores": 2}
-"""What `--quick` changes: one seed, one learning rate, fewer steps."""
+QUICK = {
+    "seeds": 1,
+    "epochs": 8,
+    "budgets": (0.01, 0.10),
+    "thief_rates": (2e-3,),
+    "thief_steps": 40,
+    "thief_scores": 2,
+}
+"""What `--quick` changes: one seed, fewer epochs, two budgets, one learning rate, fewer steps."""
 
 
 def parse_lock(text: str) -> tuple[str, dict[str, Any]]:

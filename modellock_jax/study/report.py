@@ -10,7 +10,7 @@ import jax
 import numpy as np
 from rich.console import Console
 from rich.table import Table
-from scipy import stats
+from scipy import special
 
 from modellock_jax.study.config import Config
 from modellock_jax.study.store import Store, write
@@ -44,7 +44,9 @@ def interval(values: Any) -> tuple[float, float, float]:
     mean, spread = float(values.mean()), float(values.std(ddof=1)) if len(values) > 1 else 0.0
     if spread == 0:
         return mean, mean, mean
-    low, high = stats.t.interval(0.95, len(values) - 1, mean, spread / np.sqrt(len(values)))
+    # `scipy.stats` says the same, and takes two seconds to import.
+    half = special.stdtrit(len(values) - 1, 0.975) * spread / np.sqrt(len(values))
+    low, high = mean - half, mean + half
     return mean, float(low), float(high)
 
 
