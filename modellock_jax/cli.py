@@ -74,7 +74,11 @@ def study(
     from modellock_jax.study import run as runner
 
     store = runner.run(config, out)
-    command = shlex.join(["modellock-jax", *sys.argv[1:]])
+    # Where the folder lies is nobody else's business, and does not change the numbers.
+    given = {"--data": data, "--model": model, "--locks": locks, "--seeds": seeds}
+    defaults = {"--data": "mnist5k", "--model": "cnn", "--locks": "", "--seeds": None}
+    options = [f"{name}={value}" for name, value in given.items() if value != defaults[name]]
+    command = shlex.join(["modellock-jax", "study", *options, *(["--quick"] if quick else [])])
     report.save_tables(store, config, command)
     figures.save_figures(store, config)
     console = Console(width=None if sys.stdout.isatty() else 200)

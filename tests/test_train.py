@@ -168,7 +168,12 @@ def test_the_thief_learns_and_runs_over_seeds_and_models_at_once():
     assert float(losses[:, -1].max()) < float(losses[:, 0].min())
 
 
-def test_sharing_a_margin_with_the_truth():
-    logits = jnp.array([[2.0, 0.0, 1.0], [0.0, 6.0, 0.0]])
-    expected = (1 / (1 + np.exp(0.5)) + 1 / (1 + np.exp(-3.0))) / 2
-    np.testing.assert_allclose(train.margin_loss(logits, jnp.array([0, 0])), expected, rtol=1e-6)
+def test_margin_in_units_of_the_mean_margin():
+    logits, y = jnp.array([[2.0, 0.0, 1.0], [0.0, 6.0, 0.0]]), jnp.array([0, 0])
+    expected = np.mean(1 / (1 + np.exp(-np.array([-1.0, 6.0]) / 3.5)))
+    np.testing.assert_allclose(train.margin_loss(logits, y), expected, rtol=1e-6)
+    np.testing.assert_allclose(train.margin_loss(100 * logits, y), expected, rtol=1e-6)
+    gradient = jax.grad(train.margin_loss)(logits, y)
+    # The unit is a constant of the gradient, so that every image pulls.
+    assert float(gradient[0, 0]) < 0 < float(gradient[0, 2])
+    assert bool(jnp.isfinite(jax.grad(train.margin_loss)(jnp.zeros((2, 3)), y)).all())
