@@ -1,0 +1,102 @@
+"""Attacks on Deep-Lock: the key where it must come out, and none where it must not."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import modellock_jax as ml
+from modellock_jax import attacks
+from modellock_jax.attacks import ciphertext_only
+
+
+def weights(seed: int, n: int, dtype: str = "float32") -> jax.Array:
+    """Weights of a layer, some of them zero."""
+    w = jax.random.normal(jax.random.key(seed), (n,)) / 20
+    return jnp.where(jnp.arange(n) % 97 == 0, 0, w).astype(dtype)
+
+
+def locked_tree(bits: int, seed: int = 0, **settings):
+    """A tree whose large leaf is the second, at an odd round, what locked it, and the plain tree."""
+    params = {"a": weights(1, 5), "b": weights(2, 1024).reshape(32, 32), "c": weights(3, 40)}
+    lock = ml.deep_lock(bits, **settings)
+    locked, key = jax.jit(lock.encrypt)(lock.init(jax.random.key(seed), params), params)
+    return locked, key, params
+
+
+@pytest.mark.parametrize("bits", [128, 256])
+def test_known_bytes_anywhere_give_the_key(bits):
+    plain = jnp.arange(200, dtype=jnp.uint8)
+    lock = ml.deep_lock(bits)
+    locked, key = lock.encrypt(lock.init(jax.random.key(0), plain), plain)
+    size = bits // 8
+
+    def found(offset):
+        cut = [jax.lax.dynamic_slice(a, (offset,), (size,)) for a in (locked, plain)]
+        return attacks.deep_lock_known_plaintext(*cut, offset, bits).master
+
+    offsets = jnp.arange(200 - size)
+    np.testing.assert_array_equal(jax.vmap(found)(offsets), jnp.tile(key.master, (offsets.size, 1)))
+    wrong = attacks.deep_lock_known_plaintext(locked, plain ^ 1, 0, bits)
+    assert (wrong.master != key.master).any()
+    with pytest.raises(ValueError, match=f"need {size} consecutive known bytes, not 8"):
+        attacks.deep_lock_known_plaintext(locked[:8], plain[:8], 0, bits)
+
+
+@pytest.mark.parametrize("bits", [128, 256])
+def test_a_base_model_that_shares_one_leaf(bits):
+    locked, key, params = locked_tree(bits)
+    base = {**jax.tree.map(lambda w: w + 1, params), "c": params["c"]}
+    found = attacks.deep_lock_base_model(locked, base, bits)
+    np.testing.assert_array_equal(found.master, key.master)
+    for other in (params["c"] + 1, base["a"]):
+        assert attacks.deep_lock_base_model(locked, {**base, "c": other}, bits) is None
+
+
+@pytest.mark.parametrize("bits", [128, 256])
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_locked_weights_alone_give_the_key(bits, seed):
+    locked, key, params = locked_tree(bits, seed)
+    found = attacks.deep_lock_ciphertext_only(locked, bits)
+    np.testing.assert_array_equal(found.master, key.master)
+    opened = ml.deep_lock(bits).decrypt(found, locked)
+    np.testing.assert_array_equal(opened["b"], params["b"])
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+def test_half_precision_too(dtype):
+    w = weights(4, 4096, dtype)
+    lock = ml.deep_lock()
+    locked, key = lock.encrypt(lock.init(jax.random.key(5), w), w)
+    found = attacks.deep_lock_ciphertext_only(locked)
+    np.testing.assert_array_equal(found.master, key.master)
+
+
+def test_the_key_of_one_leaf_opens_that_leaf():
+    locked, key, params = locked_tree(128, restart="leaf")
+    found = attacks.deep_lock_ciphertext_only(locked["b"])
+    np.testing.assert_array_equal(ml.deep_lock().decrypt(found, locked["b"]), params["b"])
+    assert (found.master != key.master).any()
+
+
+@pytest.mark.parametrize("bits", [128, 256])
+def test_no_key_where_there_is_none(bits):
+    params = locked_tree(bits)[2]
+    assert attacks.deep_lock_ciphertext_only(params, bits) is None
+    lock = ml.stream_lock()
+    locked, _ = lock.encrypt(lock.init(jax.random.key(0), params), params)
+    assert attacks.deep_lock_ciphertext_only(locked, bits) is None
+    assert attacks.deep_lock_base_model(locked, params, bits) is None
+    # The other key length, and too few weights to be sure.
+    assert attacks.deep_lock_ciphertext_only(locked_tree(bits)[0], 384 - bits) is None
+    assert attacks.deep_lock_ciphertext_only(locked_tree(bits)[0]["a"], bits) is None
+
+
+@pytest.mark.parametrize("dtype", ciphertext_only.SEARCHES)
+def test_evidence_is_a_likelihood_ratio(dtype):
+    # Bytes at random have mean exp(evidence) 1, on which the bound on false keys rests.
+    search = ciphertext_only.SEARCHES[dtype]
+    tables = ciphertext_only.evidence_tables(dtype, search.scales)
+    assert tables.shape == (4, 256)
+    np.testing.assert_allclose((2.0**tables).mean(1), 1, atol=1e-3)
+    assert tables[3].max() > 1
