@@ -42,8 +42,8 @@ class _Search(NamedTuple):
 
 _WIDE = tuple(2.0**-i for i in range(10))
 SEARCHES = {
-    "float32": _Search(_WIDE, True, 16, 2**16, 2**10, 4),
-    "bfloat16": _Search(_WIDE, True, 16, 2**16, 2**10, 4),
+    "float32": _Search(_WIDE, True, 18, 2**17, 2**10, 8),
+    "bfloat16": _Search(_WIDE, True, 18, 2**17, 2**10, 8),
     "float16": _Search(_WIDE[1:7], False, 48, 2**14, 2**14, 4),
     "int8": _Search((32.0, 16.0, 64.0), False, 128, 2**15, 2**17, 24),
 }
@@ -102,19 +102,20 @@ def evidence_tables(dtype: str, scales: tuple[float, ...]) -> np.ndarray:
     """How much likelier than chance each byte is, in bits, by place in a word: float32 `[4, 256]`.
 
     Bytes of weights drawn from normal and Laplace distributions of these standard deviations, with
-    a hundredth of zeros, and 2 % of anything.
+    a hundredth of zeros of either sign, and a tenth of anything.
     """
     at = (np.arange(2**14) + 0.5) / 2**14
     normal = np.asarray(ndtri(at))
     laplace = -np.sign(at - 0.5) * np.log1p(-2 * np.abs(at - 0.5)) / math.sqrt(2)
-    shape = np.concatenate([normal, laplace, np.zeros(2**15 // 100)])
+    zeros = np.zeros(2**15 // 200)
+    shape = np.concatenate([normal, laplace, zeros, -zeros])
     values = jnp.asarray(np.outer(scales, shape).ravel(), jnp.float32)
     if dtype == "int8":
         values = jnp.clip(jnp.round(values), -127, 127)
     drawn = np.asarray(leaf_bytes(values.astype(dtype), False)).reshape(values.size, -1)
     size = drawn.shape[1]
     counts = [np.bincount(drawn[:, lane % size], minlength=256) for lane in range(4)]
-    share = 0.98 * np.array(counts) / values.size + 0.02 / 256
+    share = 0.9 * np.array(counts) / values.size + 0.1 / 256
     bits = np.log2(256 * share).astype(np.float32)
     # What is nearly flat says nothing, and need not be looked up.
     flat = np.abs(bits).max(1, keepdims=True) < 0.3
