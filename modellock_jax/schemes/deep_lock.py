@@ -46,10 +46,9 @@ def deep_lock(key_bits: int = 128, restart: Literal["never", "leaf"] = "never") 
     `TypeError` when differentiated (on bits the gradient would silently be zero).
 
     **Guarantees.** decrypt inverts encrypt on bits, NaN payloads included. No key check: a wrong key
-    gives other weights and no error. **Broken**: four consecutive known float32 weights give the
-    master key, since the schedule can be inverted, and the exponents of 512 to 2,048 float32 weights
-    were enough without any known weight in trials on this project's side. For a lock with no such
-    shortcut see `stream_lock`.
+    gives other weights and no error. **Broken**: the locked weights alone give the master key in a
+    fraction of a second (`attacks.deep_lock_ciphertext_only`), and so do 16 known consecutive bytes
+    (`attacks.deep_lock_known_plaintext`). For a lock with no such shortcut see `stream_lock`.
 
     Source: Alam et al. (2020); FIPS-197 for the schedule.
 
