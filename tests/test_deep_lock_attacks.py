@@ -100,3 +100,44 @@ def test_evidence_is_a_likelihood_ratio(dtype):
     assert tables.shape == (4, 256)
     np.testing.assert_allclose((2.0**tables).mean(1), 1, atol=1e-3)
     assert tables[3].max() > 1
+
+
+@pytest.mark.parametrize("name", ["deep_lock", "stream_lock"])
+def test_one_key_stream_for_two_checkpoints(name):
+    old = {"w": weights(6, 300), "b": weights(7, 5, "bfloat16")}
+    new = {"w": old["w"].at[::2].multiply(1.01), "b": old["b"]}
+    lock = getattr(ml, name)()
+    key = lock.init(jax.random.key(0), old)
+    locked_old, locked_new = lock.encrypt(key, old)[0], lock.encrypt(key, new)[0]
+    found = jax.jit(attacks.stream_reuse, static_argnums=3)(locked_new, locked_old, old, name)
+    jax.tree.map(np.testing.assert_array_equal, found, new)
+    # Without plain weights it still shows which weights stayed the same.
+    zeros = jax.tree.map(jnp.zeros_like, old)
+    difference = attacks.stream_reuse(locked_new, locked_old, zeros, name)["w"]
+    # On bits: the difference of close weights is denormal, and compares as zero.
+    same = jax.lax.bitcast_convert_type(difference, jnp.uint32) == 0
+    np.testing.assert_array_equal(same, new["w"] == old["w"])
+
+    # What stops it: for stream_lock a fresh nonce, for deep_lock only another key.
+    if name == "stream_lock":
+        fresh = key._replace(nonce=key.nonce + jnp.uint32(1))
+    else:
+        fresh = lock.init(jax.random.key(1), old)
+    again = lock.encrypt(fresh, new)[0]
+    noise = attacks.stream_reuse(again, locked_old, old, name)
+    assert float((noise["w"] == new["w"]).mean()) < 0.01
+    differ = jax.lax.bitcast_convert_type(noise["w"], jnp.uint32)
+    differ = differ ^ jax.lax.bitcast_convert_type(new["w"], jnp.uint32)
+    assert 0.45 < float(jax.lax.population_count(differ).mean(dtype=jnp.float32)) / 32 < 0.55
+
+
+def test_bad_input_to_the_attacks():
+    locked, _, params = locked_tree(128)
+    with pytest.raises(ValueError, match="key_bits must be 128 or 256, not 192"):
+        attacks.deep_lock_ciphertext_only(locked, 192)
+    with pytest.raises(ValueError, match="key_bits must be 128 or 256, not 192"):
+        attacks.deep_lock_known_plaintext(locked["c"], params["c"], 0, 192)
+    with pytest.raises(ValueError, match='must be "deep_lock" or "stream_lock", not \'hpnn\''):
+        attacks.stream_reuse(locked, locked, params, "hpnn")
+    with pytest.raises(ValueError, match="differ in structure, shapes or dtypes"):
+        attacks.stream_reuse(locked, locked, {**params, "a": params["c"]}, "deep_lock")

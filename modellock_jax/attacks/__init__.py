@@ -4,6 +4,7 @@ from modellock_jax.attacks.attack import Attack, run, sanitise
 from modellock_jax.attacks.ciphertext_only import deep_lock_ciphertext_only
 from modellock_jax.attacks.fine_tune import fine_tune
 from modellock_jax.attacks.known_plaintext import deep_lock_base_model, deep_lock_known_plaintext
+from modellock_jax.attacks.stream_reuse import stream_reuse
 
 __all__ = [
     "Attack",
@@ -13,4 +14,5 @@ __all__ = [
     "fine_tune",
     "run",
     "sanitise",
+    "stream_reuse",
 ]

@@ -58,7 +58,8 @@ def deep_lock_ciphertext_only(locked: Params, key_bits: int = 128) -> DeepLockKe
     schedule fixes the chain, and the rest of the leaf says whether the guess was right.
 
     Threat model: the attacker holds the locked weights and knows the scheme. Under
-    `restart="leaf"` pass one leaf: the key that comes out opens that leaf and no other.
+    `restart="leaf"` pass one leaf: the key that comes out opens that leaf and no other. Raises
+    `ValueError` for other `key_bits`.
 
     **Guarantees.** A key is returned only on evidence that uniform bytes, such as `stream_lock`
     leaves, give with probability below 2**-100. `None` proves nothing: rates of success are in
@@ -72,6 +73,8 @@ def deep_lock_ciphertext_only(locked: Params, key_bits: int = 128) -> DeepLockKe
     >>> deep_lock_ciphertext_only(w) is None
     True
     """
+    if key_bits not in (128, 256):
+        raise ValueError(f"deep_lock_ciphertext_only: key_bits must be 128 or 256, not {key_bits}")
     words = key_bits // 32
     first, leaves = 0, []
     for leaf in jax.tree.leaves(locked):

@@ -29,7 +29,8 @@ def deep_lock_known_plaintext(
     `locked` and `known`: the same entries locked and plain, of one dtype, in C order, 16 bytes of
     them for 128 `key_bits`, 32 for 256; more are ignored. `offset`, int32, counts the bytes of key
     stream before them: leaves before, each rounded up to 16 bytes, and entries of the same leaf.
-    Jitted; `vmap` over keys and places. Raises `ValueError` for too few bytes.
+    Jitted; `vmap` over keys and places. Raises `ValueError` for too few bytes
+    or other `key_bits`.
 
     Threat model: the attacker holds the locked weights and knows a few plain ones, for example
     those of a frozen layer of a public base model. See `deep_lock_base_model`.
@@ -44,6 +45,8 @@ def deep_lock_known_plaintext(
     >>> bool((found.master == key.master).all())
     True
     """
+    if key_bits not in (128, 256):
+        raise ValueError(f"deep_lock_known_plaintext: key_bits must be 128 or 256, not {key_bits}")
     size = key_bits // 8
     parts = [lax.bitcast_convert_type(to_uint(a.reshape(-1)), jnp.uint8) for a in (locked, known)]
     if min(part.size for part in parts) < size:
