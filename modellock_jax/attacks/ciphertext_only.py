@@ -15,11 +15,10 @@ import numpy as np
 from jax import lax
 from jax.scipy.special import ndtri
 
-from modellock_jax.attacks.known_plaintext import leaf_bytes, rcon, rewind
+from modellock_jax.attacks.known_plaintext import leaf_bytes
 from modellock_jax.base import Params
-from modellock_jax.bits import words_in
 from modellock_jax.ciphers import aes
-from modellock_jax.schemes.deep_lock import DeepLockKey
+from modellock_jax.schemes.deep_lock import DeepLockKey, round_keys
 
 _SURE = 40  # bits of evidence, beyond the size of a chain, before a key is believed
 
@@ -76,10 +75,9 @@ def deep_lock_ciphertext_only(locked: Params, key_bits: int = 128) -> DeepLockKe
     if key_bits not in (128, 256):
         raise ValueError(f"deep_lock_ciphertext_only: key_bits must be 128 or 256, not {key_bits}")
     words = key_bits // 32
-    first, leaves = 0, []
-    for leaf in jax.tree.leaves(locked):
-        leaves.append((leaf, first))
-        first += -(-words_in(leaf) // 4)
+    rounds = round_keys(locked)
+    starts = [sum(rounds[:i]) for i in range(len(rounds))]
+    leaves = zip(jax.tree.leaves(locked), starts)
     for leaf, start in sorted(leaves, key=lambda pair: -pair[0].size)[:4]:
         search = SEARCHES.get(str(leaf.dtype))
         if search is None:
@@ -158,7 +156,7 @@ def _search(
     k = jnp.arange(steps)
     at = 4 * k[None] + jnp.arange(4)[:, None] + 3
     data = jnp.stack([seen[at - lag[lane], column, lane] for lane, column in links], -1)
-    constants = rcon(block + at - 1)  # of lane 0, which is one block behind
+    constants = aes.rcon(block + at - 1)  # of lane 0, which is one block behind
 
     def look(places: jax.Array, x: jax.Array) -> jax.Array:
         return places.at[x].get(mode="promise_in_bounds")
@@ -242,4 +240,4 @@ def _search(
         # The other columns are differences of the last one.
         columns = [a[0] ^ a[1] ^ a[2] ^ a[3], a[0] ^ a[2], a[0] ^ a[1], a[0]]
         words += [lax.bitcast_convert_type(c, jnp.uint32) for c in columns]
-    return rewind(jnp.stack(words), block + newest), total
+    return aes.rewind(jnp.stack(words), block + newest), total

@@ -1,24 +1,15 @@
 """Deep-Lock's master key from a few known weights: the key schedule can be inverted."""
 
-import functools
 from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import lax
 
 from modellock_jax.base import Params
-from modellock_jax.bits import to_uint, words_in
+from modellock_jax.bits import substitute, to_uint
 from modellock_jax.ciphers import aes
-from modellock_jax.schemes.deep_lock import DeepLockKey
-
-_RCON = np.array(
-    functools.reduce(
-        lambda r, _: [*r, (r[-1] << 1) ^ (0x11B if r[-1] >> 7 else 0)], range(50), [1]
-    ),
-    np.uint8,
-)
+from modellock_jax.schemes.deep_lock import DeepLockKey, round_keys
 
 
 def deep_lock_known_plaintext(
@@ -67,8 +58,9 @@ def deep_lock_base_model(locked: Params, base: Params, key_bits: int = 128) -> D
     Threat model: the locked model was fine-tuned from a public one, and some layer was frozen.
     """
     first = 0
-    for leaf, plain in zip(jax.tree.leaves(locked), jax.tree.leaves(base)):
-        rounds = -(-words_in(leaf) // 4)
+    for leaf, plain, rounds in zip(
+        jax.tree.leaves(locked), jax.tree.leaves(base), round_keys(locked)
+    ):
         alike = (leaf.shape, leaf.dtype) == (plain.shape, plain.dtype)
         if alike and leaf.size * leaf.dtype.itemsize > key_bits // 8:
             key = deep_lock_known_plaintext(leaf, plain, 16 * first, key_bits)
@@ -83,13 +75,10 @@ def deep_lock_base_model(locked: Params, base: Params, key_bits: int = 128) -> D
 
 def leaf_bytes(leaf: jax.Array, locked: bool = True) -> jax.Array:
     """The bytes of a leaf, the S-box undone if it is locked: uint8, weights XOR key stream."""
-    found = lax.bitcast_convert_type(to_uint(leaf), jnp.uint8).reshape(-1)
-    return jnp.asarray(aes.INV_SBOX)[found] if locked else found
-
-
-def rcon(block: Any) -> jax.Array:
-    """The round constant that makes this block of the schedule from the one before."""
-    return jnp.asarray(_RCON)[(block - 1) % 51]
+    uint = to_uint(leaf)
+    if locked:
+        uint = substitute(uint, jnp.asarray(aes.INV_SBOX))
+    return lax.bitcast_convert_type(uint, jnp.uint8).reshape(-1)
 
 
 @jax.jit
@@ -104,7 +93,7 @@ def _known_bytes(locked: jax.Array, known: jax.Array, offset: jax.Array) -> Deep
         plain = window[-5]
         turned = jnp.where(place == 3, window[-8], window[-4])
         made = jnp.where(place < 4, sbox[turned], plain)
-        made = made ^ jnp.where(place == 0, rcon(last // size), jnp.uint8(0))
+        made = made ^ jnp.where(place == 0, aes.rcon(last // size), jnp.uint8(0))
         if size == 32:
             made = jnp.where((place >= 16) & (place < 20), sbox[plain], made)
         return jnp.concatenate([(window[-1] ^ made)[None], window[:-1]])
@@ -112,22 +101,4 @@ def _known_bytes(locked: jax.Array, known: jax.Array, offset: jax.Array) -> Deep
     window = jnp.asarray(aes.INV_SBOX)[locked] ^ known
     window = lax.fori_loop(0, offset % size, back, window)
     words = lax.bitcast_convert_type(window.reshape(-1, 4), jnp.uint32)
-    return DeepLockKey(rewind(words, offset // size))
-
-
-def rewind(words: jax.Array, block: jax.Array) -> jax.Array:
-    """The first block of a schedule, uint32 `[4]` or `[8]`, from block number `block`."""
-    sbox, n = jnp.asarray(aes.SBOX), words.shape[0]
-
-    def sub(word: jax.Array) -> jax.Array:
-        return lax.bitcast_convert_type(sbox[lax.bitcast_convert_type(word, jnp.uint8)], jnp.uint32)
-
-    def back(i: Any, words: jax.Array) -> jax.Array:
-        old = [words[c] ^ words[c - 1] for c in range(n)]
-        if n == 8:
-            old[4] = words[4] ^ sub(words[3])
-        turned = sub((old[-1] >> 8) | (old[-1] << 24))
-        old[0] = words[0] ^ turned ^ rcon(block - i).astype(jnp.uint32)
-        return jnp.stack(old)
-
-    return lax.fori_loop(0, block, back, words)
+    return DeepLockKey(aes.rewind(words, offset // size))

@@ -13,7 +13,7 @@ import numpy as np
 from jax import lax
 
 
-def _tables() -> tuple[np.ndarray, np.ndarray]:
+def _tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     # FIPS-197, 5.1.1: invert in GF(2^8), then an affine map. Powers of 3 run through every unit.
     power, element = [], 1
     for _ in range(255):
@@ -24,10 +24,12 @@ def _tables() -> tuple[np.ndarray, np.ndarray]:
         inverse = 0 if i == 0 else power[-power.index(i) % 255]
         rotations = [(inverse << r | inverse >> (8 - r)) & 0xFF for r in range(5)]
         sbox[i] = 0x63 ^ np.bitwise_xor.reduce(rotations)
-    return sbox, np.argsort(sbox).astype(np.uint8)
+    # The powers of 2, which is power 25 of 3; they come round after 51.
+    rcon = np.array([power[25 * i % 255] for i in range(51)], np.uint8)
+    return sbox, np.argsort(sbox).astype(np.uint8), rcon
 
 
-SBOX, INV_SBOX = _tables()
+SBOX, INV_SBOX, _RCON = _tables()
 _LANES = [SBOX.astype(np.uint32) << (8 * lane) for lane in range(4)]
 
 
@@ -97,6 +99,26 @@ def key_schedule(master: jax.Array, rounds: int) -> jax.Array:
     any `[4]` (`[8]`) consecutive words give all the others.
     """
     return run(begin(master), rounds)[1]
+
+
+def rcon(block: jax.Array) -> jax.Array:
+    """The round constant, uint8, that makes block number `block` of the schedule, from 1."""
+    return jnp.asarray(_RCON)[(block - 1) % len(_RCON)]
+
+
+def rewind(words: jax.Array, block: jax.Array) -> jax.Array:
+    """The first block of a schedule, uint32 `[4]` or `[8]`, from block number `block`, int32."""
+    n = words.shape[0]
+
+    def back(i: jax.Array, words: jax.Array) -> jax.Array:
+        old = [words[c] ^ words[c - 1] for c in range(n)]
+        if n == 8:
+            old[4] = words[4] ^ _sub_word(words[3])
+        turned = _rot_word(_sub_word(old[-1]))
+        old[0] = words[0] ^ turned ^ rcon(block - i).astype(jnp.uint32)
+        return jnp.stack(old)
+
+    return lax.fori_loop(0, block, back, words)
 
 
 def encrypt(master: jax.Array, blocks: jax.Array) -> jax.Array:

@@ -108,12 +108,13 @@ def _map_leaves(f: Any, params: Params, streams: list[jax.Array]) -> Params:
     return jax.tree.unflatten(tree, [f(leaf, words) for leaf, words in zip(leaves, streams)])
 
 
-def _rounds(params: Params) -> list[int]:
+def round_keys(params: Params) -> list[int]:
+    """How many round keys each leaf takes."""
     return [-(-words_in(leaf) // 4) for leaf in jax.tree.leaves(params)]
 
 
 def _one_schedule(master: jax.Array, params: Params) -> list[jax.Array]:
-    leaves, rounds = jax.tree.leaves(params), _rounds(params)
+    leaves, rounds = jax.tree.leaves(params), round_keys(params)
     schedule = aes.begin(master)
     streams: list[jax.Array] = []
     while len(streams) < len(leaves):
@@ -134,7 +135,7 @@ def _one_schedule(master: jax.Array, params: Params) -> list[jax.Array]:
 def _schedule_per_leaf(master: jax.Array, params: Params) -> list[jax.Array]:
     leaves = jax.tree.leaves(params)
     # Small leaves are rounded up to a power of two, so that few lengths, and few scans, remain.
-    rounds = [n if n > 1024 else 1 << max(0, n - 1).bit_length() for n in _rounds(params)]
+    rounds = [n if n > 1024 else 1 << max(0, n - 1).bit_length() for n in round_keys(params)]
     # Block (leaf, half): a 256-bit leaf key takes two blocks.
     halves = master.shape[0] // 4
     number = jnp.arange(len(leaves) * halves, dtype=jnp.uint32)
