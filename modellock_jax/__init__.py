@@ -16,13 +16,13 @@ from modellock_jax.base import (
 )
 from modellock_jax.schemes.adv_params import AdvParamsKey, adv_params
 from modellock_jax.schemes.deep_lock import DeepLockKey, deep_lock
+from modellock_jax.schemes.patch_shuffle import patch_shuffle
 from modellock_jax.schemes.pixel_shuffle import (
     FfxKey,
     NegativeKey,
     PixelKey,
     ffx,
     negative_positive,
-    patch_shuffle,
     pixel_shuffle,
 )
 from modellock_jax.schemes.sign import SignKey, sign_flip, sign_mask

@@ -1,9 +1,23 @@
 """Strict settings for every test: no silent promotion of dtypes or ranks, several devices."""
 
+import tempfile
+
 import jax
 import pytest
 
 jax.config.update("jax_num_cpu_devices", 4)
+
+
+def pytest_configure(config):
+    # Tests that build the same program again need not compile it again. Each process has a cache
+    # of its own, since JAX writes an entry in place, where another would read it half written.
+    config.compiled = tempfile.TemporaryDirectory(prefix="compiled-")
+    jax.config.update("jax_compilation_cache_dir", config.compiled.name)
+    jax.config.update("jax_persistent_cache_min_compile_time_secs", 0.05)
+
+
+def pytest_unconfigure(config):
+    config.compiled.cleanup()
 
 
 @pytest.fixture(autouse=True)

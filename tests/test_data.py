@@ -1,11 +1,7 @@
-"""Data sets: the built-in ones, the idx reader, and TFDS with sets made here, without a network."""
+"""Data sets: the built-in ones, the idx reader, names, and what is missing."""
 
 import gzip
 import hashlib
-import importlib.util
-import io
-import json
-import re
 import struct
 import sys
 from collections.abc import Callable
@@ -15,24 +11,12 @@ from typing import Any
 import numpy as np
 import pytest
 import requests
-import tensorflow_datasets as tfds
-from PIL import Image
-from tensorflow_datasets.core.utils import lazy_imports_utils
+from sets import check
 
-from modellock_jax import data, tfds_images
+from modellock_jax import data
 from modellock_jax.data import load
 
 IDX = "train-images-idx3-ubyte.gz"
-
-
-def check(loaded: data.Data) -> None:
-    for x, y in ((loaded.train_x, loaded.train_y), (loaded.test_x, loaded.test_y)):
-        assert x.dtype == np.float32
-        assert y.dtype == np.int32
-        assert x.ndim == 4
-        assert y.shape == (len(x),)
-        assert 0 <= x.min() <= x.max() <= 1
-        assert set(np.unique(y)) <= set(range(loaded.classes))
 
 
 def digest(loaded: data.Data, white: int) -> str:
@@ -167,189 +151,6 @@ def test_as_many_labels_as_images(fashion: Path) -> None:
         load("fashion_mnist")
 
 
-def encoded(image: Image.Image, encoding: str = "png") -> bytes:
-    buffer = io.BytesIO()
-    image.save(buffer, encoding)
-    return buffer.getvalue()
-
-
-def png(label: int, size: int = 4) -> bytes:
-    """An encoded image whose pixels are all `20 * label + 15`; TFDS stores it as it is."""
-    return encoded(Image.new("RGB", (size, size), (20 * label + 15,) * 3))
-
-
-def examples(labels: list[int]) -> list[dict[str, Any]]:
-    return [{"image": png(label), "label": label} for label in labels]
-
-
-def prepare(
-    data_dir: Path,
-    splits: dict[str, list[dict[str, Any]]],
-    features: dict[str, Any] | None = None,
-) -> Path:
-    """Prepare a TFDS set `tiny_set` of these examples in `data_dir`."""
-    if features is None:
-        features = {
-            "image": tfds.features.Image(shape=(None, None, 3)),
-            "label": tfds.features.ClassLabel(num_classes=10),
-        }
-
-    with tfds.core.registered.skip_registration():
-
-        class TinySet(tfds.core.GeneratorBasedBuilder):
-            VERSION = tfds.core.Version("1.0.0")
-
-            def _info(self) -> Any:
-                return tfds.core.DatasetInfo(
-                    builder=self, features=tfds.features.FeaturesDict(features)
-                )
-
-            def _split_generators(self, dl_manager: Any) -> Any:
-                return {name: self._generate_examples(name) for name in splits}
-
-            def _generate_examples(self, split: str) -> Any:
-                yield from enumerate(splits[split])
-
-    builder = TinySet(data_dir=data_dir, file_format="array_record")
-    builder.download_and_prepare()
-    return Path(builder.data_path)
-
-
-def assert_pixels_follow_labels(loaded: data.Data) -> None:
-    for x, y in ((loaded.train_x, loaded.train_y), (loaded.test_x, loaded.test_y)):
-        expected = np.broadcast_to((20 * y + 15)[:, None, None, None], (len(y), 4, 4, 3))
-        np.testing.assert_array_equal(x, expected.astype(np.float32) / np.float32(255))
-
-
-def test_tfds_train_and_test(
-    tmp_path: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    monkeypatch.setattr(tfds_images, "_READ_AT_ONCE", 2)
-    prepare(
-        tmp_path,
-        {
-            "train": examples([0, 1, 2, 3, 9]),
-            "validation": examples([5]),
-            "test": examples([7, 8]),
-        },
-    )
-    capfd.readouterr()
-    loaded = load("tiny_set", data_dir=str(tmp_path))
-    assert capfd.readouterr() == ("", "")
-    assert not caplog.records
-    check(loaded)
-    assert_pixels_follow_labels(loaded)
-    assert sorted(loaded.train_y) == [0, 1, 2, 3, 9]
-    assert sorted(loaded.test_y) == [7, 8]
-    assert loaded.classes == 10
-
-
-@pytest.mark.parametrize("hidden", [[], [-1, -1]], ids=["no test split", "test labels withheld"])
-def test_tfds_validation_stands_in_for_test(tmp_path: Path, hidden: list[int]) -> None:
-    splits = {"train": examples([0, 1]), "validation": examples([5, 6, 7])}
-    if hidden:
-        splits["test"] = [{"image": png(0), "label": label} for label in hidden]
-    prepare(tmp_path, splits)
-    loaded = load("tiny_set", data_dir=str(tmp_path))
-    assert_pixels_follow_labels(loaded)
-    assert sorted(loaded.test_y) == [5, 6, 7]
-
-
-def test_tfds_train_alone_gives_a_fifth_of_each_class(tmp_path: Path) -> None:
-    prepare(tmp_path, {"train": examples([0] * 5 + [1] * 10)})
-    loaded = load("tiny_set", data_dir=str(tmp_path))
-    assert_pixels_follow_labels(loaded)
-    np.testing.assert_array_equal(np.bincount(loaded.train_y), [4, 8])
-    np.testing.assert_array_equal(np.bincount(loaded.test_y), [1, 2])
-
-
-def test_tfds_images_of_several_sizes(tmp_path: Path) -> None:
-    ramp = Image.fromarray(np.array([[[0, 40, 9], [200, 80, 9]]], np.uint8))
-    images = [(encoded(ramp), 0), (png(1), 1), (png(2, 9), 2)]
-    prepare(
-        tmp_path,
-        {
-            "train": [{"image": image, "label": label} for image, label in images],
-            "test": examples([3]),
-        },
-    )
-    with pytest.raises(
-        ValueError,
-        match=r"'tiny_set'.*sizes vary \(\(\d, \d\) and .*load\('tiny_set', size=\(32, 32\)\)",
-    ):
-        load("tiny_set", data_dir=str(tmp_path))
-    loaded = load("tiny_set", size=(3, 4), data_dir=str(tmp_path))
-    check(loaded)
-    levels = np.round(loaded.train_x[np.argsort(loaded.train_y)] * 255).astype(int)
-    assert levels.shape == (3, 3, 4, 3)
-    # Bilinear: pixel centres of the four columns fall at -1/4, 1/4, 3/4 and 5/4 of the two.
-    row = [[0, 40, 9], [50, 50, 9], [150, 70, 9], [200, 80, 9]]
-    np.testing.assert_array_equal(levels[0], [row] * 3)
-    np.testing.assert_array_equal(levels[1], np.full((3, 4, 3), 35))
-    np.testing.assert_array_equal(levels[2], np.full((3, 4, 3), 55))
-    assert loaded.test_x.shape == (1, 3, 4, 3)
-
-
-def test_tfds_images_have_the_channels_their_set_declares(tmp_path: Path) -> None:
-    colours = Image.new("RGB", (4, 4), (255, 0, 0))
-    stored = [
-        encoded(colours),
-        encoded(colours.quantize(2)),
-        encoded(colours.convert("CMYK"), "jpeg"),
-        encoded(Image.new("L", (4, 4), 77)),
-    ]
-    prepare(
-        tmp_path,
-        {
-            "train": [{"image": image, "label": i} for i, image in enumerate(stored)],
-            "test": examples([0]),
-        },
-    )
-    loaded = load("tiny_set", data_dir=str(tmp_path))
-    levels = np.round(loaded.train_x[np.argsort(loaded.train_y)] * 255)
-    for image, colour in zip(levels, [(255, 0, 0)] * 3 + [(77, 77, 77)]):
-        np.testing.assert_allclose(image, np.broadcast_to(colour, (4, 4, 3)), atol=2)
-
-
-@pytest.mark.parametrize(
-    "features",
-    [
-        {"text": tfds.features.Text(), "label": tfds.features.ClassLabel(num_classes=2)},
-        {"image": tfds.features.Image(), "label": tfds.features.Scalar(np.int64)},
-        {
-            "image": tfds.features.Image(shape=(4, 4, 1), dtype=np.uint16),
-            "label": tfds.features.ClassLabel(num_classes=2),
-        },
-        {
-            "image": tfds.features.Image(shape=(None, None, None)),
-            "label": tfds.features.ClassLabel(num_classes=2),
-        },
-    ],
-    ids=["text", "scalar label", "16 bits", "channels unknown"],
-)
-def test_tfds_other_than_image_classification(tmp_path: Path, features: dict[str, Any]) -> None:
-    fields = {"text": "a", "image": png(0), "label": 0}
-    prepare(tmp_path, {"train": [{key: fields[key] for key in features}]}, features)
-    with pytest.raises(ValueError, match=r"'tiny_set'.*not an image classification set.*'label'"):
-        load("tiny_set", data_dir=str(tmp_path))
-
-
-def test_tfds_without_a_train_split(tmp_path: Path) -> None:
-    prepare(tmp_path, {"test": examples([1])})
-    with pytest.raises(ValueError, match=r"'tiny_set'.*no train split, only \['test'\]"):
-        load("tiny_set", data_dir=str(tmp_path))
-
-
-def test_tfds_copy_without_random_access(tmp_path: Path) -> None:
-    info = prepare(tmp_path, {"train": examples([1])}) / "dataset_info.json"
-    info.write_text(json.dumps(json.loads(info.read_text()) | {"fileFormat": "tfrecord"}))
-    with pytest.raises(ValueError, match=r"'tiny_set'.*without random access.*another data_dir"):
-        load("tiny_set", data_dir=str(tmp_path))
-
-
 @pytest.mark.parametrize(
     "name", ["no_such_set", "MNIST5K", "cifar10/bad", "cifar10:9.9.9", "a b", "", "ns:set"]
 )
@@ -388,116 +189,6 @@ def test_fashion_mnist_without_the_debian_files_asks_tfds(
     (fashion / IDX).unlink()
     with pytest.raises(ConnectionError, match=r"'fashion_mnist'.*copy a prepared set"):
         load("fashion_mnist", data_dir=str(tmp_path / "sets"))
-
-
-@pytest.fixture
-def cifar10_files(tmp_path: Path) -> Path:
-    """CIFAR-10 as it unpacks, with 2 images a file: pixels rise by one from the label on."""
-    folder = tmp_path / "unpacked" / "cifar-10-batches-bin"
-    folder.mkdir(parents=True)
-    for batch in [f"data_batch_{i}" for i in range(1, 6)] + ["test_batch"]:
-        rows = np.arange(3073) + np.array([[3], [8]])
-        (folder / f"{batch}.bin").write_bytes(rows.astype(np.uint8).tobytes())
-    (folder / "batches.meta.txt").write_text("\n".join("abcdefghij") + "\n")
-    return folder.parent
-
-
-@pytest.mark.parametrize("answer", [requests.Response(), requests.ReadTimeout()])
-def test_cifar10_is_prepared_without_tensorflow(
-    answer: Any,
-    tmp_path: Path,
-    cifar10_files: Path,
-    monkeypatch: pytest.MonkeyPatch,
-    capfd: pytest.CaptureFixture[str],
-) -> None:
-    def send(self: Any, request: Any, **kwargs: Any) -> requests.Response:
-        if isinstance(answer, Exception):
-            raise answer
-        answer.raw = io.BytesIO()
-        return answer
-
-    monkeypatch.setattr(requests.Session, "send", send)
-    monkeypatch.setattr(
-        tfds.download.DownloadManager, "download_and_extract", lambda self, url: cifar10_files
-    )
-    loaded = load("cifar10", data_dir=str(tmp_path))
-    check(loaded)
-    assert loaded.train_x.shape == (10, 32, 32, 3)
-    assert loaded.test_x.shape == (2, 32, 32, 3)
-    assert sorted(loaded.test_y) == [3, 8]
-    planes = (np.arange(1, 3073).reshape(3, 32, 32).transpose(1, 2, 0) + 3) % 256
-    image = loaded.test_x[np.argmin(loaded.test_y)]
-    np.testing.assert_array_equal(image, planes.astype(np.float32) / np.float32(255))
-    assert capfd.readouterr().out == ""
-    assert "_module" not in vars(lazy_imports_utils.tensorflow)
-
-
-def test_a_failed_download_leaves_no_prepared_set(
-    tmp_path: Path, cifar10_files: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fails(self: Any, url: str) -> None:
-        raise tfds.download.DownloadError("Failed to get url. HTTP code: 404.")
-
-    monkeypatch.setattr(tfds_images, "_check_network", lambda builder, name: None)
-    manager = tfds.download.DownloadManager
-    monkeypatch.setattr(manager, "download_and_extract", fails)
-    with pytest.raises(ConnectionError, match=r"'cifar10'.*download failed .*404.*try again"):
-        load("cifar10", data_dir=str(tmp_path))
-    assert not list(tmp_path.glob("cifar10/*"))
-    monkeypatch.setattr(manager, "download_and_extract", lambda self, url: cifar10_files)
-    assert len(load("cifar10", data_dir=str(tmp_path)).train_x) == 10
-
-
-def test_a_wrong_checksum_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def send(self: Any, request: Any, **kwargs: Any) -> requests.Response:
-        response = requests.Response()
-        response.status_code, response.url = 200, str(request.url)
-        response.raw = io.BytesIO(b"not cifar10")
-        return response
-
-    monkeypatch.setattr(requests.Session, "send", send)
-    with pytest.raises(ConnectionError) as raised:
-        load("cifar10", data_dir=str(tmp_path))
-    sentence = r"load\('cifar10'\): the download failed \(.*tar\.gz,.*wrong checksum\); try again.*"
-    assert re.fullmatch(sentence, str(raised.value))
-    assert not list(tmp_path.glob("cifar10/*"))
-
-
-@pytest.mark.parametrize("files", [[], ["unrelated.txt"]], ids=["no folder", "no such file"])
-def test_files_to_download_by_hand_are_asked_for(
-    files: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(tfds_images, "_check_network", lambda builder, name: None)
-    manual = tmp_path / "downloads" / "manual"
-    for file in files:
-        manual.mkdir(parents=True)
-        (manual / file).touch()
-    with pytest.raises(FileNotFoundError) as raised:
-        load("imagenet2012", data_dir=str(tmp_path))
-    sentence = r"load\('imagenet2012'\): TFDS cannot .*put its files into (.*) by these.*ILSVRC.*"
-    found = re.fullmatch(sentence, str(raised.value))
-    assert found is not None
-    assert found[1] == str(manual)
-
-
-def test_other_failures_to_prepare_are_not_taken_for_missing_files(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    def fails(self: Any, url: str) -> None:
-        raise FileNotFoundError("disk is gone")
-
-    monkeypatch.setattr(tfds_images, "_check_network", lambda builder, name: None)
-    monkeypatch.setattr(tfds.download.DownloadManager, "download_and_extract", fails)
-    with pytest.raises(FileNotFoundError, match=r"^disk is gone"):
-        load("cifar10", data_dir=str(tmp_path))
-
-
-@pytest.mark.skipif(
-    importlib.util.find_spec("tensorflow") is not None, reason="TensorFlow is installed"
-)
-def test_a_set_that_needs_tensorflow_says_so(tmp_path: Path) -> None:
-    with pytest.raises(ImportError, match=r"'coco'.*needs tensorflow"):
-        load("coco", data_dir=str(tmp_path))
 
 
 @pytest.mark.parametrize(

@@ -78,14 +78,25 @@ def test_patch_shuffle_moves_ten_million_values(dtype: str, big: dict[str, Any])
     assert same(jax.jit(lock.decrypt)(key, locked), plain)
 
 
-@every_dtype
-def test_patch_shuffle_under_vmap(dtype: str) -> None:
-    lock, plain = ml.patch_shuffle(10, channels=3), {"kernel": values(dtype, SMALL)}
-    locked, keys = jax.jit(jax.vmap(lock.encrypt, (0, None)))(draw(lock, plain), plain)
-    opened = jax.jit(jax.vmap(lock.decrypt))(keys, locked)
+def test_patch_shuffle_under_vmap() -> None:
+    """One program that locks a tree of each dtype with the same three keys."""
+    lock, plain = ml.patch_shuffle(10, channels=3), tree(SMALL)
+    keys = draw(lock, plain["float32"])
+
+    def each(function: Any, key: Any, trees: Any) -> Any:
+        return {dtype: function(key, one) for dtype, one in trees.items()}
+
+    encrypt = jax.vmap(
+        lambda k, trees: each(lambda k, p: lock.encrypt(k, p)[0], k, trees), (0, None)
+    )
+    locked = jax.jit(encrypt)(keys, plain)
+    opened = jax.jit(jax.vmap(lambda k, trees: each(lock.decrypt, k, trees)))(keys, locked)
     for i in range(3):
         order = np.asarray(keys.permutation)[i]
-        assert np.array_equal(bits(locked["kernel"])[i], bits(plain["kernel"])[order])
+        for dtype in DTYPES:
+            moved = bits(plain[dtype]["kernel"])[order]
+            assert np.array_equal(bits(locked[dtype]["kernel"])[i], moved), dtype
+            assert not np.array_equal(moved, bits(plain[dtype]["kernel"])), dtype
         assert same(row(opened, i), plain)
 
 
@@ -93,13 +104,19 @@ def loss(params: Any) -> jax.Array:
     return (params["layer"]["kernel"] ** 2).sum()
 
 
-@every_dtype
-def test_adv_params_beside_ten_million_values(dtype: str, big: dict[str, Any]) -> None:
-    lock, params = ml.adv_params(count=2, pool=1.0), {"big": big[dtype]["kernel"], "layer": LAYER}
+@pytest.mark.parametrize(
+    "dtypes",
+    [("float32", "int8"), ("float16", "float8_e4m3fn", "int32"), ("bfloat16", "float8_e5m2")],
+    ids="-".join,
+)
+def test_adv_params_beside_ten_million_values(dtypes: tuple[str, ...], big: dict[str, Any]) -> None:
+    lock = ml.adv_params(count=2, pool=1.0)
+    params = {"layer": LAYER, **{dtype: big[dtype] for dtype in dtypes}}
     encrypt = jax.jit(lambda key, params: lock.encrypt(key, params, loss))
     locked, key = encrypt(lock.init(jax.random.key(1), params), params)
     assert 1 <= (bits(locked["layer"]["kernel"]) != bits(LAYER["kernel"])).sum() <= 2
-    assert same(locked["big"], params["big"])
+    for dtype in dtypes:
+        assert same(locked[dtype], params[dtype]), dtype
     assert same(jax.jit(lock.decrypt)(key, locked), params)
 
 

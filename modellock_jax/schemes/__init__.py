@@ -6,7 +6,14 @@ from typing import NamedTuple
 import jax
 
 from modellock_jax.base import Key, Lock, Params
-from modellock_jax.schemes import adv_params, deep_lock, pixel_shuffle, sign, stream_lock
+from modellock_jax.schemes import (
+    adv_params,
+    deep_lock,
+    patch_shuffle,
+    pixel_shuffle,
+    sign,
+    stream_lock,
+)
 
 
 class Scheme(NamedTuple):
@@ -41,7 +48,7 @@ SCHEMES: dict[str, Scheme] = {
     "pixel_shuffle": Scheme(_pixel.pixel_shuffle, _pixel.swap_two, _pixel.permutation_bits),
     "negative_positive": Scheme(_pixel.negative_positive, _pixel.swap_two, _pixel.negative_bits),
     "ffx": Scheme(_pixel.ffx, _pixel.swap_two, _pixel.ffx_bits),
-    "patch_shuffle": Scheme(_pixel.patch_shuffle, _pixel.swap_two, _pixel.patch_bits),
+    "patch_shuffle": Scheme(patch_shuffle.patch_shuffle, _pixel.swap_two, patch_shuffle.patch_bits),
     "deep_lock": Scheme(deep_lock.deep_lock, flip_one_bit, deep_lock.key_bits),
     "adv_params": Scheme(
         adv_params.adv_params,

@@ -1,4 +1,4 @@
-"""Block-wise keyed transforms of images, and the patch-embedding form of the shuffle.
+"""Block-wise keyed transforms of images.
 
 Source: AprilPyone MaungMaung & Kiya (2020), arXiv 2008.02450, and the later papers of the same
 group for the sister transforms. The authors wrote in 2023 (arXiv 2309.01620) that adaptive attacks
@@ -13,8 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from modellock_jax.base import Key, Lock, Loss, Params, Rng, check_key, paths, random_words
-from modellock_jax.bits import bitwise, check_leaves, from_uint, keep_sharding, to_uint
+from modellock_jax.base import Key, Lock, Params, Rng, check_key, random_words
 
 
 class PixelKey(NamedTuple):
@@ -64,10 +63,10 @@ def pixel_shuffle(block: int, channels: int = 3, image_shape: ImageShape = None)
     >>> lock.scramble(key, image)[:2, :2, 0].tolist()
     [[5, 1], [4, 0]]
     """
-    n = _entries("pixel_shuffle", block, channels, image_shape)
+    n = block_entries("pixel_shuffle", block, channels, image_shape)
 
     def init(rng: Rng, params: Params) -> PixelKey:
-        return PixelKey(_permutation(rng, n))
+        return PixelKey(draw_permutation(rng, n))
 
     def scramble(key: Key, x: jax.Array) -> jax.Array:
         check_key("pixel_shuffle", key, PixelKey, (n,))
@@ -100,10 +99,10 @@ def negative_positive(block: int, channels: int = 3, image_shape: ImageShape = N
     >>> lock.scramble(key, jax.numpy.full((2, 2, 1), 10, "uint8"))[..., 0].tolist()
     [[245, 10], [10, 245]]
     """
-    n = _entries("negative_positive", block, channels, image_shape)
+    n = block_entries("negative_positive", block, channels, image_shape)
 
     def init(rng: Rng, params: Params) -> NegativeKey:
-        return NegativeKey(_permutation(rng, n) < n // 2)
+        return NegativeKey(draw_permutation(rng, n) < n // 2)
 
     def scramble(key: Key, x: jax.Array) -> jax.Array:
         check_key("negative_positive", key, NegativeKey, (n,))
@@ -133,7 +132,7 @@ def ffx(block: int, channels: int = 3, image_shape: ImageShape = None) -> Lock:
     >>> int((lock.scramble(key, image) != image).sum())
     2
     """
-    n = _entries("ffx", block, channels, image_shape)
+    n = block_entries("ffx", block, channels, image_shape)
 
     def init(rng: Rng, params: Params) -> FfxKey:
         # One draw of both: the first n words rank the entries, the others the 256 values.
@@ -154,75 +153,20 @@ def ffx(block: int, channels: int = 3, image_shape: ImageShape = None) -> Lock:
     return Lock(init, scramble=scramble)
 
 
-def patch_shuffle(patch: int, channels: int = 3) -> Lock:
-    """Permute the rows of a patch embedding: the shuffle for models that are already trained.
+def block_entries(scheme: str, block: int, channels: int, image_shape: ImageShape) -> int:
+    """How many entries a block has, once the settings are checked."""
+    if block < 1 or channels < 1:
+        raise ValueError(
+            f"{scheme}: block and channels must be at least 1, not {block}, {channels}"
+        )
+    if image_shape is not None:
+        _check_image(scheme, image_shape, block, channels)
+    return block * block * channels
 
-    The embedding is the one leaf named `kernel` of shape `[patch, patch, channels, D]` (a
-    convolution whose stride is its size) or `[patch * patch * channels, D]` (dense). `encrypt`
-    permutes its rows, `decrypt` puts them back; no retraining. It shares its key with
-    `pixel_shuffle(patch, channels)`, which is the other way to open it: leave the weights locked,
-    keep the key on a server, and send images as `pixel_shuffle(...).scramble(key, x)`. Then
-    `forward(locked, scrambled)` equals `forward(params, x)`, up to the order of one sum.
 
-    Raises `ValueError` if no leaf fits, or more than one (`only(lock, where)` then picks one);
-    `TypeError` for leaves that are not whole bytes, and when differentiated.
-
-    **Guarantees.** decrypt inverts encrypt on bits. Attention and later layers are untouched: the
-    attacker misses the order of `patch * patch * channels` rows and nothing else.
-
-    Source: Kiya et al. (2022), arXiv 2207.05366, 2207.11939.
-
-    >>> import jax, modellock_jax as ml
-    >>> params = {"embed": {"kernel": jax.numpy.arange(8.0).reshape(4, 2)}}
-    >>> lock = ml.patch_shuffle(patch=2, channels=1)
-    >>> locked, key = lock.encrypt(ml.PixelKey(jax.numpy.array([3, 1, 2, 0])), params)
-    >>> locked["embed"]["kernel"][:, 0].tolist()
-    [6.0, 2.0, 4.0, 0.0]
-    """
-    n = _entries("patch_shuffle", patch, channels, None)
-
-    def embedding(params: Params) -> str:
-        check_leaves("patch_shuffle", params)
-        named = zip(jax.tree.leaves(paths(params)), jax.tree.leaves(params))
-        fits = [
-            path
-            for path, leaf in named
-            if path.split("/")[-1] == "kernel"
-            and leaf.shape[:-1] in ((patch, patch, channels), (n,))
-        ]
-        if len(fits) != 1:
-            found = f"{len(fits)} leaves fit: {', '.join(fits)}" if fits else "no leaf fits"
-            raise ValueError(
-                f"patch_shuffle: the embedding is one `kernel` of shape [{patch}, {patch}, "
-                f"{channels}, D] or [{n}, D], but {found}; pick it with only(lock, where)"
-            )
-        return fits[0]
-
-    @bitwise("patch_shuffle")
-    def permute(params: Params, order: jax.Array) -> Params:
-        target = embedding(params)
-
-        def rows(path: str, leaf: jax.Array) -> jax.Array:
-            if path != target:
-                return leaf
-            uint = to_uint(leaf).reshape(n, leaf.shape[-1])[order]
-            return from_uint(uint.reshape(leaf.shape), leaf.dtype)
-
-        return jax.tree.map(rows, paths(params), params)
-
-    def init(rng: Rng, params: Params) -> PixelKey:
-        embedding(params)
-        return PixelKey(_permutation(rng, n))
-
-    def encrypt(key: Key, params: Params, /, loss: Loss | None = None) -> tuple[Params, Key]:
-        check_key("patch_shuffle", key, PixelKey, (n,))
-        return keep_sharding(permute(params, key.permutation), params), key
-
-    def decrypt(key: Key, locked: Params) -> Params:
-        check_key("patch_shuffle", key, PixelKey, (n,))
-        return keep_sharding(permute(locked, jnp.argsort(key.permutation)), locked)
-
-    return Lock(init, encrypt, decrypt)
+def draw_permutation(rng: Rng, n: int) -> jax.Array:
+    """A random permutation, int32 `[n]`."""
+    return _rank(random_words(rng, 2 * n))
 
 
 def swap_two(rng: jax.Array, key: Any) -> Any:
@@ -240,11 +184,6 @@ def permutation_bits(params: Params, sites: Any, block: int, channels: int = 3, 
     return math.lgamma(block * block * channels + 1) / math.log(2)
 
 
-def patch_bits(params: Params, sites: Any, patch: int, channels: int = 3) -> float:
-    """Key space in bits: log2 of the number of permutations of a patch."""
-    return permutation_bits(params, sites, patch, channels)
-
-
 def _half_bits(n: int) -> float:
     ways = math.lgamma(n + 1) - math.lgamma(n // 2 + 1) - math.lgamma(n - n // 2 + 1)
     return ways / math.log(2)
@@ -258,16 +197,6 @@ def negative_bits(params: Params, sites: Any, block: int, channels: int = 3, **_
 def ffx_bits(params: Params, sites: Any, block: int, channels: int = 3, **_: Any) -> float:
     """Key space in bits: the choice of entries and the permutation of 256 values."""
     return _half_bits(block * block * channels) + math.lgamma(257) / math.log(2)
-
-
-def _entries(scheme: str, block: int, channels: int, image_shape: ImageShape) -> int:
-    if block < 1 or channels < 1:
-        raise ValueError(
-            f"{scheme}: block and channels must be at least 1, not {block}, {channels}"
-        )
-    if image_shape is not None:
-        _check_image(scheme, image_shape, block, channels)
-    return block * block * channels
 
 
 def _check_image(scheme: str, shape: tuple[int, ...], block: int, channels: int) -> None:
@@ -301,10 +230,6 @@ def _tile(entries: jax.Array, block: int, x: jax.Array) -> jax.Array:
     tile = entries.reshape(block, block, channels)
     tile = jnp.tile(tile, (height // block, width // block, 1))
     return tile.reshape((1,) * (x.ndim - 3) + tile.shape)
-
-
-def _permutation(rng: Rng, n: int) -> jax.Array:
-    return _rank(random_words(rng, 2 * n))
 
 
 def _rank(words: jax.Array) -> jax.Array:
