@@ -1,0 +1,142 @@
+"""What attacks by adversarial images share: the result, the losses, the ball, the best so far."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Classifier = Callable[[jax.Array], jax.Array]
+
+
+class Evasion(NamedTuple):
+    """`images`: `[B, H, W, C]` in [0, 1], within eps of the given ones; `robust`: float32 `[B]`, 1
+    where neither the given image nor this one is misclassified (a share where there are several
+    keys); `accuracy`: its mean, the robust accuracy."""
+
+    images: jax.Array
+    robust: jax.Array
+    accuracy: jax.Array
+
+
+class Point(NamedTuple):
+    """A batch of images on the way, and what the classifier says of each."""
+
+    x: jax.Array
+    direction: jax.Array  # sign of the loss's gradient, zero where it is not finite
+    loss: jax.Array  # [B]
+    fooled: jax.Array  # [B], share of keys
+
+
+def cross_entropy(logits: jax.Array, y: jax.Array) -> jax.Array:
+    """The cross-entropy of each image: logits `[B, classes]`, labels int `[B]`, `[B]`."""
+    true = jax.nn.one_hot(y, logits.shape[-1], dtype=jnp.bool_)
+    others = jax.nn.logsumexp(jnp.where(true, -jnp.inf, logits), -1)
+    # Exact where the model is sure: of 1 - p(true) in float32 only rounding errors would be left.
+    return jax.nn.softplus(others - jnp.take_along_axis(logits, y[:, None], 1)[:, 0])
+
+
+def keys_first(logits: jax.Array) -> jax.Array:
+    """Logits `[B, classes]` or `[K, B, classes]` as `[K, B, classes]`."""
+    return logits if logits.ndim == 3 else logits[None]
+
+
+def margin(logits: jax.Array, y: jax.Array) -> jax.Array:
+    """How far another class leads, `[B]`: above zero where the image is misclassified."""
+    true = jax.nn.one_hot(y, logits.shape[-1], dtype=jnp.bool_)
+    other = jnp.where(true, -jnp.inf, logits).max(-1)
+    return other - jnp.take_along_axis(logits, y[:, None], 1)[:, 0]
+
+
+def dlr(logits: jax.Array, y: jax.Array) -> jax.Array:
+    """The difference of logits ratio of Croce & Hein (2020), `[B]`: the margin, free of scale."""
+    if logits.shape[-1] < 3:
+        raise ValueError(
+            f"apgd: the dlr loss needs at least 3 classes, not {logits.shape[-1]}; "
+            'use loss="cross_entropy"'
+        )
+    top = lax.top_k(logits, 3)[0]
+    return margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)
+
+
+Measure = Callable[[jax.Array, jax.Array], jax.Array]
+
+
+def judge_by(
+    f: Classifier, y: jax.Array, measure: Measure
+) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
+    """`judge(x)`: the loss and the share of keys fooled of each image, `[B]` each."""
+
+    def judge(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits = keys_first(f(x))
+        right = jnp.isfinite(logits).all(-1) & (logits.argmax(-1) == y[None])
+        losses = jax.vmap(measure, (0, None))(logits, y)
+        return losses.mean(0), 1 - right.mean(0, dtype=jnp.float32)
+
+    return judge
+
+
+def look_by(f: Classifier, y: jax.Array, measure: Measure) -> Callable[[jax.Array], Point]:
+    """`look(x)`: the same, and the direction in which the loss rises."""
+    judge = judge_by(f, y, measure)
+
+    def total(x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
+        loss, fooled = judge(x)
+        return loss.sum(), (loss, fooled)
+
+    def look(x: jax.Array) -> Point:
+        gradient, found = jax.grad(total, has_aux=True)(x)
+        return Point(x, jnp.where(jnp.isfinite(gradient), jnp.sign(gradient), 0), *found)
+
+    return look
+
+
+def ball(x: jax.Array, eps: Any) -> Callable[[jax.Array], jax.Array]:
+    """The projection into [0, 1] and within `eps` of x."""
+    low, high = jnp.maximum(x - eps, 0), jnp.minimum(x + eps, 1)
+    return lambda images: jnp.clip(images, low, high)
+
+
+def start_at(x: jax.Array, eps: Any, rng: jax.Array | None) -> jax.Array:
+    """A random point of the ball, or x itself without `rng`."""
+    if rng is None:
+        return x
+    return ball(x, eps)(x + eps * jax.random.uniform(rng, x.shape, x.dtype, -1, 1))
+
+
+def unseen(x: jax.Array, fooled: jax.Array) -> Point:
+    """The given images, which any point that fools as many keys replaces."""
+    return Point(x, jnp.zeros_like(x), jnp.full(fooled.shape, -jnp.inf), fooled)
+
+
+def best_of(new: Point, best: Point) -> Point:
+    """For each image the point that fools more keys, then the one of higher loss."""
+    level = (new.fooled == best.fooled) & (new.loss > best.loss)
+    return choose((new.fooled > best.fooled) | level, new, best)
+
+
+def choose(where: jax.Array, new: Point, old: Point) -> Point:
+    """For each image `new` where `where` `[B]` says so, else `old`."""
+    return jax.tree.map(lambda a, b: jnp.where(like(where, a), a, b), new, old)
+
+
+def like(values: jax.Array, leaf: jax.Array) -> jax.Array:
+    """Values `[B]` with as many axes as the leaf, to be broadcast."""
+    return values.reshape(values.shape + (1,) * (leaf.ndim - 1))
+
+
+def result(images: jax.Array, fooled: jax.Array) -> Evasion:
+    """The result, from the share of keys fooled, `[B]`."""
+    return Evasion(images, 1 - fooled, (1 - fooled).mean())
+
+
+def check(x: jax.Array, y: jax.Array, steps: int) -> None:
+    """Refuse images and labels that do not fit, or no steps."""
+    if x.ndim != 4 or y.shape != x.shape[:1]:
+        raise ValueError(
+            f"evasion: images must be [B, H, W, C] and labels [B], not {list(x.shape)} and "
+            f"{list(y.shape)}"
+        )
+    if steps < 1:
+        raise ValueError(f"evasion: needs at least one step or query, not {steps}")

@@ -1,0 +1,247 @@
+"""Adversarial examples: found where they are, not where they are not, and bad gradients noticed."""
+
+import warnings
+from functools import partial
+from types import SimpleNamespace
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax.experimental import io_callback
+
+import modellock_jax as ml
+from modellock_jax import data, models, train
+from modellock_jax.attacks import adversarial, evasion
+from modellock_jax.attacks.gradient_masking import gradient_masking
+
+RNG = jax.random.key(7)
+ATTACKS = {
+    "fgsm": evasion.fgsm,
+    "pgd": lambda f, x, y, eps: evasion.pgd(f, x, y, eps, RNG, steps=10),
+    "apgd": lambda f, x, y, eps: evasion.apgd(f, x, y, eps, RNG, steps=10),
+    "apgd-dlr": lambda f, x, y, eps: evasion.apgd(f, x, y, eps, RNG, steps=10, loss="dlr"),
+    "square": lambda f, x, y, eps: evasion.square(f, x, y, eps, RNG, queries=600),
+}
+
+
+@pytest.fixture(scope="module")
+def digits():
+    """A model trained under a sign mask on digits, its user's and its thief's classifier."""
+    found, model, lock = data.load("digits"), models.mlp(10, (32,)), ml.sign_mask(bits=32)
+    start = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    key = lock.init(jax.random.key(1), start)
+    params, _ = train.fit(
+        partial(ml.owner_forward(lock, model.train), key),
+        start,
+        found.train_x,
+        found.train_y,
+        rng=jax.random.key(2),
+        epochs=8,
+        learning_rate=5e-3,
+    )
+    user = partial(ml.user_forward(lock, model.forward), key, params)
+    x, y = jnp.asarray(found.test_x[:100]), jnp.asarray(found.test_y[:100])
+    return SimpleNamespace(
+        x=x, y=y, user=user, thief=partial(model.forward, params), lock=lock, model=model,
+        key=key, params=params, clean=evasion.transfer(user, x, y, x).accuracy,
+    )  # fmt: skip
+
+
+def linear(seed: int = 0):
+    """A linear classifier, images inside [0.4, 0.6], and the eps at which each of them falls."""
+    w = jax.random.normal(jax.random.key(seed), (12,))
+    x = jax.random.uniform(jax.random.key(seed + 1), (40, 2, 2, 3), minval=0.4, maxval=0.6)
+
+    def f(x):
+        s = (x - 0.5).reshape(-1, 12) @ w
+        return jnp.stack([s, -s, -s - 9.0], 1)
+
+    s = f(x)[:, 0]
+    return f, x, (s < 0).astype(jnp.int32), jnp.abs(s) / jnp.abs(w).sum()
+
+
+@pytest.mark.parametrize("name", ATTACKS)
+def test_the_exact_radius_of_a_linear_model(name):
+    f, x, y, radius = linear()
+    eps = jnp.array([0.0, 0.01, 0.02, 0.04, 0.2])
+    found = jax.jit(jax.vmap(lambda e: ATTACKS[name](f, x, y, e)))(eps)
+    # No attack may do better, and none with a gradient worse; the search needs some room.
+    beyond, within = eps[:, None] > 1.01 * radius[None], eps[:, None] < 0.99 * radius[None]
+    slack = 1.5 if name == "square" else 1.0
+    assert within.sum() > 20
+    assert ((found.robust == 1) | ~within).all()
+    assert ((found.robust == 0) | ~(eps[:, None] > 1.01 * slack * radius[None])).all()
+    assert beyond.sum() > 20
+    np.testing.assert_allclose(found.accuracy, found.robust.mean(1), rtol=1e-6)
+    # The images say the same, and lie where they may.
+    again = jax.vmap(lambda images: evasion.transfer(f, x, y, images).robust)(found.images)
+    np.testing.assert_array_equal(again, found.robust)
+    apart = jnp.abs(found.images - x[None]).max((1, 2, 3, 4))
+    assert (apart <= eps + 1e-6).all()
+
+
+def test_images_stay_images_and_more_steps_lose_nothing(digits):
+    @partial(jax.jit, static_argnums=1)
+    def found(eps, steps):
+        return evasion.pgd(digits.user, digits.x, digits.y, eps, RNG, steps=steps, step_size=0.02)
+
+    few, many = found(0.1, 2), found(0.1, 5)
+    assert (many.robust <= few.robust).all()
+    assert 0 < float(many.accuracy) < float(few.accuracy) < float(digits.clean)
+    assert 0 <= float(many.images.min()) <= float(many.images.max()) <= 1
+
+
+def test_apgd_halves_its_step():
+    # The loss peaks inside the ball, and only near the peak is there an error.
+    peak = jnp.array([0.53, 0.46, 0.515, 0.41])
+
+    def f(x):
+        away = ((x.reshape(-1, 4) - peak[None]) ** 2).sum(1)
+        return jnp.stack([away - 4e-4, jnp.zeros_like(away), away - 1], 1)
+
+    x, y = jnp.full((1, 2, 2, 1), 0.5), jnp.zeros(1, jnp.int32)
+    assert float(evasion.pgd(f, x, y, 0.1, steps=40, step_size=0.2).accuracy) == 1
+    assert float(evasion.apgd(f, x, y, 0.1, steps=40).accuracy) == 0
+    assert np.flatnonzero(evasion._checkpoints(100)).tolist() == [22, 41, 57, 70, 80, 87, 93, 99]
+
+
+def test_dlr_where_the_cross_entropy_is_flat_and_the_flags_say_so():
+    f, x, y, radius = linear()
+    eps = float(2 * radius.max())
+
+    def sure(x):
+        return 1e5 * f(x)
+
+    # At the image itself: a random start would help the flat loss along.
+    flat = jax.jit(lambda: evasion.apgd(sure, x, y, eps, steps=5))()
+    steep = jax.jit(lambda: evasion.apgd(sure, x, y, eps, steps=5, loss="dlr"))()
+    assert float(flat.accuracy) > 0.9
+    assert float(steep.accuracy) == 0
+
+    def attack(f, x, y, eps, rng):
+        return evasion.fgsm(f, x, y, eps)
+
+    flags = gradient_masking(sure, x, y, eps, RNG, attack=attack, queries=200)
+    assert flags.zero_gradients > 0.9
+    assert flags.black_box > 0.8
+    assert flags.unbounded > 0.9
+    assert flags.random == 0
+    # The same decisions with gradients: no flag.
+    assert gradient_masking(f, x, y, eps, RNG, attack=attack, queries=200) == (0, 0, 0, 0)
+    # A surrogate without the defect is a black box too.
+    seen = gradient_masking(sure, x, y, eps, RNG, attack=attack, surrogate=f, queries=1)
+    assert seen.black_box > 0.9
+
+
+def test_random_outputs_are_noticed():
+    generator, (f, x, y, _) = np.random.default_rng(0), linear()
+
+    def noisy(x):
+        draw = partial(generator.normal, size=(1, 3))
+        noise = io_callback(lambda: draw().astype("f4"), jax.ShapeDtypeStruct((1, 3), "float32"))
+        return f(x) + noise
+
+    def drawn(rng, x):
+        return f(x) + jax.random.normal(rng, (1, 3))
+
+    once = partial(evasion.pgd, steps=1)
+    for g in (noisy, evasion.expectation(drawn, jax.random.split(RNG, 3))):
+        assert gradient_masking(g, x, y, 0.1, RNG, attack=once, queries=1).random == 1
+
+
+def test_an_expectation_is_a_mean_over_keys(digits):
+    user, keys = ml.user_forward(digits.lock, digits.model.forward), jax.random.split(RNG, 4)
+    keys = jax.vmap(lambda r: digits.lock.init(r, digits.params))(keys)
+
+    def f(key, x):
+        return user(key, digits.params, x)
+
+    @jax.jit
+    def both(x):
+        look = adversarial.look_by(
+            evasion.expectation(f, keys), digits.y, adversarial.cross_entropy
+        )
+        return look(x), jax.grad(loss)(x), logits(x).argmax(-1) == digits.y[None]
+
+    def logits(x):
+        return jnp.stack([f(ml.SignKey(keys.signs[i]), x) for i in range(4)])
+
+    def loss(x):
+        return jax.vmap(adversarial.cross_entropy, (0, None))(logits(x), digits.y).mean(0).sum()
+
+    look, gradient, right = both(digits.x)
+    assert (jnp.sign(gradient) == look.direction).mean(dtype=jnp.float32) > 0.99
+    np.testing.assert_allclose(1 - look.fooled, right.mean(0, dtype=jnp.float32), atol=1e-6)
+
+
+def test_who_has_the_key_needs_less(digits):
+    """Known, unknown and random keys, against the user's model: the key is the attacker's help."""
+    x, y, user = digits.x, digits.y, digits.user
+    both = ml.user_forward(digits.lock, digits.model.forward)
+    keys = jax.vmap(lambda r: digits.lock.init(r, digits.params))(jax.random.split(RNG, 4))
+    mean = evasion.expectation(lambda key, x: both(key, digits.params, x), keys)
+
+    score = jax.jit(lambda images: evasion.transfer(user, x, y, images).accuracy)
+
+    def attacked(f):
+        images = jax.jit(lambda: evasion.pgd(f, x, y, 0.2, RNG, steps=10).images)()
+        return float(score(images))
+
+    known = attacked(user)
+    assert known < 0.3
+    for other in (digits.thief, mean):
+        assert known + 0.3 < attacked(other) <= digits.clean
+
+
+def test_what_is_not_finite_counts_as_wrong():
+    def f(x):
+        return jnp.log(x.reshape(-1, 4)[:, :3] - 2)
+
+    x, y = jnp.full((3, 2, 2, 1), 0.5), jnp.zeros(3, jnp.int32)
+    for name in ("pgd", "apgd"):
+        found = jax.jit(lambda name=name: ATTACKS[name](f, x, y, 0.1))()
+        assert float(found.accuracy) == 0
+        assert bool(jnp.isfinite(found.images).all())
+
+
+def test_bad_input():
+    f, x, y, _ = linear()
+    with pytest.raises(ValueError, match=r'"cross_entropy" or "dlr", not \'hinge\''):
+        evasion.apgd(f, x, y, 0.1, loss="hinge")
+    with pytest.raises(ValueError, match="at least 3 classes, not 2"):
+        evasion.apgd(lambda x: f(x)[:, :2], x, y, 0.1, loss="dlr")
+    with pytest.raises(ValueError, match="at least one step or query, not 0"):
+        evasion.pgd(f, x, y, 0.1, steps=0)
+    with pytest.raises(ValueError, match=r"images must be \[B, H, W, C\] and labels \[B\]"):
+        evasion.fgsm(f, x, y[1:], 0.1)
+
+
+def test_no_worse_than_foolbox(digits):
+    with warnings.catch_warnings():
+        # It imports a name that scipy is about to move.
+        warnings.simplefilter("ignore")
+        foolbox = pytest.importorskip("foolbox")
+        theirs = foolbox.JAXModel(jax.jit(digits.user), bounds=(0, 1))
+    eps, size, steps = [0.02, 0.05, 0.1], 0.01, 10
+    attacks = {
+        "fgsm": (foolbox.attacks.LinfFastGradientAttack(), evasion.fgsm),
+        "pgd": (
+            foolbox.attacks.LinfPGD(abs_stepsize=size, steps=steps, random_start=False),
+            partial(evasion.pgd, steps=steps, step_size=size),
+        ),
+    }
+    for other, ours in attacks.values():
+        with warnings.catch_warnings(), jax.numpy_rank_promotion("allow"):
+            warnings.simplefilter("ignore")
+            with jax.numpy_dtype_promotion("standard"):
+                _, _, theirs_fooled = other(theirs, digits.x, digits.y, epsilons=eps)
+        found = jax.jit(jax.vmap(lambda e, a=ours: a(digits.user, digits.x, digits.y, e)))(
+            jnp.array(eps)
+        )
+        theirs_fooled = np.asarray(
+            theirs_fooled.raw if hasattr(theirs_fooled, "raw") else theirs_fooled
+        )
+        # The same start and steps: what they find we find, up to a rounding here and there.
+        assert ((found.robust == 0) | ~theirs_fooled).mean() > 0.99
+        assert (found.robust == 0).sum() >= theirs_fooled.sum() > 20
