@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from modellock_jax.base import Params
+from modellock_jax.train import batches
 
 State = Any
 
@@ -24,12 +25,39 @@ class Attack(NamedTuple):
     forward: Callable[[State, jax.Array], jax.Array]
 
 
-def run(attack: Attack, state: State, batches: Any) -> tuple[State, Any]:
-    """Step through `batches`, a tree of arrays `[steps, ...]`, in one `lax.scan`.
+def run(attack: Attack, state: State, given: Any) -> tuple[State, Any]:
+    """Step through the batches `given`, a tree of arrays `[steps, ...]`, in one `lax.scan`.
 
     Returns the last state and the `info` of every step, `[steps, ...]`.
     """
-    return lax.scan(attack.step, state, batches)
+    return lax.scan(attack.step, state, given)
+
+
+def run_shuffled(
+    attack: Attack,
+    state: State,
+    x: jax.Array,
+    y: jax.Array | None,
+    rng: jax.Array,
+    *,
+    steps: int,
+    batch_size: int = 64,
+    augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+) -> tuple[State, Any]:
+    """Step through random batches of images x `[N, ...]` and what is known of them, y `[N, ...]`.
+
+    Batches have at most N entries; `augment(rng, x)` changes each. Returns what `run` returns. Pure.
+    """
+    size = min(batch_size, len(x))
+    order, noise = jax.random.split(rng)
+
+    def step(state: State, at: tuple[jax.Array, jax.Array]) -> tuple[State, Any]:
+        index, r = at
+        images = x[index] if augment is None else augment(r, x[index])
+        return attack.step(state, (images, None if y is None else y[index]))
+
+    rows = batches(order, len(x), steps, size)
+    return lax.scan(step, state, (rows, jax.random.split(noise, steps)))
 
 
 def sanitise(

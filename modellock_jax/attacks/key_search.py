@@ -1,9 +1,10 @@
 """Key search: how a key is scored, keys drawn at random, and what every search holds on its way.
 
 Each search needs only the user's forward and a few images of the model's kind. The loss is the mean
-cross-entropy on labels `y`, int `[B]`; with `y=None` it is the mean entropy of the predictions less
-the entropy of their mean (Krause et al. 2010), which needs no labels. A key under which any logit is
-not finite has loss infinity.
+cross-entropy on labels `y`, int `[B]`; where `y` are an unlocked model's logits, float
+`[B, classes]`, the mean squared difference of log-probabilities; with `y=None` the mean entropy of
+the predictions less the entropy of their mean (Krause et al. 2010), which needs no labels. A key
+under which any logit is not finite has loss infinity.
 """
 
 from collections.abc import Callable
@@ -117,6 +118,8 @@ def key_loss(logits: jax.Array, y: jax.Array | None) -> jax.Array:
     if y is None:
         mean = jnp.exp(log_p).mean(0)
         loss = -(jnp.exp(log_p) * log_p).sum(-1).mean() - jax.scipy.special.entr(mean).sum()
+    elif jnp.issubdtype(y.dtype, jnp.floating):
+        loss = ((log_p - jax.nn.log_softmax(y)) ** 2).mean()
     else:
         loss = -jnp.take_along_axis(log_p, y[:, None], 1).mean()
     return jnp.where(jnp.isfinite(logits).all(), loss, jnp.inf)
