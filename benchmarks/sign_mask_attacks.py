@@ -1,0 +1,207 @@
+"""Keys of sign masks by gradient descent on the key, and exactly, through an unlocked device.
+
+    python benchmarks/sign_mask_attacks.py [--data fashion_mnist mnist5k] [--seeds 3] [--json PATH]
+
+The study's CNN and MLP are trained here under `sign_mask(256)`, per unit and per channel. Rows:
+
+- `relaxed_key` on 50 and 500 labelled training images, and on 2000 without labels. On 500 the key is
+  corrected by `coordinate_flips` on the same images and a shifted copy; on 50 that would overfit.
+- `tanh`: plain Adam, 150 steps, on tanh(theta), one start, 50 images: the yardstick.
+- `sign_mask_oracle` on 4 to 128 queries: natural images, no labels, the device's logits.
+
+A row gives test accuracy without the key, with the one found, and with the right one; the share of
+all signs that are right, and of those that matter (negating one of them in the right key changes an
+output on 2000 training images or the test images); and seconds, compilation included.
+"""
+
+import argparse
+import datetime
+import functools
+import json
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any, Literal
+
+import jax
+import jax.numpy as jnp
+import optax
+from jax import lax
+from rich.console import Console
+from rich.table import Table
+
+import modellock_jax as ml
+from modellock_jax.attacks.attack import run_shuffled
+from modellock_jax.attacks.key_search import key_loss
+from modellock_jax.attacks.oracle import sign_mask_oracle
+from modellock_jax.attacks.relaxed_key import best_key, relaxed_key, relaxed_signs
+from modellock_jax.attacks.sign_search import coordinate_flips
+from modellock_jax.data import load
+from modellock_jax.metrics import over_keys
+from modellock_jax.models import MODELS
+from modellock_jax.study.report import machine
+from modellock_jax.train import fit, random_shift
+
+BITS = 256
+EPOCHS = {"mnist5k": 15, "fashion_mnist": 10}
+KINDS: tuple[Literal["unit", "channel"], ...] = ("unit", "channel")
+QUERIES = (4, 8, 16, 32, 64, 128)
+
+
+def flipped(
+    lock: ml.Lock, forward: Any, params: Any, key: ml.SignKey, x: jax.Array, y: jax.Array
+) -> ml.SignKey:
+    """The key corrected by ten rounds of flips on labelled images and a shifted copy of them."""
+    x = jnp.concatenate([x, random_shift(jax.random.key(0), x)])
+    attack = coordinate_flips(lock, forward, restarts=1)
+    state = attack.init(jax.random.key(0), params)._replace(keys=ml.SignKey(key.signs[None]))
+    y = jnp.concatenate([y, y])
+    return lax.scan(lambda s, _: attack.step(s, (x, y)), state, length=10)[0].best
+
+
+def rows_of(
+    name: str, architecture: str, per: Literal["unit", "channel"], seed: int
+) -> Iterator[dict[str, Any]]:
+    """Every row of one model."""
+    data = load(name)
+    model, lock = MODELS[architecture](data.classes), ml.sign_mask(BITS, per=per)
+    start = model.init(jax.random.key(1000 + seed), jnp.zeros((1, *data.train_x.shape[1:])))
+    key = lock.init(jax.random.key(2000 + seed), start)
+    params, _ = fit(
+        functools.partial(ml.owner_forward(lock, model.train), key),
+        start,
+        data.train_x,
+        data.train_y,
+        rng=jax.random.key(3000 + seed),
+        epochs=EPOCHS[name],
+        batch_size=128,
+        learning_rate=4e-3 if name == "mnist5k" else 2e-3,
+        augment=random_shift,
+        progress=f"training {architecture} on {name}, per {per}, seed {seed}",
+    )
+    user = jax.jit(ml.user_forward(lock, model.forward))
+    test_x, test_y = jnp.asarray(data.test_x), jnp.asarray(data.test_y)
+
+    def accuracy(key: ml.SignKey) -> float:
+        return float((user(key, params, test_x).argmax(-1) == test_y).mean())
+
+    mine = jax.random.permutation(jax.random.key(4000 + seed), len(data.train_x))[:2000]
+    train_x, train_y = jnp.asarray(data.train_x)[mine], jnp.asarray(data.train_y)[mine]
+
+    @jax.jit
+    def matters(params: Any) -> jax.Array:
+        """Which signs change an output when negated, bool `[BITS]`."""
+        x = jnp.concatenate([train_x, test_x[:2000]])
+        one_off = ml.SignKey(key.signs[None] * (1 - 2 * jnp.eye(BITS, dtype=jnp.int8)))
+        right = user(key, params, x)
+        return over_keys(lambda k: (user(k, params, x) != right).any(), one_off, chunk=4)
+
+    live = matters(params)
+    about = {"data": name, "model": architecture, "per": per, "seed": seed}
+    about |= {"no_key": accuracy(ml.SignKey(jnp.ones(BITS, jnp.int8))), "right_key": accuracy(key)}
+    about |= {"signs_that_matter": int(live.sum())}
+
+    def row(attack: str, count: int, attempt: Callable[[], ml.SignKey | None]) -> dict[str, Any]:
+        begin = time.perf_counter()
+        found = jax.block_until_ready(attempt())
+        result: dict[str, Any] = {"attack": attack, "images": count}
+        result["seconds"] = time.perf_counter() - begin
+        # An attack that gives up leaves the thief without a key.
+        result["accuracy"] = about["no_key"] if found is None else accuracy(found)
+        right = None if found is None else found.signs == key.signs
+        result["signs_right"] = None if right is None else float(right.mean())
+        result["live_signs_right"] = None if right is None else float(right[live].mean())
+        return about | result
+
+    def relaxed(count: int, labels: bool, restarts: int, steps: int, fix: bool) -> ml.SignKey:
+        relaxation = relaxed_signs(lock, BITS)
+        attack = relaxed_key(relaxation, model.forward, steps, restarts=restarts)
+
+        @jax.jit
+        def go(params: Any, x: jax.Array, y: jax.Array | None, rng: jax.Array) -> ml.SignKey:
+            state = attack.init(rng, params)
+            kinds: dict[str, Any] = {"steps": steps, "augment": random_shift}
+            state, _ = run_shuffled(attack, state, x, y, jax.random.fold_in(rng, 1), **kinds)
+            found = best_key(relaxation, state)
+            return (
+                found if y is None or not fix else flipped(lock, model.forward, params, found, x, y)
+            )
+
+        y = train_y[:count] if labels else None
+        return go(params, train_x[:count], y, jax.random.key(5000 + seed))
+
+    def tanh(count: int) -> ml.SignKey:
+        optimizer = optax.adam(0.1)
+        x, y = train_x[:count], train_y[:count]
+
+        @jax.jit
+        def go(theta: jax.Array) -> jax.Array:
+            def step(carry: Any, _: None) -> tuple[Any, None]:
+                theta, state = carry
+                gradient = jax.grad(
+                    lambda t: key_loss(user(ml.SignKey(jnp.tanh(t)), params, x), y)
+                )(theta)
+                updates, state = optimizer.update(gradient, state)
+                return (optax.apply_updates(theta, updates), state), None
+
+            return lax.scan(step, (theta, optimizer.init(theta)), length=150)[0][0]
+
+        theta = go(0.1 * jax.random.normal(jax.random.key(5000 + seed), (BITS,)))
+        return ml.SignKey(jnp.where(theta < 0, -1, 1).astype(jnp.int8))
+
+    def asked(count: int) -> ml.SignKey | None:
+        found = sign_mask_oracle(
+            functools.partial(user, key, params),
+            lock,
+            BITS,
+            model.forward,
+            params,
+            train_x[:count],
+            jax.random.key(5000 + seed),
+        )
+        return None if found is None else found.key
+
+    yield row("tanh", 50, lambda: tanh(50))
+    yield row("relaxed_key", 50, lambda: relaxed(50, True, 8, 400, False))
+    yield row("relaxed_key", 500, lambda: relaxed(500, True, 4, 1600, True))
+    yield row("relaxed_key, no labels", 2000, lambda: relaxed(2000, False, 16, 800, False))
+    for count in QUERIES:
+        yield row("sign_mask_oracle", count, functools.partial(asked, count))
+
+
+def main() -> None:
+    """Run every row, print the table, and write the rows where `--json` says, model by model."""
+    parser = argparse.ArgumentParser(description="Recover the keys of sign masks.")
+    parser.add_argument("--data", nargs="*", default=list(EPOCHS), choices=list(EPOCHS))
+    parser.add_argument("--models", nargs="*", default=["cnn", "mlp"], choices=["cnn", "mlp"])
+    parser.add_argument("--seeds", type=int, default=3, help="models of each kind")
+    parser.add_argument("--json", type=Path, help="write the rows to this file too")
+    options = parser.parse_args()
+    command = "python benchmarks/sign_mask_attacks.py"
+    command += f" --data {' '.join(options.data)} --models {' '.join(options.models)}"
+    about: dict[str, Any] = {"command": f"{command} --seeds {options.seeds}"}
+    about |= {"date": datetime.date.today().isoformat(), "machine": machine()}
+    rows: list[dict[str, Any]] = []
+    columns = ["data", "model", "per", "seed", "attack", "images", "seconds", "no_key", "accuracy"]
+    columns += ["right_key", "signs_right", "live_signs_right", "signs_that_matter"]
+    console = Console(width=170)
+    for seed in range(options.seeds):
+        for name in options.data:
+            for architecture in options.models:
+                for per in KINDS:
+                    fresh = list(rows_of(name, architecture, per, seed))
+                    rows += fresh
+                    table = Table(*columns)
+                    for row in fresh:
+                        cells = (row[column] for column in columns)
+                        table.add_row(
+                            *(f"{c:.3f}" if isinstance(c, float) else str(c) for c in cells)
+                        )
+                    console.print(table)
+                    if options.json is not None:
+                        options.json.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
+    console.print(about["date"], about["machine"], highlight=False)
+
+
+if __name__ == "__main__":
+    main()
