@@ -1,5 +1,6 @@
-"""The command line: `modellock-jax study`."""
+"""The command line: `modellock-jax study` and `modellock-jax attack`."""
 
+import enum
 import shlex
 import sys
 from pathlib import Path
@@ -33,8 +34,19 @@ def _app(
     pass
 
 
+class Kind(enum.StrEnum):
+    """What a study measures."""
+
+    LOCKS = "locks"
+    LEAGUE = "league"
+
+
 @app.command()
 def study(
+    kind: Annotated[
+        Kind,
+        typer.Argument(help="locks: who opens what, and the thief. league: every attack on each."),
+    ] = Kind.LOCKS,
     data: Annotated[
         str, typer.Option(help="mnist5k, digits, fashion_mnist, or any TFDS image set.")
     ] = "mnist5k",
@@ -43,7 +55,7 @@ def study(
         str,
         typer.Option(
             help='Locks with ";" between them, each a name or a name with settings: '
-            '"deep_lock; pixel_shuffle(block=4)". Default: all six.'
+            '"deep_lock; pixel_shuffle(block=4)". Default: all six, and the variants in a league.'
         ),
     ] = "",
     seeds: Annotated[
@@ -62,8 +74,11 @@ def study(
     Started again with the same options, it skips what is finished.
     """
     from modellock_jax.study import config as configs
+    from modellock_jax.study import league
 
     settings: dict[str, Any] = {"data": data, "model": model, **(configs.QUICK if quick else {})}
+    if kind is Kind.LEAGUE:
+        settings |= league.SETTINGS
     if locks:
         settings["locks"] = tuple(text.strip() for text in locks.split(";") if text.strip())
     if seeds is not None:
@@ -73,18 +88,62 @@ def study(
     from modellock_jax.study import figures, report
     from modellock_jax.study import run as runner
 
-    store = runner.run(config, out)
     # Where the folder lies is nobody else's business, and does not change the numbers.
     given = {"--data": data, "--model": model, "--locks": locks, "--seeds": seeds}
     defaults = {"--data": "mnist5k", "--model": "cnn", "--locks": "", "--seeds": None}
     options = [f"{name}={value}" for name, value in given.items() if value != defaults[name]]
-    command = shlex.join(["modellock-jax", "study", *options, *(["--quick"] if quick else [])])
-    report.save_tables(store, config, command)
-    figures.save_figures(store, config)
+    words = ["modellock-jax", "study", *(["league"] if kind is Kind.LEAGUE else []), *options]
+    command = shlex.join([*words, *(["--quick"] if quick else [])])
+    if kind is Kind.LEAGUE:
+        store = league.run(config, out)
+        grids, kept = [league.grid(store, config)], "config.json, rows.jsonl, table.md"
+    else:
+        store = runner.run(config, out)
+        grids = [report.lock_grid(store, config), report.thief_grid(store, config)]
+        figures.save_figures(store, config)
+        kept = "config.json, rows.jsonl, table.md, figures/"
+    report.save_tables(store, config, command, grids)
     console = Console(width=None if sys.stdout.isatty() else 200)
-    report.show(report.lock_grid(store, config), console)
-    report.show(report.thief_grid(store, config), console)
-    console.print(f"\n{store.folder}: config.json, rows.jsonl, table.md, figures/", highlight=False)
+    for grid in grids:
+        report.show(grid, console)
+    console.print(f"\n{store.folder}: {kept}", highlight=False)
+
+
+@app.command()
+def attack(
+    name: Annotated[str, typer.Argument(help="An attack, or LIST for all of them.")],
+    lock: Annotated[
+        str, typer.Option(help='A lock, with settings if need be: "pixel_shuffle(block=4)".')
+    ] = "",
+    data: Annotated[
+        str, typer.Option(help="mnist5k, digits, fashion_mnist, or any TFDS image set.")
+    ] = "mnist5k",
+    model: Annotated[str, typer.Option(help="mlp, cnn or resnet.")] = "cnn",
+    budget: Annotated[
+        float, typer.Option(help="The attacker's share of the training images, in (0, 1].")
+    ] = 0.01,
+    seeds: Annotated[int, typer.Option(help="How many models and keys.")] = 1,
+    out: Annotated[Path, typer.Option(help="The folder in which the run folder is made.")] = Path(
+        "runs"
+    ),
+) -> None:
+    """Train a model, lock it, and attack it: `attack LIST`, or `attack NAME --lock LOCK`.
+
+    Started again with the same options, it shows what it found.
+    """
+    from modellock_jax.study import config as configs
+    from modellock_jax.study import league, report
+
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    if name.lower() == "list":
+        report.show(league.attack_grid(), console)
+        return
+    if not lock:
+        raise ValueError(f"attack {name}: name a lock, as in --lock deep_lock")
+    if not 0 < budget <= 1:
+        raise ValueError(f"attack {name}: --budget is a share in (0, 1], not {budget}")
+    config = configs.Config(data=data, model=model, locks=(lock,), seeds=seeds, budgets=(budget,))
+    report.show(league.grid(league.run(config, out, (name,)), config, (name,)), console)
 
 
 def main() -> None:

@@ -165,11 +165,11 @@ def machine() -> str:
     return f"{os.cpu_count()} x {cpu}{accelerator}, {versions}"
 
 
-def save_tables(store: Store, config: Config, command: str) -> None:
+def save_tables(store: Store, config: Config, command: str, grids: list[Grid]) -> None:
     """Write `table.md` into the run folder."""
     today = datetime.date.today()
     made = f"Made by `{command}` on {today}, {machine()}, modellock_jax {config.version}."
-    parts = [_markdown(grid) for grid in (lock_grid(store, config), thief_grid(store, config))]
+    parts = [_markdown(grid) for grid in grids]
     write(store.folder / "table.md", "\n".join([*parts, made, ""]).encode())
 
 

@@ -101,29 +101,30 @@ def run(config: Config, out: Path) -> Store:
     """
     bench = prepare(config)
     store = Store(out, config)
-    locked: dict[str, list[Params]] = {"scratch": [_fresh(bench, s) for s in range(config.seeds)]}
+    locked: dict[str, list[Params]] = {"scratch": [fresh(bench, s) for s in range(config.seeds)]}
     for subject in bench.subjects:
         locked[subject.text] = _lock(bench, store, subject)
     _steal(bench, store, locked)
     return store
 
 
-def _rng(seed: int, purpose: str) -> jax.Array:
+def rng_for(seed: int, purpose: str) -> jax.Array:
     """A generator for one purpose of one seed, by the hash of both, so that none is used twice."""
     digest = hashlib.sha256(f"{purpose}/{seed}".encode()).digest()
     return jax.random.key(int.from_bytes(digest[:4]))
 
 
-def _fresh(bench: Bench, seed: int) -> Params:
-    return bench.model.init(_rng(seed, "init"), jnp.zeros((1, *bench.shape)))
+def fresh(bench: Bench, seed: int) -> Params:
+    """The untrained model of one seed."""
+    return bench.model.init(rng_for(seed, "init"), jnp.zeros((1, *bench.shape)))
 
 
-def _trained(bench: Bench, store: Store, subject: Subject | None, seed: int) -> tuple[Params, Key]:
+def trained(bench: Bench, store: Store, subject: Subject | None, seed: int) -> tuple[Params, Key]:
     """A trained model of one seed and the key it was trained under; kept in the run folder."""
     lock = subject.lock if subject is not None and subject.trained_under else PLAIN
     name = subject.text if subject is not None and subject.trained_under else "plain"
-    start = _fresh(bench, seed)
-    key = jax.jit(lock.init)(_rng(seed, "key"), start)
+    start = fresh(bench, seed)
+    key = jax.jit(lock.init)(rng_for(seed, "key"), start)
     params = store.load_params(f"{name}-{seed}", start)
     if params is None:
         c = bench.config
@@ -132,7 +133,7 @@ def _trained(bench: Bench, store: Store, subject: Subject | None, seed: int) -> 
             start,
             bench.data.train_x,
             bench.data.train_y,
-            rng=_rng(seed, "fit"),
+            rng=rng_for(seed, "fit"),
             epochs=c.epochs,
             batch_size=c.batch_size,
             learning_rate=c.learning_rate,
@@ -172,26 +173,26 @@ def _lock(bench: Bench, store: Store, subject: Subject) -> list[Params]:
     guess = jax.jit(jax.vmap(functools.partial(scheme.guess, lock), (0, None)))
     pairs, owned, plain = [], [], []
     for seed in range(c.seeds):
-        params, key = _trained(bench, store, subject, seed)
+        params, key = trained(bench, store, subject, seed)
         if not subject.trained_under:
-            key = jax.jit(lock.init)(_rng(seed, "key"), params)
+            key = jax.jit(lock.init)(rng_for(seed, "key"), params)
         pairs.append(encrypt(key, params))
         owned.append(params)
-        plain.append(_trained(bench, store, None, seed)[0])
+        plain.append(trained(bench, store, None, seed)[0])
     for seed, (locked, key) in enumerate(pairs):
         row_id = f"lock/{subject.text}/{seed}"
         if row_id in store.rows:
             continue
-        guesses = guess(jax.random.split(_rng(seed, "wrong"), c.wrong_keys), locked)
+        guesses = guess(jax.random.split(rng_for(seed, "wrong"), c.wrong_keys), locked)
         wrong = [jax.tree.map(operator.itemgetter(i), guesses) for i in range(c.wrong_keys)]
-        near = jax.jit(scheme.near)(_rng(seed, "near"), key)
+        near = jax.jit(scheme.near)(rng_for(seed, "near"), key)
         keys = [key, near, *(k for _, k in pairs), *wrong]
         found = [key_score(k, locked) for k in keys]
         accuracy = [float(one.accuracy) for one in found]
         non_finite = [float(one.non_finite) for one in found]
         none = bench.score(locked)
         opened = decrypt(key, locked)
-        first_key = jax.jit(lock.init)(_rng(seed, "key"), owned[seed])
+        first_key = jax.jit(lock.init)(rng_for(seed, "key"), owned[seed])
         store.add(
             {
                 "id": row_id,
@@ -279,7 +280,7 @@ def _steal(bench: Bench, store: Store, locked: dict[str, list[Params]]) -> None:
             if row_id not in store.rows:
                 size = jnp.int32(max(1, round(budget * n)))
                 # The same images for every lock of a seed: the rows compare locks, not draws.
-                thief_rng, init_rng = jax.random.split(_rng(seed, "thief"))
+                thief_rng, init_rng = jax.random.split(rng_for(seed, "thief"))
                 attack = fine_tune(bench.model, rate, bench.shape)
                 state = attack.init(init_rng, locked[name][seed])
                 curve = steal(thief_rng, state, size, jnp.float32(rate), data)

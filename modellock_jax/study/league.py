@@ -1,0 +1,170 @@
+"""The league: every lock against every attack on it, on real images."""
+
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from modellock_jax.attacks.table import ATTACKS, Case
+from modellock_jax.base import user_forward
+from modellock_jax.metrics import score
+from modellock_jax.study.config import Config
+from modellock_jax.study.report import Grid, interval
+from modellock_jax.study.run import Bench, Subject, prepare, rng_for, trained
+from modellock_jax.study.store import Store
+from modellock_jax.train import bar, margin_loss
+
+LOCKS = (
+    "pixel_shuffle(block=4)",
+    "pixel_shuffle",
+    "sign_mask(per='channel')",
+    "sign_mask(per='unit')",
+    "sign_flip",
+    "adv_params",
+    "deep_lock",
+    "stream_lock",
+)
+SETTINGS: dict[str, Any] = {"locks": LOCKS, "budgets": (0.01,)}
+"""What the league changes in a configuration: variants of the locks, and one budget."""
+
+
+def run(config: Config, out: Path, names: tuple[str, ...] = tuple(ATTACKS)) -> Store:
+    """Run the attacks called `names` on every lock they are against; `config.budgets[0]` is the
+    attacker's share of the training set.
+
+    Every row is kept as soon as it is finished; running again skips finished rows. Raises
+    `ValueError` for an unknown attack, one that is against none of the locks, and what `prepare`
+    raises, before anything is written.
+    """
+    for name in names:
+        if name not in ATTACKS:
+            raise ValueError(f"there is no attack {name!r}; the attacks are {', '.join(ATTACKS)}")
+    bench = prepare(config)
+    todo = [
+        (subject, seed, name)
+        for subject in bench.subjects
+        for seed in range(config.seeds)
+        for name in names
+        if subject.scheme in ATTACKS[name].against
+    ]
+    if not todo:
+        against = "; ".join(f"{name}: {', '.join(ATTACKS[name].against)}" for name in names)
+        raise ValueError(f"no attack named is against a lock given; {against}")
+    store, case, at = Store(out, config), None, None
+    with bar() as shown:
+        task = shown.add_task("the league", total=len(todo))
+        for subject, seed, name in todo:
+            row_id = f"league/{subject.text}/{seed}/{name}"
+            if row_id not in store.rows:
+                if at != (subject.text, seed):
+                    case, about, key = _case(bench, store, subject, seed)
+                    at = subject.text, seed
+                found = _attacked(bench, case, name, about, key)
+                store.add({"id": row_id, "kind": "league", **about, **found})
+            shown.advance(task)
+    return store
+
+
+def _case(bench: Bench, store: Store, subject: Subject, seed: int) -> tuple[Case, dict, Any]:
+    """A locked model with all that an attacker may have, the row's beginning, and the key."""
+    lock, model, data = subject.lock, bench.model, bench.data
+    params, key = trained(bench, store, subject, seed)
+    if not subject.trained_under:
+        key = jax.jit(lock.init)(rng_for(seed, "key"), params)
+    sample = jnp.asarray(data.train_x[:512]), jnp.asarray(data.train_y[:512])
+
+    @jax.jit
+    def encrypt(key: Any, params: Any, x: jax.Array, y: jax.Array) -> Any:
+        return lock.encrypt(key, params, lambda p: margin_loss(model.forward(p, x), y))
+
+    locked, key = encrypt(key, params, *sample)
+    count = max(10, round(bench.config.budgets[0] * len(data.train_x)))
+    mine = jax.random.permutation(rng_for(seed, "thief"), len(data.train_x))[:count]
+    device = partial(jax.jit(user_forward(lock, model.forward)), key, locked)
+    case = Case(
+        lock,
+        subject.scheme,
+        subject.settings,
+        model,
+        locked,
+        jnp.asarray(data.train_x)[mine],
+        jnp.asarray(data.train_y)[mine],
+        device,
+        partial(lock.scramble, key),
+        params,
+        rng_for(seed, "attack"),
+    )
+    about = {"lock": subject.text, "seed": seed}
+    about |= {"no_key": _accuracy(bench, partial(model.forward, locked))}
+    return case, about | {"right_key": _accuracy(bench, device)}, key
+
+
+def _attacked(bench: Bench, case: Any, name: str, about: dict[str, Any], key: Any) -> dict:
+    begin = time.perf_counter()
+    found = ATTACKS[name].run(case)
+    if found is not None:
+        jax.block_until_ready(found.forward(case.x[:1]))
+    row: dict[str, Any] = {"attack": name, "needs": ATTACKS[name].needs}
+    row |= {"seconds": time.perf_counter() - begin}
+    # An attack that gives up leaves what there was without it.
+    gained = about["no_key"] if found is None else _accuracy(bench, found.forward)
+    row |= {"gave_up": found is None, "accuracy": gained}
+    row |= {"images": 0 if found is None else found.images}
+    row |= {"queries": 0 if found is None else found.queries, "key_right": None}
+    if found is not None and type(found.key) is type(key):
+        right = [(a == b).mean() for a, b in zip(jax.tree.leaves(found.key), jax.tree.leaves(key))]
+        row["key_right"] = float(jnp.stack(right).mean())
+    return row
+
+
+def _accuracy(bench: Bench, forward: Any) -> float:
+    x, y = jnp.asarray(bench.data.test_x), jnp.asarray(bench.data.test_y)
+    return float(jax.jit(lambda x, y: score(forward, x, y).accuracy)(x, y))
+
+
+def attack_grid() -> Grid:
+    """Every attack: what it is against, and what the attacker has."""
+    rows = [[name, ", ".join(entry.against), entry.needs] for name, entry in ATTACKS.items()]
+    return Grid("The attacks", ["attack", "against", "the attacker has"], rows, [])
+
+
+def grid(store: Store, config: Config, names: tuple[str, ...] = tuple(ATTACKS)) -> Grid:
+    """One row per lock and attack, over all seeds."""
+    budget = f"{100 * config.budgets[0]:g} % of the training images"
+    title = (
+        f"The league: {config.data}, {config.model}, seeds: {config.seeds}, attackers with {budget}"
+    )
+    header = ["lock", "attack", "no key", "recovered [95 %]", "right key", "key found, %"]
+    table = Grid(title, [*header, "images", "queries", "seconds", "the attacker has"], [], [])
+    together: dict[tuple[str, str], list[dict[str, Any]]] = {}
+    for row in (row for row in store.of("league") if row["attack"] in names):
+        together.setdefault((row["lock"], row["attack"]), []).append(row)
+    for (lock, attack), rows in together.items():
+        mean, low, high = interval([100 * row["accuracy"] for row in rows])
+        spread = f" [{low:.1f}, {high:.1f}]" if len(rows) > 1 else ""
+        gave_up = sum(row["gave_up"] for row in rows)
+        keys = [row["key_right"] for row in rows if row["key_right"] is not None]
+        table.rows.append(
+            [
+                lock,
+                attack,
+                _mean(rows, "no_key", 100),
+                "gave up" if gave_up == len(rows) else f"{mean:.1f}{spread}",
+                _mean(rows, "right_key", 100),
+                f"{100 * sum(keys) / len(keys):.1f}" if keys else "",
+                str(rows[0]["images"]),
+                str(rows[0]["queries"]),
+                _mean(rows, "seconds", 1),
+                rows[0]["needs"],
+            ]
+        )
+        if 0 < gave_up < len(rows):
+            table.notes.append(f"{attack} gave up on {gave_up} of {len(rows)} models under {lock}.")
+    return table
+
+
+def _mean(rows: list[dict[str, Any]], field: str, unit: float) -> str:
+    return f"{unit * sum(row[field] for row in rows) / len(rows):.1f}"
