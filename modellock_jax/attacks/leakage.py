@@ -57,7 +57,8 @@ def compare_copies(copies: Sequence[Params]) -> Params:
 
     Threat model: the attacker holds the copies of two users, locked under two keys, and no key.
 
-    **Guarantees.** Exact on bits. Under `adv_params` it marks changed weights and no other.
+    **Guarantees.** Exact on bits. Under `adv_params` it marks changed weights and no other; those that
+    every key drove to one bound are alike in all copies and stay unmarked.
 
     >>> import jax.numpy as jnp
     >>> compare_copies([jnp.array([1.0, 2.0]), jnp.array([1.0, -2.0])]).tolist()
