@@ -62,8 +62,10 @@ def adv_params(
     decrypt.
 
     **Guarantees.** decrypt inverts encrypt on bits; at most `count` weights differ; every layer
-    keeps its minimum and maximum. All other weights lie open. **Broken** in part by the paper's own
-    adaptive attacker (the same search, descending), which recovers 56-64 % accuracy (Malhotra 2023).
+    keeps its minimum and maximum. All other weights lie open. **Broken**: at full `step` the clamp
+    shows which weights were changed, and 1 % of the data refits them (attacks `localise`, `restore`);
+    the paper's own adaptive attacker (the same search, descending) recovers 56-64 % accuracy
+    (Malhotra 2023).
 
     Source: Xue et al. (2021), who take random layers and in each the weight with the largest
     gradient. Whether they step by its sign or value, and how far, is not published, so `step`,
