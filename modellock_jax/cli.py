@@ -39,13 +39,17 @@ class Kind(enum.StrEnum):
 
     LOCKS = "locks"
     LEAGUE = "league"
+    SWEEP = "sweep"
 
 
 @app.command()
 def study(
     kind: Annotated[
         Kind,
-        typer.Argument(help="locks: who opens what, and the thief. league: every attack on each."),
+        typer.Argument(
+            help="locks: who opens what, and the thief. league: every attack on each. "
+            "sweep: the fine-tuning thief with every setting."
+        ),
     ] = Kind.LOCKS,
     data: Annotated[
         str, typer.Option(help="mnist5k, digits, fashion_mnist, or any TFDS image set.")
@@ -55,7 +59,7 @@ def study(
         str,
         typer.Option(
             help='Locks with ";" between them, each a name or a name with settings: '
-            '"deep_lock; pixel_shuffle(block=4)". Default: all six, and the variants in a league.'
+            '"deep_lock; pixel_shuffle(block=4)". Default: all six; with variants in league and sweep.'
         ),
     ] = "",
     seeds: Annotated[
@@ -74,11 +78,11 @@ def study(
     Started again with the same options, it skips what is finished.
     """
     from modellock_jax.study import config as configs
-    from modellock_jax.study import league
+    from modellock_jax.study import league, sweep
 
-    settings: dict[str, Any] = {"data": data, "model": model, **(configs.QUICK if quick else {})}
-    if kind is Kind.LEAGUE:
-        settings |= league.SETTINGS
+    settings: dict[str, Any] = {"data": data, "model": model}
+    settings |= {Kind.LOCKS: {}, Kind.LEAGUE: league.SETTINGS, Kind.SWEEP: sweep.SETTINGS}[kind]
+    settings |= configs.QUICK if quick else {}
     if locks:
         settings["locks"] = tuple(text.strip() for text in locks.split(";") if text.strip())
     if seeds is not None:
@@ -92,16 +96,20 @@ def study(
     given = {"--data": data, "--model": model, "--locks": locks, "--seeds": seeds}
     defaults = {"--data": "mnist5k", "--model": "cnn", "--locks": "", "--seeds": None}
     options = [f"{name}={value}" for name, value in given.items() if value != defaults[name]]
-    words = ["modellock-jax", "study", *(["league"] if kind is Kind.LEAGUE else []), *options]
+    words = ["modellock-jax", "study", *([] if kind is Kind.LOCKS else [kind.value]), *options]
     command = shlex.join([*words, *(["--quick"] if quick else [])])
+    kept = "config.json, rows.jsonl, table.md"
     if kind is Kind.LEAGUE:
         store = league.run(config, out)
-        grids, kept = [league.grid(store, config)], "config.json, rows.jsonl, table.md"
+        grids = [league.grid(store, config)]
+    elif kind is Kind.SWEEP:
+        store = sweep.run(config, out)
+        grids = [sweep.grid(store, config)]
     else:
         store = runner.run(config, out)
         grids = [report.lock_grid(store, config), report.thief_grid(store, config)]
         figures.save_figures(store, config)
-        kept = "config.json, rows.jsonl, table.md, figures/"
+        kept += ", figures/"
     report.save_tables(store, config, command, grids)
     console = Console(width=None if sys.stdout.isatty() else 200)
     for grid in grids:

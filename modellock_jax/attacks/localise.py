@@ -9,13 +9,17 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from modellock_jax.base import Params, paths
 from modellock_jax.models import Model
-from modellock_jax.schemes.adv_params import _layers
+from modellock_jax.schemes.adv_params import layers_of
 
 SAME = 1e-6
 """Two range positions closer than this are the same: some roundings of float32."""
+
+MANY = 16
+"""Votes for one margin that chance does not give: unlocked models have ten at most."""
 
 
 class Roc(NamedTuple):
@@ -37,13 +41,22 @@ class Margin(NamedTuple):
 def layer_values(params: Params) -> list[jax.Array]:
     """The layers that `adv_params` may change, float32, in tree order."""
     leaves = jax.tree.leaves(params)
-    return [leaves[i].astype(jnp.float32) for i in _layers(params)]
+    return [leaves[i].astype(jnp.float32) for i in layers_of(params)]
 
 
 def each(params: Params, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
     """`function(layer)` of every layer, broadcast to its shape: float32 `[P]`."""
     values = layer_values(params)
     return jnp.concatenate([jnp.broadcast_to(function(v), v.shape).ravel() for v in values])
+
+
+def with_values(flat: jax.Array, params: Params) -> Params:
+    """`params` with the layers that `adv_params` may change taken from flat, float32 `[P]`."""
+    leaves, tree = jax.tree.flatten(params)
+    ends = np.cumsum([v.size for v in layer_values(params)])
+    for i, piece in zip(layers_of(params), jnp.split(flat, ends[:-1])):
+        leaves[i] = piece.reshape(leaves[i].shape).astype(leaves[i].dtype)
+    return jax.tree.unflatten(tree, leaves)
 
 
 def _share(params: Params) -> jax.Array:
@@ -150,6 +163,31 @@ def shared_margin(params: Params) -> Margin:
     votes = jnp.where(share > SAME, jnp.arange(share.size) - first + 1, 0)
     best = jnp.argmax(votes)
     return Margin(share[(best + first[best]) // 2], votes[best].astype(jnp.int32))
+
+
+def heal(params: Params) -> Params:
+    """Weights that `adv_params` stopped at its bounds, set to the median of their layer.
+
+    If fewer than `MANY` weights share a margin, the parameters come back as they are: no clamped
+    weights were found. Pure; needs no data.
+
+    Threat model: the locked weights and the scheme, not its settings.
+
+    >>> import jax, modellock_jax as ml
+    >>> params = {"kernel": jax.random.normal(jax.random.key(1), (64, 64))}
+    >>> lock = ml.adv_params(count=24)
+    >>> locked, _ = lock.encrypt(lock.init(jax.random.key(0), params), params,
+    ...                          lambda p: (p["kernel"] ** 2).sum())
+    >>> [int(changed(heal(tree), params).sum()) for tree in (params, locked)]
+    [0, 24]
+    >>> [int(changed(heal(tree), tree).sum()) for tree in (params, locked)]
+    [0, 24]
+    """
+    margin = shared_margin(params)
+    suspects = (clamped(params, margin.margin) > -SAME) & (margin.votes >= MANY)
+    return with_values(
+        jnp.where(suspects, each(params, jnp.median), each(params, lambda v: v)), params
+    )
 
 
 def stale_channels(model: Model, locked: Params, x: jax.Array) -> dict[str, jax.Array]:

@@ -4,14 +4,13 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 import optax
 from jax import lax
 
-from modellock_jax.attacks.localise import each, layer_values
+from modellock_jax.attacks.localise import each, with_values
 from modellock_jax.base import Forward, Params
 from modellock_jax.bits import to_uint
-from modellock_jax.schemes.adv_params import AdvParamsKey, _layers, _places, adv_params
+from modellock_jax.schemes.adv_params import AdvParamsKey, adv_params, layers_of, places_of
 from modellock_jax.train import cross_entropy
 
 RATE = 0.1
@@ -147,7 +146,7 @@ def selective(
     new, count = min(new, flat.size), min(count, flat.size)
 
     def loss(flat: jax.Array, data: Any) -> jax.Array:
-        return cross_entropy(forward, _unflatten(flat, locked), *data)[0]
+        return cross_entropy(forward, with_values(flat, locked), *data)[0]
 
     def turn(carry: tuple[_Pursuit, _Best], _: None) -> tuple[tuple[_Pursuit, _Best], None]:
         s, best = carry
@@ -187,7 +186,7 @@ def _refit(
 
     def posterior(flat: jax.Array) -> jax.Array:
         away = jnp.where(support, (flat - centre) / jnp.maximum(scale, 1e-12), 0.0)
-        fit = cross_entropy(forward, _unflatten(flat, locked), x, y)[0]
+        fit = cross_entropy(forward, with_values(flat, locked), x, y)[0]
         return fit + 0.5 * (away * away).sum() / len(x)
 
     def step(carry: Any, _: None) -> tuple[Any, None]:
@@ -200,14 +199,6 @@ def _refit(
     return _Pursuit(flat, support, adam)
 
 
-def _unflatten(flat: jax.Array, like: Params) -> Params:
-    leaves, tree = jax.tree.flatten(like)
-    ends = np.cumsum([v.size for v in layer_values(like)])
-    for i, piece in zip(_layers(like), jnp.split(flat, ends[:-1])):
-        leaves[i] = piece.reshape(leaves[i].shape).astype(leaves[i].dtype)
-    return jax.tree.unflatten(tree, leaves)
-
-
 def _first(suspects: jax.Array, count: int) -> jax.Array:
     """The first `count` of the suspects, bool `[P]`."""
     return suspects & (jnp.cumsum(suspects.astype(jnp.int32)) <= count)
@@ -216,9 +207,9 @@ def _first(suspects: jax.Array, count: int) -> jax.Array:
 def _key(locked: Params, flat: jax.Array, suspects: jax.Array, count: int) -> AdvParamsKey:
     """A key that puts the first `count` suspects to their values in `flat`."""
     picks = jnp.flatnonzero(suspects, size=count, fill_value=-1).astype(jnp.int32)
-    leaf, position = _places(picks, locked)
+    leaf, position = places_of(picks, locked)
     bits, leaves = jnp.zeros(count, jnp.uint32), jax.tree.leaves(locked)
-    for i in _layers(locked):
+    for i in layers_of(locked):
         value = to_uint(flat[jnp.maximum(picks, 0)].astype(leaves[i].dtype)).astype(jnp.uint32)
         bits = jnp.where(leaf == i, value, bits)
     return AdvParamsKey(jnp.zeros(8, jnp.uint32), leaf, position, bits)

@@ -91,7 +91,7 @@ def adv_params(
 
     def init(rng: Rng, params: Params) -> AdvParamsKey:
         check_leaves("adv_params", params)
-        _layers(params)
+        layers_of(params)
         none = jnp.full(count, -1, jnp.int32)
         return AdvParamsKey(random_words(rng, 8), none, none, jnp.zeros(count, jnp.uint32))
 
@@ -113,7 +113,7 @@ def adv_params(
 
     def _search(seed: jax.Array, params: Params, loss: Loss) -> tuple[_Search, jax.Array]:
         leaves, tree = jax.tree.flatten(params)
-        layers = _layers(params)
+        layers = layers_of(params)
         ends = np.cumsum([leaves[i].size for i in layers])
 
         def unflatten(flat: jax.Array) -> Params:
@@ -162,17 +162,17 @@ def adv_params(
         return lax.while_loop(lambda s: (s.t < count) & (s.loss <= stop), turn, start), before
 
     def _finish(key: AdvParamsKey, found: _Search, params: Params) -> AdvParamsKey:
-        leaf, position = _places(found.picks, params)
+        leaf, position = places_of(found.picks, params)
         bits = jnp.zeros(count, jnp.uint32)
         for i, value in enumerate(jax.tree.leaves(params)):
-            if i in _layers(params):
+            if i in layers_of(params):
                 true = to_uint(value).ravel()[jnp.where(leaf == i, position, 0)]
                 bits = jnp.where(leaf == i, true.astype(jnp.uint32), bits)
         return AdvParamsKey(jnp.zeros_like(key.seed), leaf, position, bits)
 
     @bitwise("adv_params")
     def _write(found: _Search, params: Params) -> Params:
-        leaf, position = _places(found.picks, params)
+        leaf, position = places_of(found.picks, params)
         values = found.flat[jnp.maximum(found.picks, 0)]
         return _overwrite(params, leaf, position, lambda u, like: to_uint(values.astype(like)))
 
@@ -189,7 +189,8 @@ def adv_params(
     return Lock(init, encrypt, decrypt)
 
 
-def _layers(params: Params) -> list[int]:
+def layers_of(params: Params) -> list[int]:
+    """The leaves that the lock may change, by number; raises `ValueError` if there is none."""
     layers = [
         i
         for i, leaf in enumerate(jax.tree.leaves(params))
@@ -205,9 +206,9 @@ def _layers(params: Params) -> list[int]:
     return layers
 
 
-def _places(picks: jax.Array, params: Params) -> tuple[jax.Array, jax.Array]:
+def places_of(picks: jax.Array, params: Params) -> tuple[jax.Array, jax.Array]:
     """From positions among all layers to (leaf, position in leaf), int32, -1 where unused."""
-    leaves, layers = jax.tree.leaves(params), _layers(params)
+    leaves, layers = jax.tree.leaves(params), layers_of(params)
     starts = np.cumsum([0] + [leaves[i].size for i in layers]).astype(np.int32)
     layer = jnp.searchsorted(jnp.asarray(starts), picks, side="right") - 1
     leaf = jnp.asarray(np.array(layers, np.int32))[layer]
@@ -220,7 +221,7 @@ def _places(picks: jax.Array, params: Params) -> tuple[jax.Array, jax.Array]:
 def _overwrite(params: Params, leaf: jax.Array, position: jax.Array, bits: Any) -> Params:
     leaves, tree = jax.tree.flatten(params)
     new = list(leaves)
-    for i in _layers(params):
+    for i in layers_of(params):
         uint = to_uint(leaves[i])
         # Places in other leaves go out of bounds and are dropped; indexing by axis keeps shardings.
         place = jnp.unravel_index(jnp.maximum(position, 0), uint.shape)
@@ -234,7 +235,7 @@ def _overwrite(params: Params, leaf: jax.Array, position: jax.Array, bits: Any) 
 def _check_places(key: AdvParamsKey, params: Params) -> None:
     if isinstance(key.leaf, jax.core.Tracer) or isinstance(key.position, jax.core.Tracer):
         return
-    layers, leaves = _layers(params), jax.tree.leaves(params)
+    layers, leaves = layers_of(params), jax.tree.leaves(params)
     for leaf, position in zip(np.asarray(key.leaf).tolist(), np.asarray(key.position).tolist()):
         if leaf >= 0 and (leaf not in layers or not 0 <= position < leaves[leaf].size):
             raise ValueError(
@@ -253,7 +254,7 @@ def flip_one_true_bit(rng: jax.Array, key: AdvParamsKey) -> AdvParamsKey:
 def guess(lock: Lock, rng: jax.Array, locked: Params) -> AdvParamsKey:
     """A key an attacker would try: random places, each set to another weight of its layer."""
     key = lock.init(rng, locked)
-    leaves, layers = jax.tree.leaves(locked), _layers(locked)
+    leaves, layers = jax.tree.leaves(locked), layers_of(locked)
     count = key.leaf.shape[0]
     pick, place, other = jax.random.split(rng, 3)
     leaf = jax.random.choice(pick, jnp.array(layers, jnp.int32), (count,))
@@ -269,6 +270,6 @@ def guess(lock: Lock, rng: jax.Array, locked: Params) -> AdvParamsKey:
 def position_bits(params: Params, sites: Any, count: int = 48, **_: Any) -> float:
     """Key space in bits of the positions alone: log2 of the ways to choose `count` weights."""
     leaves = jax.tree.leaves(params)
-    total = sum(leaves[i].size for i in _layers(params))
+    total = sum(leaves[i].size for i in layers_of(params))
     ways = math.lgamma(total + 1) - math.lgamma(count + 1) - math.lgamma(total - count + 1)
     return ways / math.log(2)

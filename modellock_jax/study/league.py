@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from modellock_jax.attacks.table import ATTACKS, Case
-from modellock_jax.base import user_forward
+from modellock_jax.base import Key, Params, user_forward
 from modellock_jax.metrics import score
 from modellock_jax.study.config import Config
 from modellock_jax.study.report import Grid, interval
@@ -68,8 +68,10 @@ def run(config: Config, out: Path, names: tuple[str, ...] = tuple(ATTACKS)) -> S
     return store
 
 
-def _case(bench: Bench, store: Store, subject: Subject, seed: int) -> tuple[Case, dict, Any]:
-    """A locked model with all that an attacker may have, the row's beginning, and the key."""
+def locked_model(
+    bench: Bench, store: Store, subject: Subject, seed: int
+) -> tuple[Params, Params, Key]:
+    """The owner's parameters of one seed, what the lock makes of them, and the key."""
     lock, model, data = subject.lock, bench.model, bench.data
     params, key = trained(bench, store, subject, seed)
     if not subject.trained_under:
@@ -77,10 +79,16 @@ def _case(bench: Bench, store: Store, subject: Subject, seed: int) -> tuple[Case
     sample = jnp.asarray(data.train_x[:512]), jnp.asarray(data.train_y[:512])
 
     @jax.jit
-    def encrypt(key: Any, params: Any, x: jax.Array, y: jax.Array) -> Any:
+    def encrypt(key: Key, params: Params, x: jax.Array, y: jax.Array) -> tuple[Params, Key]:
         return lock.encrypt(key, params, lambda p: margin_loss(model.forward(p, x), y))
 
-    locked, key = encrypt(key, params, *sample)
+    return params, *encrypt(key, params, *sample)
+
+
+def _case(bench: Bench, store: Store, subject: Subject, seed: int) -> tuple[Case, dict, Any]:
+    """A locked model with all that an attacker may have, the row's beginning, and the key."""
+    lock, model, data = subject.lock, bench.model, bench.data
+    params, locked, key = locked_model(bench, store, subject, seed)
     count = max(10, round(bench.config.budgets[0] * len(data.train_x)))
     mine = jax.random.permutation(rng_for(seed, "thief"), len(data.train_x))[:count]
     device = partial(jax.jit(user_forward(lock, model.forward)), key, locked)
@@ -98,8 +106,8 @@ def _case(bench: Bench, store: Store, subject: Subject, seed: int) -> tuple[Case
         rng_for(seed, "attack"),
     )
     about = {"lock": subject.text, "seed": seed}
-    about |= {"no_key": _accuracy(bench, partial(model.forward, locked))}
-    return case, about | {"right_key": _accuracy(bench, device)}, key
+    about |= {"no_key": accuracy_of(bench, partial(model.forward, locked))}
+    return case, about | {"right_key": accuracy_of(bench, device)}, key
 
 
 def _attacked(bench: Bench, case: Any, name: str, about: dict[str, Any], key: Any) -> dict:
@@ -110,7 +118,7 @@ def _attacked(bench: Bench, case: Any, name: str, about: dict[str, Any], key: An
     row: dict[str, Any] = {"attack": name, "needs": ATTACKS[name].needs}
     row |= {"seconds": time.perf_counter() - begin}
     # An attack that gives up leaves what there was without it.
-    gained = about["no_key"] if found is None else _accuracy(bench, found.forward)
+    gained = about["no_key"] if found is None else accuracy_of(bench, found.forward)
     row |= {"gave_up": found is None, "accuracy": gained}
     row |= {"images": 0 if found is None else found.images}
     row |= {"queries": 0 if found is None else found.queries, "key_right": None}
@@ -120,7 +128,8 @@ def _attacked(bench: Bench, case: Any, name: str, about: dict[str, Any], key: An
     return row
 
 
-def _accuracy(bench: Bench, forward: Any) -> float:
+def accuracy_of(bench: Bench, forward: Any) -> float:
+    """Test accuracy of `forward(x) -> logits`."""
     x, y = jnp.asarray(bench.data.test_x), jnp.asarray(bench.data.test_y)
     return float(jax.jit(lambda x, y: score(forward, x, y).accuracy)(x, y))
 

@@ -53,7 +53,7 @@ def interval(values: Any) -> tuple[float, float, float]:
 def lock_grid(store: Store, config: Config) -> Grid:
     """One row per lock: what opens it, over all seeds."""
     grid = Grid(
-        f"Who opens what: test accuracy in % on {config.data}, {config.model}, {_seeds(config)}",
+        f"Who opens what: test accuracy in % on {config.data}, {config.model}, {seeds_text(config)}",
         [
             "lock",
             "plain",
@@ -114,7 +114,7 @@ def thief_grid(store: Store, config: Config) -> Grid:
     """The thief's best accuracy for each budget, the locked start beside training from scratch."""
     grid = Grid(
         f"The fine-tuning thief: best test accuracy in % over {len(config.thief_rates)} learning "
-        f"rate(s) and {config.thief_scores} stops of {config.thief_steps} steps, {_seeds(config)}",
+        f"rate(s) and {config.thief_scores} stops of {config.thief_steps} steps, {seeds_text(config)}",
         ["start"] + [f"{100 * budget:g} % of the data" for budget in config.budgets],
         [],
         [
@@ -201,5 +201,6 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def _seeds(config: Config) -> str:
+def seeds_text(config: Config) -> str:
+    """How many seeds, in words."""
     return f"{config.seeds} seed{'s' if config.seeds > 1 else ''}"
