@@ -15,6 +15,7 @@ from modellock_jax import data, models, train
 from modellock_jax.attacks import adversarial, evasion
 from modellock_jax.attacks.gradient_masking import gradient_masking
 
+pytestmark = pytest.mark.run_once
 RNG = jax.random.key(7)
 ATTACKS = {
     "fgsm": evasion.fgsm,

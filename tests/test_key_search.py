@@ -13,6 +13,8 @@ import modellock_jax as ml
 from modellock_jax.attacks import key_search as search
 from modellock_jax.attacks import permutation_search, sign_search
 
+pytestmark = pytest.mark.run_once
+
 
 @functools.cache
 def program(attack, count, steps):

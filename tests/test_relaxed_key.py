@@ -18,7 +18,7 @@ from modellock_jax.attacks.relaxed_permutation import relaxed_permutation
 from modellock_jax.models import mlp
 from modellock_jax.train import fit
 
-pytestmark = pytest.mark.optax
+pytestmark = [pytest.mark.optax, pytest.mark.run_once]
 BITS, STEPS = 64, 150
 SIGNS, SHUFFLE = ml.sign_mask(BITS), ml.pixel_shuffle(4, channels=1)
 RELAXED = {

@@ -15,7 +15,7 @@ from modellock_jax.data import load
 from modellock_jax.models import Model
 from modellock_jax.train import fit, margin_loss
 
-pytestmark = pytest.mark.optax
+pytestmark = [pytest.mark.optax, pytest.mark.run_once]
 COUNT, THIEF = 16, 80
 
 

@@ -14,6 +14,8 @@ from modellock_jax import metrics, models, train
 from modellock_jax.attacks.attack import run, sanitise
 from modellock_jax.attacks.fine_tune import fine_tune
 
+pytestmark = pytest.mark.run_once
+
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("side", [1, 2, 3])

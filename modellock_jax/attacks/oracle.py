@@ -19,11 +19,12 @@ from modellock_jax.train import random_shift
 
 class OracleSigns(NamedTuple):
     """`key`: the key found; `queries`: images that were asked, int; `misfit`: the mean squared
-    difference of its log-probabilities to the oracle's."""
+    difference of its log-probabilities to the oracle's; `turns`: rounds of flips it took, int."""
 
     key: SignKey
     queries: int
     misfit: float
+    turns: int
 
 
 def sign_mask_oracle(
@@ -79,7 +80,9 @@ def sign_mask_oracle(
         locked, x, oracle(x), rng
     )
     misfit = float(found.best_loss)
-    return OracleSigns(found.best, len(x), misfit) if misfit <= tolerance else None
+    if misfit > tolerance:
+        return None
+    return OracleSigns(found.best, len(x), misfit, int(found.steps))
 
 
 @functools.lru_cache(maxsize=8)

@@ -31,7 +31,8 @@ from modellock_jax.schemes.deep_lock import deep_lock
 from modellock_jax.schemes.sign import sign_mask
 from modellock_jax.train import random_shift
 
-STEPS, RATES = 300, (1e-3, 5e-3)  # of the attacks that train
+STEPS, BATCH, RATES = 300, 32, (1e-3, 5e-3)  # of the attacks that train
+TRAINING = 3  # passes of an image that is trained on: forward, and backward as two
 QUERIES = 64  # images that an unlocked device is asked, where the count is the attacker's choice
 
 
@@ -58,12 +59,14 @@ class Case(NamedTuple):
 
 class Found(NamedTuple):
     """What an attack ends with: `forward(x) -> logits`; the key if it found one; labelled or
-    unlabelled images used; and images asked of a device."""
+    unlabelled images used; images asked of a device; and `passes`: how many images the attacker's
+    own copy of the model was given, a backward pass counting as two."""
 
     forward: Callable[[jax.Array], jax.Array]
     key: Key | None
     images: int
     queries: int
+    passes: int
 
 
 class Entry(NamedTuple):
@@ -74,11 +77,13 @@ class Entry(NamedTuple):
     needs: str
 
 
-def _with_key(case: Case, key: Key | None, images: int, queries: int = 0) -> Found | None:
+def _with_key(
+    case: Case, key: Key | None, images: int, passes: int, queries: int = 0
+) -> Found | None:
     if key is None:
         return None
     user = user_forward(case.lock, case.model.forward)
-    return Found(partial(user, key, case.locked), key, images, queries)
+    return Found(partial(user, key, case.locked), key, images, queries, passes)
 
 
 def _trained(case: Case, attack: Callable[[Any], Attack], start: Params, y: jax.Array) -> Found:
@@ -89,7 +94,7 @@ def _trained(case: Case, attack: Callable[[Any], Attack], start: Params, y: jax.
     @jax.jit
     def go(rate: jax.Array, start: Params, x: jax.Array, y: jax.Array) -> tuple[Any, jax.Array]:
         learn = attack(rate)
-        settings: dict[str, Any] = {"steps": STEPS, "batch_size": 32, "augment": random_shift}
+        settings: dict[str, Any] = {"steps": STEPS, "batch_size": BATCH, "augment": random_shift}
         state, _ = run_shuffled(
             learn, learn.init(start_rng, start), x[held:], y[held:], order, **settings
         )
@@ -99,7 +104,8 @@ def _trained(case: Case, attack: Callable[[Any], Attack], start: Params, y: jax.
     found = [go(jnp.float32(rate), start, case.x, y) for rate in RATES]
     best = max(range(len(RATES)), key=lambda i: float(found[i][1]))
     forward = partial(attack(RATES[best]).forward, found[best][0])
-    return Found(forward, None, len(case.x), 0)
+    batch = min(BATCH, len(case.x) - held)
+    return Found(forward, None, len(case.x), 0, len(RATES) * (STEPS * batch * TRAINING + held))
 
 
 def _fresh(case: Case) -> Params:
@@ -124,10 +130,11 @@ def _as_mask(case: Case) -> tuple[Lock, int]:
 
 
 def _random_keys(case: Case) -> Found | None:
-    search = partial(random_keys, case.lock, case.model.forward, keys=2000)
-    few = slice(min(64, len(case.x)))
-    found = jax.jit(search)(case.locked, case.x[few], case.y[few], case.rng)
-    return _with_key(case, found.key, len(case.x[few]))
+    keys, first, survivors, images = 2000, 8, 256, min(64, len(case.x))
+    counts: dict[str, Any] = {"keys": keys, "first": first, "survivors": survivors}
+    search = partial(random_keys, case.lock, case.model.forward, **counts)
+    found = jax.jit(search)(case.locked, case.x[:images], case.y[:images], case.rng)
+    return _with_key(case, found.key, images, keys * first + survivors * images)
 
 
 def _relaxed_key(case: Case) -> Found | None:
@@ -135,35 +142,48 @@ def _relaxed_key(case: Case) -> Found | None:
         relaxation = relaxed_permutation(case.settings["block"], case.settings["channels"])
     else:
         relaxation = relaxed_signs(*_as_mask(case))
-    attack = relaxed_key(relaxation, case.model.forward, 400)
+    steps, restarts, batch = 400, 8, min(64, len(case.x))
+    attack = relaxed_key(relaxation, case.model.forward, steps, restarts=restarts)
 
     @jax.jit
     def go(locked: Params, x: jax.Array, y: jax.Array) -> Key:
         start, order = jax.random.split(case.rng)
         state = attack.init(start, locked)
-        state, _ = run_shuffled(attack, state, x, y, order, steps=400, augment=random_shift)
-        return best_key(relaxation, state)
+        settings: dict[str, Any] = {"steps": steps, "batch_size": batch, "augment": random_shift}
+        return best_key(relaxation, run_shuffled(attack, state, x, y, order, **settings)[0])
 
-    return _with_key(case, go(case.locked, case.x, case.y), len(case.x))
+    passes = steps * restarts * batch * TRAINING
+    return _with_key(case, go(case.locked, case.x, case.y), len(case.x), passes)
 
 
 def _sign_oracle(case: Case) -> Found | None:
     lock, bits = _as_mask(case)
     x = case.x[:QUERIES]
-    found = sign_mask_oracle(case.device, lock, bits, case.model.forward, case.locked, x, case.rng)
-    return None if found is None else _with_key(case, found.key, len(x), found.queries)
+    steps, restarts = 400, 4
+    found = sign_mask_oracle(
+        case.device, lock, bits, case.model.forward, case.locked, x, case.rng,
+        steps=steps, restarts=restarts,
+    )  # fmt: skip
+    if found is None:
+        return None
+    # A turn of flips scores the key, every sign negated, and the best 1, 2, 4, ... of them.
+    flips = 1 + bits + bits.bit_length()
+    passes = restarts * len(x) * (steps * TRAINING + found.turns * flips)
+    return _with_key(case, found.key, len(x), passes, found.queries)
 
 
 def _hill_climb(case: Case) -> Found | None:
-    attack = hill_climb(case.lock, case.model.forward, restarts=1, chunk=4)
+    steps, swaps = 30, 63  # with the key itself 16 chunks
+    attack = hill_climb(case.lock, case.model.forward, restarts=1, swaps=swaps, chunk=4)
     batch = case.x[:100], case.y[:100]
 
     @jax.jit
     def go(locked: Params, batch: Any) -> Key:
         state = attack.init(case.rng, locked)
-        return lax.scan(lambda s, _: attack.step(s, batch), state, length=30)[0].best
+        return lax.scan(lambda s, _: attack.step(s, batch), state, length=steps)[0].best
 
-    return _with_key(case, go(case.locked, batch), len(batch[0]))
+    images = len(batch[0])
+    return _with_key(case, go(case.locked, batch), images, steps * (swaps + 1) * images)
 
 
 def _chosen_image(case: Case) -> Found | None:
@@ -171,35 +191,44 @@ def _chosen_image(case: Case) -> Found | None:
     block = case.settings["block"]
     asked = chosen_images(block, (height, width, channels))
     key = pixel_shuffle_chosen_image(case.camera(asked), block)
-    return _with_key(case, key, 0, len(asked))
+    return _with_key(case, key, 0, 0, len(asked))
 
 
 def _logit_oracle(case: Case) -> Found | None:
     height, width, channels = case.x.shape[1:]
-    shape, block = (height, width, channels), case.settings["block"]
+    shape, block, beam = (height, width, channels), case.settings["block"], 64
     found = pixel_shuffle_logit_oracle(
-        case.device, case.model.forward, case.locked, block, shape, case.rng
+        case.device, case.model.forward, case.locked, block, shape, case.rng, beam=beam
     )
-    return None if found is None else _with_key(case, found.key, 0, found.queries)
+    if found is None:
+        return None
+    # Every entry is tried at every place, alone and beside each partial key in the beam.
+    entries = block * block * channels
+    return _with_key(case, found.key, 0, entries * entries * (beam + 1), found.queries)
 
 
 def _selective(case: Case) -> Found | None:
-    key = jax.jit(partial(selective, case.model.forward, count=case.settings.get("count", 48)))(
-        case.locked, case.x, case.y
-    )
-    return _refitted(case, key)
+    turns, steps, count = 24, 5, case.settings.get("count", 48)
+    counts = {"count": count, "turns": turns, "steps": steps}
+    pursue = jax.jit(partial(selective, case.model.forward, **counts))
+    held = len(case.x) // 4
+    # In a turn one gradient ranks and `steps` refit, then the images held out judge.
+    passes = turns * ((1 + steps) * TRAINING * (len(case.x) - held) + held)
+    return _refitted(case, pursue(case.locked, case.x, case.y), passes)
 
 
 def _restore(case: Case) -> Found | None:
     margin = localise.shared_margin(case.locked)
     suspects = localise.clamped(case.locked, margin.margin) > -localise.SAME
-    refit = jax.jit(partial(restore, case.model.forward, count=case.settings.get("count", 48)))
-    return _refitted(case, refit(case.locked, suspects, case.x, case.y))
+    steps, count = 60, case.settings.get("count", 48)
+    refit = jax.jit(partial(restore, case.model.forward, count=count, steps=steps))
+    key = refit(case.locked, suspects, case.x, case.y)
+    return _refitted(case, key, steps * TRAINING * len(case.x))
 
 
-def _refitted(case: Case, key: Key) -> Found | None:
+def _refitted(case: Case, key: Key, passes: int) -> Found | None:
     # It opens the model in the owner's stead, but its values are estimates: not the owner's key.
-    found = _with_key(case, key, len(case.x))
+    found = _with_key(case, key, len(case.x), passes)
     return None if found is None else found._replace(key=None)
 
 
@@ -208,7 +237,7 @@ def _as_deep_lock(case: Case, key: Key | None) -> Found | None:
     if key is None:
         return None
     params = jax.jit(deep_lock(_key_bits(case)).decrypt)(key, case.locked)
-    return Found(partial(case.model.forward, params), key, 0, 0)
+    return Found(partial(case.model.forward, params), key, 0, 0, 0)
 
 
 def _key_bits(case: Case) -> Any:

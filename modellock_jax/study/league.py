@@ -3,7 +3,7 @@
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -53,42 +53,52 @@ def run(config: Config, out: Path, names: tuple[str, ...] = tuple(ATTACKS)) -> S
     if not todo:
         against = "; ".join(f"{name}: {', '.join(ATTACKS[name].against)}" for name in names)
         raise ValueError(f"no attack named is against a lock given; {against}")
-    store, case, at = Store(out, config), None, None
+    store, models, at = Store(out, config), list[Locked](), ("", -1)
     with bar() as shown:
         task = shown.add_task("the league", total=len(todo))
         for subject, seed, name in todo:
             row_id = f"league/{subject.text}/{seed}/{name}"
             if row_id not in store.rows:
+                if at[0] != subject.text:
+                    models = locked_models(bench, store, subject)
                 if at != (subject.text, seed):
-                    case, about, key = _case(bench, store, subject, seed)
+                    case, about = _case(bench, subject, seed, models[seed])
                     at = subject.text, seed
-                found = _attacked(bench, case, name, about, key)
+                found = _attacked(bench, case, name, about, models[seed].key)
                 store.add({"id": row_id, "kind": "league", **about, **found})
             shown.advance(task)
     return store
 
 
-def locked_model(
-    bench: Bench, store: Store, subject: Subject, seed: int
-) -> tuple[Params, Params, Key]:
+class Locked(NamedTuple):
     """The owner's parameters of one seed, what the lock makes of them, and the key."""
+
+    params: Params
+    locked: Params
+    key: Key
+
+
+def locked_models(bench: Bench, store: Store, subject: Subject) -> list[Locked]:
+    """A locked model for each seed."""
     lock, model, data = subject.lock, bench.model, bench.data
-    params, key = trained(bench, store, subject, seed)
-    if not subject.trained_under:
-        key = jax.jit(lock.init)(rng_for(seed, "key"), params)
-    sample = jnp.asarray(data.train_x[:512]), jnp.asarray(data.train_y[:512])
 
     @jax.jit
     def encrypt(key: Key, params: Params, x: jax.Array, y: jax.Array) -> tuple[Params, Key]:
         return lock.encrypt(key, params, lambda p: margin_loss(model.forward(p, x), y))
 
-    return params, *encrypt(key, params, *sample)
+    sample, found = (jnp.asarray(data.train_x[:512]), jnp.asarray(data.train_y[:512])), []
+    for seed in range(bench.config.seeds):
+        params, key = trained(bench, store, subject, seed)
+        if not subject.trained_under:
+            key = jax.jit(lock.init)(rng_for(seed, "key"), params)
+        found.append(Locked(params, *encrypt(key, params, *sample)))
+    return found
 
 
-def _case(bench: Bench, store: Store, subject: Subject, seed: int) -> tuple[Case, dict, Any]:
-    """A locked model with all that an attacker may have, the row's beginning, and the key."""
+def _case(bench: Bench, subject: Subject, seed: int, owned: Locked) -> tuple[Case, dict[str, Any]]:
+    """A locked model with all that an attacker may have, and the beginning of its rows."""
     lock, model, data = subject.lock, bench.model, bench.data
-    params, locked, key = locked_model(bench, store, subject, seed)
+    params, locked, key = owned
     count = max(10, round(bench.config.budgets[0] * len(data.train_x)))
     mine = jax.random.permutation(rng_for(seed, "thief"), len(data.train_x))[:count]
     device = partial(jax.jit(user_forward(lock, model.forward)), key, locked)
@@ -107,7 +117,7 @@ def _case(bench: Bench, store: Store, subject: Subject, seed: int) -> tuple[Case
     )
     about = {"lock": subject.text, "seed": seed}
     about |= {"no_key": accuracy_of(bench, partial(model.forward, locked))}
-    return case, about | {"right_key": accuracy_of(bench, device)}, key
+    return case, about | {"right_key": accuracy_of(bench, device)}
 
 
 def _attacked(bench: Bench, case: Any, name: str, about: dict[str, Any], key: Any) -> dict:
@@ -121,11 +131,18 @@ def _attacked(bench: Bench, case: Any, name: str, about: dict[str, Any], key: An
     gained = about["no_key"] if found is None else accuracy_of(bench, found.forward)
     row |= {"gave_up": found is None, "accuracy": gained}
     row |= {"images": 0 if found is None else found.images}
-    row |= {"queries": 0 if found is None else found.queries, "key_right": None}
+    row |= {"queries": 0 if found is None else found.queries}
+    row |= {"flops": None if found is None else _flops(case, found.passes), "key_right": None}
     if found is not None and type(found.key) is type(key):
         right = [(a == b).mean() for a, b in zip(jax.tree.leaves(found.key), jax.tree.leaves(key))]
         row["key_right"] = float(jnp.stack(right).mean())
     return row
+
+
+def _flops(case: Case, passes: int) -> float | None:
+    """Floating-point operations of so many plain forwards of one image, as XLA counts them."""
+    cost = jax.jit(case.model.forward).lower(case.locked, case.x[:1]).compile().cost_analysis()
+    return None if cost is None else passes * float(cost["flops"])
 
 
 def accuracy_of(bench: Bench, forward: Any) -> float:
@@ -147,7 +164,9 @@ def grid(store: Store, config: Config, names: tuple[str, ...] = tuple(ATTACKS)) 
         f"The league: {config.data}, {config.model}, seeds: {config.seeds}, attackers with {budget}"
     )
     header = ["lock", "attack", "no key", "recovered [95 %]", "right key", "key found, %"]
-    table = Grid(title, [*header, "images", "queries", "seconds", "the attacker has"], [], [])
+    table = Grid(
+        title, [*header, "images", "queries", "seconds", "GFLOP", "the attacker has"], [], []
+    )
     together: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in (row for row in store.of("league") if row["attack"] in names):
         together.setdefault((row["lock"], row["attack"]), []).append(row)
@@ -167,12 +186,22 @@ def grid(store: Store, config: Config, names: tuple[str, ...] = tuple(ATTACKS)) 
                 str(rows[0]["images"]),
                 str(rows[0]["queries"]),
                 _mean(rows, "seconds", 1),
+                _gflop(rows),
                 rows[0]["needs"],
             ]
         )
         if 0 < gave_up < len(rows):
             table.notes.append(f"{attack} gave up on {gave_up} of {len(rows)} models under {lock}.")
+    table.notes.append(
+        "GFLOP: what the attacker's own passes of images through the model take, a backward pass "
+        "counted as two forward ones; 0 where the work is not the model's. Seconds hold compilation."
+    )
     return table
+
+
+def _gflop(rows: list[dict[str, Any]]) -> str:
+    counts = [row["flops"] / 1e9 for row in rows if row["flops"] is not None]
+    return f"{sum(counts) / len(counts):.3g}" if counts else ""
 
 
 def _mean(rows: list[dict[str, Any]], field: str, unit: float) -> str:

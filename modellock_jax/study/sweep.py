@@ -1,6 +1,7 @@
 """The sweep: the fine-tuning thief with every setting, beside his twin who starts from nothing."""
 
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -74,9 +75,8 @@ def _starts(bench: Bench, store: Store, name: str) -> tuple[Params, list[dict[st
     subject = next(s for s in bench.subjects if s.text == name)
     user = jax.jit(user_forward(subject.lock, bench.model.forward))
     found, about = [], []
-    for seed in seeds:
-        _, locked, key = league.locked_model(bench, store, subject, seed)
-        right = league.accuracy_of(bench, lambda x, k=key, p=locked: user(k, p, x))
+    for _, locked, key in league.locked_models(bench, store, subject):
+        right = league.accuracy_of(bench, partial(user, key, locked))
         about.append({"right_key": right, "no_key": float(bench.score(locked).accuracy)})
         found.append(locked)
     return _stack(found), about
