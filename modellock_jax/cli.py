@@ -104,7 +104,7 @@ def study(
         grids = [league.grid(store, config)]
     elif kind is Kind.SWEEP:
         store = sweep.run(config, out)
-        grids = [sweep.grid(store, config)]
+        grids = sweep.grids(store, config)
     else:
         store = runner.run(config, out)
         grids = [report.lock_grid(store, config), report.thief_grid(store, config)]

@@ -24,8 +24,8 @@ HELD = 5  # every fifth of the thief's images is held out
 
 
 class Trial(NamedTuple):
-    """One setting's run: `params` at every stop, a tree `[stops, ...]`; their `accuracy` and `loss`
-    on the images that the thief held out, float32 `[stops]`."""
+    """One setting's run: `params` before it and at every stop, a tree `[1 + stops, ...]`; their
+    `accuracy` and `loss` on the images that the thief held out, float32 `[1 + stops]`."""
 
     params: Params
     accuracy: jax.Array
@@ -68,17 +68,22 @@ def trial(
         kept = slice(max(1, len(x) // HELD))
         counts = jnp.arange(kept.stop) < held
 
+        def look(params: Params) -> Trial:
+            logits = model.forward(params, x[kept])
+            right = (logits.argmax(-1) == y[kept]) & jnp.isfinite(logits).all(-1)
+            loss = optax.softmax_cross_entropy_with_integer_labels(logits, y[kept])
+            accuracy = jnp.mean(right, where=counts, dtype=jnp.float32)
+            return Trial(params, accuracy, jnp.mean(loss, where=counts))
+
         def stretch(state: Any, at: Any) -> tuple[Any, Trial]:
             index, shifts = at
             images = jax.vmap(random_shift)(shifts, x[index])
             state, _ = run(attack, state, (images, y[index]))
-            logits = attack.forward(state, x[kept])
-            right = (logits.argmax(-1) == y[kept]) & jnp.isfinite(logits).all(-1)
-            loss = optax.softmax_cross_entropy_with_integer_labels(logits, y[kept])
-            accuracy = jnp.mean(right, where=counts, dtype=jnp.float32)
-            return state, Trial(state[0], accuracy, jnp.mean(loss, where=counts))
+            return state, look(state[0])
 
-        return lax.scan(stretch, attack.init(start, locked), (index, shifts))[1]
+        first = attack.init(start, locked)
+        rest = lax.scan(stretch, first, (index, shifts))[1]
+        return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), look(first[0]), rest)
 
     return one
 
@@ -86,7 +91,7 @@ def trial(
 def best_so_far(accuracy: jax.Array, loss: jax.Array) -> tuple[jax.Array, jax.Array]:
     """What the thief holds after each stop: `(setting, stop)`, each int32 `[stops]`.
 
-    `accuracy` and `loss`, float32 `[settings, stops]`, of the images held out. The highest accuracy
+    `accuracy` and `loss`, float32 `[settings, stops]`, of images that choose. The highest accuracy
     of all settings up to that stop, of equals the one with the lowest loss, and of those the first;
     a loss that is not finite comes last.
 

@@ -1,14 +1,17 @@
 """The sweep: the fine-tuning thief with every setting, beside his twin who starts from nothing."""
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from modellock_jax.attacks.fine_tune import VARIANTS, Variant
+from modellock_jax.attacks.localise import MANY, shared_margin
 from modellock_jax.attacks.sweep import OPTIMIZERS, RATES, Trial, best_so_far, trial
 from modellock_jax.base import Params, user_forward
 from modellock_jax.metrics import score
@@ -28,7 +31,7 @@ SETTINGS: dict[str, Any] = {
 }
 """What the sweep changes in a configuration."""
 
-SCRATCH = "scratch"
+SCRATCH, SPARE = "scratch", 400  # images that rehearsals are judged on
 PROGRAMS: tuple[tuple[Variant, str], ...] = tuple((v, o) for v in VARIANTS for o in OPTIMIZERS)
 
 
@@ -37,12 +40,15 @@ def run(config: Config, out: Path) -> Store:
 
     The twin starts from fresh weights, another draw in place of each variant, so that both have as
     many settings to choose from. Rows are kept as they are finished; running again skips them.
-    Raises what `prepare` raises, and `ValueError` for a budget of less than two images.
+    Raises what `prepare` raises, and `ValueError` for a budget of less than two images, or of all.
     """
     bench = prepare(config)
     sizes = [round(budget * len(bench.data.train_x)) for budget in config.budgets]
-    if min(sizes) < 2:
-        raise ValueError(f"the sweep: a thief needs two images or more, not {min(sizes)}")
+    if min(sizes) < 2 or max(sizes) >= len(bench.data.train_x):
+        raise ValueError(
+            f"the sweep: a thief owns two images or more, and not all of them; not {min(sizes)} to "
+            f"{max(sizes)} of {len(bench.data.train_x)}"
+        )
     store, thief = Store(out, config), _Thief(bench, max(sizes))
     names = (SCRATCH, *config.locks)
     with bar() as shown:
@@ -94,13 +100,10 @@ class _Thief:
         self.bench, self.stops = bench, c.thief_scores
         self.rngs = jnp.stack([rng_for(seed, "sweep") for seed in range(c.seeds)])
         n = len(bench.data.train_x)
-        mine = jnp.stack(
-            [jax.random.permutation(rng_for(s, "thief"), n)[:most] for s in range(c.seeds)]
-        )
-        self.x, self.y = (
-            jnp.asarray(bench.data.train_x)[mine],
-            jnp.asarray(bench.data.train_y)[mine],
-        )
+        order = jnp.stack([jax.random.permutation(rng_for(s, "thief"), n) for s in range(c.seeds)])
+        x, y = jnp.asarray(bench.data.train_x), jnp.asarray(bench.data.train_y)
+        mine, spare = order[:, :most], order[:, most : most + SPARE]
+        self.x, self.y, self.spare_x, self.spare_y = x[mine], y[mine], x[spare], y[spare]
         options = {"steps": c.thief_steps, "batch_size": c.thief_batch, "stops": c.thief_scores}
 
         def program(variant: Variant, optimizer: str) -> Callable[..., Trial]:
@@ -110,92 +113,125 @@ class _Thief:
 
         self.programs = {at: program(*at) for at in PROGRAMS}
 
-        @jax.jit
-        def tests(params: Params, x: jax.Array, y: jax.Array) -> jax.Array:
-            def one(params: Params) -> jax.Array:
-                return score(lambda x: bench.model.forward(params, x), x, y).accuracy
+        def accuracy(params: Params, x: jax.Array, y: jax.Array) -> jax.Array:
+            return score(lambda x: bench.model.forward(params, x), x, y).accuracy
 
-            return jax.lax.map(one, params)
+        def in_turn(params: Params, x: jax.Array, y: jax.Array) -> jax.Array:
+            return jax.lax.map(lambda p: accuracy(p, x, y), params)
 
-        self.tests = tests
+        self.tests = jax.jit(in_turn)
+        self.rehearse = jax.jit(
+            lambda params, x, y: jax.lax.map(
+                lambda one: jax.lax.map(lambda p: in_turn(p, *one[1:]), one[0]), (params, x, y)
+            )
+        )
+        self.healable = jax.jit(
+            lambda starts: (jax.vmap(lambda p: shared_margin(p).votes)(starts) >= MANY).any()
+        )
 
     def rows(self, starts: Params, size: int, scratch: bool) -> list[dict[str, Any]]:
-        """For each seed: test accuracy of what the thief holds at each stop, and how he came to it."""
-        trials, labels = [], []
+        """For each seed, by each way to choose: what the thief holds at each stop, and its setting."""
+        todo: list[tuple[str, jax.Array, tuple[Variant, str]]] = []
         for number, (variant, optimizer) in enumerate(PROGRAMS):
-            label, rngs = str(variant), self.rngs
             if scratch:
                 draw = number // len(OPTIMIZERS)
-                label = f"draw {draw}"
-                rngs = jax.vmap(jax.random.fold_in, (0, None))(rngs, draw)
-            program = self.programs["all" if scratch else variant, optimizer]
-            rates = jnp.array(RATES[optimizer], jnp.float32)
-            found = program(rngs, starts, rates, self.x, self.y, jnp.int32(size))
-            trials.append(jax.block_until_ready(found))
-            labels += [f"{label}, {optimizer}, {rate:g}" for rate in RATES[optimizer]]
-        everything = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, 1), *trials)
-        held = [_held(everything, seed) for seed in range(self.bench.config.seeds)]
-        return [self._row(size, labels, *one) for one in held]
+                rngs = jax.vmap(jax.random.fold_in, (0, None))(self.rngs, draw)
+                todo.append((f"draw {draw}", rngs, ("all", optimizer)))
+            elif variant != "healed" or self.healable(starts):
+                todo.append((variant, self.rngs, (variant, optimizer)))
 
-    def _row(
-        self, size: int, labels: list[str], mine: Trial, setting: jax.Array, stop: jax.Array
+        def train(one: tuple[str, jax.Array, tuple[Variant, str]]) -> Trial:
+            _, rngs, at = one
+            rates = jnp.array(RATES[at[1]], jnp.float32)
+            found = self.programs[at](rngs, starts, rates, self.x, self.y, jnp.int32(size))
+            return jax.block_until_ready(found)
+
+        # Two at a time: one program alone does not keep two cores busy.
+        with ThreadPoolExecutor(2) as pool:
+            trials = list(pool.map(train, todo))
+        found = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, 1), *trials)
+        labels = [f"{name}, {at[1]}, {r:g}" for name, _, at in todo for r in RATES[at[1]]]
+        rehearsed = self.rehearse(found.params, self.spare_x, self.spare_y)
+        rows = []
+        for seed in range(self.bench.config.seeds):
+            mine = jax.tree.map(lambda leaf, s=seed: leaf[s], found)
+            row: dict[str, Any] = {"images": size}
+            row["held_out"] = self._held(mine.params, labels, mine.accuracy, mine.loss)
+            if len(rehearsed) > 1:
+                others = jnp.delete(rehearsed, seed, axis=0).mean(0)
+                row["rehearsed"] = self._held(mine.params, labels, others, -others)
+            rows.append(row)
+        return rows
+
+    def _held(
+        self, params: Params, labels: list[str], accuracy: jax.Array, loss: jax.Array
     ) -> dict[str, Any]:
+        setting, stop = best_so_far(accuracy, loss)
+        held = jax.tree.map(lambda leaf: leaf[setting, stop], params)
         data = self.bench.data
-        curve = self.tests(mine.params, jnp.asarray(data.test_x), jnp.asarray(data.test_y))
+        curve = self.tests(held, jnp.asarray(data.test_x), jnp.asarray(data.test_y))
         return {
-            "images": size,
-            "curve": curve.tolist(),
             "accuracy": float(curve[-1]),
             "setting": labels[int(setting[-1])],
-            "stop": int(stop[-1]) + 1,
-            "held_out": float(mine.accuracy[-1]),
+            "stop": int(stop[-1]),
+            "curve": curve.tolist(),
         }
 
 
-def _held(trials: Trial, seed: int) -> tuple[Trial, jax.Array, jax.Array]:
-    """What the thief of one seed holds after each stop, `[stops]`, with its setting and stop."""
-    mine = jax.tree.map(lambda leaf: leaf[seed], trials)
-    setting, stop = best_so_far(mine.accuracy, mine.loss)
-    return jax.tree.map(lambda leaf: leaf[setting, stop], mine), setting, stop
+CHOICES = {
+    "rehearsed": "He rehearsed on the same lock with the other seeds' models and images, and knows "
+    "which setting and stop did best there on images that no thief owns.",
+    "held_out": "He keeps the setting and the stop that did best on a fifth of his own images.",
+}
 
 
-def grid(store: Store, config: Config) -> Grid:
-    """For each lock and budget: what the thief reached, what the stolen weights gave him."""
-    title = f"Was stealing worth anything? {config.data}, {config.model}, {seeds_text(config)}"
-    header = ["start", "no key", "right key"]
-    table = Grid(title, header + [f"{100 * b:g} % of the data" for b in config.budgets], [], [])
+def grids(store: Store, config: Config) -> list[Grid]:
+    """For each way to choose: what the thief reached, and what the stolen weights gave him."""
     rows = {(r["lock"], r["seed"], r["budget"]): r for r in store.of("sweep")}
-    seeds = range(config.seeds)
+    return [
+        _grid(rows, config, choice)
+        for choice in CHOICES
+        if config.seeds > 1 or choice == "held_out"
+    ]
+
+
+def _grid(rows: dict[tuple[str, int, float], dict[str, Any]], config: Config, choice: str) -> Grid:
+    title = f"Was stealing worth anything? {config.data}, {config.model}, {seeds_text(config)}"
+    header = ["start", "no key", "right key"] + [
+        f"{100 * b:g} % of the data" for b in config.budgets
+    ]
+    table, seeds = Grid(f"{title}, {choice.replace('_', ' ')}", header, [], []), range(config.seeds)
+
+    def reached(name: str, budget: float) -> list[float]:
+        return [100 * rows[name, s, budget][choice]["accuracy"] for s in seeds]
+
     for name in (SCRATCH, *config.locks):
         if any((name, s, b) not in rows for s in seeds for b in config.budgets):
             continue
-        cells = []
-        for budget in config.budgets:
-            reached = [100 * rows[name, s, budget]["accuracy"] for s in seeds]
-            scratch = [100 * rows[SCRATCH, s, budget]["accuracy"] for s in seeds]
-            mean, low, high = interval(reached)
-            if name == SCRATCH:
-                cells.append(f"{mean:.1f} [{low:.1f}, {min(high, 100):.1f}]")
-            else:
-                more, low, high = interval([a - b for a, b in zip(reached, scratch)])
-                cells.append(
-                    f"{mean:.1f}: {verdict(low, high)}, {more:+.1f} [{low:+.1f}, {high:+.1f}]"
-                )
-        about = ["", ""]
+        line = [name, "", ""]
         if name != SCRATCH:
             own = [rows[name, s, config.budgets[0]] for s in seeds]
-            about = [
-                f"{100 * sum(r[field] for r in own) / len(own):.1f}"
-                for field in ("no_key", "right_key")
+            line[1:] = [
+                f"{100 * np.mean([r[k] for r in own]):.1f}" for k in ("no_key", "right_key")
             ]
-        table.rows.append([name, *about, *cells])
+        for budget in config.budgets:
+            mean, low, high = interval(reached(name, budget))
+            cell = f"{mean:.1f}"
+            if name == SCRATCH:
+                cell += f" [{low:.1f}, {min(high, 100):.1f}]"
+            else:
+                pairs = zip(reached(name, budget), reached(SCRATCH, budget))
+                more, low, high = interval([a - b for a, b in pairs])
+                cell += f": {verdict(low, high)}, {more:+.1f} [{low:+.1f}, {high:+.1f}]"
+            line.append(cell)
+        table.rows.append(line)
     settings = len(VARIANTS) * sum(map(len, RATES.values()))
     table.notes.extend(
         [
-            f"Test accuracy in %. Each thief tries {settings} settings ({', '.join(VARIANTS)}; Adam and "
-            f"SGD, three rates each), {config.thief_steps} steps of {config.thief_batch} images, and "
-            f"keeps which of them and which of {config.thief_scores} stops did best on a fifth of his "
-            "own images, which he held out; test images choose nothing.",
+            f"Test accuracy in %. The thief tries {settings} settings ({', '.join(VARIANTS)}; Adam and "
+            f"SGD, three rates each), {config.thief_steps} steps of {config.thief_batch} images, "
+            f"{config.thief_scores} stops and the start itself. {CHOICES[choice]} Test images choose "
+            "nothing.",
             "After the colon: whether stealing the weights was worth anything, and the advantage over "
             "scratch in points, the same images and as many settings (four draws in place of the "
             "variants), with the 95 % interval of paired differences over seeds. `yes`: the interval "
