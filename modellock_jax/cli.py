@@ -89,7 +89,7 @@ def study(
         settings["seeds"] = seeds
     config = configs.Config(**settings)
 
-    from modellock_jax.study import figures, report
+    from modellock_jax.study import attack_figures, figures, report
     from modellock_jax.study import run as runner
 
     # Where the folder lies is nobody else's business, and does not change the numbers.
@@ -98,23 +98,22 @@ def study(
     options = [f"{name}={value}" for name, value in given.items() if value != defaults[name]]
     words = ["modellock-jax", "study", *([] if kind is Kind.LOCKS else [kind.value]), *options]
     command = shlex.join([*words, *(["--quick"] if quick else [])])
-    kept = "config.json, rows.jsonl, table.md"
     if kind is Kind.LEAGUE:
         store = league.run(config, out)
-        grids = [league.grid(store, config)]
+        grids, drawings = [league.grid(store, config)], attack_figures.LEAGUE
     elif kind is Kind.SWEEP:
         store = sweep.run(config, out)
-        grids = sweep.grids(store, config)
+        grids, drawings = sweep.grids(store, config), attack_figures.SWEEP
     else:
         store = runner.run(config, out)
         grids = [report.lock_grid(store, config), report.thief_grid(store, config)]
-        figures.save_figures(store, config)
-        kept += ", figures/"
+        drawings = figures.LOCKS
+    figures.save_figures(store, config, drawings)
     report.save_tables(store, config, command, grids)
     console = Console(width=None if sys.stdout.isatty() else 200)
     for grid in grids:
         report.show(grid, console)
-    console.print(f"\n{store.folder}: {kept}", highlight=False)
+    console.print(f"\n{store.folder}: config.json, rows.jsonl, table.md, figures/", highlight=False)
 
 
 @app.command()

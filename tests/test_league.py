@@ -12,8 +12,12 @@ from modellock_jax.attacks import table
 from modellock_jax.attacks.table import ATTACKS
 from modellock_jax.cli import main
 from modellock_jax.schemes import SCHEMES
-from modellock_jax.study import league
-from modellock_jax.study.config import Config
+from modellock_jax.study import attack_figures, league
+from modellock_jax.study.config import Config, make_lock
+from modellock_jax.study.figures import save_figures
+from modellock_jax.study.measures import MEASURES
+from modellock_jax.study.run import Subject, prepare
+from modellock_jax.study.store import Store
 
 pytestmark = [pytest.mark.optax, pytest.mark.run_once]
 NAMES, CONTROL = ("chosen_image", "deep_lock_known_plaintext"), ("scratch", "fine_tune")
@@ -65,6 +69,67 @@ def test_every_row_is_kept_and_shown(played):
     assert all(len(line) == len(grid.header) for line in grid.rows)
     only = league.grid(store, CONFIG, NAMES[:1])
     assert [line[:2] for line in only.rows] == [[LOCKS[0], "chosen_image"]]
+
+
+@pytest.fixture(scope="module")
+def measured(played):
+    bench = prepare(CONFIG)
+
+    def measure(name, text):
+        subject = Subject(text, *make_lock(text, bench.shape))
+        owned = league.locked_models(bench, played[1], subject)[0]
+        return MEASURES[name].run(bench, subject, 0, owned)
+
+    return measure
+
+
+def test_keys_near_the_right_one(measured, played):
+    signs, words = measured("distance", "sign_flip"), measured("distance", "deep_lock")
+    right = row(played, "deep_lock", "deep_lock_known_plaintext")["right_key"]
+    for found in (signs, words):
+        assert found["share"][0] == 1
+        assert sorted(found["share"], reverse=True) == found["share"]
+        assert all(abs(value - right) < 1e-6 for value in found["accuracy"][0])
+    assert signs["share"][1] == pytest.approx(1 - 1 / 256)
+    assert words["share"][1] == pytest.approx(1 - 1 / 128)
+    # One bit is everything to a byte cipher, and nothing much to signs.
+    assert max(words["accuracy"][1]) < 0.4
+    assert min(signs["accuracy"][1]) > right - 0.1
+    assert max(signs["accuracy"][-1]) < 0.6
+
+
+def test_who_finds_the_changed_weights(measured):
+    found = measured("roc", "adv_params(count=8)")
+    assert found["auc"]["clamped"] > 0.999
+    assert found["changed"] == 8
+    for name, curve in found["tpr"].items():
+        assert curve == sorted(curve)
+        assert curve[-1] == 1
+        assert 0 <= found["auc"][name] <= 1
+    # A step of a whole range ends beside the bounds: what tells them is their common distance.
+    assert found["tpr"]["clamped"][0] == 1 > found["tpr"]["filter_z"][0]
+
+
+def test_the_pictures_show_every_row(tmp_path):
+    config = dataclasses.replace(CONFIG, seeds=2, thief_steps=4, thief_scores=2, budgets=(0.1, 0.2))
+    store, curve = Store(tmp_path, config), {"curve": [0.1, 0.5, 0.7]}
+    about = {"lock": "deep_lock", "key_right": 1.0, "accuracy": 0.9, "attack": "known"}
+    rates = {"auc": {"clamped": 1.0}, "fpr": [0.1, 1], "tpr": {"clamped": [1, 1]}}
+    near = {"changes": [0, 1], "share": [1, 0.9], "accuracy": [[0.9, 0.9], [0.1, 0.2]]}
+    for seed in range(2):
+        store.add({"id": f"a{seed}", "kind": "league", "seed": seed, **about})
+        store.add({"id": f"b{seed}", "kind": "distance", "lock": "deep_lock", "seed": seed, **near})
+        store.add({"id": f"c{seed}", "kind": "roc", "lock": "adv_params", "seed": seed, **rates})
+        for name in ("scratch", "deep_lock"):
+            for budget in config.budgets:
+                begin = {"id": f"{seed}{name}{budget}", "kind": "sweep", "lock": name, "seed": seed}
+                store.add(begin | {"budget": budget, "rehearsed": curve})
+    save_figures(store, config, attack_figures.LEAGUE | attack_figures.SWEEP)
+    for name, lines in {"distance": 2 * (4 + 1), "roc": 2 * 2, "best_so_far": 2 * 2 * 3}.items():
+        file = store.folder / "figures" / name
+        assert len(file.with_suffix(".csv").read_text().splitlines()) == 1 + lines
+        assert file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+        assert "<svg" in file.with_suffix(".svg").read_text()
 
 
 def test_the_table_names_what_there_is():

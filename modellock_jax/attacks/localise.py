@@ -264,3 +264,12 @@ def roc(scores: jax.Array, changed: jax.Array) -> Roc:
 
     tpr, fpr = rate(truth, positive), rate(~truth, negative)
     return Roc(fpr, tpr, jnp.trapezoid(tpr, fpr))
+
+
+SCORES: dict[str, Callable[[Params], jax.Array]] = {
+    "range": range_position,
+    "filter_z": filter_z,
+    "robust": robust_distance,
+    "clamped": lambda params: clamped(params, shared_margin(params).margin),
+}
+"""By name: the scores that need no data and no settings of the lock."""

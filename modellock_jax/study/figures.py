@@ -3,6 +3,7 @@
 import csv
 import io
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -15,8 +16,15 @@ INK, MUTED, SCRATCH = "#1b1b1f", "#6b6b76", "#8c8c96"
 COLOURS = ("#0b6e99", "#c1440e", "#3f7d20", "#8e3b8a", "#b08900", "#1f3a93", "#7a4b2a", "#008080")
 
 
-def save_figures(store: Store, config: Config) -> list[str]:
-    """Draw every figure into the run folder's `figures/`; returns their names."""
+Drawing = Callable[[Any, Store, Config], tuple[Any, list[list[Any]]]]
+
+
+def save_figures(store: Store, config: Config, drawings: dict[str, Drawing]) -> None:
+    """Draw figures into the run folder's `figures/`, each under its name.
+
+    A drawing takes `matplotlib.pyplot`, the rows and the settings, and gives the figure and a table
+    of what it shows.
+    """
     import matplotlib
 
     matplotlib.use("Agg")
@@ -33,9 +41,8 @@ def save_figures(store: Store, config: Config) -> list[str]:
         "ytick.color": MUTED,
         "svg.hashsalt": "modellock_jax",
     }
-    names = []
     with plt.rc_context(style):
-        for name, draw in (("hero", _hero), ("thief", _thief), ("wrong_keys", _wrong_keys)):
+        for name, draw in drawings.items():
             figure, table = draw(plt, store, config)
             for kind in ("svg", "png"):
                 stream = io.BytesIO()
@@ -46,8 +53,6 @@ def save_figures(store: Store, config: Config) -> list[str]:
             text = io.StringIO()
             csv.writer(text).writerows(table)
             write(store.folder / "figures" / f"{name}.csv", text.getvalue().encode())
-            names.append(name)
-    return names
 
 
 def _hero(plt: Any, store: Store, config: Config) -> tuple[Any, list[list[Any]]]:
@@ -117,7 +122,7 @@ def _thief(plt: Any, store: Store, config: Config) -> tuple[Any, list[list[Any]]
     plain = 100 * np.mean([row["plain"] for row in store.of("lock")])
     axis.hlines(plain, shares[0], shares[-1], color=MUTED, linewidth=0.8)
     axis.text(shares[0], plain + 0.8, "plain model", color=MUTED, fontsize=8)
-    for height, (_, name, colour) in zip(_spread([e[0] for e in ends], 3.4), ends):
+    for height, (_, name, colour) in zip(spread([e[0] for e in ends], 3.4), ends):
         axis.text(shares[-1] * 1.05, height, name, color=colour, va="center", fontsize=8.5)
     axis.set_xscale("log")
     axis.set_xticks(shares, [f"{share:g} %" for share in shares])
@@ -158,10 +163,14 @@ def _wrong_keys(plt: Any, store: Store, config: Config) -> tuple[Any, list[list[
     return figure, table
 
 
-def _spread(heights: list[float], gap: float) -> list[float]:
+def spread(heights: list[float], gap: float) -> list[float]:
     """Move labels apart until neighbours are `gap` from each other, keeping their order."""
     order = np.argsort(heights)
     placed = np.array(heights, float)
     for before, after in itertools.pairwise(order):
         placed[after] = max(placed[after], placed[before] + gap)
     return (placed - (placed - np.array(heights)).mean()).tolist()
+
+
+LOCKS: dict[str, Drawing] = {"hero": _hero, "thief": _thief, "wrong_keys": _wrong_keys}
+"""By name: the figures of the locks."""

@@ -3,7 +3,7 @@
 import time
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,7 @@ from modellock_jax.attacks.table import ATTACKS, Case
 from modellock_jax.base import Key, Params, user_forward
 from modellock_jax.metrics import score
 from modellock_jax.study.config import Config
+from modellock_jax.study.measures import MEASURES, Locked, agreement
 from modellock_jax.study.report import Grid, interval
 from modellock_jax.study.run import Bench, Subject, prepare, rng_for, trained
 from modellock_jax.study.store import Store
@@ -43,12 +44,14 @@ def run(config: Config, out: Path, names: tuple[str, ...] = tuple(ATTACKS)) -> S
         if name not in ATTACKS:
             raise ValueError(f"there is no attack {name!r}; the attacks are {', '.join(ATTACKS)}")
     bench = prepare(config)
+    # A league of all attacks measures the locks too.
+    table = {name: ATTACKS[name] for name in names} | (MEASURES if names == tuple(ATTACKS) else {})
     todo = [
         (subject, seed, name)
         for subject in bench.subjects
         for seed in range(config.seeds)
-        for name in names
-        if subject.scheme in ATTACKS[name].against
+        for name, entry in table.items()
+        if subject.scheme in entry.against
     ]
     if not todo:
         against = "; ".join(f"{name}: {', '.join(ATTACKS[name].against)}" for name in names)
@@ -57,25 +60,21 @@ def run(config: Config, out: Path, names: tuple[str, ...] = tuple(ATTACKS)) -> S
     with bar() as shown:
         task = shown.add_task("the league", total=len(todo))
         for subject, seed, name in todo:
-            row_id = f"league/{subject.text}/{seed}/{name}"
+            kind = name if name in MEASURES else "league"
+            row_id = f"{kind}/{subject.text}/{seed}/{name}"
             if row_id not in store.rows:
                 if at[0] != subject.text:
                     models = locked_models(bench, store, subject)
                 if at != (subject.text, seed):
                     case, about = _case(bench, subject, seed, models[seed])
                     at = subject.text, seed
-                found = _attacked(bench, case, name, about, models[seed].key)
-                store.add({"id": row_id, "kind": "league", **about, **found})
+                if name in MEASURES:
+                    found = MEASURES[name].run(bench, subject, seed, models[seed])
+                else:
+                    found = _attacked(bench, case, name, about, models[seed].key)
+                store.add({"id": row_id, "kind": kind, **about, **found})
             shown.advance(task)
     return store
-
-
-class Locked(NamedTuple):
-    """The owner's parameters of one seed, what the lock makes of them, and the key."""
-
-    params: Params
-    locked: Params
-    key: Key
 
 
 def locked_models(bench: Bench, store: Store, subject: Subject) -> list[Locked]:
@@ -134,8 +133,7 @@ def _attacked(bench: Bench, case: Any, name: str, about: dict[str, Any], key: An
     row |= {"queries": 0 if found is None else found.queries}
     row |= {"flops": None if found is None else _flops(case, found.passes), "key_right": None}
     if found is not None and type(found.key) is type(key):
-        right = [(a == b).mean() for a, b in zip(jax.tree.leaves(found.key), jax.tree.leaves(key))]
-        row["key_right"] = float(jnp.stack(right).mean())
+        row["key_right"] = float(agreement(found.key, key))
     return row
 
 

@@ -1,0 +1,124 @@
+"""The pictures of the league and of the sweep."""
+
+from typing import Any
+
+import numpy as np
+
+from modellock_jax.study.config import Config
+from modellock_jax.study.figures import COLOURS, MUTED, SCRATCH, Drawing, spread
+from modellock_jax.study.report import interval
+from modellock_jax.study.store import Store
+
+
+def _distance(plt: Any, store: Store, config: Config) -> tuple[Any, list[list[Any]]]:
+    """Accuracy against the share of the key that is right, and where the attacks ended."""
+    locks = [text for text in config.locks if _of(store, "distance", text)]
+    figure, axes = _panels(plt, len(locks))
+    table: list[list[Any]] = [["lock", "seed", "attack or changes", "share right", "accuracy"]]
+    for axis, text in zip(axes, locks):
+        rows = _of(store, "distance", text)
+        for row in rows:
+            mean = 100 * np.mean(row["accuracy"], 1)
+            axis.plot(
+                100 * np.array(row["share"]), mean, color=COLOURS[0], alpha=0.7, linewidth=1.3
+            )
+            axis.scatter(100 * np.array(row["share"]), mean, s=7, color=COLOURS[0], linewidth=0)
+            for changes, share, values in zip(row["changes"], row["share"], row["accuracy"]):
+                table += [[text, row["seed"], changes, share, value] for value in values]
+        found = [r for r in _of(store, "league", text) if r["key_right"] is not None]
+        for i, attack in enumerate(dict.fromkeys(r["attack"] for r in found)):
+            mine = [r for r in found if r["attack"] == attack]
+            places = [[100 * r[k] for r in mine] for k in ("key_right", "accuracy")]
+            axis.scatter(
+                *places, s=20, marker="xD^sv"[i % 5], color=COLOURS[1 + i % 7], label=attack
+            )
+            table += [[text, r["seed"], attack, r["key_right"], r["accuracy"]] for r in mine]
+        if found:
+            axis.legend(frameon=False, fontsize=7, loc="upper left")
+        axis.set_title(text, loc="left", fontsize=9, fontweight="bold")
+        axis.set_ylim(-3, 103)
+    _label(figure, "share of the key that is right, %", "test accuracy, %")
+    title = "Random keys near the right one (lines, one a seed), and the keys that attacks found"
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+    return figure, table
+
+
+def _roc(plt: Any, store: Store, config: Config) -> tuple[Any, list[list[Any]]]:
+    """Whether changed weights can be found without data, one line a score and seed."""
+    figure, axis = plt.subplots(figsize=(5.6, 3.6))
+    table: list[list[Any]] = [["lock", "seed", "score", "auc", "fpr", "tpr"]]
+    rows = store.of("roc")
+    for i, score in enumerate(rows[0]["auc"] if rows else ()):
+        auc = np.mean([row["auc"][score] for row in rows])
+        for j, row in enumerate(rows):
+            label = f"{score}: area {auc:.3f}" if j == 0 else None
+            axis.plot(row["fpr"], row["tpr"][score], color=COLOURS[i], linewidth=1.4, label=label)
+            points = zip(row["fpr"], row["tpr"][score])
+            table += [[row["lock"], row["seed"], score, row["auc"][score], *p] for p in points]
+    if rows:
+        axis.plot(rows[0]["fpr"], rows[0]["fpr"], "--", color=SCRATCH, linewidth=1, label="chance")
+    axis.set_xscale("log")
+    axis.set_xlabel("false positives among unchanged weights")
+    axis.set_ylabel("changed weights found")
+    axis.legend(frameon=False, fontsize=8, loc="upper left", bbox_to_anchor=(1, 1))
+    axis.set_title("adv_params: found without data?", loc="left", fontweight="bold")
+    return figure, table
+
+
+def _best_so_far(plt: Any, store: Store, config: Config) -> tuple[Any, list[list[Any]]]:
+    """What the fine-tuning thief holds after so many steps, beside his twin from scratch."""
+    names = [text for text in config.locks if _of(store, "sweep", text)]
+    choice = "rehearsed" if config.seeds > 1 else "held_out"
+    figure, axes = _panels(plt, len(config.budgets))
+    stops = np.linspace(0, config.thief_steps, config.thief_scores + 1)
+    table: list[list[Any]] = [["start", "budget", "step", "mean", "low", "high"]]
+    for axis, budget in zip(axes, config.budgets):
+        ends = []
+        for i, name in enumerate(["scratch", *names]):
+            rows = [r for r in _of(store, "sweep", name) if r["budget"] == budget]
+            curves = np.array([row[choice]["curve"] for row in rows])
+            mean, low, high = 100 * np.array([interval(column) for column in curves.T]).T
+            colour = SCRATCH if name == "scratch" else COLOURS[(i - 1) % len(COLOURS)]
+            axis.plot(stops, mean, "--" if name == "scratch" else "-", color=colour, linewidth=1.4)
+            axis.fill_between(
+                stops, low, np.minimum(high, 100), color=colour, alpha=0.07, linewidth=0
+            )
+            ends.append((mean[-1], name, colour))
+            table += [[name, budget, *line] for line in zip(stops, mean, low, high)]
+        for height, (_, name, colour) in zip(spread([e[0] for e in ends], 6.5), ends):
+            place = config.thief_steps * 1.03, height
+            axis.annotate(
+                name, place, color=colour, fontsize=6.5, va="center", annotation_clip=False
+            )
+        axis.set_title(f"{100 * budget:g} % of the data", loc="left", fontsize=9, fontweight="bold")
+        axis.set_ylim(0, 100)
+    _label(figure, "steps", "test accuracy, %")
+    title = (
+        f"Best so far of every setting, chosen by {choice.replace('_', '-')} images; 95 % intervals"
+    )
+    figure.suptitle(title, x=0.01, ha="left", fontsize=10)
+    return figure, table
+
+
+def _of(store: Store, kind: str, lock: str) -> list[dict[str, Any]]:
+    return [row for row in store.of(kind) if row["lock"] == lock]
+
+
+def _panels(plt: Any, count: int) -> tuple[Any, list[Any]]:
+    columns = min(3, count)
+    lines = -(-count // columns)
+    size = (3.6 * columns, 2.5 * lines + 0.4)
+    figure, axes = plt.subplots(lines, columns, figsize=size, squeeze=False, layout="constrained")
+    for axis in axes.flat[count:]:
+        axis.axis("off")
+    return figure, list(axes.flat[:count])
+
+
+def _label(figure: Any, x: str, y: str) -> None:
+    figure.supxlabel(x, fontsize=9, color=MUTED)
+    figure.supylabel(y, fontsize=9, color=MUTED)
+
+
+LEAGUE: dict[str, Drawing] = {"distance": _distance, "roc": _roc}
+SWEEP: dict[str, Drawing] = {"best_so_far": _best_so_far}
+"""By name: the figures of the league and of the sweep."""

@@ -1,0 +1,99 @@
+"""What the league measures beside its attacks: keys near the right one, and who finds a change."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from modellock_jax.attacks import localise
+from modellock_jax.base import Key, Params, user_forward
+from modellock_jax.metrics import over_keys, score
+from modellock_jax.schemes import SCHEMES
+from modellock_jax.study.run import Bench, Subject, rng_for
+
+CHANGES, DRAWS, IMAGES = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256), 8, 2000
+FALSE_POSITIVES = tuple(float(f) for f in np.geomspace(1e-5, 1, 26).round(7))
+
+
+class Locked(NamedTuple):
+    """The owner's parameters of one seed, what the lock makes of them, and the key."""
+
+    params: Params
+    locked: Params
+    key: Key
+
+
+def distance(bench: Bench, subject: Subject, seed: int, owned: Locked) -> dict[str, Any]:
+    """Accuracy against distance: the right key after so many random changes, each by one bit or swap.
+
+    `share`, `[changes]`: entries of the key that are still right, a mean over draws; `accuracy`,
+    `[changes][draws]`, on the first 2,000 test images.
+    """
+    near = SCHEMES[subject.scheme].near
+    user = user_forward(subject.lock, bench.model.forward)
+    x, y = (jnp.asarray(a[:IMAGES]) for a in (bench.data.test_x, bench.data.test_y))
+
+    @jax.jit
+    def measure(rngs: jax.Array, right: Key, locked: Params) -> tuple[jax.Array, jax.Array]:
+        def walk(rng: jax.Array) -> Key:
+            def change(key: Key, rng: jax.Array) -> tuple[Key, Key]:
+                return near(rng, key), key
+
+            keys = lax.scan(change, right, jax.random.split(rng, CHANGES[-1] + 1))[1]
+            return jax.tree.map(lambda leaf: leaf[jnp.array(CHANGES)], keys)
+
+        keys = jax.tree.map(
+            lambda leaf: leaf.swapaxes(0, 1).reshape(-1, *leaf.shape[2:]), jax.vmap(walk)(rngs)
+        )
+        found = over_keys(lambda k: score(partial(user, k, locked), x, y).accuracy, keys, chunk=4)
+        share = jax.vmap(lambda k: agreement(k, right))(keys)
+        return found.reshape(-1, DRAWS), share.reshape(-1, DRAWS).mean(1)
+
+    accuracy, share = measure(
+        jax.random.split(rng_for(seed, "distance"), DRAWS), owned.key, owned.locked
+    )
+    return {"changes": CHANGES, "share": share.tolist(), "accuracy": accuracy.tolist()}
+
+
+def agreement(found: Key, right: Key) -> jax.Array:
+    """The share of a key's entries that are right, bit by bit where they are words: float32."""
+    shares = []
+    for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(right)):
+        if a.dtype == jnp.uint32:
+            shares.append(1 - lax.population_count(a ^ b).mean(dtype=jnp.float32) / 32)
+        else:
+            shares.append((a == b).mean(dtype=jnp.float32))
+    return jnp.stack(shares).mean()
+
+
+def roc(bench: Bench, subject: Subject, seed: int, owned: Locked) -> dict[str, Any]:
+    """Whether the changed weights can be found without data: true against false positives.
+
+    For each score of `localise.SCORES` the area under the curve, `auc`, and the curve, `tpr`, at the
+    false positive rates `fpr`.
+    """
+    truth = localise.changed(owned.locked, owned.params)
+    aucs, curves = {}, {}
+    for name, scores in localise.SCORES.items():
+        found = jax.jit(lambda p, t, f=scores: localise.roc(f(p), t))(owned.locked, truth)
+        last = np.searchsorted(np.asarray(found.fpr), FALSE_POSITIVES, side="right") - 1
+        aucs[name], curves[name] = float(found.auc), np.asarray(found.tpr)[last].tolist()
+    return {"changed": int(truth.sum()), "auc": aucs, "fpr": FALSE_POSITIVES, "tpr": curves}
+
+
+class Measure(NamedTuple):
+    """`run(bench, subject, seed, owned)` gives a row; `against` names schemes."""
+
+    run: Callable[[Bench, Subject, int, Locked], dict[str, Any]]
+    against: tuple[str, ...]
+
+
+MEASURES: dict[str, Measure] = {
+    "distance": Measure(distance, tuple(SCHEMES)),
+    "roc": Measure(roc, ("adv_params",)),
+}
+"""By name: what is measured of every lock whose scheme is named."""
