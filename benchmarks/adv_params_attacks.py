@@ -24,6 +24,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from command import command
 from flax import serialization
 from rich.console import Console
 from rich.table import Table
@@ -148,14 +149,14 @@ def main() -> None:
     parser.add_argument("--data", nargs="*", default=list(TRAINING), choices=list(TRAINING))
     parser.add_argument("--seeds", type=int, default=3)
     parser.add_argument("--steps", type=float, nargs="*", default=[1.0, 0.25])
-    parser.add_argument("--models", type=Path, help="keep the trained models in this folder")
+    parser.add_argument("--keep", type=Path, help="keep the trained models in this folder")
     parser.add_argument("--json", type=Path, help="write the rows to this file too")
     options = parser.parse_args()
     found = []
-    about = {"command": "python benchmarks/adv_params_attacks.py", "seeds": options.seeds}
+    about = {"command": command(), "seeds": options.seeds}
     about |= {"date": datetime.date.today().isoformat(), "machine": machine()}
     for name in options.data:
-        for row in rows(name, options.seeds, options.steps, options.models):
+        for row in rows(name, options.seeds, options.steps, options.keep):
             found.append(row)
             if options.json is not None:
                 options.json.write_text(json.dumps(about | {"rows": found}, indent=1) + "\n")

@@ -19,6 +19,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from command import command
 from rich.console import Console
 from rich.table import Table
 
@@ -106,7 +107,7 @@ def main() -> None:
     for row in rows:
         table.add_row(*(f"{v:.3f}" if isinstance(v, float) else str(v) for v in row.values()))
     Console(width=140).print(table)
-    about = {"command": "python benchmarks/deep_lock_keys.py", "keys": options.keys}
+    about = {"command": command(), "keys": options.keys}
     about |= {"onnx": [path.name for path in options.onnx]}
     about |= {"date": datetime.date.today().isoformat(), "machine": machine()}
     print(about["date"], about["machine"])

@@ -3,7 +3,7 @@
     python benchmarks/evasion.py [--seeds 2] [--json results/evasion.json]
 
 The study's CNN on mnist5k: plain, under pixel_shuffle(block=14), under sign_mask(per='unit'). The
-user's model, with the right key, is attacked on the first 500 test images. A row is the user's
+user's model, with the right key, is attacked on the first 256 test images. A row is the user's
 accuracy under one attack at each eps. What the attacker has:
 
 - `known`: the key. `unknown`: the weights only; his images come from the forward without a key.
@@ -13,7 +13,6 @@ accuracy under one attack at each eps. What the attacker has:
 - `nothing`: noise of +-eps in every pixel, the yardstick for all without the key.
 
 For each lock one more row has the signs of gradient masking at eps 0.1. PGD and APGD take 40 steps.
-Half an hour for each seed on two busy cores.
 """
 
 import argparse
@@ -26,6 +25,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from command import command
 from jax import lax
 from rich.console import Console
 from rich.table import Table
@@ -40,7 +40,7 @@ from modellock_jax.study.report import machine
 from modellock_jax.train import fit, random_shift
 
 EPS = (0.05, 0.1, 0.2, 0.3)
-IMAGES, KEYS, STEPS, QUERIES = 500, 8, 40, 300
+IMAGES, KEYS, STEPS, QUERIES = 256, 8, 40, 300
 PLAIN = Lock(lambda rng, params: ())
 ATTACKS: dict[str, Callable[..., Any]] = {
     "fgsm": lambda f, x, y, eps, rng: fgsm(f, x, y, eps),
@@ -51,9 +51,14 @@ ATTACKS: dict[str, Callable[..., Any]] = {
 SQUARE = functools.partial(square, queries=QUERIES)
 
 
-def under_key(lock: Lock, model: Model, params: Any, key: Any, x: jax.Array) -> jax.Array:
-    """The user's logits with a key, the last arguments those that `expectation` gives."""
+def answer(lock: Lock, model: Model, key: Any, params: Any, x: jax.Array) -> jax.Array:
+    """The user's logits with a key."""
     return user_forward(lock, model.forward)(key, params, x)
+
+
+def mean_answer(lock: Lock, model: Model, keys: Any, params: Any, x: jax.Array) -> jax.Array:
+    """The logits with each of many keys, as `expectation` gives them."""
+    return expectation(lambda key, x: answer(lock, model, key, params, x), keys)(x)
 
 
 def measure(seed: int) -> Iterator[dict[str, Any]]:
@@ -65,19 +70,21 @@ def measure(seed: int) -> Iterator[dict[str, Any]]:
     plain_images: dict[str, jax.Array] = {}
     surrogate: Any = None
 
+    @jax.jit
+    def score(f: Any, images: jax.Array) -> jax.Array:
+        return lax.map(lambda a: transfer(f, x, y, a).accuracy, images)
+
     def rows(f: Any, images: dict[str, jax.Array], **about: Any) -> Iterator[dict[str, Any]]:
-        score = jax.jit(lambda images: lax.map(lambda a: transfer(f, x, y, a).accuracy, images))
         for name, made in images.items():
-            yield about | {"attack": name, "accuracy": score(made).tolist()}
+            yield about | {"attack": name, "accuracy": score(f, made).tolist()}
+
+    @functools.partial(jax.jit, static_argnums=0)
+    def image_by(attack: Any, f: Any, rng: jax.Array) -> jax.Array:
+        return lax.map(lambda e: attack(f, x, y, e, rng).images, jnp.array(EPS))
 
     def images_by(f: Any, attacks: dict[str, Any], rng: jax.Array) -> dict[str, jax.Array]:
         """The images `[eps, B, H, W, C]` of each attack on `f`."""
-        return {
-            name: jax.jit(lambda eps, one=one: lax.map(lambda e: one(f, x, y, e, rng).images, eps))(
-                jnp.array(EPS)
-            )
-            for name, one in attacks.items()
-        }
+        return {name: image_by(one, f, rng) for name, one in attacks.items()}
 
     for text in ("plain", "pixel_shuffle(block=14)", "sign_mask(per='unit')"):
         lock = PLAIN if text == "plain" else make_lock(text, x.shape[1:])[0]
@@ -94,7 +101,9 @@ def measure(seed: int) -> Iterator[dict[str, Any]]:
             augment=random_shift,
             progress=f"{text}, seed {seed}",
         )
-        user = functools.partial(user_forward(lock, model.forward), key, params)
+        # Partials are trees: jit takes their weights as arguments, not as constants to fold.
+        respond = functools.partial(answer, lock, model)
+        user = jax.tree_util.Partial(respond, key, params)
         about = {"lock": text, "seed": seed, "clean": float(transfer(user, x, y, x).accuracy)}
         known = images_by(user, ATTACKS, starts)
         yield from rows(user, known, **about, attacker="known")
@@ -108,10 +117,11 @@ def measure(seed: int) -> Iterator[dict[str, Any]]:
             plain_images, surrogate = known, user
         else:
             yield from rows(user, plain_images, **about, attacker="surrogate")
-            thief = functools.partial(model.forward, params)
+            thief = jax.tree_util.Partial(model.forward, params)
             yield from rows(user, images_by(thief, ATTACKS, starts), **about, attacker="unknown")
             guesses = jax.vmap(lock.init, (0, None))(jax.random.split(draws, KEYS), fresh)
-            mean = expectation(functools.partial(under_key, lock, model, params), guesses)
+            average = functools.partial(mean_answer, lock, model)
+            mean = jax.tree_util.Partial(average, guesses, params)
             yield from rows(user, images_by(mean, ATTACKS, starts), **about, attacker="expectation")
         flags = gradient_masking(
             user,
@@ -132,7 +142,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=2, help="models for each lock")
     parser.add_argument("--json", type=Path, help="write the rows to this file too")
     options = parser.parse_args()
-    about = {"command": "python benchmarks/evasion.py", "data": "mnist5k", "model": "cnn"}
+    about: dict[str, Any] = {"command": command(), "data": "mnist5k", "model": "cnn"}
     about |= {"date": datetime.date.today().isoformat(), "machine": machine()}
     settings = {"eps": EPS, "images": IMAGES, "keys": KEYS, "steps": STEPS, "queries": QUERIES}
     done: list[dict[str, Any]] = []

@@ -21,6 +21,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from command import command
 from rich.console import Console
 from rich.table import Table
 
@@ -110,7 +111,7 @@ def main() -> None:
     console.print(table)
     console.print(f"{today}, {machine()}", highlight=False)
     if options.json is not None:
-        about: dict[str, Any] = {"command": "python benchmarks/key_throughput.py", "date": today}
+        about: dict[str, Any] = {"command": command(), "date": today}
         about |= {"machine": machine(), "rows": rows}
         options.json.write_text(json.dumps(about, indent=1) + "\n")
 

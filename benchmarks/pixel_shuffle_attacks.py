@@ -28,6 +28,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from command import command
 from jax import lax
 from rich.console import Console
 from rich.table import Table
@@ -164,7 +165,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, nargs="*", default=[100, 500])
     parser.add_argument("--json", type=Path, help="write the rows to this file too")
     options = parser.parse_args()
-    about: dict[str, Any] = {"command": "python benchmarks/pixel_shuffle_attacks.py"}
+    about: dict[str, Any] = {"command": command()}
     about |= {"colour": options.colour, "seeds": options.seeds, "images": options.images}
     about |= {"date": datetime.date.today().isoformat(), "machine": machine()}
     rows: list[dict[str, Any]] = []

@@ -26,6 +26,7 @@ from typing import Any, Literal
 import jax
 import jax.numpy as jnp
 import optax
+from command import command
 from jax import lax
 from rich.console import Console
 from rich.table import Table
@@ -177,9 +178,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=3, help="models of each kind")
     parser.add_argument("--json", type=Path, help="write the rows to this file too")
     options = parser.parse_args()
-    command = "python benchmarks/sign_mask_attacks.py"
-    command += f" --data {' '.join(options.data)} --models {' '.join(options.models)}"
-    about: dict[str, Any] = {"command": f"{command} --seeds {options.seeds}"}
+    about: dict[str, Any] = {"command": command()}
     about |= {"date": datetime.date.today().isoformat(), "machine": machine()}
     rows: list[dict[str, Any]] = []
     columns = ["data", "model", "per", "seed", "attack", "images", "seconds", "no_key", "accuracy"]
