@@ -10,7 +10,7 @@ import modellock_jax as ml
 from modellock_jax import attacks, data, metrics, models, train
 from modellock_jax.attacks.distil import distil
 
-pytestmark = pytest.mark.optax
+pytestmark = [pytest.mark.optax, pytest.mark.run_once]
 
 
 @pytest.fixture(scope="module")

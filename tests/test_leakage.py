@@ -18,7 +18,7 @@ from modellock_jax.attacks.leakage import (
 from modellock_jax.models import mlp
 from modellock_jax.train import margin_loss
 
-pytestmark = pytest.mark.optax
+pytestmark = [pytest.mark.optax, pytest.mark.run_once]
 PLAIN = ml.Lock(lambda rng, params: ml.SignKey(jnp.ones(1, jnp.int8)))
 
 

@@ -17,7 +17,7 @@ from modellock_jax.study.config import Config, make_lock
 from modellock_jax.study.report import interval
 from modellock_jax.study.store import Store, write
 
-pytestmark = pytest.mark.optax
+pytestmark = [pytest.mark.optax, pytest.mark.run_once]
 
 TINY = Config(
     data="digits",

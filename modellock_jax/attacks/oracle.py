@@ -19,12 +19,12 @@ from modellock_jax.train import random_shift
 
 class OracleSigns(NamedTuple):
     """`key`: the key found; `queries`: images that were asked, int; `misfit`: the mean squared
-    difference of its log-probabilities to the oracle's; `turns`: rounds of flips it took, int."""
+    difference of its log-probabilities to the oracle's; `turns`: rounds of flips of each attempt."""
 
     key: SignKey
     queries: int
     misfit: float
-    turns: int
+    turns: tuple[int, ...]
 
 
 def sign_mask_oracle(
@@ -40,6 +40,7 @@ def sign_mask_oracle(
     restarts: int = 4,
     turns: int = 16,
     tolerance: float = 1e-6,
+    attempts: int = 4,
 ) -> OracleSigns | None:
     """The key of `sign_mask(bits)` through an unlocked device: each image of x is asked once.
 
@@ -47,9 +48,10 @@ def sign_mask_oracle(
     `[Q, H, W, C]`, natural ones best; their labels need not be known. First `relaxed_key` learns
     from the classes that the oracle named, on the images in random shifts, which gets most signs
     right. Then `coordinate_flips` on the answers themselves corrects the rest: near the right key
-    the answers tell of each sign whether it is right, as they are piecewise linear in it. Returns
-    None if after `turns` rounds of flips no key explains the answers to within `tolerance`. Raises
-    `ValueError` for settings below 1.
+    the answers tell of each sign whether it is right, as they are piecewise linear in it. If after
+    `turns` rounds of flips no key explains the answers to within `tolerance`, both begin anew, from
+    other starts and on the same answers; returns None after `attempts` of them. Raises `ValueError`
+    for settings below 1.
 
     Threat model: the attacker has the locked weights, the scheme, images of the right kind, and a
     device with the key inside that shows its logits.
@@ -72,17 +74,20 @@ def sign_mask_oracle(
     >>> found.queries, bool((found.key.signs == key.signs).all())
     (16, True)
     """
-    if min(turns, len(x)) < 1:
+    if min(turns, attempts, len(x)) < 1:
         raise ValueError(
-            f"sign_mask_oracle: needs images and turns, not {len(x)} images and {turns} turns"
+            f"sign_mask_oracle: needs images, turns and attempts, not {len(x)} images, {turns} turns "
+            f"and {attempts} attempts"
         )
-    found = _solve(lock, bits, forward, steps, restarts, turns, tolerance)(
-        locked, x, oracle(x), rng
-    )
-    misfit = float(found.best_loss)
-    if misfit > tolerance:
-        return None
-    return OracleSigns(found.best, len(x), misfit, int(found.steps))
+    solve, answers = _solve(lock, bits, forward, steps, restarts, turns, tolerance), oracle(x)
+    taken = []
+    for attempt in jax.random.split(rng, attempts):
+        found = solve(locked, x, answers, attempt)
+        taken.append(int(found.steps))
+        misfit = float(found.best_loss)
+        if misfit <= tolerance:
+            return OracleSigns(found.best, len(x), misfit, tuple(taken))
+    return None
 
 
 @functools.lru_cache(maxsize=8)

@@ -158,7 +158,9 @@ def _relaxed_key(case: Case) -> Found | None:
 
 def _sign_oracle(case: Case) -> Found | None:
     lock, bits = _as_mask(case)
-    x = case.x[:QUERIES]
+    # An attacker with few images asks for shifted ones too.
+    x, shifts = case.x, jax.random.fold_in(case.rng, 1)
+    x = jnp.concatenate([x, random_shift(shifts, jnp.resize(x, (QUERIES, *x.shape[1:])))])[:QUERIES]
     steps, restarts = 400, 4
     found = sign_mask_oracle(
         case.device, lock, bits, case.model.forward, case.locked, x, case.rng,
@@ -167,9 +169,9 @@ def _sign_oracle(case: Case) -> Found | None:
     if found is None:
         return None
     # A turn of flips scores the key, every sign negated, and the best 1, 2, 4, ... of them.
-    flips = 1 + bits + bits.bit_length()
-    passes = restarts * len(x) * (steps * TRAINING + found.turns * flips)
-    return _with_key(case, found.key, len(x), passes, found.queries)
+    flips, attempts = 1 + bits + bits.bit_length(), len(found.turns)
+    passes = restarts * len(x) * (attempts * steps * TRAINING + sum(found.turns) * flips)
+    return _with_key(case, found.key, min(QUERIES, len(case.x)), passes, found.queries)
 
 
 def _hill_climb(case: Case) -> Found | None:

@@ -170,7 +170,7 @@ def grid(store: Store, config: Config, names: tuple[str, ...] = tuple(ATTACKS)) 
         together.setdefault((row["lock"], row["attack"]), []).append(row)
     for (lock, attack), rows in together.items():
         mean, low, high = interval([100 * row["accuracy"] for row in rows])
-        spread = f" [{low:.1f}, {high:.1f}]" if len(rows) > 1 else ""
+        spread = f" [{max(low, 0):.1f}, {min(high, 100):.1f}]" if len(rows) > 1 else ""
         gave_up = sum(row["gave_up"] for row in rows)
         keys = [row["key_right"] for row in rows if row["key_right"] is not None]
         table.rows.append(
