@@ -100,7 +100,8 @@ def study(
     command = shlex.join([*words, *(["--quick"] if quick else [])])
     if kind is Kind.LEAGUE:
         store = league.run(config, out)
-        grids, drawings = [league.grid(store, config)], attack_figures.LEAGUE
+        grids = [league.strongest(store, config), league.grid(store, config)]
+        drawings = attack_figures.LEAGUE
     elif kind is Kind.SWEEP:
         store = sweep.run(config, out)
         grids, drawings = sweep.grids(store, config), attack_figures.SWEEP

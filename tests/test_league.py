@@ -132,6 +132,34 @@ def test_the_pictures_show_every_row(tmp_path):
         assert "<svg" in file.with_suffix(".svg").read_text()
 
 
+def test_of_attacks_that_are_as_good_the_quickest_is_named(tmp_path):
+    config = dataclasses.replace(CONFIG, locks=("deep_lock",))
+    store, lock = Store(tmp_path, config), {"kind": "league", "lock": "deep_lock", "seed": 0}
+    about = {
+        "no_key": 0.1,
+        "right_key": 0.97,
+        "images": 9,
+        "queries": 0,
+        "flops": 2e9,
+        "needs": "x",
+    }
+    reached = {
+        "scratch": (0.5, 1.0),
+        "fine_tune": (0.6, 0.5),
+        "deep_lock_ciphertext_only": (0.97, 9.0),
+        "deep_lock_known_plaintext": (0.965, 3.0),
+    }
+    for name, (accuracy, seconds) in reached.items():
+        found = {"attack": name, "accuracy": accuracy, "seconds": seconds}
+        key = {"key_right": None, "gave_up": name == "scratch"}
+        store.add({"id": name, **lock, **about, **found, **key})
+    table = league.strongest(store, config)
+    assert len(table.header) == len(table.rows[0])
+    line = dict(zip(table.header, table.rows[0]))
+    assert (line["attack"], line["recovered [95 %]"]) == ("deep_lock_known_plaintext", "96.5")
+    assert (line["seconds"], line["GFLOP"], line["scratch"]) == ("3.0", "2", "50.0")
+
+
 def test_the_table_names_what_there_is():
     listed = league.attack_grid().rows
     assert [line[0] for line in listed] == list(ATTACKS)
