@@ -255,15 +255,22 @@ def roc(scores: jax.Array, changed: jax.Array) -> Roc:
     order = jnp.argsort(-scores, stable=True)
     ranked, truth = -scores[order], changed[order]
     # All of an equal score are taken together: the curve is read at the last of each.
-    last = jnp.searchsorted(ranked, ranked, side="right") - 1
+    last = jnp.searchsorted(ranked, ranked, side="right")
+    first = jnp.searchsorted(ranked, ranked, side="left")
     positive, negative = truth.sum(dtype=jnp.int32), (~truth).sum(dtype=jnp.int32)
 
     def rate(hits: jax.Array, of: jax.Array) -> jax.Array:
-        counts = jnp.cumsum(hits.astype(jnp.int32))[last] / of.astype(jnp.float32)
+        counts = jnp.cumsum(hits.astype(jnp.int32)) / of.astype(jnp.float32)
         return jnp.concatenate([jnp.where(of > 0, jnp.zeros(1), jnp.nan), counts])
 
     tpr, fpr = rate(truth, positive), rate(~truth, negative)
-    return Roc(fpr, tpr, jnp.trapezoid(tpr, fpr))
+    # Over the unchanged weights, not over the steps of `fpr`: a perfect ranking then sums ones,
+    # which is exact on every machine.
+    above = jnp.where(truth, 0.0, (tpr[first] + tpr[last]) / 2)
+    auc = above.sum() / negative.astype(jnp.float32)
+    return Roc(
+        jnp.concatenate([fpr[:1], fpr[last]]), jnp.concatenate([tpr[:1], tpr[last]]), auc
+    )
 
 
 SCORES: dict[str, Callable[[Params], jax.Array]] = {
