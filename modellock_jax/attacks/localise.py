@@ -268,9 +268,7 @@ def roc(scores: jax.Array, changed: jax.Array) -> Roc:
     # which is exact on every machine.
     above = jnp.where(truth, 0.0, (tpr[first] + tpr[last]) / 2)
     auc = above.sum() / negative.astype(jnp.float32)
-    return Roc(
-        jnp.concatenate([fpr[:1], fpr[last]]), jnp.concatenate([tpr[:1], tpr[last]]), auc
-    )
+    return Roc(jnp.concatenate([fpr[:1], fpr[last]]), jnp.concatenate([tpr[:1], tpr[last]]), auc)
 
 
 SCORES: dict[str, Callable[[Params], jax.Array]] = {
