@@ -5,7 +5,7 @@ from typing import Any
 import numpy as np
 
 from modellock_jax.study.config import Config
-from modellock_jax.study.figures import COLOURS, MUTED, SCRATCH, Drawing, spread
+from modellock_jax.study.figures import COLOURS, MUTED, SCRATCH, Drawing
 from modellock_jax.study.report import interval
 from modellock_jax.study.store import Store
 
@@ -73,29 +73,23 @@ def _best_so_far(plt: Any, store: Store, config: Config) -> tuple[Any, list[list
     stops = np.linspace(0, config.thief_steps, config.thief_scores + 1)
     table: list[list[Any]] = [["start", "budget", "step", "mean", "low", "high"]]
     for axis, budget in zip(axes, config.budgets):
-        ends = []
         for i, name in enumerate(["scratch", *names]):
             rows = [r for r in _of(store, "sweep", name) if r["budget"] == budget]
             curves = np.array([row[choice]["curve"] for row in rows])
             mean, low, high = 100 * np.array([interval(column) for column in curves.T]).T
             colour = SCRATCH if name == "scratch" else COLOURS[(i - 1) % len(COLOURS)]
-            axis.plot(stops, mean, "--" if name == "scratch" else "-", color=colour, linewidth=1.4)
+            dash = "--" if name == "scratch" else "-"
+            axis.plot(stops, mean, dash, color=colour, linewidth=1.4, label=name)
             axis.fill_between(
                 stops, low, np.minimum(high, 100), color=colour, alpha=0.07, linewidth=0
             )
-            ends.append((mean[-1], name, colour))
             table += [[name, budget, *line] for line in zip(stops, mean, low, high)]
-        for height, (_, name, colour) in zip(spread([e[0] for e in ends], 6.5), ends):
-            place = config.thief_steps * 1.03, height
-            axis.annotate(
-                name, place, color=colour, fontsize=6.5, va="center", annotation_clip=False
-            )
         axis.set_title(f"{100 * budget:g} % of the data", loc="left", fontsize=9, fontweight="bold")
         axis.set_ylim(0, 100)
     _label(figure, "steps", "test accuracy, %")
-    title = (
-        f"Best so far of every setting, chosen by {choice.replace('_', '-')} images; 95 % intervals"
-    )
+    figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, loc="outside right center")
+    chosen = {"rehearsed": "in rehearsal", "held_out": "by held-out images"}[choice]
+    title = f"The best of every setting so far, chosen {chosen}; 95 % intervals"
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     return figure, table
 
