@@ -11,7 +11,7 @@ from ridge import HIDDEN, accuracy, digits, forward, images, opened, owner
 
 import modellock_jax as ml
 from modellock_jax.attacks import key_search as search
-from modellock_jax.attacks import permutation_search, sign_search
+from modellock_jax.attacks import permutation_search, sign_algebra, sign_search
 
 pytestmark = pytest.mark.run_once
 
@@ -127,6 +127,34 @@ def test_sign_keys_are_found_step_by_step(name):
     np.testing.assert_array_equal(again.best.signs, key.signs)
 
 
+def answered(params, key, count):
+    x = images(count)[0]
+    return x, ml.user_forward(SIGNS, forward)(key, params, x)
+
+
+def test_one_linear_system_gives_the_signs_of_the_last_hidden_layer():
+    """All that are not the head's too, wrong at once: the answers tell, others tell nothing."""
+    params, key = owner(SIGNS)
+    wrong = ml.SignKey(key.signs.at[10:].multiply(-1)[None])
+    attack = sign_algebra.linear_flips(SIGNS, forward, restarts=1)
+    greedy = sign_search.coordinate_flips(SIGNS, forward, restarts=1)
+    state = attack.init(jax.random.key(0), params)._replace(keys=wrong)
+    batch = answered(params, key, 40)
+    step = jax.jit(attack.step)
+    moved, losses = step(state, batch)
+    np.testing.assert_array_equal(moved.best.signs, key.signs)
+    assert losses < 1e-9
+    assert jax.jit(greedy.step)(state, batch)[1] > 1e-3
+    # With the right key given nothing changes; answers to other images lead nowhere.
+    np.testing.assert_array_equal(step(moved, batch)[0].keys.signs[0], key.signs)
+    shuffled = batch[0], jax.random.permutation(jax.random.key(1), batch[1])
+    losses = step(state, shuffled)[1]
+    assert losses > 1e-3
+    assert losses <= search.key_loss(
+        answered(params, ml.SignKey(wrong.signs[0]), 40)[1], shuffled[1]
+    )
+
+
 @pytest.mark.parametrize("name", ["hill_climb", "anneal"])
 def test_permutations_are_found_swap_by_swap(name):
     lock = ml.pixel_shuffle(4, channels=1)
@@ -192,3 +220,5 @@ def test_bad_input():
         sign_search.coordinate_flips(sign, forward, chunk=0)
     with pytest.raises(ValueError, match="coordinate_flips: needs at least one key"):
         sign_search.coordinate_flips(sign, forward, restarts=0)
+    with pytest.raises(ValueError, match="linear_flips: needs at least 1 iteration, not 0"):
+        sign_algebra.linear_flips(sign, forward, iterations=0)

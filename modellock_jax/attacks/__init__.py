@@ -26,6 +26,7 @@ from modellock_jax.attacks.permutation_search import anneal, hill_climb
 from modellock_jax.attacks.relaxed_key import best_key, relaxed_key, relaxed_signs
 from modellock_jax.attacks.relaxed_permutation import relaxed_permutation
 from modellock_jax.attacks.selective import adv_params_descent, restore, selective
+from modellock_jax.attacks.sign_algebra import linear_flips
 from modellock_jax.attacks.sign_search import coordinate_flips, genetic
 from modellock_jax.attacks.stream_reuse import stream_reuse
 from modellock_jax.attacks.table import ATTACKS
@@ -52,6 +53,7 @@ __all__ = [
     "genetic",
     "gradient_masking",
     "hill_climb",
+    "linear_flips",
     "pgd",
     "pixel_shuffle_chosen_image",
     "pixel_shuffle_known_pairs",

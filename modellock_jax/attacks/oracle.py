@@ -11,7 +11,7 @@ from jax import lax
 from modellock_jax.attacks.attack import run_shuffled
 from modellock_jax.attacks.key_search import Search
 from modellock_jax.attacks.relaxed_key import relaxed_key, relaxed_signs
-from modellock_jax.attacks.sign_search import coordinate_flips
+from modellock_jax.attacks.sign_algebra import linear_flips
 from modellock_jax.base import Forward, Lock, Params
 from modellock_jax.schemes.sign import SignKey
 from modellock_jax.train import random_shift
@@ -47,11 +47,10 @@ def sign_mask_oracle(
     `oracle(x)` gives the user's logits or log-probabilities `[Q, classes]` for images x
     `[Q, H, W, C]`, natural ones best; their labels need not be known. First `relaxed_key` learns
     from the classes that the oracle named, on the images in random shifts, which gets most signs
-    right. Then `coordinate_flips` on the answers themselves corrects the rest: near the right key
-    the answers tell of each sign whether it is right, as they are piecewise linear in it. If after
-    `turns` rounds of flips no key explains the answers to within `tolerance`, both begin anew, from
-    other starts and on the same answers; returns None after `attempts` of them. Raises `ValueError`
-    for settings below 1.
+    right. Then `linear_flips` on the answers themselves corrects the rest: near the right key the
+    answers are linear in the wrong signs, or nearly so. If after `turns` of them no key explains the
+    answers to within `tolerance`, both begin anew, from other starts and on the same answers; returns
+    None after `attempts` of them. Raises `ValueError` for settings below 1.
 
     Threat model: the attacker has the locked weights, the scheme, images of the right kind, and a
     device with the key inside that shows its logits.
@@ -102,7 +101,7 @@ def _solve(
 ) -> Callable[..., Search]:
     relaxation = relaxed_signs(lock, bits)
     learn = relaxed_key(relaxation, forward, steps, restarts=restarts)
-    flips = coordinate_flips(lock, forward, restarts=restarts)
+    flips = linear_flips(lock, forward, restarts=restarts)
 
     @jax.jit
     def solve(locked: Params, x: jax.Array, answers: jax.Array, rng: jax.Array) -> Search:

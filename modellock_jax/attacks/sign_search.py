@@ -33,10 +33,7 @@ def coordinate_flips(
         bits = signs.shape[1]
         one_off = signs[:, None] * (1 - 2 * jnp.eye(bits, dtype=signs.dtype))[None]
         tried = losses_of(state.locked, SignKey(one_off), *batch)
-        rank = jnp.argsort(jnp.argsort(tried, axis=1), axis=1)
-        counts = jnp.asarray([0, *(2**i for i in range(bits.bit_length()))])
-        chosen = rank[:, None, :] < counts[None, :, None]
-        several = jnp.where(chosen, -signs[:, None], signs[:, None])
+        several = jnp.where(lowest(tried), -signs[:, None], signs[:, None])
         losses = losses_of(state.locked, SignKey(several), *batch)
         return move(state, SignKey(several), losses, jnp.argmin(losses, axis=1))
 
@@ -84,3 +81,10 @@ def genetic(
         return state._replace(keys=keys, rng=rng), info
 
     return Attack(start("genetic", lock, SignKey, population), step, answer(lock, forward))
+
+
+def lowest(scores: jax.Array) -> jax.Array:
+    """The sets of the 0, 1, 2, 4, ... lowest scores `[R, bits]`, as bool `[R, sets, bits]`."""
+    rank = jnp.argsort(jnp.argsort(scores, axis=1), axis=1)
+    counts = jnp.asarray([0, *(2**i for i in range(scores.shape[1].bit_length()))])
+    return rank[:, None, :] < counts[None, :, None]

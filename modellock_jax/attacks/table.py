@@ -168,8 +168,8 @@ def _sign_oracle(case: Case) -> Found | None:
     )  # fmt: skip
     if found is None:
         return None
-    # A turn of flips scores the key, every sign negated, and the best 1, 2, 4, ... of them.
-    flips, attempts = 1 + bits + bits.bit_length(), len(found.turns)
+    # A turn of flips asks the key, every sign negated, and sets of 0, 1, 2, 4, ... by two rankings.
+    flips, attempts = 1 + bits + 1 + 2 * (1 + bits.bit_length()), len(found.turns)
     passes = restarts * len(x) * (attempts * steps * TRAINING + sum(found.turns) * flips)
     return _with_key(case, found.key, min(QUERIES, len(case.x)), passes, found.queries)
 

@@ -34,7 +34,7 @@ def _distance(plt: Any, store: Store, config: Config) -> tuple[Any, list[list[An
             )
             table += [[text, r["seed"], attack, r["key_right"], r["accuracy"]] for r in mine]
         if found:
-            axis.legend(frameon=False, fontsize=7, loc="upper left")
+            axis.legend(frameon=False, fontsize=7, loc="best")
         axis.set_title(text, loc="left", fontsize=9, fontweight="bold")
         axis.set_ylim(-3, 103)
     _label(figure, "share of the key that is right, %", "test accuracy, %")
