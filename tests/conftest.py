@@ -20,15 +20,6 @@ def pytest_unconfigure(config):
     config.compiled.cleanup()
 
 
-@pytest.fixture(autouse=True, scope="module")
-def effort(request):
-    # A program that runs once, on little data, costs more to optimise than to run.
-    once = request.node.get_closest_marker("run_once") is not None
-    jax.config.update("jax_disable_most_optimizations", once)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
 @pytest.fixture(autouse=True)
 def strict(request):
     # optax's Adam itself promotes an int32 count to float32.
