@@ -49,7 +49,7 @@ class Secret:
 
     @property
     def id(self) -> str:
-        return self._derive(8, "id").hex()
+        return self.derive(8, "id").hex()
 
     def source(self, label: str) -> "KeySource":
         """The words of `label`, for a lock's `init`; the same label, the same words.
@@ -61,7 +61,8 @@ class Secret:
             raise TypeError(f"source: the label must be a str, not {type(label).__name__}")
         return KeySource(self, label)
 
-    def _derive(self, length: int, *parts: str) -> bytes:
+    def derive(self, length: int, *parts: str) -> bytes:
+        """`length` secret bytes for a purpose, named by `parts`; the caller keeps them hidden."""
         encoded = [part.encode() for part in ("modellock-jax keys v1", *parts)]
         # Each part behind its length, so that no two lists of parts are the same bytes.
         info = b"".join(len(part).to_bytes(4, "big") + part for part in encoded)
@@ -96,7 +97,7 @@ class KeySource:
 
     def words(self, n: int, /) -> np.ndarray:
         """The first `n` words, uint32 `[n]`. Raises `ValueError` unless 0 <= n <= 2**36."""
-        key = algorithms.ChaCha20(self._secret._derive(32, "words", *self._path), bytes(16))
+        key = algorithms.ChaCha20(self._secret.derive(32, "words", *self._path), bytes(16))
         stream = Cipher(key, mode=None).encryptor().update(bytes(4 * _count("words", n)))
         return np.frombuffer(stream, "<u4").astype(np.uint32)
 

@@ -1,0 +1,297 @@
+"""Sealed files: a checkpoint encrypted and authenticated, for named recipients."""
+
+import contextlib
+import os
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import UTC, datetime
+from typing import Any, Self
+
+import numpy as np
+
+from modellock_jax.vault import chunks, header, recipients, tensors
+from modellock_jax.vault.chunks import Chunk, Cipher
+from modellock_jax.vault.errors import Tampered, Unreadable
+from modellock_jax.vault.files import open_to_read, replacing, write_all
+from modellock_jax.vault.header import Header
+from modellock_jax.vault.identity import PublicKey
+from modellock_jax.vault.keys import Secret
+from modellock_jax.vault.recipients import Recipient, Unlocker
+from modellock_jax.vault.rewrite import head_of
+from modellock_jax.vault.tensors import Directory, Tensor
+
+Done = Callable[[int], None]  # told how many bytes are done, from several threads
+
+
+def _quiet(_: int) -> None:
+    pass
+
+
+def save(
+    arrays: Mapping[str, np.ndarray],
+    path: str | os.PathLike[str],
+    recipients: Iterable[Recipient],
+    *,
+    metadata: Mapping[str, str] | None = None,
+    expires: datetime | None = None,
+    signers: Iterable[Secret] = (),
+    done: Done = _quiet,
+) -> None:
+    """Seal named arrays of any shape into `path`, for each of `recipients`.
+
+    `metadata` is kept with the names, inside. After `expires`, which needs a time zone, our tools do
+    not open the file. `signers` vouch for the whole content. Raises `ValueError` without recipients,
+    `TypeError` for dtypes that safetensors lacks, `OSError` if the disk refuses.
+
+    Threat model: the attacker has the file, and can write another in its place.
+
+    **Guarantees.** Without a recipient's secret, nothing but sizes, key ids, the date and the
+    signers. What `load` gives is what was saved, to the bit, or an error. `path` is at every moment
+    the old file or the whole new one. Not protected: a recipient can keep and pass on what he
+    opened, whatever the date says.
+
+    Source: AES-256-GCM in chunks that know their place, after STREAM (Hoang et al. 2015), a key
+    wrapped for each recipient, as age does.
+
+    >>> import tempfile
+    >>> from modellock_jax.vault import identity, keys
+    >>> secret = keys.generate()
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save({"w": np.arange(3.0)}, f"{folder}/m.sealed", [identity.public_key(secret)])
+    ...     load(f"{folder}/m.sealed", secret)
+    {'w': array([0., 1., 2.])}
+    """
+    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    directory = tensors.lay_out(arrays, metadata or {})
+    flat = {name: _bytes_of(array) for name, array in arrays.items()}
+
+    def read(tensor: Tensor, start: int, length: int) -> Any:
+        return flat[tensor.name][start : start + length]
+
+    _seal(directory, read, path, recipients, expires, signers, done)
+
+
+def seal_file(
+    source: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    recipients: Iterable[Recipient],
+    *,
+    expires: datetime | None = None,
+    signers: Iterable[Secret] = (),
+    done: Done = _quiet,
+) -> None:
+    """Seal a safetensors file, of any size and whoever wrote it, as `save` does arrays.
+
+    Raises `Unreadable` if it is not a whole safetensors file; else as `save`.
+
+    **Guarantees.** As `save`; `Sealed.export` gives the same bytes back, order and metadata too.
+    """
+    with _file(source) as file:
+        directory = read_directory(file, source)
+        start = len(directory.head)
+
+        def read(tensor: Tensor, offset: int, length: int) -> Any:
+            data = bytearray(length)
+            chunks.read_all(file, data, start + tensor.begin + offset)
+            return data
+
+        _seal(directory, read, path, recipients, expires, signers, done)
+
+
+def read_directory(file: int, path: str | os.PathLike[str]) -> Directory:
+    """The directory of an open safetensors file. Raises `Unreadable`."""
+    size = os.fstat(file).st_size
+    try:
+        head = os.pread(file, tensors.head_length(os.pread(file, 8, 0), size), 0)
+        directory = tensors.parse(head)
+        if directory.size != size:
+            raise ValueError(f"should have {directory.size} bytes and has {size}")
+    except ValueError as error:
+        raise Unreadable(f"{path} {error}; give a whole safetensors file") from None
+    return directory
+
+
+def _seal(
+    directory: Directory,
+    read: Callable[[Tensor, int, int], Any],
+    path: str | os.PathLike[str],
+    whom: Iterable[Recipient],
+    expires: datetime | None,
+    signers: Iterable[Secret],
+    done: Done,
+) -> None:
+    if expires is not None and expires.utcoffset() is None:
+        raise ValueError("expires: give a date and time with a time zone")
+    parts, whom, signers = chunks.of_directory(directory), tuple(whom), tuple(signers)
+    if not whom:
+        raise ValueError("a sealed file needs a recipient; give a public key or a passphrase")
+    file_key, file_id = os.urandom(32), header.new_id()
+    made = Header(
+        file_id,
+        chunks.sealed_size(parts),
+        b"",
+        expires.astimezone(UTC).isoformat(timespec="seconds") if expires else "",
+        tuple(recipients.wrap(file_key, one, file_id) for one in whom),
+        bytes(32),
+        (),
+    )
+    made = header.finish(made, file_key, signers)
+    at = len(header.encode(made))
+    cipher = Cipher(header.file_key_use(file_key, file_id, "payload"), made.binding)
+    named = {f"tensor/{t.name}": t for t in directory.tensors}
+    first = {"length": len(directory.head).to_bytes(chunks.LENGTH, "little")}
+    first["directory"] = directory.head
+
+    def part(chunk: Chunk) -> Any:
+        if chunk.name in first:
+            return first[chunk.name][chunk.start : chunk.start + chunk.length]
+        return read(named[chunk.name], chunk.start, chunk.length)
+
+    with replacing(path) as file:
+        chunks.seal_all(cipher, parts, part, file, at, done)
+        if signers:
+            made = made._replace(digest=chunks.digest(file, at, made.body, _quiet))
+            made = header.finish(made, file_key, signers)
+        write_all(file, header.encode(made, at), 0)
+
+
+class Sealed(contextlib.AbstractContextManager["Sealed"]):
+    """An open sealed file: names, metadata, and arrays one by one; made by `open_sealed`."""
+
+    def __init__(self, file: int, at: int, made: Header, cipher: Cipher) -> None:
+        self._file, self._at, self._cipher = file, at, cipher
+        self.header = made
+        self.directory, self._chunks = self._read_directory()
+
+    def _read_directory(self) -> tuple[Directory, dict[str, list[Chunk]]]:
+        length = chunks.LENGTH + chunks.TAG
+        if self.header.body < length:
+            raise Tampered("the file has no body")
+        count = int.from_bytes(self._open(chunks.plan([("length", chunks.LENGTH)])), "little")
+        if count > self.header.body:
+            raise Tampered("the directory is longer than the file")
+        head = self._open(chunks.plan([("directory", count)], 1, length))
+        try:
+            directory = tensors.parse(bytes(head))
+        except ValueError as error:
+            raise Tampered(f"the directory {error}") from None
+        parts = chunks.of_directory(directory)
+        if chunks.sealed_size(parts) != self.header.body:
+            raise Tampered("the directory is of another file")
+        found: dict[str, list[Chunk]] = {}
+        for part in parts:
+            found.setdefault(part.name, []).append(part)
+        return directory, found
+
+    def _open(self, parts: Iterable[Chunk], done: Done = _quiet) -> bytearray:
+        parts = list(parts)
+        data = bytearray(sum(part.length for part in parts))
+        self._open_into(parts, memoryview(data), done)
+        return data
+
+    def _open_into(self, parts: list[Chunk], into: Any, done: Done) -> None:
+        def place(chunk: Chunk) -> Any:
+            return into[chunk.start : chunk.start + chunk.length]
+
+        chunks.open_all(self._cipher, parts, self._file, self._at, place, done)
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        """What was saved beside the arrays."""
+        return self.directory.metadata
+
+    @property
+    def names(self) -> list[str]:
+        """The arrays' names, in the order of their bytes."""
+        return [tensor.name for tensor in self.directory.tensors]
+
+    def array(self, name: str, done: Done = _quiet) -> np.ndarray:
+        """One array, decrypted alone. Raises `KeyError` for an unknown name, `Tampered`."""
+        tensor = next((t for t in self.directory.tensors if t.name == name), None)
+        if tensor is None:
+            raise KeyError(f"there is no array {name!r} in this file")
+        array = np.empty(tensor.shape, tensor.dtype)
+        self._open_into(self._chunks.get(f"tensor/{name}", []), _bytes_of(array), done)
+        return array
+
+    def load(self, done: Done = _quiet) -> dict[str, np.ndarray]:
+        """All arrays by name. Raises `Tampered`.
+
+        **Guarantees.** Plain values are written to no file; peak memory is that of the arrays.
+        """
+        arrays = {t.name: np.empty(t.shape, t.dtype) for t in self.directory.tensors}
+        views = {f"tensor/{name}": _bytes_of(array) for name, array in arrays.items()}
+
+        def place(chunk: Chunk) -> Any:
+            return views[chunk.name][chunk.start : chunk.start + chunk.length]
+
+        parts = [part for name in views for part in self._chunks.get(name, [])]
+        chunks.open_all(self._cipher, parts, self._file, self._at, place, done)
+        return arrays
+
+    def export(self, path: str | os.PathLike[str], done: Done = _quiet) -> None:
+        """Write the plain safetensors file that was sealed, bit for bit. Raises `Tampered`."""
+        with replacing(path) as file:
+            write_all(file, self.directory.head, 0)
+            start = len(self.directory.head)
+            for tensor in self.directory.tensors:
+                for part in self._chunks.get(f"tensor/{tensor.name}", []):
+                    plain = self._open([part._replace(start=0)], done)
+                    write_all(file, plain, start + tensor.begin + part.start)
+
+    def __exit__(self, *_: object) -> None:
+        os.close(self._file)
+
+    def __enter__(self) -> Self:
+        return self
+
+
+def open_sealed(
+    path: str | os.PathLike[str],
+    unlocker: Unlocker,
+    *,
+    signed_by: Iterable[PublicKey] = (),
+    now: datetime | None = None,
+    done: Done = _quiet,
+) -> Sealed:
+    """Open a sealed file with a recipient's secret or passphrase; close it, or use it in `with`.
+
+    Every key of `signed_by` must have signed it; the whole body is then read and checked first.
+    Raises `WrongKey`, `Tampered`, `Expired` and `Unreadable`, each with what to do.
+
+    **Guarantees.** Nothing of a changed chunk is given out; a removed signature is not overlooked.
+    """
+    file = open_to_read(path)
+    try:
+        made, at = head_of(file, path)
+        file_key = header.file_key_of(made, unlocker, now)
+        signed_by = tuple(signed_by)
+        header.check_signed(made, signed_by)
+        if signed_by and chunks.digest(file, at, made.body, done) != made.digest:
+            raise Tampered("the content is not what was signed; get the file again")
+        key = header.file_key_use(file_key, made.file_id, "payload")
+        return Sealed(file, at, made, Cipher(key, made.binding))
+    except BaseException:
+        os.close(file)
+        raise
+
+
+def load(
+    path: str | os.PathLike[str], unlocker: Unlocker, *, signed_by: Iterable[PublicKey] = ()
+) -> dict[str, np.ndarray]:
+    """All arrays of a sealed file by name; `save` has an example, `open_sealed` the errors."""
+    with open_sealed(path, unlocker, signed_by=signed_by) as sealed:
+        return sealed.load()
+
+
+@contextlib.contextmanager
+def _file(path: str | os.PathLike[str]) -> Iterator[int]:
+    file = open_to_read(path)
+    try:
+        yield file
+    finally:
+        os.close(file)
+
+
+def _bytes_of(array: np.ndarray) -> Any:
+    """The bytes of a contiguous array, of any dtype, without a copy."""
+    return array.reshape(-1).view(np.uint8).data

@@ -1,0 +1,124 @@
+"""Who can open a file: its key, wrapped once for each of them."""
+
+import base64
+import os
+import re
+from typing import Any, NoReturn
+
+from cryptography.exceptions import InvalidTag
+from cryptography.hazmat.primitives.ciphers.aead import AESGCM
+from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
+
+from modellock_jax.vault import identity
+from modellock_jax.vault.errors import Tampered
+from modellock_jax.vault.identity import PublicKey
+from modellock_jax.vault.keys import Secret
+
+PASSPHRASE = "passphrase"
+_WRAPPED = {PASSPHRASE: 48, identity.CLASSIC: 80, identity.HYBRID: 1168}  # bytes of 32 wrapped ones
+Stanza = dict[str, str]
+
+
+class Passphrase:
+    """A passphrase, which no repr, pickle or copy shows. Raises `ValueError` if it is empty."""
+
+    __slots__ = ("_reveal",)
+
+    def __init__(self, text: str) -> None:
+        if not text:
+            raise ValueError("the passphrase is empty")
+        self._reveal = lambda: text.encode()
+
+    def key(self, salt: bytes) -> bytes:
+        """32 bytes by Argon2id (RFC 9106, its second recommended setting: 64 MiB, 3 passes)."""
+        stretch = Argon2id(salt=salt, length=32, iterations=3, lanes=4, memory_cost=65_536)
+        return stretch.derive(self._reveal())
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Passphrase is neither pickled nor copied")
+
+    def __repr__(self) -> str:
+        return "Passphrase()"
+
+
+Recipient = PublicKey | Passphrase
+Unlocker = Secret | Passphrase
+
+
+def wrap(file_key: bytes, recipient: Recipient, file_id: bytes) -> Stanza:
+    """The key of the file `file_id` for one recipient, as text fields.
+
+    **Guarantees.** Bound to the file's id: in another file it opens nothing.
+    """
+    info = _info(file_id)
+    if isinstance(recipient, Passphrase):
+        salt = os.urandom(16)
+        # The key is fresh with the salt, so the nonce may be fixed.
+        wrapped = AESGCM(recipient.key(salt)).encrypt(bytes(12), file_key, info)
+        return {"type": PASSPHRASE, "salt": _text(salt), "wrapped": _text(wrapped)}
+    wrapped = identity.encrypt(file_key, recipient, info)
+    return {"type": recipient.kind, "id": recipient.id, "wrapped": _text(wrapped)}
+
+
+def unwrap(stanza: Stanza, unlocker: Unlocker, file_id: bytes) -> bytes | None:
+    """The file's key, or None if the stanza is for somebody else.
+
+    Raises `Tampered` if it names this secret and does not open. A wrong passphrase gives None: it
+    cannot be told from a changed stanza, which the file's checksum finds first.
+    """
+    wrapped, info = base64.b64decode(stanza["wrapped"]), _info(file_id)
+    if isinstance(unlocker, Passphrase):
+        if stanza["type"] != PASSPHRASE:
+            return None
+        try:
+            key = unlocker.key(base64.b64decode(stanza["salt"]))
+            return AESGCM(key).decrypt(bytes(12), wrapped, info)
+        except InvalidTag:
+            return None
+    if stanza["type"] == PASSPHRASE or stanza["id"] != unlocker.id:
+        return None
+    try:
+        return identity.decrypt(wrapped, unlocker, stanza["type"], info)
+    except InvalidTag:
+        raise Tampered(
+            f"the stanza for key {unlocker.id} was changed, or comes from another file"
+        ) from None
+
+
+def name_of(stanza: Stanza) -> str:
+    """The public key's id, or the salt of a passphrase's stanza: what `recipients rm` is told."""
+    if stanza["type"] == PASSPHRASE:
+        return base64.b64decode(stanza["salt"])[:8].hex()
+    return stanza["id"]
+
+
+def check(stanza: Any) -> Stanza:
+    """Refuse what `wrap` cannot have written. Raises `ValueError`."""
+    if not isinstance(stanza, dict) or not all(isinstance(v, str) for v in stanza.values()):
+        raise ValueError("has a recipient that is not a table of text")
+    kind = stanza.get("type", "")
+    fields = {"type", "wrapped", "salt" if kind == PASSPHRASE else "id"}
+    if kind not in _WRAPPED or set(stanza) != fields:
+        raise ValueError("has a recipient of an unknown kind")
+    binary(stanza["wrapped"], _WRAPPED[kind])
+    if kind == PASSPHRASE:
+        binary(stanza["salt"], 16)
+    elif not re.fullmatch("[0-9a-f]{16}", stanza["id"]):
+        raise ValueError("has a recipient without a proper id")
+    return stanza
+
+
+def binary(text: Any, length: int) -> bytes:
+    """The bytes of a base64 text that has one spelling. Raises `ValueError`."""
+    raw = base64.b64decode(text, validate=True) if isinstance(text, str) else b""
+    if len(raw) != length or _text(raw) != text:
+        raise ValueError(f"has a field that is not {length} bytes in base64")
+    return raw
+
+
+def _text(raw: bytes) -> str:
+    return base64.b64encode(raw).decode()
+
+
+def _info(file_id: bytes) -> bytes:
+    return b"modellock-jax v1 file key " + file_id
