@@ -24,7 +24,7 @@ MAY = {
     **dict.fromkeys(TOOLS, CORE | TOOLS),
     "attacks": CORE | TOOLS | {"schemes", "ciphers"},
     "study": CORE | TOOLS | {"schemes", "attacks", ""},
-    "cli": {"study", ""},
+    "cli": {"study", "vault", ""},
     "": CORE | {"schemes", "adapters"},
 }
 

@@ -85,7 +85,7 @@ def seal_file(
 
     **Guarantees.** As `save`; `Sealed.export` gives the same bytes back, order and metadata too.
     """
-    with _file(source) as file:
+    with reading(source) as file:
         directory = read_directory(file, source)
         start = len(directory.head)
 
@@ -228,15 +228,25 @@ class Sealed(contextlib.AbstractContextManager["Sealed"]):
         chunks.open_all(self._cipher, parts, self._file, self._at, place, done)
         return arrays
 
+    def part(self, tensor: Tensor, start: int) -> bytearray:
+        """The chunk of a tensor's bytes that begins at `start`. Raises `Tampered`."""
+        chunk = self._chunks[f"tensor/{tensor.name}"][start // chunks.CHUNK]
+        return self._open([chunk._replace(start=0)])
+
+    def plain(self, done: Done = _quiet) -> Iterator[bytearray | bytes]:
+        """The plain safetensors file that was sealed, piece by piece. Raises `Tampered`."""
+        yield self.directory.head
+        for tensor in self.directory.tensors:
+            for part in self._chunks.get(f"tensor/{tensor.name}", []):
+                yield self._open([part._replace(start=0)], done)
+
     def export(self, path: str | os.PathLike[str], done: Done = _quiet) -> None:
-        """Write the plain safetensors file that was sealed, bit for bit. Raises `Tampered`."""
+        """Write the plain file, bit for bit what was sealed. Raises `Tampered` and `OSError`."""
         with replacing(path) as file:
-            write_all(file, self.directory.head, 0)
-            start = len(self.directory.head)
-            for tensor in self.directory.tensors:
-                for part in self._chunks.get(f"tensor/{tensor.name}", []):
-                    plain = self._open([part._replace(start=0)], done)
-                    write_all(file, plain, start + tensor.begin + part.start)
+            at = 0
+            for piece in self.plain(done):
+                write_all(file, piece, at)
+                at += len(piece)
 
     def __exit__(self, *_: object) -> None:
         os.close(self._file)
@@ -275,6 +285,27 @@ def open_sealed(
         raise
 
 
+def rotate(
+    sealed: Sealed,
+    path: str | os.PathLike[str],
+    recipients: Iterable[Recipient],
+    *,
+    expires: datetime | None = None,
+    signers: Iterable[Secret] = (),
+    done: Done = _quiet,
+) -> None:
+    """Seal the content of an open sealed file anew, under a fresh file key; raises as `save`.
+
+    **Guarantees.** Who could open the old file and is no recipient now cannot open the new one, even
+    if he kept the old file's key. Plain values are written to no file.
+    """
+
+    def read(tensor: Tensor, start: int, length: int) -> Any:
+        return sealed.part(tensor, start)
+
+    _seal(sealed.directory, read, path, recipients, expires, signers, done)
+
+
 def load(
     path: str | os.PathLike[str], unlocker: Unlocker, *, signed_by: Iterable[PublicKey] = ()
 ) -> dict[str, np.ndarray]:
@@ -284,7 +315,8 @@ def load(
 
 
 @contextlib.contextmanager
-def _file(path: str | os.PathLike[str]) -> Iterator[int]:
+def reading(path: str | os.PathLike[str]) -> Iterator[int]:
+    """A descriptor of an existing file, closed at the end. Raises `Unreadable`."""
     file = open_to_read(path)
     try:
         yield file

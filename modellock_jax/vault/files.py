@@ -64,10 +64,11 @@ def write_all(file: int, data: Any, offset: int) -> None:
         view, offset = view[done:], offset + done
 
 
-def open_to_read(path: str | os.PathLike[str]) -> int:
-    """A descriptor of an existing plain file. Raises `Unreadable`."""
+def open_to_read(path: str | os.PathLike[str], write: bool = False) -> int:
+    """A descriptor of an existing plain file, to write in place too if asked. Raises `Unreadable`."""
+    mode = os.O_RDWR if write else os.O_RDONLY
     try:
-        file = os.open(path, os.O_RDONLY | getattr(os, "O_BINARY", 0))
+        file = os.open(path, mode | getattr(os, "O_BINARY", 0))
     except OSError as error:
         raise Unreadable(f"{path}: cannot be read ({error.strerror}); check the path") from None
     if os.path.isdir(path):

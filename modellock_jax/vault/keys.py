@@ -169,9 +169,18 @@ def load(path: str | os.PathLike[str]) -> Secret:
     with open(path, "rb") as file:
         if os.name == "posix" and os.fstat(file.fileno()).st_mode & 0o077:
             raise PermissionError(f"load: {path} is open to others; run `chmod 600` on it first")
-        found = _parse(file.read(4097))
+        return parse(file.read(4097), f"load: {path}")
+
+
+def parse(data: bytes, where: str) -> Secret:
+    """The secret of a key file's content, which `where` names in errors.
+
+    Raises `ValueError` if it is not exactly what `save` writes; no error holds any of it.
+    """
+    found = _parse(data)
+    del data  # a traceback shows what a frame still holds
     if isinstance(found, str):
-        raise ValueError(f"load: {path} {found}; restore the key file from a copy")
+        raise ValueError(f"{where} {found}; restore the key file from a copy")
     return found
 
 

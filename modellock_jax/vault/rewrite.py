@@ -12,6 +12,17 @@ from modellock_jax.vault.header import Header
 from modellock_jax.vault.keys import Secret
 from modellock_jax.vault.recipients import Unlocker
 
+Change = Callable[[Header, bytes], Header]  # of a header and the file's key
+
+
+def read_header(path: str | os.PathLike[str]) -> Header:
+    """The header of a sealed file, which needs no key. Raises `Unreadable` and `Tampered`."""
+    file = open_to_read(path)
+    try:
+        return head_of(file, path)[0]
+    finally:
+        os.close(file)
+
 
 def head_of(file: int, path: str | os.PathLike[str]) -> tuple[Header, int]:
     """The header of an open sealed file, and where its body begins. Raises `Unreadable`, `Tampered`.
@@ -39,18 +50,20 @@ def journal_of(path: str | os.PathLike[str]) -> Path:
 def rewrite(
     path: str | os.PathLike[str],
     unlocker: Unlocker,
-    change: Callable[[Header, bytes], Header],
+    change: Change,
     signers: Iterable[Secret] = (),
-) -> None:
+    dry_run: bool = False,
+) -> Header:
     """Put what `change` makes of the header and the file's key in its place, MAC and signatures anew.
 
-    Raises as `open_sealed`, and `ValueError` if the file was signed and nobody signs now.
+    Gives the new header, which with `dry_run` is not written. Raises as `open_sealed`, and
+    `ValueError` if the file was signed and nobody signs now.
 
     **Guarantees.** The body is not touched, so the time does not depend on the size, as long as the
     head has room. Killed at any moment, the file opens with the old head or with the new one.
     """
     signers = tuple(signers)
-    file = os.open(path, os.O_RDWR) if os.access(path, os.W_OK) else open_to_read(path)
+    file = open_to_read(path, write=True)
     try:
         old, at = head_of(file, path)
         file_key = header.file_key_of(old, unlocker)
@@ -59,12 +72,19 @@ def rewrite(
             raise ValueError("the last recipient cannot be removed; delete the file instead")
         if signers:
             new = new._replace(digest=chunks.digest(file, at, new.body, lambda _: None))
+        elif old.signatures:
+            names = ", ".join(signature["id"] for signature in old.signatures)
+            raise ValueError(
+                f"{path} is signed by {names}, and a change undoes that: sign the new head, or rotate"
+            )
         new = header.finish(new, file_key, signers)
+        if dry_run:
+            return new
         try:
             head = header.encode(new, at)
         except ValueError:
             _with_more_room(file, at, new, path)
-            return
+            return new
         journal = journal_of(path)
         with replacing(journal) as copy:
             write_all(copy, head, 0)
@@ -72,6 +92,7 @@ def rewrite(
         os.fsync(file)
         journal.unlink()
         sync_directory(journal.parent)
+        return new
     finally:
         os.close(file)
 

@@ -1,4 +1,4 @@
-"""The command line: `modellock-jax study` and `modellock-jax attack`."""
+"""`modellock-jax study` and `modellock-jax attack`: what locks are worth."""
 
 import enum
 import shlex
@@ -9,29 +9,7 @@ from typing import Annotated, Any
 import typer
 from rich.console import Console
 
-import modellock_jax
-
-app = typer.Typer(
-    no_args_is_help=True,
-    add_completion=True,
-    pretty_exceptions_enable=False,
-    help="Lock neural networks with secret keys, and measure what each lock is worth.",
-)
-
-
-def _version(wanted: bool) -> None:
-    if wanted:
-        print(modellock_jax.__version__)
-        raise typer.Exit
-
-
-@app.callback()
-def _app(
-    version: Annotated[
-        bool, typer.Option("--version", callback=_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    pass
+from modellock_jax.cli.app import app
 
 
 class Kind(enum.StrEnum):
@@ -152,15 +130,3 @@ def attack(
         raise ValueError(f"attack {name}: --budget is a share in (0, 1], not {budget}")
     config = configs.Config(data=data, model=model, locks=(lock,), seeds=seeds, budgets=(budget,))
     report.show(league.grid(league.run(config, out, (name,)), config, (name,)), console)
-
-
-def main() -> None:
-    """Run the command line; every expected fault is one sentence on stderr and exit code 2."""
-    try:
-        app(standalone_mode=True)
-    except (ValueError, TypeError, ImportError, OSError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        raise SystemExit(2) from None
-    except KeyboardInterrupt:
-        print("interrupted: run the same command again to go on", file=sys.stderr)
-        raise SystemExit(130) from None

@@ -1,0 +1,195 @@
+"""What commands on files share: options, where keys come from, how results are told."""
+
+import contextlib
+import functools
+import json
+import os
+import sys
+import tempfile
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from modellock_jax.vault import identity, keys, recipients
+from modellock_jax.vault.errors import Unreadable
+from modellock_jax.vault.identity import PublicKey
+from modellock_jax.vault.keys import Secret
+from modellock_jax.vault.recipients import Passphrase, Unlocker
+
+KEY = "MODELLOCK_KEY"
+PASSPHRASE = "MODELLOCK_PASSPHRASE"
+
+In = Annotated[Path, typer.Argument(help="The file to read; - for standard input.")]
+Out = Annotated[Path, typer.Argument(help="The file to write; - for standard output.")]
+KeyFile = Annotated[
+    Path | None,
+    typer.Option(
+        "--key",
+        help="Your key file. Otherwise: the default key file, $MODELLOCK_KEY (its content), the "
+        "keyring, $MODELLOCK_PASSPHRASE, a prompt.",
+    ),
+]
+To = Annotated[list[Path], typer.Option("--to", help="A recipient's public key file; repeat it.")]
+WithPassphrase = Annotated[
+    bool, typer.Option("--passphrase", help="Also for whoever knows a passphrase: asks for it.")
+]
+Sign = Annotated[list[Path], typer.Option("--sign", help="Sign with this key file; repeat it.")]
+SignedBy = Annotated[
+    list[Path],
+    typer.Option("--signed-by", help="Refuse without the signature of this public key; repeat it."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and write nothing.")]
+
+
+def default_key_file() -> Path:
+    """Where a key file is looked for if none is named."""
+    home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
+    return Path(home) / "modellock-jax" / "default.key"
+
+
+def find_secret(named: Path | None) -> Secret | None:
+    """The secret from the flag, the default file, the environment or the keyring, in this order."""
+    if named is not None:
+        return keys.load(named)
+    if default_key_file().is_file():
+        return keys.load(default_key_file())
+    if text := os.environ.get(KEY):
+        return keys.parse(text.encode(), f"${KEY}")
+    with contextlib.suppress(ImportError):
+        import keyring
+
+        if text := keyring.get_password("modellock-jax", "default"):
+            return keys.parse(text.encode(), "the keyring's modellock-jax/default")
+    return None
+
+
+def need_secret(named: Path | None) -> Secret:
+    """As `find_secret`. Raises `ValueError` if there is none."""
+    found = find_secret(named)
+    if found is None:
+        raise ValueError(f"no key: give --key FILE, or put one at {default_key_file()}")
+    return found
+
+
+def find_unlocker(named: Path | None, wants_passphrase: bool) -> Unlocker:
+    """A secret, or for a file that has one the passphrase, from the environment or a prompt."""
+    found = find_secret(named)
+    if found is not None:
+        return found
+    if wants_passphrase:
+        return ask_passphrase(confirm=False)
+    return need_secret(None)
+
+
+def ask_passphrase(confirm: bool) -> Passphrase:
+    """From the environment, or typed where nobody sees it. Raises `ValueError` without either."""
+    if text := os.environ.get(PASSPHRASE):
+        return Passphrase(text)
+    if not sys.stdin.isatty():
+        raise ValueError(f"no passphrase: set ${PASSPHRASE}, or run this in a terminal")
+    text = typer.prompt("Passphrase", hide_input=True, confirmation_prompt=confirm, err=True)
+    return Passphrase(text)
+
+
+def publics(paths: list[Path]) -> list[PublicKey]:
+    """The public keys in these files."""
+    return [identity.load_public(path) for path in paths]
+
+
+def chosen_recipients(to: list[Path], passphrase: bool) -> list[recipients.Recipient]:
+    """Who shall be able to open a file. Raises `ValueError` if nobody."""
+    found: list[recipients.Recipient] = [*publics(to)]
+    if passphrase:
+        found.append(ask_passphrase(confirm=True))
+    if not found:
+        raise ValueError("name a recipient: --to FILE.pub or --passphrase")
+    return found
+
+
+def moment(text: str) -> datetime | None:
+    """A date, or date and time, in UTC unless it says otherwise; None for an empty text."""
+    if not text:
+        return None
+    try:
+        found = datetime.fromisoformat(text)
+    except ValueError:
+        raise ValueError(f"{text!r} is not a date; write 2027-01-31 or 2027-01-31T12:00Z") from None
+    return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def tell(as_json: bool, text: str, /, **fields: Any) -> None:
+    """The result of a command, for people or for programs; on stderr if stdout is the file."""
+    if as_json:
+        print(json.dumps(fields))
+    else:
+        print(text)
+
+
+@contextlib.contextmanager
+def readable(path: Path) -> Iterator[Path]:
+    """A file's path; for `-` a copy of standard input that only this process can read."""
+    if str(path) != "-":
+        yield path
+        return
+    with tempfile.NamedTemporaryFile(prefix="modellock-", dir=_memory()) as copy:
+        while piece := sys.stdin.buffer.read(2**20):
+            copy.write(piece)
+        copy.flush()
+        yield Path(copy.name)
+
+
+@contextlib.contextmanager
+def writable(path: Path) -> Iterator[Path]:
+    """A file's path; for `-` one whose content goes to standard output when it is whole."""
+    if str(path) != "-":
+        yield path
+        return
+    with tempfile.TemporaryDirectory(prefix="modellock-", dir=_memory()) as folder:
+        whole = Path(folder) / "whole"
+        yield whole
+        with open(whole, "rb") as stream:
+            while piece := stream.read(2**20):
+                sys.stdout.buffer.write(piece)
+        sys.stdout.buffer.flush()
+
+
+def _memory() -> str | None:
+    # What passes through a pipe should not touch the disk, where there is such a place.
+    return "/dev/shm" if os.path.isdir("/dev/shm") else None
+
+
+@contextlib.contextmanager
+def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+    """A bar in bytes on stderr, quiet if that is not a terminal."""
+    from rich.console import Console
+    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
+
+    console = Console(stderr=True)
+    columns = (
+        TextColumn("{task.description}"),
+        BarColumn(),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+    )
+    with Progress(
+        *columns, console=console, transient=True, disable=not console.is_terminal
+    ) as shown:
+        task = shown.add_task(what, total=total)
+        yield lambda count: shown.advance(task, count)
+
+
+def on_files(command: Callable[..., None]) -> Callable[..., None]:
+    """A command for which a file that is not there or not readable is exit code 6."""
+
+    @functools.wraps(command)
+    def run(*args: Any, **options: Any) -> None:
+        try:
+            command(*args, **options)
+        except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
+            raise Unreadable(str(error)) from None
+
+    return run
