@@ -1,0 +1,123 @@
+"""`inspect`, `explain`, `doctor`: what can be told without a key."""
+
+import importlib
+import os
+import tempfile
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from modellock_jax.cli.app import app
+from modellock_jax.cli.inputs import In, Json, default_key_file, on_files, readable, tell
+from modellock_jax.vault import envelope, header, recipients, rewrite, threats
+from modellock_jax.vault.errors import Unreadable
+
+
+@app.command()
+@on_files
+def inspect(source: In, as_json: Json = False) -> None:
+    """What a file tells without a key: its kind, who can open it, who signed it, how big it is."""
+    with readable(source) as path:
+        with envelope.reading(path) as file:
+            size = os.fstat(file).st_size
+        try:
+            made = rewrite.read_header(path)
+        except Unreadable:
+            with envelope.reading(path) as file:
+                directory = envelope.read_directory(file, source)
+            mark = directory.metadata.get("modellock", "plain safetensors")
+            tell(
+                as_json,
+                f"{source}: {mark}, {len(directory.tensors)} tensors in the open, {size} bytes",
+                kind=mark,
+                bytes=size,
+                tensors=len(directory.tensors),
+            )
+            return
+    whom = [f"{recipients.name_of(s)} ({s['type']})" for s in made.stanzas]
+    signers = [signature["id"] for signature in made.signatures]
+    lines = [
+        f"{source}: {header.MARK}, version {header.VERSION}, {size} bytes",
+        f"recipients: {', '.join(whom)}",
+        f"signed by:  {', '.join(signers) or 'nobody'} (checked only by open and verify --signed-by)",
+        f"expires:    {made.expires or 'never'}",
+        header.ABOUT,
+    ]
+    tell(
+        as_json,
+        "\n".join(lines),
+        kind=header.MARK,
+        version=header.VERSION,
+        bytes=size,
+        recipients=[{"type": s["type"], "id": recipients.name_of(s)} for s in made.stanzas],
+        signatures=signers,
+        expires=made.expires,
+    )
+
+
+@app.command()
+def explain(
+    name: Annotated[
+        str, typer.Argument(help="A lock or a command; ALL for the whole page.")
+    ] = "ALL",
+) -> None:
+    """What a lock or a command protects against, what broke it and by whom, what it cannot do."""
+    print(threats.page() if name == "ALL" else threats.explain(name), end="")
+
+
+@app.command()
+def doctor(as_json: Json = False) -> None:
+    """Check that this machine can do what the vault needs; exit code 2 if it cannot."""
+    found = {
+        "cryptography": _imports("cryptography"),
+        "post-quantum (ML-KEM-768, ML-DSA-65)": _works("mlkem768"),
+        "passphrases (Argon2id)": _works("argon2id"),
+        "atomic writes in this folder": _works("replace"),
+        "shares (shamir-mnemonic)": _imports("shamir_mnemonic"),
+        "keyring": _imports("keyring"),
+    }
+    optional = {"shares (shamir-mnemonic)", "keyring"}
+    needed = [name for name, fault in found.items() if fault and name not in optional]
+    lines = [
+        f"{'ok     ' if not why else 'missing'}  {name}{why and ': ' + why}"
+        for name, why in found.items()
+    ]
+    there = "there" if default_key_file().is_file() else "not there, which is fine"
+    lines.append(f"default key file {default_key_file()}: {there}")
+    tell(as_json, "\n".join(lines), faults={name: why for name, why in found.items() if why})
+    if needed:
+        raise ValueError(f"not all that is needed works: {', '.join(needed)}")
+
+
+def _imports(module: str) -> str:
+    try:
+        importlib.import_module(module)
+    except ImportError:
+        return f"pip install {module.replace('_', '-')}"
+    return ""
+
+
+def _works(what: str) -> str:
+    from modellock_jax.vault import files, identity, keys
+
+    try:
+        if what == "mlkem768":
+            secret = keys.generate()
+            public = identity.public_key(secret)
+            sealed = identity.encrypt(b"probe", public, b"")
+            if identity.decrypt(sealed, secret, public.kind, b"") != b"probe":
+                return "gives wrong answers"
+            if not identity.signed(public, b"probe", identity.sign(secret, b"probe")):
+                return "gives wrong answers"
+        elif what == "argon2id":
+            recipients.Passphrase("probe").key(bytes(16))
+        else:
+            with (
+                tempfile.TemporaryDirectory(dir=".") as folder,
+                files.replacing(Path(folder) / "a"),
+            ):
+                pass
+    except Exception as error:
+        return f"{type(error).__name__}: {error}"
+    return ""

@@ -1,0 +1,160 @@
+"""What each lock and each command protects against, what broke it, and what it cannot do."""
+
+from typing import NamedTuple
+
+
+class Threat(NamedTuple):
+    """`kind`: research lock or standard cryptography; the rest are sentences."""
+
+    kind: str
+    protects: str
+    not_protected: str
+    broken: str
+
+
+LOCK, STANDARD = "research lock", "standard cryptography"
+_OWN_USER = "Whoever runs the opened model holds its plain weights."
+
+THREATS: dict[str, Threat] = {
+    "pixel_shuffle": Threat(
+        LOCK,
+        "A model trained on images whose blocks are permuted by a key answers badly to plain images.",
+        "The weights lie open: any thief can train on. " + _OWN_USER,
+        "Yes. One chosen image, scrambled by a user, shows the whole permutation; the authors wrote "
+        "later that adaptive attacks bypass the transform (arXiv 2309.01620); with blocks of 4 the "
+        "model works without the key (our league).",
+    ),
+    "patch_shuffle": Threat(
+        LOCK,
+        "The rows of a patch embedding are permuted; plain images give wrong answers.",
+        "All other weights lie open. " + _OWN_USER,
+        "Yes, as pixel_shuffle, whose exact twin it is.",
+    ),
+    "sign_mask": Threat(
+        LOCK,
+        "A model trained with the signs of its pre-activations under a key answers badly without it.",
+        "The weights lie open: any thief can train on. " + _OWN_USER,
+        "Yes, in seconds: the logits of 64 images from an unlocked device give the exact key "
+        "(attacks.sign_mask_oracle, after Li et al., DAC 2024); 50 labelled images open it nearly.",
+    ),
+    "sign_flip": Threat(
+        LOCK,
+        "Rows of weights and biases are negated by a key; the file loads and answers badly.",
+        "The absolute values of all weights lie open. " + _OWN_USER,
+        "Yes, as sign_mask, whose exact twin it is.",
+    ),
+    "adv_params": Threat(
+        LOCK,
+        "A few dozen weights are moved so that accuracy collapses; the key restores them.",
+        "All other weights lie open: a thief starts nearly at the goal. " + _OWN_USER,
+        "Yes: its clamp marks the changed weights, found without data and refitted with 1 % of the "
+        "data to within 1.3 points (attacks.restore).",
+    ),
+    "deep_lock": Threat(
+        LOCK,
+        "Every byte passes the AES S-box and key schedule; a plain loader reads garbage.",
+        "Names, shapes and dtypes lie open. " + _OWN_USER,
+        "Yes, in a fraction of a second: the locked weights alone give the master key "
+        "(attacks.deep_lock_ciphertext_only); so do four known float32 weights.",
+    ),
+    "stream_lock": Threat(
+        LOCK,
+        "Every bit is masked with ChaCha20 (RFC 8439) under a nonce of its own: without the key the "
+        "bits tell nothing, as long as no nonce comes twice.",
+        "Names, shapes and dtypes lie open; in memory nothing notices a changed bit (the file does). "
+        + _OWN_USER,
+        "No attack on its bits is known.",
+    ),
+    "seal": Threat(
+        STANDARD,
+        "Somebody who has the file, or can write another in its place, and no recipient's key: names, "
+        "shapes, types and values are encrypted and authenticated (AES-256-GCM).",
+        "In the open: the size, the recipients' key ids, the expiry date and the signers. A recipient "
+        "can keep and pass on what he opened.",
+        "No.",
+    ),
+    "recipients": Threat(
+        STANDARD,
+        "The file's key is wrapped for each recipient: HPKE (RFC 9180) with X25519 and ML-KEM-768, or "
+        "X25519 alone, which a future quantum computer could read from a copy kept today; or a "
+        "passphrase by Argon2id (RFC 9106), which is as strong as the passphrase.",
+        "Removing a recipient does not take back what he opened, nor old copies of the file. Anyone "
+        "who can open a file can rewrite it for others: require a signature where that matters.",
+        "No.",
+    ),
+    "rotate": Threat(
+        STANDARD,
+        "A former recipient who kept the old file's key: the new file has another.",
+        "He still has the old file and what was in it.",
+        "No.",
+    ),
+    "expire": Threat(
+        STANDARD,
+        "Our tools do not open the file after its date, which nobody without the file's key can change.",
+        "Other programs, and a clock set back, do not care: a date is a reminder, not a lock.",
+        "By design it binds only tools that obey it.",
+    ),
+    "revoke": Threat(
+        STANDARD,
+        "Our tools refuse a key on the issuer's signed list, where that list is present and looked at.",
+        "Who has opened a file keeps the weights; an opener without the list, or with an older one, is "
+        "not stopped. To lock somebody out of the next version, rotate and leave him out.",
+        "By design it binds only tools that obey it.",
+    ),
+    "sign": Threat(
+        STANDARD,
+        "Somebody who puts another model in the file's place, recipients included: Ed25519 and "
+        "ML-DSA-65 over the head and a digest of the whole body, both of which must hold.",
+        "Only an opener who asks for the signature (--signed-by) is protected.",
+        "No.",
+    ),
+    "issue": Threat(
+        STANDARD,
+        "Each user's copy is locked under a key of his own, derived one way from the issuer's; the "
+        "signed, append-only register says who has which.",
+        "Users can compare copies, and a leaked plain model does not say whose it was. What the copy's "
+        "own lock is worth is said under its name.",
+        "See the lock that is used.",
+    ),
+    "backup": Threat(
+        STANDARD,
+        "Loss of a key: any k of n shares (SLIP-39) restore it, and fewer tell nothing about it.",
+        "k share holders together hold the key. The shares do not say whether a file was opened.",
+        "No.",
+    ),
+    "keygen": Threat(
+        STANDARD,
+        "32 bytes from the operating system; every use has its own key by HKDF-SHA256 (RFC 5869).",
+        "The key file is not encrypted: whoever reads it, or a backup of it, has the key.",
+        "No.",
+    ),
+}
+"""By name of the lock, or of the command."""
+
+
+def explain(name: str) -> str:
+    """A name's threat model as Markdown. Raises `ValueError` for an unknown name."""
+    if name not in THREATS:
+        raise ValueError(f"nothing is called {name!r}; there are {', '.join(THREATS)}")
+    threat = THREATS[name]
+    return (
+        f"## {name} ({threat.kind})\n\n"
+        f"- **Protects against:** {threat.protects}\n"
+        f"- **Does not protect:** {threat.not_protected}\n"
+        f"- **Broken?** {threat.broken}\n"
+    )
+
+
+def page() -> str:
+    """All of it, as the page `docs/threat-model.md`."""
+    first = (
+        "# Threat model\n\n"
+        "Printed by `modellock-jax explain ALL`. The attacker always holds the file, knows the scheme, "
+        "the architecture and this code, and has some data; he does not have the key. Out of scope "
+        "everywhere: whoever uses the opened model, code in the same process, a machine under the "
+        "attacker's control, side channels, and traces in memory and swap.\n\n"
+        "A *research lock* changes weights so that a file still loads as a model; most are broken, and "
+        "the page says by what. *Standard cryptography* comes from the `cryptography` package and "
+        "keeps its promises as far as its primitives do; nothing here was audited by others.\n"
+    )
+    return "\n".join([first, *map(explain, THREATS)])
