@@ -69,6 +69,8 @@ import sys, time
 import jax
 start = time.perf_counter()
 import modellock_jax
+for name in modellock_jax.__all__:
+    getattr(modellock_jax, name)
 print(time.perf_counter() - start)
 heavy = {"flax", "optax", "matplotlib", "scipy.stats", "tensorflow_datasets", "mlxtend", "sklearn"}
 print(sorted(heavy & set(sys.modules)))
@@ -83,3 +85,17 @@ def test_the_package_costs_less_than_a_second_beyond_jax():
     seconds, heavy = zip(*(run.stdout.splitlines() for run in runs))
     assert min(map(float, seconds)) < 1
     assert set(heavy) == {"[]"}
+
+
+def test_who_only_keeps_files_need_not_wait_for_jax():
+    probe = "import sys, modellock_jax.cli; print('jax' in sys.modules)"
+    run = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
+    assert run.stdout == "False\n"
+
+
+def test_every_public_name_is_there():
+    import modellock_jax as ml
+
+    assert set(ml.__all__) == set(ml._HOME) <= set(dir(ml))
+    with pytest.raises(AttributeError, match="has no attribute 'deep_log'"):
+        _ = ml.deep_log
