@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from modellock_jax.vault import identity, recipients, tensors
-from modellock_jax.vault.errors import Expired, Tampered, Unreadable, WrongKey
+from modellock_jax.vault.errors import Expired, Tampered, Unreadable, VaultError, WrongKey
 from modellock_jax.vault.files import canonical, strict_json
 from modellock_jax.vault.identity import PublicKey
 from modellock_jax.vault.keys import Secret
@@ -131,10 +131,20 @@ def encode(header: Header) -> bytes:
     """
     text = canonical(_fields(header)).decode()
     checksum = hashlib.sha256(text.encode()).hexdigest()
-    metadata = {"about": ABOUT, "checksum": checksum, "header": text}
-    metadata |= {"modellock": MARK, "version": VERSION}
+    metadata = {"modellock": MARK, "version": VERSION, "about": ABOUT}
+    metadata |= {"checksum": checksum, "header": text}
     body = [tensors.Tensor("sealed", tensors.DTYPES["U8"], (header.body,), 0, header.body)]
     return tensors.head(body, metadata, header.room)
+
+
+def no_header(start: bytes) -> VaultError:
+    """What is wrong with a file that begins so and has no head to read."""
+    if start[8:].startswith(_START):
+        return Tampered("the file is cut off, or its beginning was changed; get the file again")
+    return Unreadable("not a file that modellock-jax sealed; name one, or get the file again")
+
+
+_START = f'{{"{tensors.METADATA}":{{"modellock":"{MARK}"'.encode()
 
 
 def decode(head: bytes, size: int) -> Header:
@@ -148,7 +158,7 @@ def decode(head: bytes, size: int) -> Header:
     except ValueError:
         metadata = {}
     if metadata.get("modellock") != MARK:
-        raise Unreadable("not a file that modellock-jax sealed, or its beginning is destroyed")
+        raise no_header(head)
     if metadata.get("version") != VERSION:
         raise Unreadable(f"not of version {VERSION}, the only one that this release opens")
     try:

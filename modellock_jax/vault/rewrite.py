@@ -8,11 +8,13 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from modellock_jax.vault import chunks, header, identity, tensors
-from modellock_jax.vault.errors import Tampered, Unreadable, VaultError
+from modellock_jax.vault.errors import Tampered, VaultError
 from modellock_jax.vault.files import open_to_read, replacing, write_all
 from modellock_jax.vault.header import Header
 from modellock_jax.vault.keys import Secret
 from modellock_jax.vault.recipients import Unlocker
+
+ATTEMPTS = 2  # to read a head that may be written, and its journal removed, at this moment
 
 
 def head_of(file: int, path: str | os.PathLike[str]) -> tuple[Header, int]:
@@ -23,15 +25,15 @@ def head_of(file: int, path: str | os.PathLike[str]) -> tuple[Header, int]:
     size = os.fstat(file).st_size
     try:
         length = tensors.head_length(os.pread(file, 8, 0), size)
-    except ValueError as error:
-        raise Unreadable(f"{path} {error}; name a file that modellock-jax sealed") from None
-    with contextlib.suppress(VaultError):
-        return header.decode(os.pread(file, length, 0), size), length
-    with contextlib.suppress(OSError, VaultError):
-        head = journal_of(path).read_bytes()
-        if len(head) == length:
-            return header.decode(head, size), length
-    # Without a journal, the rewriting may have ended in between.
+    except ValueError:
+        raise header.no_header(os.pread(file, 100, 0)) from None
+    for _ in range(ATTEMPTS):
+        with contextlib.suppress(VaultError):
+            return header.decode(os.pread(file, length, 0), size), length
+        with contextlib.suppress(OSError, VaultError):
+            head = journal_of(path).read_bytes()
+            if len(head) == length:
+                return header.decode(head, size), length
     return header.decode(os.pread(file, length, 0), size), length
 
 
