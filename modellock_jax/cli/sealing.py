@@ -307,6 +307,9 @@ def _rewrite(
     made = rewrite.read_header(file)
     wants = any(stanza["type"] == recipients.PASSPHRASE for stanza in made.stanzas)
     signers = [keys.load(path) for path in sign]
+    if made.signatures and not signers:
+        names = ", ".join(signature["id"] for signature in made.signatures)
+        raise ValueError(f"{file} is signed by {names}, and a change undoes that: give --sign FILE")
     new = rewrite.rewrite(file, find_unlocker(key, wants), change, signers, dry_run=dry_run)
     signed = f"signed by {', '.join(s.id for s in signers)}" if signers else "not signed"
     tell(

@@ -4,7 +4,7 @@ import contextlib
 import os
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import UTC, datetime
-from typing import Any, Self
+from typing import Any
 
 import numpy as np
 
@@ -39,8 +39,9 @@ def save(
     """Seal named arrays of any shape into `path`, for each of `recipients`.
 
     `metadata` is kept with the names, inside. After `expires`, which needs a time zone, our tools do
-    not open the file. `signers` vouch for the whole content. Raises `ValueError` without recipients,
-    `TypeError` for dtypes that safetensors lacks, `OSError` if the disk refuses.
+    not open the file. `signers` vouch for the whole content. Raises `ValueError` without recipients
+    or with more than 8 passphrases, `TypeError` for dtypes that safetensors lacks, `OSError` if the
+    disk refuses.
 
     Threat model: the attacker has the file, and can write another in its place.
 
@@ -60,7 +61,7 @@ def save(
     ...     load(f"{folder}/m.sealed", secret)
     {'w': array([0., 1., 2.])}
     """
-    arrays = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
+    arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     directory = tensors.lay_out(arrays, metadata or {})
     flat = {name: _bytes_of(array) for name, array in arrays.items()}
 
@@ -128,14 +129,11 @@ def _seal(
     made = Header(
         file_id,
         chunks.sealed_size(parts),
-        b"",
+        bytes(32) if signers else b"",
         expires.astimezone(UTC).isoformat(timespec="seconds") if expires else "",
         tuple(recipients.wrap(file_key, one, file_id) for one in whom),
-        bytes(32),
-        (),
     )
     made = header.finish(made, file_key, signers)
-    at = len(header.encode(made))
     cipher = Cipher(header.file_key_use(file_key, file_id, "payload"), made.binding)
     named = {f"tensor/{t.name}": t for t in directory.tensors}
     first = {"length": len(directory.head).to_bytes(chunks.LENGTH, "little")}
@@ -147,11 +145,11 @@ def _seal(
         return read(named[chunk.name], chunk.start, chunk.length)
 
     with replacing(path) as file:
-        chunks.seal_all(cipher, parts, part, file, at, done)
+        chunks.seal_all(cipher, parts, part, file, made.room, done)
         if signers:
-            made = made._replace(digest=chunks.digest(file, at, made.body, _quiet))
+            made = made._replace(digest=chunks.digest(file, made.room, made.body, _quiet))
             made = header.finish(made, file_key, signers)
-        write_all(file, header.encode(made, at), 0)
+        write_all(file, header.encode(made), 0)
 
 
 class Sealed(contextlib.AbstractContextManager["Sealed"]):
@@ -248,11 +246,14 @@ class Sealed(contextlib.AbstractContextManager["Sealed"]):
                 write_all(file, piece, at)
                 at += len(piece)
 
-    def __exit__(self, *_: object) -> None:
-        os.close(self._file)
+    def close(self) -> None:
+        """Close the file; nothing can be read afterwards. Again is no fault."""
+        file, self._file = self._file, -1
+        if file != -1:
+            os.close(file)
 
-    def __enter__(self) -> Self:
-        return self
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
 
 def open_sealed(

@@ -2,8 +2,10 @@
 
 import contextlib
 import json
+import math
 import os
-import tempfile
+import secrets
+import stat
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NoReturn
@@ -15,12 +17,14 @@ from modellock_jax.vault.errors import Unreadable
 def replacing(path: str | os.PathLike[str], mode: int = 0o644) -> Iterator[int]:
     """A file descriptor, open to read and write, whose file takes the place of `path` at the end.
 
-    Raises `FileNotFoundError` if the directory does not exist, `OSError` if the disk refuses.
+    `mode` is lessened by the process's umask. Raises `FileNotFoundError` if the directory does not
+    exist, `OSError` if the disk refuses.
 
     **Guarantees.** At every moment `path` is the old file or the whole new one, whatever is killed;
     after an exception it is the old one and nothing else is left. On return the new file is on the
     disk. A killed process may leave `.modellock-*.tmp` beside it.
 
+    >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     with replacing(f"{folder}/a") as file:
     ...         _ = os.write(file, b"whole")
@@ -30,11 +34,11 @@ def replacing(path: str | os.PathLike[str], mode: int = 0o644) -> Iterator[int]:
     target = Path(path)
     if not target.parent.is_dir():
         raise FileNotFoundError(f"there is no directory {target.parent}; create it first")
-    file, temp = tempfile.mkstemp(prefix=".modellock-", suffix=".tmp", dir=target.parent)
+    temp = target.with_name(f".modellock-{secrets.token_hex(8)}.tmp")
+    file = os.open(temp, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
     try:
         try:
             yield file
-            os.fchmod(file, mode)
             os.fsync(file)
         finally:
             os.close(file)
@@ -64,16 +68,19 @@ def write_all(file: int, data: Any, offset: int) -> None:
         view, offset = view[done:], offset + done
 
 
-def open_to_read(path: str | os.PathLike[str], write: bool = False) -> int:
-    """A descriptor of an existing plain file, to write in place too if asked. Raises `Unreadable`."""
-    mode = os.O_RDWR if write else os.O_RDONLY
+# Else a pipe that nobody writes would block.
+_WAIT_FOR_NOBODY = getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0)
+
+
+def open_to_read(path: str | os.PathLike[str]) -> int:
+    """A descriptor of an existing plain file. Raises `Unreadable`."""
     try:
-        file = os.open(path, mode | getattr(os, "O_BINARY", 0))
+        file = os.open(path, os.O_RDONLY | _WAIT_FOR_NOBODY)
     except OSError as error:
         raise Unreadable(f"{path}: cannot be read ({error.strerror}); check the path") from None
-    if os.path.isdir(path):
+    if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
-        raise Unreadable(f"{path} is a directory; name a file")
+        raise Unreadable(f"{path} is a directory, a pipe or a device; name a file")
     return file
 
 
@@ -91,12 +98,23 @@ def strict_json(data: bytes) -> Any:
     def refuse(_: str) -> NoReturn:
         raise ValueError("has a number that JSON does not know")
 
+    def number(digits: str) -> int | float:
+        if len(digits) > 400 or not math.isfinite(found := float(digits)):
+            raise ValueError("has a number that is too large")
+        return int(digits) if digits.lstrip("-").isdecimal() else found
+
     try:
         text = data.decode()
     except UnicodeDecodeError:
         raise ValueError("is not UTF-8") from None
     try:
-        return json.loads(text, object_pairs_hook=once, parse_constant=refuse)
+        return json.loads(
+            text,
+            object_pairs_hook=once,
+            parse_constant=refuse,
+            parse_float=number,
+            parse_int=number,
+        )
     except json.JSONDecodeError:
         raise ValueError("is not JSON") from None
     except RecursionError:

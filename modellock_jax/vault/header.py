@@ -11,7 +11,7 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from modellock_jax.vault import identity, recipients, tensors
-from modellock_jax.vault.errors import Expired, Tampered, Unreadable, WrongKey
+from modellock_jax.vault.errors import Expired, Tampered, Unreadable, VaultError, WrongKey
 from modellock_jax.vault.files import canonical, strict_json
 from modellock_jax.vault.identity import PublicKey
 from modellock_jax.vault.keys import Secret
@@ -24,21 +24,24 @@ ABOUT = (
     "open the file holds the plain weights, and can keep and pass on a copy."
 )
 ROOM = 65_536  # bytes that the head takes at least, so that recipients can be added in place
+SHOWN = 5  # recipients that an error names
 MOST_PASSPHRASES = 8  # of one file: each costs an opener a second and 64 MiB
 
 
 class Header(NamedTuple):
     """`file_id`: 16 bytes, fresh for every key of the file; `body`: bytes after the head;
     `digest`: of the body, 32 bytes, or empty if it never was signed; `expires`: an ISO date and time
-    in UTC, or empty; `mac`: of all before it under the file's key."""
+    in UTC, or empty; `signatures`: of all but the MAC; `mac`: of all the rest under the file's key;
+    `room`: bytes of the head, 0 until `finish` finds how many it needs."""
 
     file_id: bytes
     body: int
     digest: bytes
     expires: str
     stanzas: tuple[Stanza, ...]
-    mac: bytes
-    signatures: tuple[dict[str, str], ...]
+    mac: bytes = bytes(32)
+    signatures: tuple[dict[str, str], ...] = ()
+    room: int = 0
 
     @property
     def binding(self) -> bytes:
@@ -54,12 +57,37 @@ def file_key_use(file_key: bytes, file_id: bytes, use: str) -> bytes:
 
 
 def finish(header: Header, file_key: bytes, signers: tuple[Secret, ...] = ()) -> Header:
-    """The header with its MAC and the signatures of `signers`, and no others."""
-    header = header._replace(mac=b"", signatures=())
+    """The header with the signatures of `signers`, no others, its MAC, and more room if it needs it.
+
+    Raises `ValueError` if nobody could open it: too many recipients, or passphrases.
+    """
+    if sum(s["type"] == recipients.PASSPHRASE for s in header.stanzas) > MOST_PASSPHRASES:
+        raise ValueError(f"a file has at most {MOST_PASSPHRASES} passphrases; give public keys")
+    finished = _finish(header, file_key, signers)
+    needed = len(encode(finished._replace(room=0))) + len(str(tensors.LONGEST))
+    if needed > tensors.LONGEST:
+        raise ValueError("too many recipients for one file; seal it again for some of them")
+    if needed <= header.room:
+        return finished
+    # Twice what is needed, so that in-place rewriting stays the rule as recipients are added.
+    room = min(-(-2 * needed // ROOM) * ROOM, tensors.LONGEST)
+    return _finish(header._replace(room=room), file_key, signers)
+
+
+def _finish(header: Header, file_key: bytes, signers: tuple[Secret, ...]) -> Header:
+    message = _signed(header)
+    header = header._replace(signatures=tuple(identity.sign(s, message) for s in signers))
+    return header._replace(mac=_mac(header, file_key))
+
+
+def _signed(header: Header) -> bytes:
+    return canonical({"mark": MARK, "version": VERSION} | _fields(header, without=_SEALS))
+
+
+def _mac(header: Header, file_key: bytes) -> bytes:
     key = file_key_use(file_key, header.file_id, "header")
-    header = header._replace(mac=hmac.digest(key, canonical(_fields(header)), "sha256"))
-    message = canonical(_fields(header))
-    return header._replace(signatures=tuple(identity.sign(s, message) for s in signers))
+    # With the signatures, so that only a recipient could take one away.
+    return hmac.digest(key, canonical(_fields(header, without=("mac",))), "sha256")
 
 
 def file_key_of(header: Header, unlocker: Unlocker, now: datetime | None = None) -> bytes:
@@ -70,13 +98,15 @@ def file_key_of(header: Header, unlocker: Unlocker, now: datetime | None = None)
     opened = (recipients.unwrap(stanza, unlocker, header.file_id) for stanza in header.stanzas)
     file_key = next((key for key in opened if key is not None), None)
     if file_key is None:
-        whom = ", ".join(map(recipients.name_of, header.stanzas))
+        names = [recipients.name_of(stanza) for stanza in header.stanzas]
+        if isinstance(unlocker, Secret) and unlocker.id in names:
+            raise Tampered(
+                f"the stanza for key {unlocker.id} was changed, or comes from another file"
+            )
+        more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
+        whom = ", ".join(names[:SHOWN]) + more
         raise WrongKey(f"not for this key: the file's recipients are {whom}")
-    unsigned = header._replace(mac=b"", signatures=())
-    key = file_key_use(file_key, header.file_id, "header")
-    if not hmac.compare_digest(
-        hmac.digest(key, canonical(_fields(unsigned)), "sha256"), header.mac
-    ):
+    if not hmac.compare_digest(_mac(header, file_key), header.mac):
         raise Tampered("the header was changed after it was written; get the file again")
     if header.expires and (now or datetime.now(UTC)) >= datetime.fromisoformat(header.expires):
         raise Expired(f"the file expired on {header.expires}; ask its owner for a new one")
@@ -85,7 +115,7 @@ def file_key_of(header: Header, unlocker: Unlocker, now: datetime | None = None)
 
 def check_signed(header: Header, signers: tuple[PublicKey, ...]) -> None:
     """Raises `Tampered` unless every one of `signers` signed this header."""
-    message = canonical(_fields(header._replace(signatures=())))
+    message = _signed(header)
     for public in signers:
         if not any(identity.signed(public, message, s) for s in header.signatures):
             raise Tampered(
@@ -94,21 +124,27 @@ def check_signed(header: Header, signers: tuple[PublicKey, ...]) -> None:
             )
 
 
-def encode(header: Header, room: int = 0) -> bytes:
-    """The head of the file, 8 bytes of length included; exactly `room` bytes if that is given.
+def encode(header: Header) -> bytes:
+    """The head of the file, `header.room` bytes with the 8 of the length; if that is 0, what it needs.
 
-    Raises `ValueError` if it needs more than `room`.
+    Raises `ValueError` if it needs more.
     """
     text = canonical(_fields(header)).decode()
     checksum = hashlib.sha256(text.encode()).hexdigest()
-    metadata = {"about": ABOUT, "checksum": checksum, "header": text}
-    metadata |= {"modellock": MARK, "version": VERSION}
+    metadata = {"modellock": MARK, "version": VERSION, "about": ABOUT}
+    metadata |= {"checksum": checksum, "header": text}
     body = [tensors.Tensor("sealed", tensors.DTYPES["U8"], (header.body,), 0, header.body)]
-    if room:
-        return tensors.head(body, metadata, room)
-    needed = len(tensors.head(body, metadata))
-    # Twice what is needed, so that in-place rewriting stays the rule as recipients are added.
-    return tensors.head(body, metadata, max(ROOM, -(-2 * needed // ROOM) * ROOM))
+    return tensors.head(body, metadata, header.room)
+
+
+def no_header(start: bytes) -> VaultError:
+    """What is wrong with a file that begins so and has no head to read."""
+    if start[8:].startswith(_START):
+        return Tampered("the file is cut off, or its beginning was changed; get the file again")
+    return Unreadable("not a file that modellock-jax sealed; name one, or get the file again")
+
+
+_START = f'{{"{tensors.METADATA}":{{"modellock":"{MARK}"'.encode()
 
 
 def decode(head: bytes, size: int) -> Header:
@@ -122,12 +158,12 @@ def decode(head: bytes, size: int) -> Header:
     except ValueError:
         metadata = {}
     if metadata.get("modellock") != MARK:
-        raise Unreadable("not a file that modellock-jax sealed, or its beginning is destroyed")
+        raise no_header(head)
     if metadata.get("version") != VERSION:
         raise Unreadable(f"not of version {VERSION}, the only one that this release opens")
     try:
         header = _header(strict_json(metadata["header"].encode()))
-        if encode(header, len(head)) != head:
+        if header.room != len(head) or encode(header) != head:
             raise ValueError("is not as it was written")
     except (KeyError, TypeError, ValueError) as error:
         raise Tampered(f"the header {_why(error)}; get the file again") from None
@@ -138,8 +174,8 @@ def decode(head: bytes, size: int) -> Header:
     return header
 
 
-def _fields(header: Header) -> dict[str, Any]:
-    return {
+def _fields(header: Header, without: tuple[str, ...] = ()) -> dict[str, Any]:
+    fields = {
         "id": header.file_id.hex(),
         "body": header.body,
         "digest": header.digest.hex(),
@@ -147,19 +183,24 @@ def _fields(header: Header) -> dict[str, Any]:
         "recipients": list(header.stanzas),
         "mac": header.mac.hex(),
         "signatures": list(header.signatures),
+        "room": header.room,
     }
+    return {name: value for name, value in fields.items() if name not in without}
 
 
 def _header(fields: Any) -> Header:
     if not isinstance(fields, dict) or not all(isinstance(fields[k], list) for k in _LISTS):
         raise ValueError("is not a table")
-    if not re.fullmatch("[0-9a-f]{32}", fields["id"]) or type(fields["body"]) is not int:
-        raise ValueError("has no proper id and size")
+    if not re.fullmatch("[0-9a-f]{32}", fields["id"]):
+        raise ValueError("has no proper id")
+    if not all(type(fields[name]) is int for name in ("body", "room")):
+        raise ValueError("has no proper size")
     if not re.fullmatch("[0-9a-f]{64}", fields["mac"]):
         raise ValueError("has no proper MAC")
     if not re.fullmatch("([0-9a-f]{64})?", fields["digest"]):
         raise ValueError("has no proper digest")
-    if fields["expires"] and datetime.fromisoformat(fields["expires"]).utcoffset() is None:
+    date = fields["expires"]
+    if date != "" and datetime.fromisoformat(date).utcoffset() is None:
         raise ValueError("has an expiry date without a time zone")
     stanzas = tuple(recipients.check(stanza) for stanza in fields["recipients"])
     if sum(stanza["type"] == recipients.PASSPHRASE for stanza in stanzas) > MOST_PASSPHRASES:
@@ -177,10 +218,12 @@ def _header(fields: Any) -> Header:
         stanzas,
         bytes.fromhex(fields["mac"]),
         tuple(fields["signatures"]),
+        fields["room"],
     )
 
 
 _LISTS = ("recipients", "signatures")
+_SEALS = ("mac", "signatures")
 
 
 def _why(error: Exception) -> str:

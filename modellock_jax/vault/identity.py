@@ -3,6 +3,7 @@
 import base64
 import hashlib
 import os
+import re
 from typing import Any, NamedTuple
 
 from cryptography.exceptions import InvalidSignature
@@ -30,6 +31,7 @@ _SUITES = {
     "mlkem768-x25519": Suite(KEM.MLKEM768_X25519, KDF.HKDF_SHA256, AEAD.AES_256_GCM),
 }
 HYBRID, CLASSIC = "mlkem768-x25519", "x25519"
+ID = "[0-9a-f]{16}"
 
 
 class PublicKey(NamedTuple):
@@ -145,12 +147,13 @@ def _parse(data: bytes) -> PublicKey | None:
     try:
         found = strict_json(data)
         raw = {name: base64.b64decode(found[name], validate=True) for name in _SIZES}
-        public = PublicKey(found["id"], **raw)
+        public = PublicKey(found["id"] if re.fullmatch(ID, found["id"]) else "", **raw)
+        encrypt(b"", public, b"")  # refuses points and keys that are none
     except (KeyError, TypeError, ValueError):
         return None
     sizes = all(len(raw[name]) == size for name, size in _SIZES.items() if raw[name])
-    needed = all(raw[name] for name in _SIZES if name != "mlkem768")
-    return public if sizes and needed and _document(public) == found else None
+    needed = [public.id, *(raw[name] for name in _SIZES if name != "mlkem768")]
+    return public if sizes and all(needed) and _document(public) == found else None
 
 
 def _document(public: PublicKey) -> dict[str, Any]:

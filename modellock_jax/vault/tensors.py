@@ -17,6 +17,9 @@ DTYPES: dict[str, np.dtype[Any]] = {
     "BF16": np.dtype(ml_dtypes.bfloat16),
     "F8_E4M3": np.dtype(ml_dtypes.float8_e4m3fn),
     "F8_E5M2": np.dtype(ml_dtypes.float8_e5m2),
+    "F8_E8M0": np.dtype(ml_dtypes.float8_e8m0fnu),
+    "F8_E4M3FNUZ": np.dtype(ml_dtypes.float8_e4m3fnuz),
+    "F8_E5M2FNUZ": np.dtype(ml_dtypes.float8_e5m2fnuz),
     "I64": np.dtype(np.int64),
     "I32": np.dtype(np.int32),
     "I16": np.dtype(np.int16),
@@ -31,6 +34,7 @@ DTYPES: dict[str, np.dtype[Any]] = {
 NAMES = {dtype: name for name, dtype in DTYPES.items()}
 METADATA = "__metadata__"
 LONGEST = 100_000_000  # bytes of a head, as in the format's own reader
+MOST_AXES = 64  # of an array of numpy
 
 
 class Tensor(NamedTuple):
@@ -96,6 +100,8 @@ def _entry(name: str, entry: Any) -> Tensor:
     if entry["dtype"] not in DTYPES:
         raise ValueError(f"has a tensor of dtype {entry['dtype'][:12]!r}, which is not known here")
     dtype = DTYPES[entry["dtype"]]
+    if len(shape) > MOST_AXES or math.prod(n or 1 for n in shape) * dtype.itemsize >= 2**63:
+        raise ValueError("has a tensor of a shape that no array can have")
     if offsets[1] - offsets[0] != math.prod(shape) * dtype.itemsize:
         raise wrong
     return Tensor(name, dtype, tuple(shape), *offsets)
@@ -104,9 +110,15 @@ def _entry(name: str, entry: Any) -> Tensor:
 def lay_out(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Directory:
     """The directory of arrays that are not in a file yet, wide dtypes first, then by name.
 
-    Raises `TypeError` for a dtype that the format does not have.
+    Raises `TypeError` for a dtype that the format does not have and for names and metadata that are
+    not text, `ValueError` for names that it cannot write.
     """
+    for text in (*arrays, *metadata, *metadata.values()):
+        if not isinstance(text, str):
+            raise TypeError(f"names and metadata must be text, and {text!r} is not")
     for name, array in arrays.items():
+        if name == METADATA or any("\ud800" <= sign <= "\udfff" for sign in name):
+            raise ValueError(f"safetensors cannot name an array {name!r}; choose another name")
         if array.dtype not in NAMES:
             raise TypeError(f"{name!r} has dtype {array.dtype}, which safetensors does not have")
     order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))

@@ -1,0 +1,83 @@
+"""Sealed files for tests: people with keys, arrays, and a sealed file taken apart."""
+
+import hashlib
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from modellock_jax.vault import header, identity, keys, recipients, tensors
+from modellock_jax.vault.header import Header
+from modellock_jax.vault.identity import PublicKey
+from modellock_jax.vault.keys import Secret
+
+
+def secret(name: str) -> Secret:
+    """The same one at every run."""
+    return keys.Secret(hashlib.sha512(name.encode()).digest()[:32])
+
+
+ALICE, BOB, MALLORY, OWNER = map(secret, ("Alice", "Bob", "Mallory", "owner"))
+PUBLIC = {one.id: identity.public_key(one) for one in (ALICE, BOB, MALLORY, OWNER)}
+
+
+def public(one: Secret) -> PublicKey:
+    return PUBLIC[one.id]
+
+
+def some(seed: int = 0) -> dict[str, np.ndarray]:
+    """A few small arrays with telling names."""
+    rng = np.random.default_rng(seed)
+    return {
+        "encoder/layer_7/attention/kernel": rng.normal(size=(8, 16)).astype(np.float32),
+        "encoder/layer_7/attention/bias": rng.normal(size=16).astype(np.float32),
+        "decoder.weight_of_the_secret_head": rng.normal(size=(5, 7)),
+        "running_statistics": np.arange(40, dtype=np.int64),
+    }
+
+
+def same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> bool:
+    """Whether names, dtypes, shapes and bits are the same."""
+
+    def all_of(arrays: dict[str, np.ndarray]) -> dict[str, tuple[str, tuple[int, ...], bytes]]:
+        return {n: (a.dtype.name, a.shape, a.tobytes()) for n, a in arrays.items()}
+
+    return all_of(found) == all_of(expected)
+
+
+def apart(data: bytes) -> tuple[Header, bytes]:
+    """A sealed file's header and body."""
+    at = tensors.head_length(data[:8], len(data))
+    return header.decode(data[:at], len(data)), data[at:]
+
+
+def together(made: Header, body: bytes) -> bytes:
+    """A sealed file with a head of our own spelling, checksum and all."""
+    return header.encode(made) + body
+
+
+def header_of(path: Path) -> Header:
+    return apart(path.read_bytes())[0]
+
+
+Change = Callable[[Header, bytes], Header]
+
+
+def adding(*whom: recipients.Recipient) -> Change:
+    def change(made: Header, file_key: bytes) -> Header:
+        new = tuple(recipients.wrap(file_key, one, made.file_id) for one in whom)
+        return made._replace(stanzas=made.stanzas + new)
+
+    return change
+
+
+def removing(*names: str) -> Change:
+    def change(made: Header, _: bytes) -> Header:
+        kept = (s for s in made.stanzas if recipients.name_of(s) not in names)
+        return made._replace(stanzas=tuple(kept))
+
+    return change
+
+
+def unchanged(made: Header, _: bytes) -> Header:
+    return made
