@@ -274,7 +274,8 @@ def open_sealed(
     file = open_to_read(path)
     try:
         made, at = head_of(file, path)
-        file_key = header.file_key_of(made, unlocker, now)
+        file_key = header.file_key_of(made, unlocker)
+        header.check_date(made, now)
         signed_by = tuple(signed_by)
         header.check_signed(made, signed_by)
         if signed_by and chunks.digest(file, at, made.body, done) != made.digest:

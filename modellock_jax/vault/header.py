@@ -90,10 +90,10 @@ def _mac(header: Header, file_key: bytes) -> bytes:
     return hmac.digest(key, canonical(_fields(header, without=("mac",))), "sha256")
 
 
-def file_key_of(header: Header, unlocker: Unlocker, now: datetime | None = None) -> bytes:
+def file_key_of(header: Header, unlocker: Unlocker) -> bytes:
     """The file's key, 32 bytes, for a recipient.
 
-    Raises `WrongKey` if it is none, `Tampered` if the header was changed, `Expired` after its date.
+    Raises `WrongKey` if it is none, `Tampered` if the header was changed.
     """
     opened = (recipients.unwrap(stanza, unlocker, header.file_id) for stanza in header.stanzas)
     file_key = next((key for key in opened if key is not None), None)
@@ -108,9 +108,13 @@ def file_key_of(header: Header, unlocker: Unlocker, now: datetime | None = None)
         raise WrongKey(f"not for this key: the file's recipients are {whom}")
     if not hmac.compare_digest(_mac(header, file_key), header.mac):
         raise Tampered("the header was changed after it was written; get the file again")
+    return file_key
+
+
+def check_date(header: Header, now: datetime | None = None) -> None:
+    """Raises `Expired` after the header's date."""
     if header.expires and (now or datetime.now(UTC)) >= datetime.fromisoformat(header.expires):
         raise Expired(f"the file expired on {header.expires}; ask its owner for a new one")
-    return file_key
 
 
 def check_signed(header: Header, signers: tuple[PublicKey, ...]) -> None:

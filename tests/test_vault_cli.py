@@ -1,0 +1,204 @@
+"""Sealed files from the command line, as subprocesses: every command and every exit code."""
+
+import json
+import os
+import subprocess
+import sys
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from modellock_jax.base import paths
+from modellock_jax.models import MODELS
+from modellock_jax.vault import threats
+
+MAIN = "import sys; sys.argv[0] = 'modellock-jax'; from modellock_jax.cli import main; main()"
+
+
+class Ran(NamedTuple):
+    code: int
+    out: bytes
+    told: str
+
+
+def run(folder, *words, given=b"", **environment):
+    """One command in a folder, with no key lying around and no terminal."""
+    clean = {k: v for k, v in os.environ.items() if not k.startswith("MODELLOCK_")}
+    clean |= {"XDG_CONFIG_HOME": str(folder / "config"), **environment}
+    done = subprocess.run(
+        [sys.executable, "-c", MAIN, *map(str, words)],
+        cwd=folder, input=given, capture_output=True, env=clean, check=False,
+    )  # fmt: skip
+    told = done.stderr.decode()
+    assert "Traceback" not in told
+    return Ran(done.returncode, done.stdout, told)
+
+
+def good(folder, *words, **options):
+    ran = run(folder, *words, **options)
+    assert ran.code == 0, ran.told
+    return ran.out
+
+
+def bad(code, text, folder, *words, **options):
+    """The command ends in `code` with one sentence, and nothing on standard output."""
+    ran = run(folder, *words, **options)
+    assert ran.code == code, ran.told
+    assert text in ran.told
+    assert ran.told.count("\n") == 1
+    assert ran.out == b""
+
+
+def _flat(name, size):
+    model, rng = MODELS[name](10), np.random.default_rng(0)
+    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *size)))
+    params = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, leaf.dtype), shapes)
+    return dict(zip(jax.tree.leaves(paths(params)), jax.tree.leaves(params)))
+
+
+def _of_another_tool():
+    rng = np.random.default_rng(0)
+    arrays = {
+        "encoder.layers.0.self_attn.in_proj_weight": rng.standard_normal((96, 32)),
+        "encoder.embed.weight": rng.standard_normal((50, 32)).astype(ml_dtypes.bfloat16),
+        "encoder.position_ids": np.arange(512)[None],
+        "scale": np.float32(2.5),
+        "mask": rng.random((3, 5)) < 0.5,
+    }
+    return {name: np.asarray(array) for name, array in arrays.items()}
+
+
+CHECKPOINTS = {
+    "cnn": (lambda: _flat("cnn", (28, 28, 1)), {}),
+    "resnet": (lambda: _flat("resnet", (8, 8, 3)), {"epoch": "12"}),
+    "mlp": (lambda: _flat("mlp", (8, 8, 1)), {}),
+    "another tool's": (_of_another_tool, {"format": "pt", "licence": "überall"}),
+    "84 MB": (lambda: {f"layer{i}": np.full((1024, 1024), i, np.float32) for i in range(20)}, {}),
+}
+
+
+@pytest.fixture(scope="module")
+def keyring(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("keys")
+    made = json.loads(good(folder, "keygen", "alice.key", "--json"))
+    good(folder, "keygen", "bob.key", "--classic")
+    assert (folder / "alice.key").stat().st_mode & 0o777 == 0o600
+    return folder, made["id"]
+
+
+@pytest.mark.parametrize("name", CHECKPOINTS)
+def test_a_checkpoint_comes_back_bit_for_bit(name, keyring, tmp_path):
+    keys, _ = keyring
+    arrays, metadata = CHECKPOINTS[name]
+    save_file(arrays(), tmp_path / "m.safetensors", metadata=metadata)
+    good(tmp_path, "seal", "m.safetensors", "m.sealed", "--to", keys / "alice.key.pub")
+    good(tmp_path, "open", "m.sealed", "again.safetensors", "--key", keys / "alice.key")
+    plain = (tmp_path / "m.safetensors").read_bytes()
+    assert (tmp_path / "again.safetensors").read_bytes() == plain
+    sealed = load_file(tmp_path / "m.sealed")
+    assert {k: v.dtype for k, v in sealed.items()} == {"sealed": np.dtype(np.uint8)}
+    content = (tmp_path / "m.sealed").read_bytes()
+    assert not [tensor for tensor in arrays() if tensor.encode() in content]
+
+
+@pytest.fixture
+def sealed(keyring, tmp_path):
+    """A folder with a small sealed file for alice, and the options of both keys."""
+    keys, _ = keyring
+    save_file({"w": np.arange(6.0)}, tmp_path / "m.safetensors")
+    good(tmp_path, "seal", "m.safetensors", "m.sealed", "--to", keys / "alice.key.pub")
+    return tmp_path, ["--key", keys / "alice.key"], ["--key", keys / "bob.key"], keys
+
+
+def test_recipients_come_and_go(sealed, keyring):
+    folder, alice, bob, keys = sealed
+    body = (folder / "m.sealed").read_bytes()[-200:]
+    bad(3, "not for this key", folder, "open", "m.sealed", "x", *bob)
+    bob_pub = ["--to", keys / "bob.key.pub"]
+    good(folder, "recipients", "add", "m.sealed", *bob_pub, *alice, "--dry-run")
+    bad(3, "not for this key", folder, "verify", "m.sealed", *bob)
+    good(folder, "recipients", "add", "m.sealed", *bob_pub, *alice)
+    assert good(folder, "open", "m.sealed", "-", *bob) == (folder / "m.safetensors").read_bytes()
+    listed = json.loads(good(folder, "recipients", "list", "m.sealed", "--json"))["recipients"]
+    assert [one["type"] for one in listed] == ["mlkem768-x25519", "x25519"]
+    assert listed[0]["id"] == keyring[1]
+    good(folder, "recipients", "rm", "m.sealed", keyring[1], *bob)
+    bad(3, "not for this key", folder, "verify", "m.sealed", *alice)
+    bad(2, "no recipient of m.sealed", folder, "recipients", "rm", "m.sealed", keyring[1], *bob)
+    good(folder, "rewrap", "m.sealed", "--to", keys / "alice.key.pub", *bob)
+    bad(3, "not for this key", folder, "verify", "m.sealed", *bob)
+    assert (folder / "m.sealed").read_bytes()[-200:] == body
+    good(folder, "rotate", "m.sealed", "r.sealed", *bob_pub, *alice)
+    bad(3, "not for this key", folder, "verify", "r.sealed", *alice)
+    assert good(folder, "open", "r.sealed", "-", *bob) == (folder / "m.safetensors").read_bytes()
+
+
+def test_dates_and_signatures(sealed):
+    folder, alice, _, keys = sealed
+    signed = ["--signed-by", keys / "bob.key.pub"]
+    bad(4, "signature is required", folder, "verify", "m.sealed", *alice, *signed)
+    sign = ["--sign", keys / "bob.key"]
+    good(folder, "expire", "m.sealed", "2000-01-01", *alice, *sign)
+    bad(5, "expired", folder, "open", "m.sealed", "x", *alice, *signed)
+    bad(2, "undoes that", folder, "expire", "m.sealed", "", *alice)
+    good(folder, "expire", "m.sealed", "2999-01-01", *alice, *sign)
+    good(folder, "verify", "m.sealed", *alice, *signed)
+    told = json.loads(good(folder, "inspect", "m.sealed", "--json"))
+    assert told["expires"].startswith("2999-01-01")
+    assert len(told["signatures"]) == 1
+
+
+def test_pipes_passphrases_and_keys_from_elsewhere(sealed):
+    folder, _, _, keys = sealed
+    plain = (folder / "m.safetensors").read_bytes()
+    words = {"MODELLOCK_PASSPHRASE": "correct horse"}
+    piped = good(folder, "seal", "-", "-", "--passphrase", given=plain, **words)
+    assert b"correct horse" not in piped
+    assert good(folder, "open", "-", "-", given=piped, **words) == plain
+    bad(3, "not for this key", folder, "open", "-", "-", given=piped, MODELLOCK_PASSPHRASE="no")
+    bad(2, "no passphrase", folder, "open", "-", "-", given=piped)
+    bad(2, "no key", folder, "open", "m.sealed", "x")
+    key = (keys / "alice.key").read_text()
+    assert good(folder, "open", "m.sealed", "-", MODELLOCK_KEY=key) == plain
+    (folder / "config" / "modellock-jax").mkdir(parents=True)
+    default = folder / "config" / "modellock-jax" / "default.key"
+    default.write_text(key)
+    default.chmod(0o600)
+    assert good(folder, "open", "m.sealed", "-") == plain
+    default.chmod(0o644)
+    bad(6, "chmod 600", folder, "open", "m.sealed", "x")
+
+
+def test_damage_and_what_is_no_sealed_file(sealed):
+    folder, alice, _, keys = sealed
+    whole = (folder / "m.sealed").read_bytes()
+    for at, cut in ((-5, None), (2000, None), (None, -1)):
+        hurt = bytearray(whole)
+        if at is not None:
+            hurt[at] ^= 1
+        (folder / "hurt").write_bytes(hurt[:cut])
+        bad(4, "", folder, "open", "hurt", "x", *alice)
+    bad(6, "nothing.sealed", folder, "open", "nothing.sealed", "x", *alice)
+    bad(6, "", folder, "open", "m.safetensors", "x", *alice)
+    bad(6, "", folder, "seal", "m.sealed.x", "x", "--to", keys / "alice.key.pub")
+    bad(6, "public key", folder, "seal", "m.safetensors", "x", "--to", keys / "alice.key")
+    bad(6, "no key file", folder, "open", "m.sealed", "x", "--key", "absent.key")
+    bad(2, "exists", keys, "keygen", "alice.key")
+    bad(2, "name a recipient", folder, "seal", "m.safetensors", "x")
+    assert not (folder / "x").exists()
+    assert run(folder, "seal").code == 2
+
+
+def test_the_page_is_what_explain_prints(tmp_path):
+    from pathlib import Path
+
+    page = (Path(__file__).parents[1] / "docs" / "threat-model.md").read_text()
+    assert good(tmp_path, "explain").decode() == page == threats.page()
+    assert b"Broken?** Yes" in good(tmp_path, "explain", "deep_lock")
+    bad(2, "nothing is called 'rot13'", tmp_path, "explain", "rot13")
+    assert b"missing" not in good(tmp_path, "doctor").split(b"shares")[0]
