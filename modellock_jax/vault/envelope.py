@@ -172,8 +172,9 @@ class Sealed(contextlib.AbstractContextManager["Sealed"]):
             directory = tensors.parse(bytes(head))
         except ValueError as error:
             raise Tampered(f"the directory {error}") from None
-        parts = chunks.of_directory(directory)
-        if chunks.sealed_size(parts) != self.header.body:
+        fits = directory.size <= self.header.body  # else the plan alone could fill the memory
+        parts = chunks.of_directory(directory) if fits else []
+        if not fits or chunks.sealed_size(parts) != self.header.body:
             raise Tampered("the directory is of another file")
         found: dict[str, list[Chunk]] = {}
         for part in parts:

@@ -1,0 +1,98 @@
+"""Seals and rewrites in children that are killed; a program, which never imports JAX.
+
+Each line of its input is a JSON task: what to do to which path, and when to die: after `delay`
+seconds, or within the step number `step` of those that touch the disk, or never. Each line of its
+output says how the child ended, and after how many seconds.
+"""
+
+import json
+import os
+import resource
+import signal
+import sys
+import time
+import types
+from pathlib import Path
+
+if __name__ == "__main__":  # the package's own __init__ imports JAX; its vault must not need it
+    package = types.ModuleType("modellock_jax")
+    package.__path__ = [str(Path(__file__).parents[1] / "modellock_jax")]
+    sys.modules["modellock_jax"] = package
+
+import numpy as np
+from sealed import ALICE, BOB, adding, public
+
+from modellock_jax.vault import chunks, envelope, rewrite
+
+CHUNK = 2**15
+MANY = 50  # recipients that no longer fit into the head's first room
+STEPS = ("open", "pwrite", "fsync", "replace", "unlink")
+
+
+def arrays(seed: int) -> dict[str, np.ndarray]:
+    """Half a megabyte, whose sizes do not tell the seed."""
+    return {"a": np.full(2**16, seed, np.int32), "b": np.full((64, 1000), -seed, np.int32)}
+
+
+TASKS = {
+    "seal": lambda path: envelope.save(arrays(1), path, [public(ALICE), public(BOB)]),
+    "rewrap": lambda path: rewrite.rewrite(path, ALICE, adding(public(BOB))),
+    "grow": lambda path: rewrite.rewrite(path, ALICE, adding(*[public(BOB)] * MANY)),
+}
+
+
+def die_within(step: int) -> None:
+    """Have the process killed half way through its so-manieth step that touches the disk."""
+    left = step
+
+    def dying(name):
+        real = getattr(os, name)
+
+        def call(*args, **options):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                if name == "pwrite":
+                    real(args[0], memoryview(args[1])[: len(args[1]) // 2], args[2])
+                os.kill(os.getpid(), signal.SIGKILL)
+            return real(*args, **options)
+
+        return call
+
+    for name in STEPS:
+        setattr(os, name, dying(name))
+
+
+def child(task: dict) -> None:
+    if "step" in task:
+        die_within(task["step"])
+    if "limit" in task:  # bytes of a file: the disk is full
+        resource.setrlimit(resource.RLIMIT_FSIZE, (task["limit"], task["limit"]))
+    try:
+        TASKS[task["task"]](task["path"])
+    except OSError as error:
+        os._exit(error.errno or 255)
+    except BaseException:
+        os._exit(255)
+    os._exit(0)
+
+
+def main() -> None:
+    assert "jax" not in sys.modules
+    chunks.CHUNK = CHUNK
+    for line in sys.stdin:
+        task = json.loads(line)
+        start = time.perf_counter()
+        pid = os.fork()
+        if pid == 0:
+            child(task)
+        if "delay" in task:
+            time.sleep(task["delay"])
+            os.kill(pid, signal.SIGKILL)
+        _, status = os.waitpid(pid, 0)
+        seconds = time.perf_counter() - start
+        print(json.dumps([os.waitstatus_to_exitcode(status), seconds]), flush=True)
+
+
+if __name__ == "__main__":
+    main()

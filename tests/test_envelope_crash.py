@@ -1,0 +1,191 @@
+"""Killed or out of disk at any moment: the path holds the old file or the whole new one."""
+
+import errno
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from crash_worker import CHUNK, MANY, STEPS, TASKS, arrays
+from sealed import ALICE, BOB, MALLORY, adding, header_of, public, same
+
+from modellock_jax.vault import chunks, envelope
+from modellock_jax.vault.errors import Unreadable, WrongKey
+from modellock_jax.vault.rewrite import head_of, journal_of, rewrite
+
+KILLS = {"seal": 70, "rewrap": 70, "grow": 60}
+KILLED = -9
+
+
+@pytest.fixture(autouse=True)
+def small_chunks(monkeypatch):
+    monkeypatch.setattr(chunks, "CHUNK", CHUNK)
+
+
+@pytest.fixture(scope="module")
+def worker():
+    """Has a task done in a child of its own; says how that ended, and after how many seconds."""
+    command = [sys.executable, str(Path(__file__).with_name("crash_worker.py"))]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+
+        def ask(task: str, path: Path, **when: float) -> tuple[int, float]:
+            print(
+                json.dumps({"task": task, "path": str(path)} | when), file=process.stdin, flush=True
+            )
+            return tuple(json.loads(process.stdout.readline()))
+
+        yield ask
+        process.stdin.close()
+
+
+@pytest.fixture
+def path(tmp_path):
+    path = tmp_path / "m.sealed"
+    envelope.save(arrays(0), path, [public(ALICE)])
+    return path
+
+
+def recipients_of(path: Path) -> int:
+    file = os.open(path, os.O_RDONLY)
+    try:
+        return len(head_of(file, path)[0].stanzas)
+    finally:
+        os.close(file)
+
+
+def is_new(task: str, path: Path) -> bool:
+    """Whether the task is done; fails unless all of it is done, or nothing."""
+    new = {"seal": 2, "rewrap": 2, "grow": 1 + MANY}[task]
+    count = recipients_of(path)
+    assert count in (1, new)
+    expected = arrays(int(count == new and task == "seal"))
+    assert same(envelope.load(path, ALICE), expected)
+    if count == new:
+        assert same(envelope.load(path, BOB), expected)
+    else:
+        with pytest.raises(WrongKey):
+            envelope.load(path, BOB)
+    return count == new
+
+
+def works_afterwards(path: Path) -> None:
+    """Rewriting and sealing again, beside whatever was left behind."""
+    rewrite(path, ALICE, adding(public(MALLORY)))
+    assert same(envelope.load(path, MALLORY), envelope.load(path, ALICE))
+    assert not journal_of(path).exists()
+    TASKS["seal"](path)
+    assert is_new("seal", path)
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_killed_at_random_moments(worker, path, task):
+    old = path.read_bytes()
+    taken = []
+    for _ in range(5):
+        path.write_bytes(old)
+        ended, seconds = worker(task, path)
+        assert ended == 0
+        taken.append(seconds)
+    rng = np.random.default_rng(9)
+    killed = done = 0
+    for moment in rng.permutation(np.linspace(0, 1.2 * np.median(taken), KILLS[task])):
+        path.write_bytes(old)  # temporary files and journals of the last crash stay
+        ended, _ = worker(task, path, delay=float(moment))
+        assert ended in (0, KILLED)
+        killed += ended == KILLED
+        done += is_new(task, path)
+        works_afterwards(path)
+    print(f"{task}: {KILLS[task]} kills, {killed} in time, {done} found it done")
+    assert killed >= KILLS[task] // 10  # how many depends on what else the machine does
+
+
+@pytest.mark.parametrize("task", TASKS)
+def test_killed_half_way_through_each_step(worker, path, task):
+    """Each opening, writing, syncing, renaming and removing in turn; half the bytes are written."""
+    old, outcomes = path.read_bytes(), []
+    for step in range(1, 1000):
+        path.write_bytes(old)
+        ended, _ = worker(task, path, step=step)
+        outcomes.append(is_new(task, path))
+        works_afterwards(path)
+        if ended == 0:
+            break
+        assert ended == KILLED
+    assert outcomes == sorted(outcomes)  # once new, always new
+    assert not outcomes[0]
+    assert outcomes[-1]
+    assert len(outcomes) > {"seal": 20, "rewrap": 8, "grow": 20}[task]
+
+
+def test_killed_at_first_writing_there_is_no_file_or_a_whole_one(worker, path):
+    path.unlink()
+    found = []
+    for step in range(1, 1000):
+        ended, _ = worker("seal", path, step=step)
+        if path.exists():
+            assert same(envelope.load(path, ALICE), arrays(1))
+            path.unlink()
+            found.append(step)
+        else:
+            with pytest.raises(Unreadable, match="cannot be read"):
+                envelope.load(path, ALICE)
+        if ended == 0:
+            break
+    assert 1 < found[0] < step
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("limit", [0, 1, 4096, 65_535, 65_536, 300_000, 580_000])
+def test_a_full_disk_leaves_the_old_file_and_nothing_else(worker, path, task, limit):
+    """No file may grow beyond a limit; a journal of 64 KiB is all that a rewrap needs."""
+    ended, _ = worker(task, path, limit=limit)
+    enough = limit >= 65_536 and task == "rewrap"
+    assert ended == (0 if enough else errno.EFBIG)
+    assert is_new(task, path) == enough
+    assert os.listdir(path.parent) == [path.name]
+    works_afterwards(path)
+
+
+@pytest.mark.parametrize("task", TASKS)
+@pytest.mark.parametrize("name", STEPS)
+def test_an_error_of_any_step_leaves_a_whole_file(path, monkeypatch, task, name):
+    """The system refuses each opening, writing, syncing, renaming and removing in turn."""
+    old, real, refused = path.read_bytes(), getattr(os, name), 0
+    for step in range(1, 100):
+        path.write_bytes(old)
+        left = step
+
+        def refusing(*args, **options):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+            return real(*args, **options)
+
+        with monkeypatch.context() as m:
+            m.setattr(os, name, refusing)
+            try:
+                TASKS[task](path)
+            except (OSError, Unreadable):
+                refused += 1
+        is_new(task, path)
+        if name != "unlink":
+            assert not list(path.parent.glob("*.tmp"))
+        if left > 0:
+            break
+    assert refused == (0 if (name, task) in NEVER else step - 1)
+    works_afterwards(path)
+
+
+NEVER = {("unlink", "seal")}
+
+
+def test_the_vault_needs_no_jax(worker, path):
+    """The worker refuses to run with JAX imported."""
+    assert worker("rewrap", path)[0] == 0
+    assert header_of(path).stanzas[1]["id"] == BOB.id

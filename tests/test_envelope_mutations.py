@@ -1,0 +1,188 @@
+"""10,000 mutated files: none opens, each ends in a fault of ours, and memory stays by the file's size.
+
+Every file is opened by a recipient and without a required signature, so nothing but the file itself
+can give the change away. A file without a stanza for that recipient cannot be told from one that
+was never meant for her: there, and only there, the fault is the wrong key.
+"""
+
+import collections
+import json
+import os
+import tracemalloc
+
+import numpy as np
+import pytest
+from mutants import CHUNK, FAMILIES, REWRITTEN, Case, all_claims, base64_noise, cut
+from sealed import ALICE, OWNER, apart, public, same, some, together
+
+from modellock_jax.vault import chunks, envelope, files, header
+from modellock_jax.vault.errors import Tampered, WrongKey
+from modellock_jax.vault.recipients import Passphrase
+from modellock_jax.vault.rewrite import journal_of
+
+COUNT = 10_000
+FOLD = 60  # bytes of Python objects that a byte of hostile JSON may cost
+SLACK = 2**20
+
+
+@pytest.fixture(autouse=True)
+def small(monkeypatch):
+    monkeypatch.setattr(chunks, "CHUNK", CHUNK)
+    monkeypatch.setattr(chunks, "THREADS", 1)
+    monkeypatch.setattr(header, "ROOM", 4096)
+
+
+@pytest.fixture
+def case(tmp_path):
+    return Case(tmp_path)
+
+
+def test_no_mutated_file_opens(case):
+    assert sum(FAMILIES.values()) == COUNT
+    assert same(envelope.load(case.path, ALICE, signed_by=[public(OWNER)]), some())
+    rng = np.random.default_rng(10_000)
+    codes = {family.__name__: collections.Counter() for family in FAMILIES}
+    opened = len(os.listdir("/proc/self/fd"))
+    for family, count in FAMILIES.items():
+        for _ in range(count):
+            data = case.data
+            while data == case.data:
+                data = family(case, rng)
+            code = case.try_to_open(data)
+            codes[family.__name__][code] += 1
+            # Rewritten, checksum and all, without a stanza that names her.
+            not_hers = family in REWRITTEN and ALICE.id.encode() not in data
+            assert code in ((3, 4, 6) if not_hers else (4, 6)), (family.__name__, code, data[:200])
+            if family is cut and case.data.startswith(data) and len(data) > 100:
+                assert code == 4  # a file that is cut off is told from a foreign one
+    print({name: dict(counter) for name, counter in codes.items()})
+    assert len(os.listdir("/proc/self/fd")) == opened
+    assert codes["edit_stanzas"][3] > 0
+    assert case.try_to_open(case.data) == 0
+
+
+def test_memory_is_bounded_by_the_file_whatever_it_claims(case):
+    tracemalloc.start()
+    try:
+        for data in all_claims(case):
+            tracemalloc.reset_peak()
+            before = tracemalloc.get_traced_memory()[0]
+            assert case.try_to_open(data) in (4, 6)
+            peak = tracemalloc.get_traced_memory()[1] - before
+            assert peak < FOLD * len(data) + SLACK, (peak / len(data), data[:300])
+    finally:
+        tracemalloc.stop()
+
+
+def forged(case, first: bytes, directory: bytes) -> bytes:
+    """What only a recipient can write: a body under the file's key, and a header for it."""
+    parts = list(chunks.plan([("length", len(first)), ("directory", len(directory))]))
+    size = chunks.sealed_size(parts) + len(case.body)
+    made = header.finish(case.made._replace(body=size, digest=b""), case.file_key)
+    key = header.file_key_use(case.file_key, made.file_id, "payload")
+    cipher, body = chunks.Cipher(key, made.binding), bytearray(size)
+    plain = {"length": first, "directory": directory}
+    for part in parts:
+        into = memoryview(body)[part.place : part.place + part.length + chunks.TAG]
+        cipher.seal(part, plain[part.name][part.start : part.start + part.length], into)
+    return together(made, bytes(body))
+
+
+def test_a_recipient_cannot_make_a_file_that_exhausts_another(case):
+    """Directories that are authentic, and lie."""
+
+    def entry(name, shape, end, begin=0, dtype="F32"):
+        entry = {"dtype": dtype, "shape": shape, "data_offsets": [begin, end]}
+        return (bytes(8) + json.dumps({name: entry}).encode()).ljust(200)
+
+    huge = 2**60
+    directories = [
+        entry("a", [huge], 4 * huge),
+        entry("a", [huge, 0], 0),
+        entry("a", [2**62, 2**62, 0], 0),
+        entry("a", [1] * 65, 4),
+        entry("a", [10], 44, 4),
+        entry("a", [-1], -4),
+        entry("a", [10], 40, dtype="F33"),
+        bytes(8) + b"[" * 5000,
+        bytes(8) + b'{"a":NaN}',
+        bytes(8) + b"\xff\xfe",
+        b"",
+        bytes(3),
+    ]
+    lengths = [0, 1, 7, huge, 2**63, 2**64 - 1, len(case.body), len(case.body) - 24]
+    lies = [(len(d).to_bytes(8, "little"), d) for d in directories]
+    lies += [(n.to_bytes(8, "little"), directories[0]) for n in lengths]
+    tracemalloc.start()
+    try:
+        for first, directory in lies:
+            data = forged(case, first, directory)
+            tracemalloc.reset_peak()
+            before = tracemalloc.get_traced_memory()[0]
+            assert case.try_to_open(data) == 4, directory[:80]
+            assert tracemalloc.get_traced_memory()[1] - before < FOLD * len(data) + SLACK
+    finally:
+        tracemalloc.stop()
+
+
+def test_no_journal_makes_a_mutated_file_open(case):
+    """Another file's, a mutated one, an older state with another body."""
+    rng = np.random.default_rng(7)
+    heads = [case.other[: case.made.room], case.data[: case.made.room]]
+    for i in range(300):
+        journal = bytearray(heads[i % 2])
+        for _ in range(rng.integers(1, 4)) if i % 2 else range(i % 4):
+            journal[rng.integers(case.used)] ^= 1 << rng.integers(8)
+        journal_of(case.path).write_bytes(journal)
+        data = bytearray(case.data)
+        data[rng.integers(8, case.used)] ^= 1 << rng.integers(7)
+        assert case.try_to_open(bytes(data)) in (4, 6)
+        assert case.try_to_open(case.data) == 0  # a whole head needs no journal
+
+
+def test_a_changed_passphrase_stanza_is_a_wrong_passphrase_to_its_holder(case):
+    """They cannot be told apart by anybody; the unkeyed checksum finds damage before."""
+    phrase = Passphrase("horse")
+    envelope.save(some(), case.path, [phrase, public(ALICE)])
+    made, body = apart(case.path.read_bytes())
+    rng = np.random.default_rng(1)
+    wrapped = base64_noise(made.stanzas[0]["wrapped"], rng)
+    changed = made._replace(stanzas=(made.stanzas[0] | {"wrapped": wrapped}, made.stanzas[1]))
+    case.path.write_bytes(together(changed, body))
+    with pytest.raises(WrongKey):
+        envelope.load(case.path, phrase)
+    with pytest.raises(Tampered):  # whoever else has a key sees it
+        envelope.load(case.path, ALICE)
+
+
+@pytest.mark.parametrize(
+    ("text", "wrong"),
+    [
+        (b'{"a":1,"a":1}', "a key twice"),
+        (b'{"a":{"b":1,"\\u0062":2}}', "a key twice"),
+        (b"NaN", "JSON does not know"),
+        (b"[-Infinity]", "JSON does not know"),
+        (b"1e400", "too large"),
+        (b"-1" + b"0" * 400, "too large"),
+        (b"9" * 5000, "too large"),
+        (b"[" * 100_000, "too deeply|not JSON"),
+        (b'{"a":' * 100_000, "too deeply|not JSON"),
+        (b"\xff", "not UTF-8"),
+        (b"\xef\xbb\xbf{}", "not JSON"),
+        (b"", "not JSON"),
+        (b"{} {}", "not JSON"),
+        (b"{'a':1}", "not JSON"),
+        (b'"\n"', "not JSON"),
+    ],
+    ids=range(15),
+)
+def test_json_of_two_meanings_is_refused(text, wrong):
+    with pytest.raises(ValueError, match=wrong) as caught:
+        files.strict_json(text)
+    assert type(caught.value) is ValueError
+    assert len(str(caught.value)) < 60
+
+
+def test_json_of_one_meaning_is_read():
+    text = b'{"a":[1,-2.5e3,12345678901234567890,true,null,"\\u00e9"]}'
+    assert files.strict_json(text) == {"a": [1, -2500.0, 12345678901234567890, True, None, "é"]}
