@@ -186,3 +186,20 @@ def test_json_of_two_meanings_is_refused(text, wrong):
 def test_json_of_one_meaning_is_read():
     text = b'{"a":[1,-2.5e3,12345678901234567890,true,null,"\\u00e9"]}'
     assert files.strict_json(text) == {"a": [1, -2500.0, 12345678901234567890, True, None, "é"]}
+
+
+def test_a_chunk_opens_nowhere_but_in_its_place():
+    """Each of number, name, binding and key alone; a refused chunk leaves nothing in the buffer."""
+    chunk, key, binding = chunks.Chunk(3, "tensor/a", 0, 5, 0), bytes(32), bytes(32)
+    sealed, into = bytearray(5 + chunks.TAG), bytearray(b"12345")
+    chunks.Cipher(key, binding).seal(chunk, b"plain", sealed)
+    others = [chunks.Cipher(bytes(31) + b"1", binding), chunks.Cipher(key, bytes(31) + b"1")]
+    wrong = [(other, chunk) for other in others]
+    cipher = chunks.Cipher(key, binding)
+    wrong += [(cipher, chunk._replace(number=4)), (cipher, chunk._replace(name="tensor/b"))]
+    for cipher, moved in wrong:
+        with pytest.raises(Tampered, match=f"chunk {moved.number} was changed, moved or"):
+            cipher.open(moved, sealed, into)
+        assert into == bytes(5)
+    chunks.Cipher(key, binding).open(chunk, sealed, into)
+    assert into == b"plain"
