@@ -34,7 +34,7 @@ THREATS: dict[str, Threat] = {
         LOCK,
         "A model trained with the signs of its pre-activations under a key answers badly without it.",
         "The weights lie open: any thief can train on. " + _OWN_USER,
-        "Yes, in seconds: the logits of 64 images from an unlocked device give the exact key "
+        "Yes, in seconds: the logits of 16 images from an unlocked device give the exact key "
         "(attacks.sign_mask_oracle, after Li et al., DAC 2024); 50 labelled images open it nearly.",
     ),
     "sign_flip": Threat(
