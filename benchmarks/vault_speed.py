@@ -1,0 +1,299 @@
+"""How fast sealed files are, beside plain safetensors and cryptotensors: one command, one run.
+
+    python benchmarks/vault_speed.py [--disk FOLDER] [--rounds N] [--json PATH]
+
+Part 1 saves and loads a transformer's 250 MB of float32, in memory (tmpfs) and on the disk, by
+safetensors, by cryptotensors (encrypted and signed, as it always is; skipped if it is not installed)
+and by `envelope.save` and `load`; and it seals and exports a file, beside a plain copy of it. Only
+ours brings a file to the disk before it says that it is saved, so the plain ones come with that
+fsync too, and the disk's own speed is the row that writes the same number of bytes. Part 2 rewrites
+heads, of 2.5 MB and of 250 MB. Part 3 is the peak of memory beyond that of a process that has
+imported all it needs, as a multiple of the arrays' bytes.
+
+Every round runs each contestant once, back and forth; the figures are medians over rounds (`best` is
+the fastest), and ratios are taken within a round. Files that are read lie in the page cache. Targets
+are printed as met or missed and do not change the exit status. A ratio whose interval is wide means
+a busy machine: run it again.
+"""
+
+import argparse
+import base64
+import datetime
+import importlib
+import json
+import multiprocessing
+import os
+import shutil
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+from rich.console import Console
+from rich.table import Table
+from speed import alternate, median_with_interval
+
+from modellock_jax.study.report import machine
+from modellock_jax.vault import envelope, identity, keys, recipients, rewrite
+from modellock_jax.vault.header import Header
+
+OURS, PLAIN, PEER, DISK = "modellock-jax", "safetensors", "cryptotensors", "bytes and fsync"
+SIZES = {"2.5 MB": (128, 3, 270), "250 MB": (768, 8, 7600)}
+PEER_TARGET, PLAIN_TARGET = 0.5, 1.5  # times the seconds of the peer, and of plain safetensors
+REWRITE_TARGET = 50.0  # ms
+LIMIT = 1.25  # times the mere writing: what is not much slower is as fast as the disk lets it be
+PEAK_TARGET = 1.3  # times the bytes of the arrays
+Contestants = dict[str, Callable[[], Any]]
+
+
+def transformer(width: int, blocks: int, vocabulary: int) -> dict[str, np.ndarray]:
+    """Random weights of a transformer, with the shapes and the spread of trained ones."""
+    shapes: dict[str, tuple[int, ...]] = {"embedding": (vocabulary, width)}
+    for i in range(blocks):
+        at = f"encoder/block_{i:02d}"
+        shapes |= {f"{at}/attention/qkv": (width, 3 * width), f"{at}/attention/out": (width, width)}
+        shapes |= {f"{at}/mlp/up": (width, 4 * width), f"{at}/mlp/down": (4 * width, width)}
+        shapes |= {f"{at}/norm/scale": (width,), f"{at}/norm/bias": (width,)}
+    rng = np.random.default_rng(0)
+    return {n: rng.normal(0, 0.02, shape).astype(np.float32) for n, shape in shapes.items()}
+
+
+def size_of(arrays: dict[str, np.ndarray]) -> int:
+    """Bytes of all arrays."""
+    return sum(array.nbytes for array in arrays.values())
+
+
+def synced(write: Callable[[], Any], path: Path) -> Callable[[], None]:
+    """Write a file and bring it to the disk."""
+
+    def both() -> None:
+        write()
+        with open(path, "rb") as file:
+            os.fsync(file.fileno())
+
+    return both
+
+
+class Peer:
+    """Saves and loads by cryptotensors, with a key for encryption and one for signatures."""
+
+    def __init__(self) -> None:
+        self._module = importlib.import_module("cryptotensors")
+        self._numpy = importlib.import_module("cryptotensors.numpy")
+        signer = Ed25519PrivateKey.generate()
+        public = signer.public_key().public_bytes_raw()
+        enc = {"kty": "oct", "alg": "aes256gcm", "kid": "e", "k": _text(os.urandom(32))}
+        sign = {"kty": "okp", "alg": "ed25519", "kid": "s", "d": _text(signer.private_bytes_raw())}
+        self._config = {"enc_key": enc, "sign_key": sign | {"x": _text(public)}}
+
+    def save(self, arrays: dict[str, np.ndarray], path: Path) -> None:
+        """Encrypt and sign."""
+        self._numpy.save_file(arrays, str(path), config=self._config)
+
+    def load(self, path: Path) -> dict[str, np.ndarray]:
+        """Verify and decrypt."""
+        with self._module.safe_open(str(path), framework="np", config=self._config) as file:
+            return {name: file.get_tensor(name) for name in file.offset_keys()}
+
+
+def _text(raw: bytes) -> str:
+    return base64.b64encode(raw).decode()
+
+
+def parts(folder: Path, arrays: dict[str, np.ndarray]) -> dict[str, Contestants]:
+    """Part 1 in one folder: by what is done, who does it. Saving comes first and leaves the files."""
+    plain, theirs, ours = (folder / name for name in ("m.plain", "m.peer", "m.sealed"))
+    sealed, exported, copied = (folder / name for name in ("f.sealed", "f.plain", "f.copy"))
+    secret, other = keys.generate(), Peer() if find_spec(PEER) else None
+    public = identity.public_key(secret)
+    content = np.random.default_rng(1).bytes(size_of(arrays))
+
+    def export() -> None:
+        with envelope.open_sealed(sealed, secret) as file:
+            file.export(exported)
+
+    copy = synced(lambda: shutil.copyfile(plain, copied), copied)
+    save: Contestants = {
+        PLAIN: lambda: safetensors.numpy.save_file(arrays, plain),
+        f"{PLAIN} and fsync": synced(lambda: safetensors.numpy.save_file(arrays, plain), plain),
+        DISK: synced(lambda: copied.write_bytes(content), copied),
+        OURS: lambda: envelope.save(arrays, ours, [public]),
+    }
+    load: Contestants = {
+        PLAIN: lambda: safetensors.numpy.load_file(plain),
+        OURS: lambda: envelope.load(ours, secret),
+    }
+    if other is not None:
+        save |= {
+            PEER: lambda: other.save(arrays, theirs),
+            f"{PEER} and fsync": synced(lambda: other.save(arrays, theirs), theirs),
+        }
+        load[PEER] = lambda: other.load(theirs)
+    seal = {"copy and fsync": copy, OURS: lambda: envelope.seal_file(plain, sealed, [public])}
+    back = {"copy and fsync": copy, OURS: export}
+    return {"save": save, "load": load, "seal a file": seal, "export it": back}
+
+
+def compare(folder: Path, place: str, rounds: int) -> list[dict[str, Any]]:
+    """The rows of part 1 in one folder; `times` are ratios of seconds, ours to theirs."""
+    arrays, rows = transformer(*SIZES["250 MB"]), []
+    targets = {PLAIN: PLAIN_TARGET, PEER: PEER_TARGET}
+    for part, contestants in parts(folder, arrays).items():
+        seconds = alternate(contestants, rounds, warm_up=1)
+        for name, taken in seconds.items():
+            ratio, low, high = median_with_interval(seconds[OURS] / taken)
+            row: dict[str, Any] = {"part": part, "place": place, "name": name}
+            row |= {"ms": 1e3 * float(np.median(taken)), "best_ms": 1e3 * float(taken.min())}
+            row |= {"gb_per_s": size_of(arrays) / 1e9 / float(np.median(taken))}
+            row |= {"ours_times": ratio, "low": low, "high": high}
+            if name in targets:
+                row |= {"target": targets[name], "met": ratio <= targets[name]}
+            rows.append(row)
+    return rows
+
+
+def rewrites(folder: Path, place: str, rounds: int) -> list[dict[str, Any]]:
+    """The rows of part 2 in one folder: a head rewritten, a recipient added, and both signed."""
+    owner, rows = keys.generate(), []
+    public = identity.public_key(owner)
+
+    def add(made: Header, file_key: bytes) -> Header:
+        new = recipients.wrap(file_key, public, made.file_id)
+        return made._replace(stanzas=(*made.stanzas[:8], new))  # so that the head does not grow
+
+    def same(made: Header, _: bytes) -> Header:
+        return made
+
+    for case, shape in SIZES.items():
+        for signers in ((), (owner,)):
+            path = folder / f"{len(signers)}.sealed"
+            envelope.save(transformer(*shape), path, [public], signers=signers)
+            signed = " and sign" if signers else ""
+            tasks: Contestants = {}
+            for name, change in (("rewrap", same), ("add a recipient", add)):
+                tasks[name + signed] = partial(rewrite.rewrite, path, owner, change, signers)
+            for name, taken in alternate(tasks, 3 * rounds).items():
+                ms = 1e3 * float(np.median(taken))
+                row = {"part": "rewrite", "place": place, "case": case, "name": name, "ms": ms}
+                row |= {"best_ms": 1e3 * float(taken.min())}
+                rows.append(row | {"target": REWRITE_TARGET, "met": ms < REWRITE_TARGET})
+    return rows
+
+
+def _peak() -> int:
+    status = Path("/proc/self/status").read_text()
+    return 1024 * int(next(line for line in status.splitlines() if "VmHWM" in line).split()[1])
+
+
+def _peak_of(name: str, path: str, raw: bytes, answer: Any) -> None:
+    """In a process of its own: the peak of memory before and after a file is loaded."""
+    before = _peak()
+    ours = name == OURS
+    loaded = envelope.load(path, keys.Secret(raw)) if ours else safetensors.numpy.load_file(path)
+    answer.send((_peak() - before, size_of(loaded)))
+
+
+def peaks(folder: Path, place: str) -> list[dict[str, Any]]:
+    """The rows of part 3 in one folder."""
+    arrays, raw, rows = transformer(*SIZES["250 MB"]), os.urandom(32), []
+    paths = {PLAIN: folder / "m.plain", OURS: folder / "m.sealed"}
+    safetensors.numpy.save_file(arrays, paths[PLAIN])
+    envelope.save(arrays, paths[OURS], [identity.public_key(keys.Secret(raw))])
+    spawn = multiprocessing.get_context("spawn")
+    for name, path in paths.items():
+        here, there = spawn.Pipe()
+        process = spawn.Process(target=_peak_of, args=(name, str(path), raw, there))
+        process.start()
+        there.close()
+        peak, size = here.recv()
+        process.join()
+        row = {"part": "peak of load", "place": place, "name": name, "times_arrays": peak / size}
+        if name == OURS:
+            row |= {"target": PEAK_TARGET, "met": peak / size <= PEAK_TARGET}
+        rows.append(row)
+    return rows
+
+
+def measure(places: dict[str, Path], rounds: int) -> list[dict[str, Any]]:
+    """Every row of every part."""
+    rows: list[dict[str, Any]] = []
+    for place, parent in places.items():
+        with tempfile.TemporaryDirectory(dir=parent) as folder:
+            rows += compare(Path(folder), place, rounds)
+        with tempfile.TemporaryDirectory(dir=parent) as folder:
+            rows += rewrites(Path(folder), place, rounds) + peaks(Path(folder), place)
+    return rows
+
+
+def show(rows: list[dict[str, Any]], console: Console) -> None:
+    """Print the three tables."""
+    verdicts = {True: "met", False: "missed", None: ""}
+    speed = Table("", "ms", "best", "GB/s", "ours takes times [5, 95 %]", "at most", "")
+    heads = Table("", "ms", "best", f"< {REWRITE_TARGET:.0f} ms")
+    memory = Table("", "times the arrays", f"<= {PEAK_TARGET}")
+    speed.title, heads.title = "A checkpoint of 250 MB", "Heads rewritten"
+    memory.title = "Peak memory of load"
+    for table in (speed, heads, memory):
+        table.title_justify = "left"
+        for column in table.columns[1:]:
+            column.justify = "right"
+    at = None
+    for row in rows:
+        verdict = verdicts[row.get("met")]
+        if row["part"].startswith("peak"):
+            memory.add_row(f"{row['place']}, {row['name']}", f"{row['times_arrays']:.2f}", verdict)
+        elif row["part"] == "rewrite":
+            case = f"{row['place']}, {row['case']}, {row['name']}"
+            heads.add_row(case, f"{row['ms']:.1f}", f"{row['best_ms']:.1f}", verdict)
+        else:
+            if at != (at := (row["part"], row["place"])):
+                speed.add_section()
+                speed.add_row(", ".join(at))
+            figures = f"{row['ms']:.0f}", f"{row['best_ms']:.0f}", f"{row['gb_per_s']:.2f}"
+            ratio = f"{row['ours_times']:.2f} \\[{row['low']:.2f}, {row['high']:.2f}]"
+            target = str(row.get("target", ""))
+            speed.add_row(f"  {row['name']}", *figures, ratio, target, verdict)
+    for table in (speed, heads, memory):
+        console.print(table)
+    for place in dict.fromkeys(row["place"] for row in rows):
+        save = {r["name"]: r["ms"] for r in rows if (r["part"], r["place"]) == ("save", place)}
+        ratio = save[OURS] / save[DISK]
+        limit = f": the {place} is the limit" if ratio < LIMIT else ""
+        console.print(
+            f"{place}: to save takes {ratio:.2f} times the mere writing with fsync{limit}."
+        )
+
+
+def main() -> None:
+    """Measure, print, and write the rows where `--json` says."""
+    parser = argparse.ArgumentParser(description="Measure the speed of sealed files.")
+    parser.add_argument("--disk", type=Path, default=tempfile.gettempdir(), help="a folder on it")
+    parser.add_argument("--rounds", type=int, default=9, help="of every comparison")
+    parser.add_argument("--json", type=Path, help="write the rows to this file too")
+    given, console = parser.parse_args(), Console()
+    places = {"tmpfs": Path("/dev/shm"), "disk": given.disk}
+    if not places["tmpfs"].is_dir():
+        del places["tmpfs"]
+        console.print("There is no /dev/shm here: nothing is measured in memory.")
+    names = ["modellock-jax", PLAIN, "cryptography", "numpy", PEER]
+    if not find_spec(PEER):
+        names.remove(PEER)
+        console.print(f"{PEER} is not installed, so it is left out; `pip install {PEER}` adds it.")
+    versions = {name: version(name) for name in names}
+    today, rows = datetime.date.today().isoformat(), measure(places, given.rounds)
+    show(rows, console)
+    listed = ", ".join(f"{name} {number}" for name, number in versions.items())
+    console.print(f"{today}, {machine()}, {listed}", highlight=False)
+    if given.json is not None:
+        about = {"date": today, "machine": machine(), "versions": versions}
+        given.json.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()
