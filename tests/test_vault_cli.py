@@ -182,7 +182,7 @@ def test_damage_and_what_is_no_sealed_file(sealed):
         if at is not None:
             hurt[at] ^= 1
         (folder / "hurt").write_bytes(hurt[:cut])
-        bad(4, "", folder, "open", "hurt", "x", *alice)
+        bad(4, "error: hurt: ", folder, "open", "hurt", "x", *alice)
     bad(6, "nothing.sealed", folder, "open", "nothing.sealed", "x", *alice)
     bad(6, "", folder, "open", "m.safetensors", "x", *alice)
     bad(6, "", folder, "seal", "m.sealed.x", "x", "--to", keys / "alice.key.pub")

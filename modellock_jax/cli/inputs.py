@@ -14,7 +14,7 @@ from typing import Annotated, Any
 import typer
 
 from modellock_jax.vault import identity, keys, recipients
-from modellock_jax.vault.errors import Unreadable
+from modellock_jax.vault.errors import Unreadable, VaultError
 from modellock_jax.vault.identity import PublicKey
 from modellock_jax.vault.keys import Secret
 from modellock_jax.vault.recipients import Passphrase, Unlocker
@@ -183,7 +183,7 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
 
 
 def on_files(command: Callable[..., None]) -> Callable[..., None]:
-    """A command for which a file that is not there or not readable is exit code 6."""
+    """A command whose faults name its file, and for which an unreadable one is exit code 6."""
 
     @functools.wraps(command)
     def run(*args: Any, **options: Any) -> None:
@@ -191,5 +191,10 @@ def on_files(command: Callable[..., None]) -> Callable[..., None]:
             command(*args, **options)
         except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
             raise Unreadable(str(error)) from None
+        except VaultError as error:
+            name = options.get("source") or options.get("file")
+            if name is None or str(name) in str(error):
+                raise
+            raise type(error)(f"{name}: {error}") from None
 
     return run
