@@ -20,7 +20,7 @@ MAY = {
     "bits": {"base"},
     "ciphers": set(),
     "schemes": CORE | {"ciphers"},
-    "vault": set(),
+    "vault": CORE | {"schemes"},
     **dict.fromkeys(TOOLS, CORE | TOOLS),
     "attacks": CORE | TOOLS | {"schemes", "ciphers"},
     "study": CORE | TOOLS | {"schemes", "attacks", ""},

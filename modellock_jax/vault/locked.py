@@ -1,0 +1,277 @@
+"""Locked files: a model file that still loads, its tensors under one of the package's locks."""
+
+import hashlib
+import hmac
+import json
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any, NamedTuple
+
+import jax
+import numpy as np
+
+from modellock_jax.base import Key, Lock
+from modellock_jax.schemes.stream_lock import StreamKey
+from modellock_jax.vault import chunks, file_schemes, header, tensors
+from modellock_jax.vault.envelope import read_directory
+from modellock_jax.vault.errors import Tampered, Unreadable, WrongKey
+from modellock_jax.vault.files import canonical, open_to_read, replacing, strict_json, write_all
+from modellock_jax.vault.keys import Secret
+from modellock_jax.vault.tensors import METADATA, Directory, Tensor
+
+MARK, VERSION = "modellock-jax locked file", "1"
+_MARK = "modellock"  # the metadata field; the others are `modellock.NAME`
+
+Done = Callable[[int], None]  # told how many bytes are written
+
+
+class LockedInfo(NamedTuple):
+    """What a locked file tells everybody, as text.
+
+    `about`: the threat model in words; `scheme`: the lock with all its settings; `key_id`: of the
+    secret; `label`: of the lock's key; `nonce`: 12 fresh bytes, `check`: 16 bytes that a right key
+    gives, `tag`: 32 bytes over all else and the locked values, all three in hex; `original`: the
+    head of the plain file, JSON.
+    """
+
+    about: str
+    scheme: str
+    key_id: str
+    label: str
+    nonce: str
+    check: str
+    tag: str
+    original: str
+
+
+def lock_file(
+    source: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    secret: Secret,
+    scheme: str,
+    *,
+    label: str | None = None,
+    done: Done = lambda _: None,
+) -> LockedInfo:
+    """Lock the tensors of a safetensors file, whoever wrote it; the new file still loads.
+
+    `scheme`: `"stream_lock"`, `"deep_lock(key_bits=256)"`, `"sign_flip(bits=8)+stream_lock"`;
+    `file_schemes.ABOUT` has all. The lock's key is `init(secret.source(label), ...)`, under a new
+    random label unless one is given. The lock meets the tensors as a dict by name, so in the order
+    of their names' code points; the bytes of the file keep their own order. Values of 64 bits go in
+    as two uint32 along the last axis, bools as uint8. Names, shapes and types stay, and so does the
+    metadata, with fields `modellock*` added. Bools may then hold bytes other than 0 and 1.
+
+    Raises `Unreadable` unless `source` is a whole safetensors file, `ValueError` for a scheme that
+    cannot lock a file, tensors that it cannot take, a file that is locked or sealed already.
+
+    Threat model: the attacker has the locked file and not the secret. What the lock is then worth
+    depends on the scheme, and most schemes are broken: `LockedInfo.about` says by what.
+
+    **Guarantees.** `unlock_file` gives the same file back, to the bit, or an error. The nonce is from
+    the operating system, fresh each time, so `stream_lock` uses no key stream twice, under the same
+    label too; under other locks the same label is the same key. Nothing in the file tells more of
+    the secret than the locked values do. `path` is at every moment the old file or the whole new
+    one. Not protected: names, shapes, types and metadata; a loader that does not check the tag loads
+    locked or changed values without an error. The whole file is held in memory, several times.
+
+    >>> import tempfile
+    >>> from safetensors.numpy import load_file, save_file
+    >>> from modellock_jax.vault import keys
+    >>> secret = keys.generate()
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_file({"w": np.arange(3.0)}, f"{folder}/m.safetensors")
+    ...     info = lock_file(f"{folder}/m.safetensors", f"{folder}/l.safetensors", secret, "stream_lock")
+    ...     locked = load_file(f"{folder}/l.safetensors")["w"]
+    ...     unlock_file(f"{folder}/l.safetensors", f"{folder}/m.safetensors", secret)
+    ...     load_file(f"{folder}/m.safetensors")["w"], locked.tolist() == [0, 1, 2]
+    (array([0., 1., 2.]), False)
+    """
+    lock, scheme = file_schemes.lock_of(scheme)
+    label = f"locked file {os.urandom(16).hex()}" if label is None else label
+    directory, body = _read_plain(source)
+    file_schemes.check_tensors(scheme, directory.tensors)
+    nonce = os.urandom(12).hex()
+    about, original = file_schemes.about(scheme), directory.head[8:].decode()
+    info = LockedInfo(about, scheme, secret.id, label, nonce, "", "", original)
+    info = info._replace(check=_check(info, secret))
+    body = _apply(lock, lock.encrypt, secret, info, directory, body)
+    info = info._replace(tag=_tag(info, body, secret))
+    head = _head(info)
+    if len(head) > tensors.LONGEST:
+        raise ValueError(f"{source}: the head is too long to keep it twice; leave metadata away")
+    _write(path, head, body, done)
+    return info
+
+
+def unlock_file(
+    source: str | os.PathLike[str],
+    path: str | os.PathLike[str],
+    secret: Secret,
+    *,
+    done: Done = lambda _: None,
+) -> None:
+    """Write the file that `lock_file` locked, to the bit; `lock_file` has an example.
+
+    Raises `WrongKey` if it was locked with another secret, before any tensor is read; `Tampered` if
+    anything in it was changed, cut off or added; `Unreadable` if it is no locked file.
+
+    **Guarantees.** Nothing is decrypted or written before all of the file was checked.
+    """
+    file = open_to_read(source)
+    try:
+        info, directory = _read_head(file, source)
+        _check_key(info, secret)
+        body = _read_body(file, directory)
+    finally:
+        os.close(file)
+    if not hmac.compare_digest(_tag(info, body, secret).encode(), info.tag.encode()):
+        raise Tampered(f"{source} was changed after it was locked; get the file again")
+    lock, _ = file_schemes.lock_of(info.scheme)
+    body = _apply(lock, lambda *args: (lock.decrypt(*args), None), secret, info, directory, body)
+    text = info.original.encode()
+    _write(path, len(text).to_bytes(8, "little") + text, body, done)
+
+
+def locked_info(path: str | os.PathLike[str]) -> LockedInfo:
+    """What a locked file says of itself, without a key: not to be believed before it is unlocked.
+
+    Raises `Unreadable` if it is no locked file, `Tampered` if its head or its length is damaged.
+    """
+    file = open_to_read(path)
+    try:
+        return _read_head(file, path)[0]
+    finally:
+        os.close(file)
+
+
+def _read_plain(path: str | os.PathLike[str]) -> tuple[Directory, np.ndarray]:
+    file = open_to_read(path)
+    try:
+        directory = read_directory(file, path)
+        body = _read_body(file, directory)
+    finally:
+        os.close(file)
+    mark = directory.metadata.get(_MARK)
+    if mark == header.MARK:
+        raise ValueError(f"{path} is sealed; open it first, lock the plain file, then seal that")
+    if mark == MARK:
+        raise ValueError(f"{path} is locked already; unlock it first, or chain locks as in A+B")
+    if any(name.split(".")[0] == _MARK for name in directory.metadata):
+        raise ValueError(f"{path} has metadata named {_MARK!r}, which is ours; rename them first")
+    return directory, body
+
+
+def _read_head(file: int, path: str | os.PathLike[str]) -> tuple[LockedInfo, Directory]:
+    size = os.fstat(file).st_size
+    head = b""
+    try:
+        head = os.pread(file, tensors.head_length(os.pread(file, 8, 0), size), 0)
+        directory = tensors.parse(head)
+    except ValueError as error:
+        if MARK.encode() in head:
+            raise Tampered(f"the head of {path} {error}; get the file again") from None
+        raise Unreadable(f"{path} {error}; name a file that modellock-jax locked") from None
+    found = directory.metadata
+    if found.get(_MARK) == header.MARK:
+        raise Unreadable(f"{path} is sealed, not locked; use `open` instead of `unlock`")
+    if found.get(_MARK) != MARK:
+        raise Unreadable(f"{path} is not a locked file; name one that modellock-jax locked")
+    if found.get(f"{_MARK}.version") != VERSION:
+        raise Unreadable(f"{path} is not of version {VERSION}, which this release reads")
+    try:
+        info = LockedInfo(*(found[f"{_MARK}.{name}"] for name in LockedInfo._fields))
+        whole = _head(info) == head
+    except (KeyError, ValueError):
+        whole = False
+    if not whole:
+        raise Tampered(f"the head of {path} is not as it was written; get the file again")
+    if size != directory.size:
+        raise Tampered(
+            f"{path} has {size} bytes and should have {directory.size}: cut off, or added to"
+        )
+    return info, directory
+
+
+def _head(info: LockedInfo) -> bytes:
+    """The one head of a locked file; what is not ours in it comes from the original."""
+    ours = {f"{_MARK}.{name}": text for name, text in info._asdict().items()}
+    ours |= {_MARK: MARK, f"{_MARK}.version": VERSION}
+    # No secret is in it: it tells damage, which the holder of no key can see, from a wrong key.
+    ours[f"{_MARK}.checksum"] = hashlib.sha256(canonical(ours)).hexdigest()
+    table = strict_json(info.original.encode())
+    table = {METADATA: table.pop(METADATA, {}) | ours, **table}
+    text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _check(info: LockedInfo, secret: Secret) -> str:
+    return secret.derive(16, "locked file check", info.label, info.nonce, info.scheme).hex()
+
+
+def _check_key(info: LockedInfo, secret: Secret) -> None:
+    if hmac.compare_digest(_check(info, secret).encode(), info.check.encode()):
+        return
+    if info.key_id == secret.id:
+        raise Tampered(f"the head was changed: it names key {secret.id} and was not made by it")
+    raise WrongKey(f"not for this key: locked with {info.key_id[:16]!r}, and this is {secret.id}")
+
+
+def _tag(info: LockedInfo, body: np.ndarray, secret: Secret) -> str:
+    """HMAC-SHA256 over what the head is made of and a hash of hashes of the locked values."""
+    parts = [body[start : start + chunks.CHUNK] for start in range(0, body.size, chunks.CHUNK)]
+    with ThreadPoolExecutor(chunks.THREADS) as pool:
+        hashes = pool.map(lambda part: hashlib.sha256(part).digest(), parts)
+        digest = hashlib.sha256(b"".join(hashes)).hexdigest()
+    message = canonical(info._replace(tag="")._asdict() | {"mark": MARK, "body": digest})
+    key = secret.derive(32, "locked file tag", info.label, info.nonce, info.scheme)
+    return hmac.digest(key, message, "sha256").hex()
+
+
+def _apply(
+    lock: Lock,
+    turn: Callable[[Key, Any], tuple[Any, Any]],
+    secret: Secret,
+    info: LockedInfo,
+    directory: Directory,
+    body: np.ndarray,
+) -> np.ndarray:
+    """The bytes of all tensors, locked or unlocked."""
+    tree = {tensor.name: _as_jax(tensor, body) for tensor in directory.tensors}
+    key = lock.init(secret.source(info.label), tree)
+    turned = turn(_with_nonce(key, bytes.fromhex(info.nonce)), tree)[0]
+    turned_body = np.empty_like(body)
+    for tensor in directory.tensors:
+        flat = np.asarray(turned[tensor.name]).reshape(-1)
+        turned_body[tensor.begin : tensor.end] = flat.view(np.uint8)
+    return turned_body
+
+
+def _as_jax(tensor: Tensor, body: np.ndarray) -> Any:
+    """A tensor in a dtype that JAX takes without narrowing it."""
+    dtype, shape = file_schemes.taken_as(tensor)
+    return jax.numpy.asarray(body[tensor.begin : tensor.end].view(dtype).reshape(shape))
+
+
+def _with_nonce(key: Key, nonce: bytes) -> Key:
+    """The key with the file's nonce wherever a nonce is; in a chain every lock has its own key."""
+    if isinstance(key, StreamKey):
+        return key._replace(nonce=jax.numpy.asarray(np.frombuffer(nonce, "<u4")))
+    return tuple(_with_nonce(k, nonce) for k in key) if type(key) is tuple else key
+
+
+def _read_body(file: int, directory: Directory) -> np.ndarray:
+    body = np.empty(directory.size - len(directory.head), np.uint8)
+    chunks.read_all(file, body, len(directory.head))
+    return body
+
+
+def _write(path: str | os.PathLike[str], head: bytes, body: np.ndarray, done: Done) -> None:
+    with replacing(path) as file:
+        write_all(file, head, 0)
+        for start in range(0, body.size, chunks.CHUNK):
+            part = body[start : start + chunks.CHUNK]
+            write_all(file, part, len(head) + start)
+            done(part.size)
