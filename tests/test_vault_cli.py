@@ -174,6 +174,29 @@ def test_pipes_passphrases_and_keys_from_elsewhere(sealed):
     bad(6, "chmod 600", folder, "open", "m.sealed", "x")
 
 
+def test_a_locked_file_still_loads(sealed):
+    folder, alice, bob, _ = sealed
+    told = json.loads(good(folder, "lock", "m.safetensors", "l.st", *alice, "--json"))
+    assert told["scheme"] == "stream_lock()"
+    hidden = load_file(folder / "l.st")["w"]
+    assert (hidden.shape, hidden.dtype) == ((6,), np.float64)
+    bad(3, "l.st", folder, "unlock", "l.st", "x", *bob)
+    good(folder, "unlock", "l.st", "again", *alice)
+    assert (folder / "again").read_bytes() == (folder / "m.safetensors").read_bytes()
+    bad(
+        2,
+        "cannot lock a file",
+        folder,
+        "lock",
+        "m.safetensors",
+        "x",
+        "--scheme",
+        "sign_mask",
+        *alice,
+    )
+    assert b"locked file" in good(folder, "inspect", "l.st")
+
+
 def test_damage_and_what_is_no_sealed_file(sealed):
     folder, alice, _, keys = sealed
     whole = (folder / "m.sealed").read_bytes()

@@ -96,7 +96,7 @@ def lock_file(
     about, original = file_schemes.about(scheme), directory.head[8:].decode()
     info = LockedInfo(about, scheme, secret.id, label, nonce, "", "", original)
     info = info._replace(check=_check(info, secret))
-    body = _apply(lock, lock.encrypt, secret, info, directory, body)
+    body = _apply(lock, lambda *args: lock.encrypt(*args)[0], secret, info, directory, body)
     info = info._replace(tag=_tag(info, body, secret))
     head = _head(info)
     if len(head) > tensors.LONGEST:
@@ -129,7 +129,7 @@ def unlock_file(
     if not hmac.compare_digest(_tag(info, body, secret).encode(), info.tag.encode()):
         raise Tampered(f"{source} was changed after it was locked; get the file again")
     lock, _ = file_schemes.lock_of(info.scheme)
-    body = _apply(lock, lambda *args: (lock.decrypt(*args), None), secret, info, directory, body)
+    body = _apply(lock, lock.decrypt, secret, info, directory, body)
     text = info.original.encode()
     _write(path, len(text).to_bytes(8, "little") + text, body, done)
 
@@ -232,7 +232,7 @@ def _tag(info: LockedInfo, body: np.ndarray, secret: Secret) -> str:
 
 def _apply(
     lock: Lock,
-    turn: Callable[[Key, Any], tuple[Any, Any]],
+    turn: Callable[[Key, Any], Any],
     secret: Secret,
     info: LockedInfo,
     directory: Directory,
@@ -241,7 +241,8 @@ def _apply(
     """The bytes of all tensors, locked or unlocked."""
     tree = {tensor.name: _as_jax(tensor, body) for tensor in directory.tensors}
     key = lock.init(secret.source(info.label), tree)
-    turned = turn(_with_nonce(key, bytes.fromhex(info.nonce)), tree)[0]
+    # One program for all tensors: compiling every step for every shape takes far longer.
+    turned = jax.jit(turn)(_with_nonce(key, bytes.fromhex(info.nonce)), tree)
     turned_body = np.empty_like(body)
     for tensor in directory.tensors:
         flat = np.asarray(turned[tensor.name]).reshape(-1)

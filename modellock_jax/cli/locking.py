@@ -1,0 +1,71 @@
+"""`lock` and `unlock`: a file that still loads as a model, under one of the package's locks."""
+
+from typing import Annotated
+
+import typer
+
+from modellock_jax.cli.app import app
+from modellock_jax.cli.inputs import (
+    In,
+    Json,
+    KeyFile,
+    Out,
+    need_secret,
+    on_files,
+    progress,
+    readable,
+    tell,
+    writable,
+)
+
+
+@app.command()
+@on_files
+def lock(
+    source: In,
+    output: Out,
+    scheme: Annotated[
+        str,
+        typer.Option(
+            help='stream_lock, or a research lock: "deep_lock(key_bits=256)"; see explain.'
+        ),
+    ] = "stream_lock",
+    key: KeyFile = None,
+    as_json: Json = False,
+) -> None:
+    """Lock the tensors of a safetensors file; names, shapes and types stay in the open: see seal."""
+    from modellock_jax.vault import locked
+
+    secret = need_secret(key)
+    with (
+        readable(source) as path,
+        writable(output) as target,
+        progress("locking", path.stat().st_size) as done,
+    ):
+        info = locked.lock_file(path, target, secret, scheme, done=done)
+    if str(output) != "-":
+        tell(
+            as_json,
+            f"{source} locked into {output} with key {info.key_id}\n{info.about}",
+            output=str(output),
+            scheme=info.scheme,
+            key=info.key_id,
+            about=info.about,
+        )
+
+
+@app.command()
+@on_files
+def unlock(source: In, output: Out, key: KeyFile = None, as_json: Json = False) -> None:
+    """Give back the file that was locked, to the bit, or say why not."""
+    from modellock_jax.vault import locked
+
+    secret = need_secret(key)
+    with (
+        readable(source) as path,
+        writable(output) as target,
+        progress("unlocking", path.stat().st_size) as done,
+    ):
+        locked.unlock_file(path, target, secret, done=done)
+    if str(output) != "-":
+        tell(as_json, f"{source} unlocked into {output}", output=str(output))
