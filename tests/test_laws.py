@@ -16,6 +16,16 @@ every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 both_ways = pytest.mark.parametrize("way", ["jit", "eager"])
 
 
+@pytest.fixture(autouse=True)
+def effort_of_a_law(request):
+    # Laws of bits take most of the time to compile, and no optimisation changes bits: those of 1 and
+    # 4 are held under all of them in test_scale.py and test_many_keys.py.
+    bits = request.node.name.startswith(("test_1", "test_2", "test_4"))
+    jax.config.update("jax_disable_most_optimizations", bits)
+    yield
+    jax.config.update("jax_disable_most_optimizations", False)
+
+
 def made(case, way):
     """(locked, key) of the parameters of seed 0, and the programs of that way."""
     pair = case.pair(1) if way == "jit" else case.eager_pair(1)

@@ -224,4 +224,4 @@ def test_the_page_is_what_explain_prints(tmp_path):
     assert good(tmp_path, "explain").decode() == page == threats.page()
     assert b"Broken?** Yes" in good(tmp_path, "explain", "deep_lock")
     bad(2, "nothing is called 'rot13'", tmp_path, "explain", "rot13")
-    assert b"missing" not in good(tmp_path, "doctor").split(b"shares")[0]
+    assert good(tmp_path, "doctor").count(b"ok ") >= 4  # shares and keyring are extras
