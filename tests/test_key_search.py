@@ -155,6 +155,27 @@ def test_one_linear_system_gives_the_signs_of_the_last_hidden_layer():
     )
 
 
+def test_labels_alone_correct_many_signs_at_once():
+    params, key = owner(SIGNS)
+    wrong = ml.SignKey(key.signs.at[12:].multiply(-1)[None])
+    attack = sign_algebra.linear_flips(SIGNS, forward, restarts=1)
+    state = attack.init(jax.random.key(0), params)._replace(keys=wrong)
+    step, (x, y) = jax.jit(attack.step), images(160)
+    right = float(loss_of_each(SIGNS, params, ml.SignKey(key.signs[None]), x, y)[0])
+    assert loss_of_each(SIGNS, params, wrong, x, y)[0] > 2 * right
+    moved, losses = step(state, (x, y))
+    for _ in range(3):
+        moved, later = step(moved, (x, y))
+        assert later <= losses
+        losses = later
+    # No key explains the labels better, and the signs are those of the key, all but a few.
+    assert losses <= right + 1e-6
+    assert (moved.best.signs == key.signs).mean() >= 0.8
+    # Labels of other images say nothing of the key.
+    other = step(state, (x, jax.random.permutation(jax.random.key(1), y)))[0]
+    assert loss_of_each(SIGNS, params, other.keys, x, y)[0] > 2 * right
+
+
 @pytest.mark.parametrize("name", ["hill_climb", "anneal"])
 def test_permutations_are_found_swap_by_swap(name):
     lock = ml.pixel_shuffle(4, channels=1)

@@ -1,5 +1,6 @@
-"""The signs of a key from an unlocked model's answers, by a linear system."""
+"""The signs of a key from labels or an unlocked model's answers, by what each sign would change."""
 
+from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -7,7 +8,15 @@ import jax.numpy as jnp
 from jax import lax
 
 from modellock_jax.attacks.attack import Attack
-from modellock_jax.attacks.key_search import CHUNK, Search, answer, losses_of_keys, move, start
+from modellock_jax.attacks.key_search import (
+    CHUNK,
+    Search,
+    answer,
+    key_loss,
+    losses_of_keys,
+    move,
+    start,
+)
 from modellock_jax.attacks.sign_search import lowest
 from modellock_jax.base import Forward, Lock, user_forward
 from modellock_jax.metrics import over_keys
@@ -17,23 +26,26 @@ from modellock_jax.schemes.sign import SignKey
 def linear_flips(
     lock: Lock, forward: Forward, *, restarts: int = 4, iterations: int = 200, chunk: int = CHUNK
 ) -> Attack:
-    """Correct sign keys by the linear system of what each sign negated would change in the answers.
+    """Correct sign keys by what each sign negated would change in the answers, all at once.
 
-    `lock` has a `SignKey`: `sign_mask`, `sign_flip`. A step takes `(x, answers)`, images
-    `[B, H, W, C]` and the unlocked model's logits or log-probabilities, float `[B, classes]`. It
-    computes the answers of `bits` keys for each restart, each with one sign negated, and by
-    `iterations` of projected gradient the shares in [0, 1] of these changes that together explain the
-    answers best. Of the sets of signs above one half, of the largest 1, 2, 4, ... shares, and of the
-    1, 2, 4, ... that help most alone, it negates the one that explains the answers best, if any does
-    better than the key; it gives the losses, float32 `[restarts]`. `forward(state, x)` answers with
-    the best key so far. Raises `TypeError` for another kind of key, `ValueError` for settings below 1.
+    `lock` has a `SignKey`: `sign_mask`, `sign_flip`. A step takes `(x, y)`, images `[B, H, W, C]` and
+    their labels, int `[B]`, or an unlocked model's logits or log-probabilities, float `[B, classes]`.
+    It computes the answers of `bits` keys for each restart, each with one sign negated, and by
+    `iterations` of projected gradient the shares in [0, 1] of these changes that together explain y
+    best: by cross-entropy for labels, by least squares for answers. Of the sets of signs above one
+    half, of the largest 1, 2, 4, ... shares, and of the 1, 2, 4, ... that help most alone, it negates
+    the one that explains y best, if any does better than the key; it gives the losses, float32
+    `[restarts]`. `forward(state, x)` answers with the best key so far. Raises `TypeError` for another
+    kind of key, `ValueError` for settings below 1.
 
-    Threat model: the attacker has the locked weights, the scheme, and answers of an unlocked device.
+    Threat model: the attacker has the locked weights, the scheme and labelled images of the right
+    kind; with answers for y, an unlocked device.
 
     **Guarantees.** On the same images the losses never rise.
 
-    The system is exact for signs that act in the last hidden layer alone, whose effects on the logits
-    add up, and good for few wrong signs elsewhere.
+    The changes add up exactly for signs that act in the last hidden layer alone, and nearly for few
+    wrong signs elsewhere. With labels the best key for the images given is not quite the right one:
+    give several shifted copies of few images.
 
     Source: our own; that a layer's signs solve a linear system once those before it are known is the
     algebra of Li et al. (2024).
@@ -52,16 +64,19 @@ def linear_flips(
         return found.reshape(*signs.shape[:2], -1)
 
     def step(state: Search, batch: Any) -> tuple[Search, jax.Array]:
-        x, answers = batch
-        signs, target = state.keys.signs, _centred(answers)[None]
+        x, y = batch
+        signs = state.keys.signs
         bits = signs.shape[1]
         one_off = signs[:, None] * (1 - 2 * jnp.eye(bits, dtype=signs.dtype))[None]
         now, tried = answers_of(state, signs[:, None], x), answers_of(state, one_off, x)
-        shares = jax.vmap(lambda a, b: _shares(a, b, iterations))(tried - now, target - now[:, 0])
-        alone = ((tried - target[None]) ** 2).sum(-1)
+        pull = _pull_of(y)
+        alone = jax.vmap(jax.vmap(lambda a: key_loss(a.reshape(len(x), -1), y)))(tried)
+        shares = jax.vmap(lambda a, b: _shares(a, lambda c: pull(b + c), iterations))(
+            tried - now, now[:, 0]
+        )
         sets = [(shares > 0.5)[:, None], lowest(-shares), lowest(alone)]
         several = jnp.where(jnp.concatenate(sets, 1), -signs[:, None], signs[:, None])
-        losses = losses_of(state.locked, SignKey(several), x, answers)
+        losses = losses_of(state.locked, SignKey(several), x, y)
         return move(state, SignKey(several), losses, jnp.argmin(losses, axis=1))
 
     return Attack(start("linear_flips", lock, SignKey, restarts), step, answer(lock, forward))
@@ -73,24 +88,37 @@ def _centred(logits: jax.Array) -> jax.Array:
     return jnp.nan_to_num(log_p - log_p.mean(-1, keepdims=True)).ravel()
 
 
-def _shares(changes: jax.Array, wanted: jax.Array, iterations: int) -> jax.Array:
-    """Least squares in a box: u in [0, 1]^bits with `u @ changes` next to `wanted`.
+def _pull_of(y: jax.Array) -> Callable[[jax.Array], jax.Array]:
+    """The gradient of the loss on y by the centred answers in a row; its slope is at most one."""
+    if jnp.issubdtype(y.dtype, jnp.floating):
+        return lambda found: found - _centred(y)
 
-    changes `[bits, answers]`, wanted `[answers]`. Accelerated projected gradient (Beck & Teboulle
-    2009) on unknowns scaled to changes of length one; a sign that changes nothing keeps share 0.
+    def pull(found: jax.Array) -> jax.Array:
+        p = jax.nn.softmax(found.reshape(len(y), -1))
+        return (p - jax.nn.one_hot(y, p.shape[1])).ravel()
+
+    return pull
+
+
+def _shares(
+    changes: jax.Array, pull: Callable[[jax.Array], jax.Array], iterations: int
+) -> jax.Array:
+    """The u in [0, 1]^bits at which a convex loss of `u @ changes` with gradient `pull` is lowest.
+
+    changes `[bits, answers]`. Accelerated projected gradient (Beck & Teboulle 2009) on unknowns
+    scaled to changes of length one; a sign that changes nothing keeps share 0.
     """
     size = jnp.linalg.norm(changes, axis=1)
     unit = changes / jnp.where(size > 0, size, 1)[:, None]
-    gram, goal = unit @ unit.T, unit @ wanted
     # The largest absolute row sum bounds the largest eigenvalue.
-    rate = 1 / jnp.maximum(jnp.abs(gram).sum(1).max(), 1)
+    rate = 1 / jnp.maximum(jnp.abs(unit @ unit.T).sum(1).max(), 1)
 
     def descend(carry: Any, _: None) -> tuple[Any, None]:
         u, ahead, t = carry
-        new = jnp.clip(ahead - rate * (gram @ ahead - goal), 0, size)
+        new = jnp.clip(ahead - rate * (unit @ pull(ahead @ unit)), 0, size)
         later = (1 + jnp.sqrt(1 + 4 * t * t)) / 2
         return (new, new + (t - 1) / later * (new - u), later), None
 
-    zero = jnp.zeros_like(goal)
+    zero = jnp.zeros_like(size)
     (u, _, _), _ = lax.scan(descend, (zero, zero, jnp.float32(1)), length=iterations)
     return u / jnp.where(size > 0, size, 1)
