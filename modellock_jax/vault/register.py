@@ -144,7 +144,7 @@ def extending(path: str | os.PathLike[str], secret: Secret) -> Iterator[Writer]:
         if new:
             sync_directory(target.parent)
         found, _ = _parse(whole, path)
-        if not signed.same(found.signer, identity.public_key(secret, classic=True)):
+        if not signed.same(found.signer, signed.signer(secret)):
             raise WrongKey(
                 f"{path} is the register of key {found.signer.id} and not of {secret.id}; use its "
                 "issuer's key, or begin another register"
@@ -170,7 +170,7 @@ def _whole(data: bytes) -> bytes:
 
 
 def _first(secret: Secret) -> bytes:
-    signer = signed.named(identity.public_key(secret, classic=True))
+    signer = signed.named(signed.signer(secret))
     fields = {"format": FORMAT, "version": 1, "id": os.urandom(16).hex(), "signer": signer}
     return signed.line(fields | {"time": signed.now()}, secret)
 

@@ -83,7 +83,7 @@ def revoke(
     if len(reason) > _REASON or not reason.isprintable():
         raise ValueError(f"the reason must be one line of at most {_REASON} characters")
     with _only_one(path) as target:
-        me = identity.public_key(secret, classic=True)
+        me = signed.signer(secret)
         old = read(target) if os.path.lexists(target) else RevocationList(0, "", me, ())
         if not signed.same(old.signer, me):
             raise WrongKey(

@@ -44,6 +44,11 @@ def parse(data: bytes, signer: PublicKey | None = None) -> dict[str, Any]:
     return fields
 
 
+def signer(secret: Secret) -> PublicKey:
+    """Whose signatures a secret makes: a public key to which nothing can be encrypted."""
+    return identity.public_key(secret, classic=True)._replace(x25519=b"")
+
+
 def named(signer: PublicKey) -> dict[str, str]:
     """A signer as fields: all that it takes to check what he signed."""
     keys = {name: base64.b64encode(getattr(signer, name)).decode() for name in _SIZES}
@@ -51,7 +56,7 @@ def named(signer: PublicKey) -> dict[str, str]:
 
 
 def signer_of(fields: dict[str, Any]) -> PublicKey:
-    """Who the field `signer` names, of whom nothing can be encrypted to. Raises `ValueError`."""
+    """Whom the field `signer` names, as `signer` does. Raises `ValueError`."""
     found = fields.get("signer")
     if not isinstance(found, dict) or set(found) != {"id", *_SIZES}:
         raise ValueError("names no signer")
