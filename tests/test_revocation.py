@@ -218,12 +218,14 @@ def test_a_reader_takes_over_newer_lists_only(tmp_path):
     for newer, serial in ((first, 1), (first, 1), (second, 2)):
         assert revocation.update(mine, newer).serial == serial
         assert mine.read_bytes() == newer.read_bytes()
+    longer = tmp_path / "longer"  # but of an older number
+    revocation.revoke(longer, [BOB.id, ALICE.id, MALLORY.id], OWNER)
     forked, other = tmp_path / "forked", tmp_path / "other"
     for i in range(4):
         revocation.revoke(forked, [f"{i:016x}"], OWNER)
         revocation.revoke(other, [BOB.id, ALICE.id, f"{i:016x}"], MALLORY)
     (tmp_path / "cut").write_bytes(second.read_bytes()[:-9])
-    for offered in (first, forked, other, tmp_path / "cut"):
+    for offered in (first, longer, forked, other, tmp_path / "cut"):
         with pytest.raises(Tampered):
             revocation.update(mine, offered)
         assert mine.read_bytes() == second.read_bytes()
