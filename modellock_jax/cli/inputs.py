@@ -41,6 +41,14 @@ SignedBy = Annotated[
     list[Path],
     typer.Option("--signed-by", help="Refuse without the signature of this public key; repeat it."),
 ]
+RevokedBy = Annotated[
+    list[Path],
+    typer.Option(
+        "--revoked",
+        help="Refuse the keys on this revocation list; repeat it. Always looked at: those that "
+        "$MODELLOCK_REVOKED names, and NAME.revoked.json and revoked.json beside the file.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and write nothing.")]
 
@@ -135,11 +143,13 @@ def readable(path: Path) -> Iterator[Path]:
     if str(path) != "-":
         yield path
         return
-    with tempfile.NamedTemporaryFile(prefix="modellock-", dir=_memory()) as copy:
-        while piece := sys.stdin.buffer.read(2**20):
-            copy.write(piece)
-        copy.flush()
-        yield Path(copy.name)
+    # In a directory of its own, so that nothing of others lies beside it.
+    with tempfile.TemporaryDirectory(prefix="modellock-", dir=_memory()) as folder:
+        copy = Path(folder) / "stdin"
+        with open(copy, "xb") as stream:
+            while piece := sys.stdin.buffer.read(2**20):
+                stream.write(piece)
+        yield copy
 
 
 @contextlib.contextmanager

@@ -10,6 +10,7 @@ from modellock_jax.cli.inputs import (
     Json,
     KeyFile,
     Out,
+    RevokedBy,
     need_secret,
     on_files,
     progress,
@@ -56,7 +57,13 @@ def lock(
 
 @app.command()
 @on_files
-def unlock(source: In, output: Out, key: KeyFile = None, as_json: Json = False) -> None:
+def unlock(
+    source: In,
+    output: Out,
+    key: KeyFile = None,
+    revoked: RevokedBy = [],  # noqa: B006
+    as_json: Json = False,
+) -> None:
     """Give back the file that was locked, to the bit, or say why not."""
     from modellock_jax.vault import locked
 
@@ -66,6 +73,6 @@ def unlock(source: In, output: Out, key: KeyFile = None, as_json: Json = False) 
         writable(output) as target,
         progress("unlocking", path.stat().st_size) as done,
     ):
-        locked.unlock_file(path, target, secret, done=done)
+        locked.unlock_file(path, target, secret, revoked=revoked, done=done)
     if str(output) != "-":
         tell(as_json, f"{source} unlocked into {output}", output=str(output))

@@ -27,12 +27,20 @@ def inspect(source: In, as_json: Json = False) -> None:
             with envelope.reading(path) as file:
                 directory = envelope.read_directory(file, source)
             mark = directory.metadata.get("modellock", "plain safetensors")
+            names = ("scheme", "key_id", "about") if "modellock" in directory.metadata else ()
+            lock = {name: directory.metadata.get(f"modellock.{name}", "") for name in names}
+            lines = [
+                f"{source}: {mark}, {len(directory.tensors)} tensors in the open, {size} bytes"
+            ]
+            # Others may have written it, and a terminal obeys what it cannot print.
+            lines += [f"{k}: {v if v.isprintable() else ascii(v)}" for k, v in lock.items()]
             tell(
                 as_json,
-                f"{source}: {mark}, {len(directory.tensors)} tensors in the open, {size} bytes",
+                "\n".join(lines),
                 kind=mark,
                 bytes=size,
                 tensors=len(directory.tensors),
+                **lock,
             )
             return
     whom = [f"{recipients.name_of(s)} ({s['type']})" for s in made.stanzas]

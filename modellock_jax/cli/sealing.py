@@ -1,4 +1,4 @@
-"""`keygen`, `seal`, `open`, `verify`, and what changes a sealed file's recipients."""
+"""`keygen`, `seal`, `open`, `verify` and `rotate`: whole files."""
 
 import sys
 from pathlib import Path
@@ -13,6 +13,7 @@ from modellock_jax.cli.inputs import (
     Json,
     KeyFile,
     Out,
+    RevokedBy,
     Sign,
     SignedBy,
     To,
@@ -28,12 +29,7 @@ from modellock_jax.cli.inputs import (
     writable,
 )
 from modellock_jax.vault import envelope, identity, keys, recipients, rewrite
-from modellock_jax.vault.header import Header
 
-people = typer.Typer(no_args_is_help=True, help="Who can open a sealed file.")
-app.add_typer(people, name="recipients")
-
-File = Annotated[Path, typer.Argument(help="A sealed file, which is changed in place.")]
 Expires = Annotated[
     str, typer.Option("--expires", help="A date, as 2027-01-31, after which it is not opened.")
 ]
@@ -107,11 +103,12 @@ def open_(
     output: Out,
     key: KeyFile = None,
     signed_by: SignedBy = [],  # noqa: B006
+    revoked: RevokedBy = [],  # noqa: B006
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
     """Decrypt a sealed file into the plain safetensors file that it was."""
-    with readable(source) as path, _opened(path, key, signed_by) as sealed:
+    with readable(source) as path, _opened(path, key, signed_by, revoked) as sealed:
         size = sealed.directory.size
         with progress("opening", size) as done:
             if dry_run:
@@ -142,110 +139,16 @@ def verify(
     source: In,
     key: KeyFile = None,
     signed_by: SignedBy = [],  # noqa: B006
+    revoked: RevokedBy = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
     """Check every byte of a sealed file with a recipient's key, and write nothing."""
-    with readable(source) as path, _opened(path, key, signed_by) as sealed:
+    with readable(source) as path, _opened(path, key, signed_by, revoked) as sealed:
         _check(sealed)
         count = len(sealed.names)
     checked = [public.id for public in publics(signed_by)]
     by = f"signed by {', '.join(checked)}" if checked else "no signature asked for"
     tell(as_json, f"{source}: whole; {count} tensors; {by}", tensors=count, signed_by=checked)
-
-
-@people.command("list")
-@on_files
-def list_(
-    source: Annotated[Path, typer.Argument(help="A sealed file.")], as_json: Json = False
-) -> None:
-    """The key ids of who can open a file; needs no key."""
-    made = rewrite.read_header(source)
-    whom = [{"type": s["type"], "id": recipients.name_of(s)} for s in made.stanzas]
-    tell(as_json, "\n".join(f"{one['id']}  {one['type']}" for one in whom), recipients=whom)
-
-
-@people.command()
-@on_files
-def add(
-    file: File,
-    to: To = [],  # noqa: B006
-    passphrase: WithPassphrase = False,
-    key: KeyFile = None,
-    sign: Sign = [],  # noqa: B006
-    as_json: Json = False,
-    dry_run: DryRun = False,
-) -> None:
-    """Let more people open a file; its body is not touched."""
-    whom = chosen_recipients(to, passphrase)
-
-    def change(made: Header, file_key: bytes) -> Header:
-        new = tuple(recipients.wrap(file_key, one, made.file_id) for one in whom)
-        named = {recipients.name_of(stanza) for stanza in new}
-        kept = tuple(s for s in made.stanzas if recipients.name_of(s) not in named)
-        return made._replace(stanzas=kept + new)
-
-    _rewrite(file, key, change, sign, dry_run, as_json)
-
-
-@people.command()
-@on_files
-def rm(
-    file: File,
-    ids: Annotated[list[str], typer.Argument(help="Key ids, as `recipients list` shows them.")],
-    key: KeyFile = None,
-    sign: Sign = [],  # noqa: B006
-    as_json: Json = False,
-    dry_run: DryRun = False,
-) -> None:
-    """Take people off a file. Who has an older copy, or opened it, keeps what he has: see rotate."""
-
-    def change(made: Header, _: bytes) -> Header:
-        names = {recipients.name_of(stanza) for stanza in made.stanzas}
-        if unknown := sorted(set(ids) - names):
-            raise ValueError(
-                f"{', '.join(unknown)}: no recipient of {file}; it has {sorted(names)}"
-            )
-        kept = tuple(s for s in made.stanzas if recipients.name_of(s) not in ids)
-        return made._replace(stanzas=kept)
-
-    _rewrite(file, key, change, sign, dry_run, as_json)
-
-
-@app.command()
-@on_files
-def rewrap(
-    file: File,
-    to: To = [],  # noqa: B006
-    passphrase: WithPassphrase = False,
-    key: KeyFile = None,
-    sign: Sign = [],  # noqa: B006
-    as_json: Json = False,
-    dry_run: DryRun = False,
-) -> None:
-    """Put new recipients in the place of all old ones; the body and its key stay as they are."""
-    whom = chosen_recipients(to, passphrase)
-
-    def change(made: Header, file_key: bytes) -> Header:
-        new = tuple(recipients.wrap(file_key, one, made.file_id) for one in whom)
-        return made._replace(stanzas=new)
-
-    _rewrite(file, key, change, sign, dry_run, as_json)
-
-
-@app.command()
-@on_files
-def expire(
-    file: File,
-    date: Annotated[str, typer.Argument(help="As 2027-01-31; an empty text takes the date away.")],
-    key: KeyFile = None,
-    sign: Sign = [],  # noqa: B006
-    as_json: Json = False,
-    dry_run: DryRun = False,
-) -> None:
-    """Set the date after which our tools do not open a file; other programs need not care."""
-    until = moment(date)
-    text = until.isoformat(timespec="seconds") if until else ""
-    _rewrite(file, key, lambda made, _: made._replace(expires=text), sign, dry_run, as_json)
 
 
 @app.command()
@@ -264,7 +167,7 @@ def rotate(
     """Encrypt a file anew under a fresh file key, for the recipients named now and nobody else."""
     whom, until = chosen_recipients(to, passphrase), moment(expires)
     signers = [keys.load(path) for path in sign]
-    with readable(source) as path, _opened(path, key, []) as sealed:
+    with readable(source) as path, _opened(path, key, [], []) as sealed:
         size = sealed.directory.size
         if not dry_run:
             with writable(output) as target, progress("rotating", size) as done:
@@ -281,43 +184,16 @@ def rotate(
         )
 
 
-def _opened(path: Path, key: Path | None, signed_by: list[Path]) -> envelope.Sealed:
+def _opened(
+    path: Path, key: Path | None, signed_by: list[Path], revoked: list[Path]
+) -> envelope.Sealed:
     made = rewrite.read_header(path)
     wants = any(stanza["type"] == recipients.PASSPHRASE for stanza in made.stanzas)
     unlocker = find_unlocker(key, wants)
-    return envelope.open_sealed(path, unlocker, signed_by=publics(signed_by))
+    return envelope.open_sealed(path, unlocker, signed_by=publics(signed_by), revoked=revoked)
 
 
 def _check(sealed: envelope.Sealed) -> None:
     with progress("checking", sealed.directory.size) as done:
         for _ in sealed.plain(done):
             pass
-
-
-def _rewrite(
-    file: Path,
-    key: Path | None,
-    change: rewrite.Change,
-    sign: list[Path],
-    dry_run: bool,
-    as_json: bool,
-) -> None:
-    if str(file) == "-":
-        raise ValueError("a file is changed in place, so - will not do; name a file")
-    made = rewrite.read_header(file)
-    wants = any(stanza["type"] == recipients.PASSPHRASE for stanza in made.stanzas)
-    signers = [keys.load(path) for path in sign]
-    if made.signatures and not signers:
-        names = ", ".join(signature["id"] for signature in made.signatures)
-        raise ValueError(f"{file} is signed by {names}, and a change undoes that: give --sign FILE")
-    new = rewrite.rewrite(file, find_unlocker(key, wants), change, signers, dry_run=dry_run)
-    signed = f"signed by {', '.join(s.id for s in signers)}" if signers else "not signed"
-    tell(
-        as_json,
-        f"{file} {'would have' if dry_run else 'has'} {len(new.stanzas)} recipients; {signed}"
-        + (f"; expires {new.expires}" if new.expires else ""),
-        recipients=[recipients.name_of(stanza) for stanza in new.stanzas],
-        expires=new.expires,
-        signers=[secret.id for secret in signers],
-        written=not dry_run,
-    )

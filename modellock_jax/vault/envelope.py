@@ -8,22 +8,17 @@ from typing import Any
 
 import numpy as np
 
-from modellock_jax.vault import chunks, header, recipients, tensors
+from modellock_jax.vault import chunks, header, recipients, revocation, tensors
 from modellock_jax.vault.chunks import Chunk, Cipher
 from modellock_jax.vault.errors import Tampered, Unreadable
 from modellock_jax.vault.files import open_to_read, replacing, write_all
 from modellock_jax.vault.header import Header
 from modellock_jax.vault.identity import PublicKey
 from modellock_jax.vault.keys import Secret
+from modellock_jax.vault.opened import Done, Sealed, bytes_of, quiet
 from modellock_jax.vault.recipients import Recipient, Unlocker
 from modellock_jax.vault.rewrite import head_of
 from modellock_jax.vault.tensors import Directory, Tensor
-
-Done = Callable[[int], None]  # told how many bytes are done, from several threads
-
-
-def _quiet(_: int) -> None:
-    pass
 
 
 def save(
@@ -34,7 +29,7 @@ def save(
     metadata: Mapping[str, str] | None = None,
     expires: datetime | None = None,
     signers: Iterable[Secret] = (),
-    done: Done = _quiet,
+    done: Done = quiet,
 ) -> None:
     """Seal named arrays of any shape into `path`, for each of `recipients`.
 
@@ -63,7 +58,7 @@ def save(
     """
     arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
     directory = tensors.lay_out(arrays, metadata or {})
-    flat = {name: _bytes_of(array) for name, array in arrays.items()}
+    flat = {name: bytes_of(array) for name, array in arrays.items()}
 
     def read(tensor: Tensor, start: int, length: int) -> Any:
         return flat[tensor.name][start : start + length]
@@ -78,7 +73,7 @@ def seal_file(
     *,
     expires: datetime | None = None,
     signers: Iterable[Secret] = (),
-    done: Done = _quiet,
+    done: Done = quiet,
 ) -> None:
     """Seal a safetensors file, of any size and whoever wrote it, as `save` does arrays.
 
@@ -147,114 +142,9 @@ def _seal(
     with replacing(path) as file:
         chunks.seal_all(cipher, parts, part, file, made.room, done)
         if signers:
-            made = made._replace(digest=chunks.digest(file, made.room, made.body, _quiet))
+            made = made._replace(digest=chunks.digest(file, made.room, made.body, quiet))
             made = header.finish(made, file_key, signers)
         write_all(file, header.encode(made), 0)
-
-
-class Sealed(contextlib.AbstractContextManager["Sealed"]):
-    """An open sealed file: names, metadata, and arrays one by one; made by `open_sealed`."""
-
-    def __init__(self, file: int, at: int, made: Header, cipher: Cipher) -> None:
-        self._file, self._at, self._cipher = file, at, cipher
-        self.header = made
-        self.directory, self._chunks = self._read_directory()
-
-    def _read_directory(self) -> tuple[Directory, dict[str, list[Chunk]]]:
-        length = chunks.LENGTH + chunks.TAG
-        if self.header.body < length:
-            raise Tampered("the file has no body")
-        count = int.from_bytes(self._open(chunks.plan([("length", chunks.LENGTH)])), "little")
-        if count > self.header.body:
-            raise Tampered("the directory is longer than the file")
-        head = self._open(chunks.plan([("directory", count)], 1, length))
-        try:
-            directory = tensors.parse(bytes(head))
-        except ValueError as error:
-            raise Tampered(f"the directory {error}") from None
-        fits = directory.size <= self.header.body  # else the plan alone could fill the memory
-        parts = chunks.of_directory(directory) if fits else []
-        if not fits or chunks.sealed_size(parts) != self.header.body:
-            raise Tampered("the directory is of another file")
-        found: dict[str, list[Chunk]] = {}
-        for part in parts:
-            found.setdefault(part.name, []).append(part)
-        return directory, found
-
-    def _open(self, parts: Iterable[Chunk], done: Done = _quiet) -> bytearray:
-        parts = list(parts)
-        data = bytearray(sum(part.length for part in parts))
-        self._open_into(parts, memoryview(data), done)
-        return data
-
-    def _open_into(self, parts: list[Chunk], into: Any, done: Done) -> None:
-        def place(chunk: Chunk) -> Any:
-            return into[chunk.start : chunk.start + chunk.length]
-
-        chunks.open_all(self._cipher, parts, self._file, self._at, place, done)
-
-    @property
-    def metadata(self) -> dict[str, str]:
-        """What was saved beside the arrays."""
-        return self.directory.metadata
-
-    @property
-    def names(self) -> list[str]:
-        """The arrays' names, in the order of their bytes."""
-        return [tensor.name for tensor in self.directory.tensors]
-
-    def array(self, name: str, done: Done = _quiet) -> np.ndarray:
-        """One array, decrypted alone. Raises `KeyError` for an unknown name, `Tampered`."""
-        tensor = next((t for t in self.directory.tensors if t.name == name), None)
-        if tensor is None:
-            raise KeyError(f"there is no array {name!r} in this file")
-        array = np.empty(tensor.shape, tensor.dtype)
-        self._open_into(self._chunks.get(f"tensor/{name}", []), _bytes_of(array), done)
-        return array
-
-    def load(self, done: Done = _quiet) -> dict[str, np.ndarray]:
-        """All arrays by name. Raises `Tampered`.
-
-        **Guarantees.** Plain values are written to no file; peak memory is that of the arrays.
-        """
-        arrays = {t.name: np.empty(t.shape, t.dtype) for t in self.directory.tensors}
-        views = {f"tensor/{name}": _bytes_of(array) for name, array in arrays.items()}
-
-        def place(chunk: Chunk) -> Any:
-            return views[chunk.name][chunk.start : chunk.start + chunk.length]
-
-        parts = [part for name in views for part in self._chunks.get(name, [])]
-        chunks.open_all(self._cipher, parts, self._file, self._at, place, done)
-        return arrays
-
-    def part(self, tensor: Tensor, start: int) -> bytearray:
-        """The chunk of a tensor's bytes that begins at `start`. Raises `Tampered`."""
-        chunk = self._chunks[f"tensor/{tensor.name}"][start // chunks.CHUNK]
-        return self._open([chunk._replace(start=0)])
-
-    def plain(self, done: Done = _quiet) -> Iterator[bytearray | bytes]:
-        """The plain safetensors file that was sealed, piece by piece. Raises `Tampered`."""
-        yield self.directory.head
-        for tensor in self.directory.tensors:
-            for part in self._chunks.get(f"tensor/{tensor.name}", []):
-                yield self._open([part._replace(start=0)], done)
-
-    def export(self, path: str | os.PathLike[str], done: Done = _quiet) -> None:
-        """Write the plain file, bit for bit what was sealed. Raises `Tampered` and `OSError`."""
-        with replacing(path) as file:
-            at = 0
-            for piece in self.plain(done):
-                write_all(file, piece, at)
-                at += len(piece)
-
-    def close(self) -> None:
-        """Close the file; nothing can be read afterwards. Again is no fault."""
-        file, self._file = self._file, -1
-        if file != -1:
-            os.close(file)
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
 
 
 def open_sealed(
@@ -262,20 +152,24 @@ def open_sealed(
     unlocker: Unlocker,
     *,
     signed_by: Iterable[PublicKey] = (),
+    revoked: Iterable[str | os.PathLike[str]] = (),
     now: datetime | None = None,
-    done: Done = _quiet,
+    done: Done = quiet,
 ) -> Sealed:
     """Open a sealed file with a recipient's secret or passphrase; close it, or use it in `with`.
 
     Every key of `signed_by` must have signed it; the whole body is then read and checked first.
-    Raises `WrongKey`, `Tampered`, `Expired` and `Unreadable`, each with what to do.
+    A key on a revocation list is refused: on those of `revoked`, and on all that
+    `revocation.refused` finds. Raises `WrongKey`, `Tampered`, `Expired` and `Unreadable`, each with
+    what to do.
 
-    **Guarantees.** Nothing of a changed chunk is given out; a removed signature is not overlooked.
+    **Guarantees.** Nothing of a changed chunk is given out; a removed signature is not overlooked, nor
+    a list that is present.
     """
     file = open_to_read(path)
     try:
         made, at = head_of(file, path)
-        file_key = header.file_key_of(made, unlocker)
+        file_key = revocation.file_key_of(path, made, unlocker, revoked)
         header.check_date(made, now)
         signed_by = tuple(signed_by)
         header.check_signed(made, signed_by)
@@ -295,7 +189,7 @@ def rotate(
     *,
     expires: datetime | None = None,
     signers: Iterable[Secret] = (),
-    done: Done = _quiet,
+    done: Done = quiet,
 ) -> None:
     """Seal the content of an open sealed file anew, under a fresh file key; raises as `save`.
 
@@ -310,10 +204,14 @@ def rotate(
 
 
 def load(
-    path: str | os.PathLike[str], unlocker: Unlocker, *, signed_by: Iterable[PublicKey] = ()
+    path: str | os.PathLike[str],
+    unlocker: Unlocker,
+    *,
+    signed_by: Iterable[PublicKey] = (),
+    revoked: Iterable[str | os.PathLike[str]] = (),
 ) -> dict[str, np.ndarray]:
     """All arrays of a sealed file by name; `save` has an example, `open_sealed` the errors."""
-    with open_sealed(path, unlocker, signed_by=signed_by) as sealed:
+    with open_sealed(path, unlocker, signed_by=signed_by, revoked=revoked) as sealed:
         return sealed.load()
 
 
@@ -325,8 +223,3 @@ def reading(path: str | os.PathLike[str]) -> Iterator[int]:
         yield file
     finally:
         os.close(file)
-
-
-def _bytes_of(array: np.ndarray) -> Any:
-    """The bytes of a contiguous array, of any dtype, without a copy."""
-    return array.reshape(-1).view(np.uint8).data

@@ -91,13 +91,18 @@ def _mac(header: Header, file_key: bytes) -> bytes:
 
 
 def file_key_of(header: Header, unlocker: Unlocker) -> bytes:
-    """The file's key, 32 bytes, for a recipient.
+    """The file's key, 32 bytes, for a recipient; raises as `opened_by`."""
+    return opened_by(header, unlocker)[1]
 
-    Raises `WrongKey` if it is none, `Tampered` if the header was changed.
+
+def opened_by(header: Header, unlocker: Unlocker) -> tuple[str, bytes]:
+    """The name of the stanza that a recipient opens, and the file's key, 32 bytes.
+
+    Raises `WrongKey` if he is no recipient, `Tampered` if the header was changed.
     """
-    opened = (recipients.unwrap(stanza, unlocker, header.file_id) for stanza in header.stanzas)
-    file_key = next((key for key in opened if key is not None), None)
-    if file_key is None:
+    opened = ((s, recipients.unwrap(s, unlocker, header.file_id)) for s in header.stanzas)
+    stanza, file_key = next(((s, key) for s, key in opened if key is not None), (None, None))
+    if stanza is None or file_key is None:
         names = [recipients.name_of(stanza) for stanza in header.stanzas]
         if isinstance(unlocker, Secret) and unlocker.id in names:
             raise Tampered(
@@ -108,7 +113,7 @@ def file_key_of(header: Header, unlocker: Unlocker) -> bytes:
         raise WrongKey(f"not for this key: the file's recipients are {whom}")
     if not hmac.compare_digest(_mac(header, file_key), header.mac):
         raise Tampered("the header was changed after it was written; get the file again")
-    return file_key
+    return recipients.name_of(stanza), file_key
 
 
 def check_date(header: Header, now: datetime | None = None) -> None:
@@ -210,10 +215,7 @@ def _header(fields: Any) -> Header:
     if sum(stanza["type"] == recipients.PASSPHRASE for stanza in stanzas) > MOST_PASSPHRASES:
         raise ValueError(f"has more than {MOST_PASSPHRASES} passphrases")
     for signature in fields["signatures"]:
-        if not isinstance(signature, dict) or set(signature) != {"id", "ed25519", "mldsa65"}:
-            raise ValueError("has a signature of an unknown kind")
-        binary(signature["ed25519"], 64)
-        binary(signature["mldsa65"], 3309)
+        check_signature(signature)
     return Header(
         bytes.fromhex(fields["id"]),
         fields["body"],
@@ -224,6 +226,14 @@ def _header(fields: Any) -> Header:
         tuple(fields["signatures"]),
         fields["room"],
     )
+
+
+def check_signature(signature: Any) -> None:
+    """Refuse what `identity.sign` cannot have written. Raises `ValueError`."""
+    if not isinstance(signature, dict) or set(signature) != {"id", "ed25519", "mldsa65"}:
+        raise ValueError("has a signature of an unknown kind")
+    binary(signature["ed25519"], 64)
+    binary(signature["mldsa65"], 3309)
 
 
 _LISTS = ("recipients", "signatures")

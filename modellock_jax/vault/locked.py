@@ -1,10 +1,11 @@
 """Locked files: a model file that still loads, its tensors under one of the package's locks."""
 
+import functools
 import hashlib
 import hmac
 import json
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any, NamedTuple
 
@@ -13,7 +14,7 @@ import numpy as np
 
 from modellock_jax.base import Key, Lock
 from modellock_jax.schemes.stream_lock import StreamKey
-from modellock_jax.vault import chunks, file_schemes, header, tensors
+from modellock_jax.vault import chunks, file_schemes, header, revocation, tensors
 from modellock_jax.vault.envelope import read_directory
 from modellock_jax.vault.errors import Tampered, Unreadable, WrongKey
 from modellock_jax.vault.files import canonical, open_to_read, replacing, strict_json, write_all
@@ -96,7 +97,7 @@ def lock_file(
     about, original = file_schemes.about(scheme), directory.head[8:].decode()
     info = LockedInfo(about, scheme, secret.id, label, nonce, "", "", original)
     info = info._replace(check=_check(info, secret))
-    body = _apply(lock, lambda *args: lock.encrypt(*args)[0], secret, info, directory, body)
+    body = _apply(lock, _program(scheme, True), secret, info, directory, body)
     info = info._replace(tag=_tag(info, body, secret))
     head = _head(info)
     if len(head) > tensors.LONGEST:
@@ -110,12 +111,17 @@ def unlock_file(
     path: str | os.PathLike[str],
     secret: Secret,
     *,
+    revoked: Iterable[str | os.PathLike[str]] = (),
     done: Done = lambda _: None,
 ) -> None:
     """Write the file that `lock_file` locked, to the bit; `lock_file` has an example.
 
-    Raises `WrongKey` if it was locked with another secret, before any tensor is read; `Tampered` if
-    anything in it was changed, cut off or added; `Unreadable` if it is no locked file.
+    A key on a revocation list is refused: on those of `revoked`, and on all that
+    `revocation.refused` finds.
+
+    Raises `WrongKey` if it was locked with another secret, and `Expired` if that was revoked, before
+    any tensor is read; `Tampered` if anything in it was changed, cut off or added; `Unreadable` if it
+    is no locked file.
 
     **Guarantees.** Nothing is decrypted or written before all of the file was checked.
     """
@@ -123,13 +129,14 @@ def unlock_file(
     try:
         info, directory = _read_head(file, source)
         _check_key(info, secret)
+        revocation.check(source, secret.id, revoked)
         body = _read_body(file, directory)
     finally:
         os.close(file)
     if not hmac.compare_digest(_tag(info, body, secret).encode(), info.tag.encode()):
         raise Tampered(f"{source} was changed after it was locked; get the file again")
     lock, _ = file_schemes.lock_of(info.scheme)
-    body = _apply(lock, lock.decrypt, secret, info, directory, body)
+    body = _apply(lock, _program(info.scheme, False), secret, info, directory, body)
     text = info.original.encode()
     _write(path, len(text).to_bytes(8, "little") + text, body, done)
 
@@ -230,9 +237,17 @@ def _tag(info: LockedInfo, body: np.ndarray, secret: Secret) -> str:
     return hmac.digest(key, message, "sha256").hex()
 
 
+@functools.lru_cache(maxsize=8)
+def _program(scheme: str, encrypts: bool) -> Callable[[Key, Any], Any]:
+    """One program for all tensors, since compiling every step for every shape takes far longer; and
+    one for all files of the same shapes, since a thousand users' copies are locked one by one."""
+    lock, _ = file_schemes.lock_of(scheme)
+    return jax.jit((lambda key, tree: lock.encrypt(key, tree)[0]) if encrypts else lock.decrypt)
+
+
 def _apply(
     lock: Lock,
-    turn: Callable[[Key, Any], Any],
+    program: Callable[[Key, Any], Any],
     secret: Secret,
     info: LockedInfo,
     directory: Directory,
@@ -241,8 +256,7 @@ def _apply(
     """The bytes of all tensors, locked or unlocked."""
     tree = {tensor.name: _as_jax(tensor, body) for tensor in directory.tensors}
     key = lock.init(secret.source(info.label), tree)
-    # One program for all tensors: compiling every step for every shape takes far longer.
-    turned = jax.jit(turn)(_with_nonce(key, bytes.fromhex(info.nonce)), tree)
+    turned = program(_with_nonce(key, bytes.fromhex(info.nonce)), tree)
     turned_body = np.empty_like(body)
     for tensor in directory.tensors:
         flat = np.asarray(turned[tensor.name]).reshape(-1)

@@ -96,9 +96,14 @@ THREATS: dict[str, Threat] = {
     ),
     "revoke": Threat(
         STANDARD,
-        "Our tools refuse a key on the issuer's signed list, where that list is present and looked at.",
-        "Who has opened a file keeps the weights; an opener without the list, or with an older one, is "
-        "not stopped. To lock somebody out of the next version, rotate and leave him out.",
+        "Our tools refuse a key that is on a signed list, wherever that list is present: named by "
+        "--revoked or $MODELLOCK_REVOKED, or lying beside the file. Nobody else can make, extend or "
+        "shorten a list of the issuer's, and a damaged one is an error.",
+        "It takes nothing back: who copied the file's key or the plain values keeps them, and copies "
+        "that are offline open as before. An opener without the list, or with an old one, is not told; "
+        "other programs do not look. For a file that nobody signed, everybody's list counts, so whoever "
+        "can write beside it can have it refused. To lock somebody out of the next version, rotate or "
+        "issue again, and leave him out.",
         "By design it binds only tools that obey it.",
     ),
     "sign": Threat(
@@ -110,10 +115,13 @@ THREATS: dict[str, Threat] = {
     ),
     "issue": Threat(
         STANDARD,
-        "Each user's copy is locked under a key of his own, derived one way from the issuer's; the "
-        "signed, append-only register says who has which.",
-        "Users can compare copies, and a leaked plain model does not say whose it was. What the copy's "
-        "own lock is worth is said under its name.",
+        "Each user's copy is locked under a key of his own, derived one way from the issuer's: one "
+        "user's key opens no other's copy. The register says who has which, and a line in it that is "
+        "changed, removed or put elsewhere is noticed, since lines are signed and chained.",
+        "Users can compare what they opened, and a leaked plain model does not say whose it was. Lines "
+        "cut off the register's end are noticed only by who remembers its head; the users' names lie "
+        "open in it. Whoever has the issuer's key has every user's. What the copy's own lock is worth "
+        "is said under its name.",
         "See the lock that is used.",
     ),
     "backup": Threat(

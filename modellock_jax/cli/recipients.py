@@ -1,0 +1,154 @@
+"""`recipients`, `rewrap`, `expire`: what changes a sealed file's head, and not its body."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from modellock_jax.cli.app import app
+from modellock_jax.cli.inputs import (
+    DryRun,
+    Json,
+    KeyFile,
+    Sign,
+    To,
+    WithPassphrase,
+    chosen_recipients,
+    find_unlocker,
+    moment,
+    on_files,
+    tell,
+)
+from modellock_jax.vault import keys, recipients, revocation, rewrite
+from modellock_jax.vault.header import Header
+
+people = typer.Typer(no_args_is_help=True, help="Who can open a sealed file.")
+app.add_typer(people, name="recipients")
+
+File = Annotated[Path, typer.Argument(help="A sealed file, which is changed in place.")]
+
+
+@people.command("list")
+@on_files
+def list_(
+    source: Annotated[Path, typer.Argument(help="A sealed file.")], as_json: Json = False
+) -> None:
+    """The key ids of who can open a file; needs no key."""
+    made = rewrite.read_header(source)
+    whom = [{"type": s["type"], "id": recipients.name_of(s)} for s in made.stanzas]
+    tell(as_json, "\n".join(f"{one['id']}  {one['type']}" for one in whom), recipients=whom)
+
+
+@people.command()
+@on_files
+def add(
+    file: File,
+    to: To = [],  # noqa: B006
+    passphrase: WithPassphrase = False,
+    key: KeyFile = None,
+    sign: Sign = [],  # noqa: B006
+    as_json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Let more people open a file; its body is not touched."""
+    whom = chosen_recipients(to, passphrase)
+
+    def change(made: Header, file_key: bytes) -> Header:
+        new = tuple(recipients.wrap(file_key, one, made.file_id) for one in whom)
+        named = {recipients.name_of(stanza) for stanza in new}
+        kept = tuple(s for s in made.stanzas if recipients.name_of(s) not in named)
+        return made._replace(stanzas=kept + new)
+
+    _rewrite(file, key, change, sign, dry_run, as_json)
+
+
+@people.command()
+@on_files
+def rm(
+    file: File,
+    ids: Annotated[list[str], typer.Argument(help="Key ids, as `recipients list` shows them.")],
+    key: KeyFile = None,
+    sign: Sign = [],  # noqa: B006
+    as_json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Take people off a file. Who has an older copy, or opened it, keeps what he has: see rotate."""
+
+    def change(made: Header, _: bytes) -> Header:
+        names = {recipients.name_of(stanza) for stanza in made.stanzas}
+        if unknown := sorted(set(ids) - names):
+            raise ValueError(
+                f"{', '.join(unknown)}: no recipient of {file}; it has {sorted(names)}"
+            )
+        kept = tuple(s for s in made.stanzas if recipients.name_of(s) not in ids)
+        return made._replace(stanzas=kept)
+
+    _rewrite(file, key, change, sign, dry_run, as_json)
+
+
+@app.command()
+@on_files
+def rewrap(
+    file: File,
+    to: To = [],  # noqa: B006
+    passphrase: WithPassphrase = False,
+    key: KeyFile = None,
+    sign: Sign = [],  # noqa: B006
+    as_json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Put new recipients in the place of all old ones; the body and its key stay as they are."""
+    whom = chosen_recipients(to, passphrase)
+
+    def change(made: Header, file_key: bytes) -> Header:
+        new = tuple(recipients.wrap(file_key, one, made.file_id) for one in whom)
+        return made._replace(stanzas=new)
+
+    _rewrite(file, key, change, sign, dry_run, as_json)
+
+
+@app.command()
+@on_files
+def expire(
+    file: File,
+    date: Annotated[str, typer.Argument(help="As 2027-01-31; an empty text takes the date away.")],
+    key: KeyFile = None,
+    sign: Sign = [],  # noqa: B006
+    as_json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Set the date after which our tools do not open a file; other programs need not care."""
+    until = moment(date)
+    text = until.isoformat(timespec="seconds") if until else ""
+    _rewrite(file, key, lambda made, _: made._replace(expires=text), sign, dry_run, as_json)
+
+
+def _rewrite(
+    file: Path,
+    key: Path | None,
+    change: rewrite.Change,
+    sign: list[Path],
+    dry_run: bool,
+    as_json: bool,
+) -> None:
+    if str(file) == "-":
+        raise ValueError("a file is changed in place, so - will not do; name a file")
+    made = rewrite.read_header(file)
+    wants = any(stanza["type"] == recipients.PASSPHRASE for stanza in made.stanzas)
+    signers = [keys.load(path) for path in sign]
+    if made.signatures and not signers:
+        names = ", ".join(signature["id"] for signature in made.signatures)
+        raise ValueError(f"{file} is signed by {names}, and a change undoes that: give --sign FILE")
+    unlocker = find_unlocker(key, wants)
+    revocation.file_key_of(file, made, unlocker)
+    new = rewrite.rewrite(file, unlocker, change, signers, dry_run=dry_run)
+    signed = f"signed by {', '.join(s.id for s in signers)}" if signers else "not signed"
+    tell(
+        as_json,
+        f"{file} {'would have' if dry_run else 'has'} {len(new.stanzas)} recipients; {signed}"
+        + (f"; expires {new.expires}" if new.expires else ""),
+        recipients=[recipients.name_of(stanza) for stanza in new.stanzas],
+        expires=new.expires,
+        signers=[secret.id for secret in signers],
+        written=not dry_run,
+    )

@@ -1,0 +1,130 @@
+"""`issue`, `register`, `revoke`: a locked copy for each user, who has which, and who has none now."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from modellock_jax.cli.app import app
+from modellock_jax.cli.inputs import (
+    DryRun,
+    In,
+    Json,
+    KeyFile,
+    need_secret,
+    on_files,
+    progress,
+    readable,
+    tell,
+)
+from modellock_jax.vault import identity, register, revocation, threats
+
+book = typer.Typer(no_args_is_help=True, help="Who has which copy, under which key.")
+app.add_typer(book, name="register")
+
+
+@app.command()
+@on_files
+def issue(
+    source: In,
+    output: Annotated[Path, typer.Argument(help="The folder for the copies and the users' keys.")],
+    user: Annotated[list[str], typer.Option("--user", help="A user's name; repeat it.")],
+    book: Annotated[Path, typer.Option("--register", help="The register; made if there is none.")],
+    scheme: Annotated[str, typer.Option(help="The lock, as in `lock`.")] = "stream_lock",
+    key: KeyFile = None,
+    again: Annotated[
+        bool, typer.Option("--reissue", help="Another copy and key for users who have one.")
+    ] = False,
+    revoke: Annotated[
+        Path | None,
+        typer.Option("--revoke", help="With --reissue: put the old keys on this revocation list."),
+    ] = None,
+    as_json: Json = False,
+) -> None:
+    """Lock a copy for each user under a key of his own, USER.KEYID.safetensors and USER.KEYID.key."""
+    from modellock_jax.vault import issuing
+
+    secret = need_secret(key)
+    with readable(source) as path, progress("issuing", path.stat().st_size * len(user)) as done:
+        issued = issuing.issue(
+            path, output, user, secret, book, scheme, again=again, revocations=revoke, done=done
+        )
+    lines = [f"{one.entry.user}: {one.copy}, opened by {one.key}" for one in issued]
+    head = register.read(book).head
+    lines.append(f"{book}: {len(issued)} lines more, signed by {secret.id}; its head is {head}")
+    found = [
+        one.entry._asdict() | {"copy_file": str(one.copy), "key_file": str(one.key)}
+        for one in issued
+    ]
+    tell(as_json, "\n".join(lines), issued=found, head=head)
+
+
+@book.command("list")
+@on_files
+def list_(
+    file: Annotated[Path, typer.Argument(help="A register.")],
+    signed_by: Annotated[
+        Path | None, typer.Option("--signed-by", help="The issuer's public key file.")
+    ] = None,
+    head: Annotated[
+        str, typer.Option("--head", help="A head of it that you remember: tells a cut-off end.")
+    ] = "",
+    as_json: Json = False,
+) -> None:
+    """Check every line of a register, and show who has which key."""
+    public = identity.load_public(signed_by) if signed_by else None
+    found = register.read(file, public, head)
+    keys = {entry.key for entry in found.current.values()}
+    lines = [
+        f"{one.number}  {one.time}  {one.user}  {one.key}  {one.scheme}"
+        + ("" if one.key in keys else "  superseded")
+        for one in found.entries
+    ]
+    by = "as asked" if public else "which nothing here vouches for: see --signed-by"
+    lines.append(f"{len(found.entries)} copies; signed by {found.signer.id}, {by}")
+    lines.append(f"head {found.head}: remember it, since only --head tells a cut-off end")
+    tell(
+        as_json,
+        "\n".join(lines),
+        id=found.id,
+        signer=found.signer.id,
+        entries=[one._asdict() | {"superseded": one.key not in keys} for one in found.entries],
+        head=found.head,
+    )
+
+
+@app.command()
+@on_files
+def revoke(
+    file: Annotated[Path, typer.Argument(help="The revocation list; made if there is none.")],
+    ids: Annotated[list[str] | None, typer.Argument(help="Key ids, as inspect shows them.")] = None,
+    reason: Annotated[str, typer.Option(help="Why, in one line; everybody can read it.")] = "",
+    newer: Annotated[
+        Path | None,
+        typer.Option("--from", help="Take over this newer list instead; an older one is refused."),
+    ] = None,
+    key: KeyFile = None,
+    as_json: Json = False,
+    dry_run: DryRun = False,
+) -> None:
+    """Have our tools refuse keys, wherever this signed list is present. It takes nothing back."""
+    if newer is not None:
+        if ids or reason or dry_run:
+            raise ValueError("--from takes over a list as it is; give it alone")
+        made, new = revocation.update(file, newer), []
+    else:
+        before = revocation.read(file).ids if file.exists() else set()
+        made = revocation.revoke(file, ids or [], need_secret(key), reason, dry_run=dry_run)
+        new = sorted(made.ids - before)
+    tell(
+        as_json,
+        f"{file}: number {made.serial} of {made.signer.id}, {len(made.revoked)} keys "
+        f"{'would be' if dry_run else 'are'} refused, {len(new)} of them new\n"
+        f"What it cannot do: {threats.THREATS['revoke'].not_protected}",
+        serial=made.serial,
+        signer=made.signer.id,
+        revoked=[one._asdict() for one in made.revoked],
+        new=new,
+        cannot=threats.THREATS["revoke"].not_protected,
+        written=not dry_run,
+    )

@@ -1,0 +1,167 @@
+"""Copies of one checkpoint, each locked under a key of its user's own, and entered in a register."""
+
+import contextlib
+import hashlib
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from modellock_jax.vault import file_schemes, keys, revocation
+from modellock_jax.vault.envelope import read_directory, reading
+from modellock_jax.vault.keys import Secret
+from modellock_jax.vault.locked import Done, lock_file
+from modellock_jax.vault.register import USER, Entry, Writer, extending
+
+
+class Issued(NamedTuple):
+    """`entry`: of the register; `copy`: the user's locked file; `key`: his key file, mode 0600."""
+
+    entry: Entry
+    copy: Path
+    key: Path
+
+
+def user_secret(secret: Secret, register: str, user: str, number: int) -> Secret:
+    """The key of a user's copy, by HKDF from the issuer's secret, the register's id and the number.
+
+    **Guarantees.** The same again, so none is stored; and one user's key tells nothing of the
+    issuer's or of another user's, if HMAC-SHA256 is pseudo-random.
+    """
+    return Secret(secret.derive(32, "issued copy", register, user, str(number)))
+
+
+def issue(
+    source: str | os.PathLike[str],
+    folder: str | os.PathLike[str],
+    users: Iterable[str],
+    secret: Secret,
+    register: str | os.PathLike[str],
+    scheme: str = "stream_lock",
+    *,
+    again: bool = False,
+    revocations: str | os.PathLike[str] | None = None,
+    done: Done = lambda _: None,
+) -> list[Issued]:
+    """Lock a copy of a plain safetensors file for each user, under a key of his own.
+
+    Writes `folder/USER.KEYID.safetensors` and, for him to be given over another way, his key file
+    `folder/USER.KEYID.key`; then a line of `register`. `secret` is the issuer's: it signs, and users'
+    keys come from it. `again`: users who have a copy get another, under a new key; the register notes
+    the old key as superseded, and the list `revocations`, if one is given, revokes it.
+
+    Raises `ValueError` for a user's name that is no file name, for one who has a copy already without
+    `again` or has none with it, `Unreadable`, and as `locked.lock_file` and `register.extending`.
+
+    Threat model: users who each have their own copy and key. What a copy is worth without its key
+    depends on the scheme: `LockedInfo.about` says it.
+
+    **Guarantees.** No two copies have one key. Killed at any moment, the register is whole, and whoever
+    is in it has his copy and his key; the same command again, without him, completes the rest.
+    Not protected: a user holds the plain weights and can pass them on, and nothing in them says whose
+    they were; users who compare plain weights see that they are the same.
+
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from safetensors.numpy import save_file
+    >>> from modellock_jax.vault.locked import unlock_file
+    >>> master = keys.generate()
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_file({"w": np.arange(3.0)}, f"{folder}/m")
+    ...     one, two = issue(f"{folder}/m", folder, ["alice", "bob"], master, f"{folder}/register")
+    ...     unlock_file(one.copy, f"{folder}/again", keys.load(one.key))
+    ...     one.entry.user, one.entry.key != two.entry.key, master.id == one.entry.key
+    ('alice', True, False)
+    """
+    if isinstance(users, str):
+        raise TypeError("issue: `users` is a list of names, and not one text")
+    users, folder = list(users), Path(folder)
+    _check(users)
+    if revocations is not None and not again:
+        raise ValueError("only issuing again revokes a key; leave the revocation list away")
+    _, scheme = file_schemes.lock_of(scheme)
+    plain = _digest(source)
+    with extending(register, secret) as writer:
+        _check_new(users, writer, again)
+        if revocations is not None:
+            old = [writer.register.current[user].key for user in users]
+            revocation.revoke(revocations, old, secret, dry_run=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return [
+            _one(source, folder, user, secret, writer, scheme, plain, revocations, done)
+            for user in users
+        ]
+
+
+def _one(
+    source: str | os.PathLike[str],
+    folder: Path,
+    user: str,
+    secret: Secret,
+    writer: Writer,
+    scheme: str,
+    plain: str,
+    revocations: str | os.PathLike[str] | None,
+    done: Done,
+) -> Issued:
+    old = writer.register.current.get(user)
+    own = user_secret(secret, writer.register.id, user, len(writer.register.entries) + 1)
+    copy, key = (folder / f"{user}.{own.id}.{kind}" for kind in ("safetensors", "key"))
+    lock_file(source, copy, own, scheme, done=done)
+    _keep(own, key)
+    if old is not None and revocations is not None:
+        revocation.revoke(revocations, [old.key], secret, f"superseded by {own.id}")
+    # Last, so that a user is in the register when all of his is there, and the rest can be repeated.
+    return Issued(writer.add(user, own.id, scheme, plain, _sha256(copy)), copy, key)
+
+
+def _keep(secret: Secret, path: Path) -> None:
+    """Write a key file, or leave the same one, from a command that was killed, as it is."""
+    try:
+        keys.save(secret, path)
+    except FileExistsError:
+        with contextlib.suppress(OSError, ValueError):
+            if keys.load(path) == secret:
+                return
+        raise
+
+
+def _check(users: list[str]) -> None:
+    if not users:
+        raise ValueError("name a user to issue a copy to")
+    for user in users:
+        if not re.fullmatch(USER, user):
+            raise ValueError(
+                f"the user {user[:80]!r} cannot be a file's name; write up to 50 letters, digits and "
+                "._@+-, a letter or digit first"
+            )
+    if len(set(users)) != len(users):
+        raise ValueError("a user is named twice; name each once")
+
+
+def _check_new(users: list[str], writer: Writer, again: bool) -> None:
+    current = writer.register.current
+    there = [user for user in users if (user in current) != again]
+    if there and again:
+        raise ValueError(f"{_some(there)}: has no copy yet, so issue a first one instead")
+    if there:
+        raise ValueError(
+            f"{_some(there)}: has a copy already; leave out, or issue again on purpose"
+        )
+
+
+def _some(users: list[str]) -> str:
+    more = f" and {len(users) - 5} more" if len(users) > 5 else ""
+    return ", ".join(users[:5]) + more
+
+
+def _digest(path: str | os.PathLike[str]) -> str:
+    with reading(path) as file:
+        read_directory(file, path)
+    return _sha256(path)
+
+
+def _sha256(path: str | os.PathLike[str]) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,261 @@
+"""Revocation lists: which keys our tools shall refuse, signed by who issued them."""
+
+import contextlib
+import fcntl
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from modellock_jax.vault import header, identity, signed
+from modellock_jax.vault.errors import Expired, Tampered, Unreadable, WrongKey
+from modellock_jax.vault.files import open_to_read, replacing, write_all
+from modellock_jax.vault.header import Header
+from modellock_jax.vault.identity import PublicKey
+from modellock_jax.vault.keys import Secret
+from modellock_jax.vault.recipients import Unlocker
+
+FORMAT = "modellock-jax revocation list"
+LISTS = "MODELLOCK_REVOKED"
+BESIDE = "revoked.json"
+LONGEST = 2**24  # bytes of a list: some 100,000 keys
+_FIELDS = {"format", "version", "serial", "issued", "revoked", "signer"}
+_START = f'{{"format":"{FORMAT}"'.encode()
+_REASON = 200  # characters
+
+AnyPath = str | os.PathLike[str]
+
+
+class Revoked(NamedTuple):
+    """A key that is refused: its id, since when (UTC, ISO), and why, which may be empty."""
+
+    id: str
+    time: str
+    reason: str
+
+
+class RevocationList(NamedTuple):
+    """`serial`: from 1, one more at every change; `issued`: when, UTC, ISO; `signer`: whose list."""
+
+    serial: int
+    issued: str
+    signer: PublicKey
+    revoked: tuple[Revoked, ...]
+
+    @property
+    def ids(self) -> set[str]:
+        """The ids of the keys that it refuses."""
+        return {one.id for one in self.revoked}
+
+
+def revoke(
+    path: AnyPath, ids: Iterable[str], secret: Secret, reason: str = "", *, dry_run: bool = False
+) -> RevocationList:
+    """Put keys on a list, which is made if there is none, and sign it anew.
+
+    `ids`: of recipients, as `recipients list` shows them, or of locked files' keys, 16 hex digits.
+    A key that is on the list stays as it is; if all are, nothing is written. Raises `ValueError` for
+    what is no id and for a reason that is no single line of 200 characters, `WrongKey` if
+    somebody else signed the list, `Tampered` if it was changed, `OSError` if it cannot be written.
+
+    Threat model: the holder of a key who uses our tools, on a machine where the list is present.
+
+    **Guarantees.** `path` is at every moment the old list or the whole new one; of two at a time none
+    is lost. Nobody without the signer's secret can make, extend or shorten a list of his. Not
+    protected: who copied the file's key or the plain values keeps them; a reader without the list, or
+    with an old one, is not told; copies that are offline open as before; other programs do not look.
+
+    >>> import tempfile
+    >>> from modellock_jax.vault import keys
+    >>> secret = keys.generate()
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = revoke(f"{folder}/revoked.json", ["0123456789abcdef"], secret, "laptop stolen")
+    ...     found = read(f"{folder}/revoked.json")
+    >>> found.serial, found.revoked[0].reason
+    (1, 'laptop stolen')
+    """
+    ids = list(dict.fromkeys(ids))
+    if wrong := [one for one in ids if not re.fullmatch(identity.ID, one)]:
+        raise ValueError(f"{wrong[0]!r} is no key id, which has 16 hex digits; see `inspect FILE`")
+    if not ids:
+        raise ValueError("name the id of a key to revoke; `inspect FILE` shows them")
+    if len(reason) > _REASON or not reason.isprintable():
+        raise ValueError(f"the reason must be one line of at most {_REASON} characters")
+    with _only_one(path) as target:
+        me = signed.signer(secret)
+        old = read(target) if os.path.lexists(target) else RevocationList(0, "", me, ())
+        if not signed.same(old.signer, me):
+            raise WrongKey(
+                f"{path} is the list of key {old.signer.id} and not of {secret.id}; extend it with "
+                "its signer's key, or begin another list"
+            )
+        time = signed.now()
+        new = tuple(Revoked(one, time, reason) for one in ids if one not in old.ids)
+        if not new:
+            return old
+        made = RevocationList(old.serial + 1, time, me, old.revoked + new)
+        text = _encode(made, secret)
+        if len(text) > LONGEST:
+            raise ValueError(f"{path} has no room for more keys; begin another list")
+        if not dry_run:
+            _write(target, text)
+        return made
+
+
+def read(path: AnyPath) -> RevocationList:
+    """Read a list and check its signature; whether its signer is the right one, it cannot know.
+
+    Raises `Tampered` if it was changed or cut off, `Unreadable` if it is no list.
+    """
+    return _decode(_bytes_of(path), path)
+
+
+def update(path: AnyPath, newer: AnyPath) -> RevocationList:
+    """Put a newer list in the place of a reader's, which may be absent, and give what is then there.
+
+    Raises `Tampered` if `newer` is older, lacks a key that the reader's list refuses, or has another
+    signer; else as `read`.
+
+    **Guarantees.** Whatever is offered, no key that the reader's list refuses is let in again.
+    """
+    data = _bytes_of(newer)
+    new = _decode(data, newer)
+    with _only_one(path) as target:
+        old = read(target) if os.path.lexists(target) else None
+        if old is not None and not signed.same(old.signer, new.signer):
+            raise Tampered(
+                f"{newer} is signed by {new.signer.id}, and {path} by {old.signer.id}; ask the issuer"
+            )
+        if old is not None and (new.serial < old.serial or not new.ids >= old.ids):
+            raise Tampered(
+                f"{newer} (number {new.serial}) is older than {path} (number {old.serial}), or lacks "
+                "keys that it refuses; ask the issuer for the newest"
+            )
+        _write(target, data)
+    return new
+
+
+def refused(
+    path: AnyPath, lists: Iterable[AnyPath] = (), made: Header | None = None
+) -> dict[str, str]:
+    """The ids of the keys that may not open the file `path`, and for each a sentence that says why.
+
+    Looked at are `lists`, those that the environment variable MODELLOCK_REVOKED names (like PATH),
+    and beside the file, or where a link to it leads, `revoked.json` and `NAME.revoked.json`. All of
+    them count, so that an old list does not hide a newer one; but for a signed file, whose header is
+    `made`, only those of who signed it. Raises `Unreadable` and `Tampered` as `read`, and if one of
+    `lists` does not count for this file `ValueError`.
+
+    **Guarantees.** A list that is present and damaged is an error and never passed over.
+    """
+    found: dict[str, str] = {}
+    asked = [Path(one) for one in lists]
+    for place in dict.fromkeys([*asked, *_places(path)]):
+        one = read(place)
+        if made is not None and made.signatures and not _signed(made, one.signer):
+            if place in asked:
+                raise ValueError(
+                    f"{place} is signed by {one.signer.id}, who did not sign {path}; give its "
+                    "issuer's list"
+                )
+            continue
+        for key in one.revoked:
+            why = f" ({key.reason})" if key.reason else ""
+            found.setdefault(
+                key.id,
+                f"key {key.id} was revoked on {key.time}{why}, says {place}, number {one.serial}, "
+                f"signed by {one.signer.id}; ask the issuer for a new key",
+            )
+    return found
+
+
+def check(path: AnyPath, key_id: str, lists: Iterable[AnyPath] = ()) -> None:
+    """Raises `Expired` if a key may not open the file `path`; else as `refused`."""
+    if why := refused(path, lists).get(key_id):
+        raise Expired(why)
+
+
+def file_key_of(
+    path: AnyPath, made: Header, unlocker: Unlocker, lists: Iterable[AnyPath] = ()
+) -> bytes:
+    """The key of a sealed file, 32 bytes, for a recipient who was not revoked.
+
+    Raises `WrongKey`, `Tampered`, `Expired`; else as `refused`.
+    """
+    name, file_key = header.opened_by(made, unlocker)
+    if why := refused(path, lists, made).get(name):
+        raise Expired(why)
+    return file_key
+
+
+def _places(path: AnyPath) -> Iterator[Path]:
+    yield from (Path(one) for one in os.environ.get(LISTS, "").split(os.pathsep) if one)
+    for target in dict.fromkeys((Path(path), Path(os.path.realpath(path)))):
+        beside = (target.with_name(f"{target.name}.{BESIDE}"), target.with_name(BESIDE))
+        yield from (place for place in beside if os.path.lexists(place))
+
+
+def _signed(made: Header, signer: PublicKey) -> bool:
+    with contextlib.suppress(Tampered):
+        header.check_signed(made, (signer,))
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def _only_one(path: AnyPath) -> Iterator[Path]:
+    """The file that a path names, while no other process changes a list in its directory."""
+    target = Path(os.path.realpath(path))
+    if not target.parent.is_dir():
+        raise FileNotFoundError(f"there is no directory {target.parent}; create it first")
+    directory = os.open(target.parent, os.O_RDONLY)
+    try:
+        fcntl.flock(directory, fcntl.LOCK_EX)
+        yield target
+    finally:
+        os.close(directory)
+
+
+def _encode(made: RevocationList, secret: Secret) -> bytes:
+    fields: dict[str, Any] = {"format": FORMAT, "version": 1, "serial": made.serial}
+    fields |= {"issued": made.issued, "revoked": [one._asdict() for one in made.revoked]}
+    return signed.line(fields | {"signer": signed.named(made.signer)}, secret)
+
+
+def _decode(data: bytes, path: AnyPath) -> RevocationList:
+    if not data.startswith(_START) or len(data) > LONGEST:
+        raise Unreadable(f"{path} is not a revocation list of modellock-jax; get it again")
+    try:
+        return _parse(signed.parse(data))
+    except (KeyError, TypeError, ValueError) as error:
+        why = error if type(error) is ValueError else "is not as it was written"
+        raise Tampered(f"{path} {why}: it was changed or cut off; get it again") from None
+
+
+def _parse(fields: dict[str, Any]) -> RevocationList:
+    if set(fields) != _FIELDS or fields["format"] != FORMAT:
+        raise ValueError("lacks a field")
+    if type(fields["version"]) is not int or fields["version"] != 1:
+        raise Unreadable(
+            "a revocation list is not of version 1, the only one that this release reads"
+        )
+    if type(fields["serial"]) is not int or fields["serial"] < 1:
+        raise ValueError("has no proper number")
+    revoked = tuple(Revoked(**one) for one in fields["revoked"])
+    for one in revoked:
+        signed.check_time(one.time)
+        if not re.fullmatch(identity.ID, one.id) or not str(one.reason).isprintable():
+            raise ValueError("has a key without a proper id or reason")
+    issued, signer = signed.check_time(fields["issued"]), signed.signer_of(fields)
+    return RevocationList(fields["serial"], issued, signer, revoked)
+
+
+def _bytes_of(path: AnyPath) -> bytes:
+    with os.fdopen(open_to_read(path), "rb") as file:
+        return file.read(LONGEST + 1)
+
+
+def _write(path: Path, data: bytes) -> None:
+    with replacing(path) as file:
+        write_all(file, data, 0)

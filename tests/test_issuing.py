@@ -1,0 +1,159 @@
+"""Copies per user: each with a key of its own, all in the register, and issued again."""
+
+import hashlib
+import json
+import os
+
+import pytest
+from safetensors.numpy import load_file, save_file
+from sealed import BOB, MALLORY, OWNER, public, same, some
+from test_vault_cli import bad, good
+
+from modellock_jax.vault import identity, issuing, keys, locked, register, revocation
+from modellock_jax.vault.errors import Expired, Unreadable, WrongKey
+from modellock_jax.vault.issuing import issue
+
+
+@pytest.fixture
+def plain(tmp_path):
+    save_file(some(), tmp_path / "m.st")
+    return tmp_path / "m.st"
+
+
+def opened(one, folder):
+    locked.unlock_file(one.copy, folder / "opened", keys.load(one.key))
+    return (folder / "opened").read_bytes()
+
+
+def test_every_user_has_a_copy_and_a_key_of_his_own(plain, tmp_path):
+    out, book = tmp_path / "out", tmp_path / "r"
+    issued = issue(plain, out, ["alice", "bob"], OWNER, book)
+    assert out.stat().st_mode & 0o777 == 0o700
+    found = register.read(book, public(OWNER))
+    assert found.entries == tuple(one.entry for one in issued)
+    for number, one in enumerate(issued, 1):
+        assert opened(one, tmp_path) == plain.read_bytes()
+        assert one.key.stat().st_mode & 0o777 == 0o600
+        assert one.entry.copy == hashlib.sha256(one.copy.read_bytes()).hexdigest()
+        assert one.entry.plain == hashlib.sha256(plain.read_bytes()).hexdigest()
+        assert one.entry.scheme == "stream_lock()"
+        own = keys.load(one.key)
+        assert own.id == one.entry.key == locked.locked_info(one.copy).key_id
+        assert own == issuing.user_secret(OWNER, found.id, one.entry.user, number)
+        for secret in (OWNER, own):
+            text = book.read_bytes() + one.copy.read_bytes()
+            assert secret._reveal() not in text
+            assert secret._reveal().hex().encode() not in text
+    alice, bob = issued
+    with pytest.raises(WrongKey):
+        locked.unlock_file(alice.copy, tmp_path / "x", keys.load(bob.key))
+    assert not same(load_file(alice.copy), load_file(bob.copy))
+
+
+def test_another_register_gives_other_keys(plain, tmp_path):
+    one, two = (
+        issue(plain, tmp_path / "out", ["alice"], OWNER, tmp_path / name)[0] for name in "rs"
+    )
+    assert one.entry.key != two.entry.key
+
+
+def test_issued_again_the_old_key_is_superseded_and_revoked(plain, tmp_path):
+    out, book, refused = tmp_path / "out", tmp_path / "r", tmp_path / "out" / "revoked.json"
+    first, bob = issue(plain, out, ["alice", "bob"], OWNER, book)
+    (second,) = issue(plain, out, ["alice"], OWNER, book, again=True)
+    assert second.entry.supersedes == first.entry.key != second.entry.key
+    assert opened(first, tmp_path) == opened(second, tmp_path) == plain.read_bytes()
+    (third,) = issue(plain, out, ["alice"], OWNER, book, again=True, revocations=refused)
+    assert revocation.read(refused).ids == {second.entry.key}
+    assert third.entry.key in revocation.read(refused).revoked[0].reason
+    with pytest.raises(Expired, match=second.entry.key):
+        opened(second, tmp_path)
+    assert opened(third, tmp_path) == opened(bob, tmp_path) == plain.read_bytes()
+    assert register.read(book).current["alice"] == third.entry
+
+
+@pytest.mark.parametrize(
+    ("users", "options", "text"),
+    [
+        ([], {}, "name a user"),
+        (["../alice"], {}, "cannot be a file's name"),
+        ([".alice"], {}, "cannot be a file's name"),
+        (["a" * 51], {}, "cannot be a file's name"),
+        (["bob", "bob"], {}, "named twice"),
+        (["alice", "bob"], {}, "alice: has a copy already"),
+        (["bob"], {"again": True}, "bob: has no copy yet"),
+        (["bob"], {"revocations": "list"}, "only issuing again"),
+        (["bob"], {"scheme": "sign_mask"}, "cannot lock a file"),
+    ],
+)
+def test_what_cannot_be_issued_says_so(users, options, text, plain, tmp_path):
+    book = tmp_path / "r"
+    issue(plain, tmp_path / "out", ["alice"], OWNER, book)
+    before = book.read_bytes(), sorted(os.listdir(tmp_path / "out"))
+    with pytest.raises(ValueError, match=text):
+        issue(plain, tmp_path / "out", users, OWNER, book, **options)
+    assert (book.read_bytes(), sorted(os.listdir(tmp_path / "out"))) == before
+
+
+def test_faults_come_before_anything_is_written(plain, tmp_path):
+    book, refused = tmp_path / "r", tmp_path / "list"
+    with pytest.raises(TypeError, match="list of names"):
+        issue(plain, tmp_path / "out", "alice", OWNER, book)
+    with pytest.raises(Unreadable):
+        issue(tmp_path / "absent", tmp_path / "out", ["alice"], OWNER, book)
+    assert not book.exists()
+    issue(plain, tmp_path / "out", ["alice"], OWNER, book)
+    revocation.revoke(refused, [BOB.id], MALLORY)
+    with pytest.raises(WrongKey, match="list of key"):
+        issue(plain, tmp_path / "out", ["alice"], OWNER, book, again=True, revocations=refused)
+    assert len(os.listdir(tmp_path / "out")) == 2
+
+
+def test_what_was_interrupted_is_completed(plain, tmp_path, monkeypatch):
+    """Before the register's line everything is there, and is the same when it is done again."""
+    out, book = tmp_path / "out", tmp_path / "r"
+    with monkeypatch.context() as m:
+        m.setattr(register.Writer, "add", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            issue(plain, out, ["alice"], OWNER, book)
+    (key,) = out.glob("alice.*.key")
+    before = key.read_bytes()
+    assert not register.read(book).entries
+    (one,) = issue(plain, out, ["alice"], OWNER, book)
+    assert (one.key, key.read_bytes()) == (key, before)
+    assert opened(one, tmp_path) == plain.read_bytes()
+    bobs = issuing.user_secret(OWNER, register.read(book).id, "bob", 2)
+    (out / f"bob.{bobs.id}.key").write_bytes(b"something else")
+    with pytest.raises(FileExistsError):
+        issue(plain, out, ["bob"], OWNER, book)
+
+
+def interrupted(*_):
+    raise KeyboardInterrupt
+
+
+# From the command line
+
+
+def test_from_the_command_line(plain, tmp_path):
+    keys.save(OWNER, tmp_path / "owner.key")
+    identity.save_public(public(OWNER), tmp_path / "owner.pub")
+    identity.save_public(public(MALLORY), tmp_path / "m.pub")
+    here = ["issue", "m.st", "out", "--register", "r.jsonl", "--key", "owner.key"]
+    told = json.loads(good(tmp_path, *here, "--user", "alice", "--user", "bob", "--json"))
+    alice, bob = told["issued"]
+    assert (alice["user"], bob["number"]) == ("alice", 2)
+    again = ["--user", "alice", "--reissue", "--revoke", "revoked.json"]
+    assert b"its head is" in good(tmp_path, *here, *again)
+    (tmp_path / "out" / "revoked.json").write_bytes((tmp_path / "revoked.json").read_bytes())
+    unlocking = ["unlock", alice["copy_file"], "x", "--key", alice["key_file"]]
+    bad(5, f"key {alice['key']} was revoked", tmp_path, *unlocking)
+    good(tmp_path, "unlock", bob["copy_file"], "x", "--key", bob["key_file"])
+    assert (tmp_path / "x").read_bytes() == plain.read_bytes()
+    listing = ["register", "list", "r.jsonl", "--head", told["head"]]
+    found = json.loads(good(tmp_path, *listing, "--signed-by", "owner.pub", "--json"))
+    assert [one["superseded"] for one in found["entries"]] == [True, False, False]
+    bad(4, "is signed by", tmp_path, *listing, "--signed-by", "m.pub")
+    lines = (tmp_path / "r.jsonl").read_bytes().splitlines(True)
+    (tmp_path / "r.jsonl").write_bytes(lines[0] + lines[2])
+    bad(4, "line 2", tmp_path, *listing)

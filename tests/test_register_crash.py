@@ -1,0 +1,131 @@
+"""Killed or out of disk at any moment: the register and the list are the old ones or the new ones."""
+
+import errno
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from register_worker import TASKS, file_of
+from sealed import ALICE, BOB, OWNER, public
+
+from modellock_jax.vault import register, revocation
+from modellock_jax.vault.errors import Unreadable
+
+KILLED = -9
+KILLS = {"first": 40, "add": 40, "revoke": 40}
+
+
+@pytest.fixture(scope="module")
+def worker():
+    """Has a task done in a child of its own; says how that ended, and after how many seconds."""
+    command = [sys.executable, str(Path(__file__).with_name("register_worker.py"))]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+
+        def ask(task, path, **when):
+            line = {"task": {"first": "add"}.get(task, task), "path": str(path)} | when
+            print(json.dumps(line), file=process.stdin, flush=True)
+            return tuple(json.loads(process.stdout.readline()))
+
+        yield ask
+        process.stdin.close()
+
+
+@pytest.fixture
+def begun(tmp_path):
+    """By task: a path, and the content that it has before, if any."""
+    old = file_of(tmp_path / "old", ["alice", "bob"]).read_bytes()
+    revocation.revoke(tmp_path / "list", [ALICE.id], OWNER)
+    return {
+        "first": (tmp_path / "r", None),
+        "add": (tmp_path / "r", old),
+        "revoke": (tmp_path / "r", (tmp_path / "list").read_bytes()),
+    }
+
+
+def begin(path, content):
+    path.unlink(missing_ok=True)
+    if content is not None:
+        path.write_bytes(content)
+
+
+def is_new(task, path):
+    """Whether the line is there; fails unless all of it is, or nothing."""
+    if task == "revoke":
+        return {1: False, 2: True}[len(revocation.read(path).revoked)]
+    try:
+        entries = register.read(path, public(OWNER)).entries
+    except Unreadable:  # not yet made, or being made
+        assert task == "first"
+        return False
+    old = {"first": 0, "add": 2}[task]
+    assert len(entries) in (old, old + 1)
+    return len(entries) > old
+
+
+def goes_on(task, path):
+    """What was begun can be done again, and the register holds together afterwards."""
+    before = is_new(task, path)
+    TASKS["revoke" if task == "revoke" else "add"](path)
+    if task == "revoke":
+        assert is_new(task, path)
+        return
+    found = register.read(path)
+    assert len(found.entries) == {"first": 1, "add": 3}[task] + before
+    assert found.entries[-1].key == BOB.id
+
+
+@pytest.mark.parametrize("task", KILLS)
+def test_killed_at_random_moments(worker, begun, task):
+    path, content = begun[task]
+    taken = []
+    for _ in range(5):
+        begin(path, content)
+        ended, seconds = worker(task, path)
+        assert ended == 0
+        taken.append(seconds)
+    rng = np.random.default_rng(4)
+    killed = done = 0
+    for moment in rng.permutation(np.linspace(0, 1.2 * np.median(taken), KILLS[task])):
+        begin(path, content)
+        ended, _ = worker(task, path, delay=float(moment))
+        assert ended in (0, KILLED)
+        killed += ended == KILLED
+        done += is_new(task, path)
+        goes_on(task, path)
+    print(f"{task}: {KILLS[task]} kills, {killed} in time, {done} found it done")
+    assert killed >= KILLS[task] // 10
+
+
+@pytest.mark.parametrize("task", KILLS)
+def test_killed_half_way_through_each_step(worker, begun, task):
+    path, content = begun[task]
+    outcomes = []
+    for step in range(1, 100):
+        begin(path, content)
+        ended, _ = worker(task, path, step=step)
+        outcomes.append(is_new(task, path))
+        goes_on(task, path)
+        if ended == 0:
+            break
+        assert ended == KILLED
+    assert outcomes == sorted(outcomes)  # once new, always new
+    assert (outcomes[0], outcomes[-1]) == (False, True)
+    assert len(outcomes) > 4
+
+
+@pytest.mark.parametrize("task", KILLS)
+@pytest.mark.parametrize("room", [0, 1, 100, 4000])
+def test_a_full_disk_leaves_what_was(worker, begun, task, room):
+    path, content = begun[task]
+    begin(path, content)
+    limit = room + (len(content) if task == "add" else 0)
+    ended, _ = worker(task, path, limit=limit)
+    assert ended == errno.EFBIG
+    assert not is_new(task, path)
+    assert content is None or path.read_bytes() == content
+    goes_on(task, path)

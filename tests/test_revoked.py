@@ -1,0 +1,160 @@
+"""A key on a list is refused wherever the list is present, and by whose list it is."""
+
+import json
+import os
+import shutil
+
+import pytest
+from safetensors.numpy import save_file
+from sealed import ALICE, BOB, MALLORY, OWNER, adding, public, same, some
+
+from modellock_jax.vault import envelope, locked, revocation, signed
+from modellock_jax.vault.errors import Expired, Tampered, Unreadable, WrongKey
+from modellock_jax.vault.recipients import Passphrase, name_of
+from modellock_jax.vault.rewrite import read_header, rewrite
+
+
+@pytest.fixture(autouse=True)
+def no_lists(monkeypatch):
+    monkeypatch.delenv(revocation.LISTS, raising=False)
+
+
+@pytest.fixture
+def path(tmp_path):
+    """A sealed file of nobody's signature, for Alice and Bob, in a folder of its own."""
+    (tmp_path / "models").mkdir()
+    path = tmp_path / "models" / "m.sealed"
+    envelope.save(some(), path, [public(ALICE), public(BOB)])
+    return path
+
+
+@pytest.fixture
+def bobs(tmp_path):
+    """The owner's list that refuses Bob."""
+    revocation.revoke(tmp_path / "list.json", [BOB.id], OWNER, "left the company")
+    return tmp_path / "list.json"
+
+
+def refused(path, **options):
+    """Bob is refused, in one sentence that says by what; Alice, and a stranger, as ever."""
+    assert same(envelope.load(path, ALICE, **options), some())
+    with pytest.raises(WrongKey):
+        envelope.load(path, MALLORY, **options)
+    with pytest.raises(Expired, match=f"key {BOB.id} was revoked on .*left the company") as caught:
+        envelope.load(path, BOB, **options)
+    assert caught.value.code == 5
+    return str(caught.value)
+
+
+def test_a_revoked_recipient_is_refused_wherever_the_list_is_present(path, bobs, monkeypatch):
+    assert same(envelope.load(path, BOB), some())
+    assert str(bobs) in refused(path, revoked=[bobs])
+    monkeypatch.setenv(revocation.LISTS, str(bobs))
+    refused(path)
+    monkeypatch.setenv(revocation.LISTS, os.pathsep.join(["", str(bobs), ""]))
+    refused(path)
+    monkeypatch.delenv(revocation.LISTS)
+    for name in ("revoked.json", "m.sealed.revoked.json"):
+        shutil.copy(bobs, path.parent / name)
+        refused(path)
+        (path.parent / name).unlink()
+    assert same(envelope.load(path, BOB), some())
+
+
+def test_beside_the_file_is_also_where_a_link_to_it_leads(path, bobs, tmp_path):
+    (tmp_path / "elsewhere").mkdir()
+    link = tmp_path / "elsewhere" / "link"
+    link.symlink_to(path)
+    assert same(envelope.load(link, BOB), some())
+    for place in (path.parent, link.parent):
+        shutil.copy(bobs, place / "revoked.json")
+        refused(link)
+        (place / "revoked.json").unlink()
+
+
+def test_a_list_that_cannot_be_read_is_an_error(path, tmp_path, monkeypatch):
+    for name in ("absent.json", "models"):
+        with pytest.raises(Unreadable, match=name):
+            envelope.load(path, ALICE, revoked=[tmp_path / name])
+        monkeypatch.setenv(revocation.LISTS, str(tmp_path / name))
+        with pytest.raises(Unreadable, match=name):
+            envelope.load(path, ALICE)
+        monkeypatch.delenv(revocation.LISTS)
+    (path.parent / "revoked.json").symlink_to(tmp_path / "absent.json")
+    with pytest.raises(Unreadable, match="revoked"):
+        envelope.load(path, ALICE)
+
+
+def test_an_old_list_does_not_hide_a_newer_one(path, bobs, tmp_path):
+    old = tmp_path / "old.json"
+    revocation.revoke(old, [MALLORY.id], OWNER)
+    shutil.copy(old, tmp_path / "new.json")
+    revocation.revoke(tmp_path / "new.json", [BOB.id], OWNER, "left the company")
+    for beside, asked in (("old.json", "new.json"), ("new.json", "old.json")):
+        shutil.copy(tmp_path / beside, path.parent / "revoked.json")
+        refused(path, revoked=[tmp_path / asked])
+
+
+def test_of_a_signed_file_only_its_signers_list_counts(path, bobs, tmp_path):
+    envelope.save(some(), path, [public(ALICE), public(BOB)], signers=[OWNER, ALICE])
+    foreign = tmp_path / "foreign.json"
+    revocation.revoke(foreign, [ALICE.id, BOB.id], MALLORY)
+    shutil.copy(foreign, path.parent / "revoked.json")
+    assert same(envelope.load(path, BOB), some())
+    with pytest.raises(ValueError, match=f"signed by {MALLORY.id}, who did not sign"):
+        envelope.load(path, BOB, revoked=[foreign])
+    refused(path, revoked=[bobs])
+    shutil.copy(bobs, path.parent / "m.sealed.revoked.json")
+    refused(path)
+    # Of a file that nobody signed, everybody's list counts.
+    (path.parent / "m.sealed.revoked.json").unlink()
+    envelope.save(some(), path, [public(ALICE)])
+    with pytest.raises(Expired):
+        envelope.load(path, ALICE)
+    # That a list names the file's signer as its own does not make it his.
+    fields = json.loads(foreign.read_bytes())
+    del fields["signature"]
+    named = signed.named(public(MALLORY)) | {"id": OWNER.id}
+    (path.parent / "revoked.json").write_bytes(signed.line(fields | {"signer": named}, MALLORY))
+    envelope.save(some(), path, [public(ALICE)], signers=[OWNER])
+    with pytest.raises(Tampered):
+        envelope.load(path, ALICE)
+
+
+def test_a_passphrase_is_revoked_by_the_name_of_its_stanza(path, tmp_path):
+    words = [Passphrase("correct horse"), Passphrase("battery staple")]
+    rewrite(path, ALICE, adding(*words))
+    name = name_of(read_header(path).stanzas[-1])
+    revocation.revoke(path.parent / "revoked.json", [name], OWNER)
+    assert same(envelope.load(path, words[0]), some())
+    with pytest.raises(Expired, match=name):
+        envelope.load(path, words[1])
+
+
+def test_the_key_of_a_locked_file_is_refused(tmp_path, monkeypatch):
+    save_file(some(), tmp_path / "m")
+    locked.lock_file(tmp_path / "m", tmp_path / "l", BOB, "stream_lock")
+    lists = tmp_path / "lists"
+    lists.mkdir()
+    revocation.revoke(lists / "list.json", [BOB.id], OWNER)
+
+    def unlock(**options):
+        locked.unlock_file(tmp_path / "l", tmp_path / "again", BOB, **options)
+
+    unlock()
+    (tmp_path / "again").unlink()
+    with pytest.raises(Expired, match=BOB.id):
+        unlock(revoked=[lists / "list.json"])
+    with monkeypatch.context() as m:
+        m.setenv(revocation.LISTS, str(lists / "list.json"))
+        with pytest.raises(Expired):
+            unlock()
+    shutil.copy(lists / "list.json", tmp_path / "revoked.json")
+    with pytest.raises(Expired):
+        unlock()
+    with pytest.raises(WrongKey):
+        locked.unlock_file(tmp_path / "l", tmp_path / "again", ALICE)
+    (tmp_path / "revoked.json").write_bytes((lists / "list.json").read_bytes()[:-1])
+    with pytest.raises(Tampered):
+        unlock()
+    assert not (tmp_path / "again").exists()
