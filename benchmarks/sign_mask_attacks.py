@@ -53,10 +53,15 @@ QUERIES = (4, 8, 16, 32, 64, 128)
 
 
 def corrected(
-    lock: ml.Lock, forward: Any, params: Any, key: ml.SignKey, x: jax.Array, y: jax.Array
+    lock: ml.Lock,
+    forward: Any,
+    params: Any,
+    key: ml.SignKey,
+    x: jax.Array,
+    y: jax.Array,
+    copies: int,
 ) -> ml.SignKey:
-    """The key after `linear_flips` on labelled images and shifted copies of them, 2000 in all."""
-    copies = 2000 // len(x)
+    """The key after `linear_flips` on labelled images and shifted ones, `copies` of each in all."""
     shifted = [random_shift(jax.random.key(i), x) for i in range(1, copies)]
     batch = jnp.concatenate([x, *shifted]), jnp.tile(y, copies)
     attack = linear_flips(lock, forward, restarts=1)
@@ -125,7 +130,7 @@ def rows_of(
         result["live_signs_right"] = None if right is None else float(right[live].mean())
         return about | result
 
-    def relaxed(count: int, labels: bool, restarts: int, steps: int) -> ml.SignKey:
+    def relaxed(count: int, restarts: int, steps: int, copies: int = 0) -> ml.SignKey:
         relaxation = relaxed_signs(lock, BITS)
         attack = relaxed_key(relaxation, model.forward, steps, restarts=restarts)
 
@@ -135,9 +140,11 @@ def rows_of(
             kinds: dict[str, Any] = {"steps": steps, "augment": random_shift}
             state, _ = run_shuffled(attack, state, x, y, jax.random.fold_in(rng, 1), **kinds)
             found = best_key(relaxation, state)
-            return found if y is None else corrected(lock, model.forward, params, found, x, y)
+            if y is None:
+                return found
+            return corrected(lock, model.forward, params, found, x, y, copies)
 
-        y = train_y[:count] if labels else None
+        y = train_y[:count] if copies else None
         return go(params, train_x[:count], y, jax.random.key(5000 + seed))
 
     def tanh(count: int) -> ml.SignKey:
@@ -173,9 +180,9 @@ def rows_of(
 
     if "keys" in attacks:
         yield row("tanh", 50, lambda: tanh(50))
-        yield row("relaxed_key", 50, lambda: relaxed(50, True, 8, 400))
-        yield row("relaxed_key", 500, lambda: relaxed(500, True, 4, 1600))
-        yield row("relaxed_key, no labels", 2000, lambda: relaxed(2000, False, 16, 800))
+        yield row("relaxed_key", 50, lambda: relaxed(50, 8, 400, copies=20))
+        yield row("relaxed_key", 500, lambda: relaxed(500, 4, 1600, copies=4))
+        yield row("relaxed_key, no labels", 2000, lambda: relaxed(2000, 16, 800))
     if "oracle" in attacks:
         for count in QUERIES:
             yield row("sign_mask_oracle", count, functools.partial(asked, count))
