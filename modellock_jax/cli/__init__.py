@@ -1,6 +1,6 @@
 """The command line: `modellock-jax`, one module for each kind of command."""
 
-from modellock_jax.cli import keys, locking, reading, research, sealing
+from modellock_jax.cli import backup, keys, locking, reading, research, sealing
 from modellock_jax.cli.app import app, main
 
-__all__ = ["app", "keys", "locking", "main", "reading", "research", "sealing"]
+__all__ = ["app", "backup", "keys", "locking", "main", "reading", "research", "sealing"]
