@@ -98,7 +98,6 @@ def _put(sealed: Sealed, tensor: Tensor, sharding: Sharding) -> jax.Array:
         _fill(sealed, tensor, host, 0, tensor.shape, bounds)
         put = [jax.device_put(host, device) for device in devices]
         shards += jax.block_until_ready(put)
-        del host  # before the next one is made
     return jax.make_array_from_single_device_arrays(
         tensor.shape, sharding, shards, dtype=tensor.dtype
     )
