@@ -10,12 +10,15 @@ import pickle
 import re
 import shutil
 import stat
+import subprocess
 import sys
 from collections import Counter
 
 import pytest
 import shamir_mnemonic
 from hidden import RAW, SECRET, shows, told, write
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from test_vault_cli import bad, good
 
 from modellock_jax.cli import main
@@ -145,15 +148,15 @@ def test_shares_that_do_not_belong_together():
     more = shares.split(SECRET, 3, 3)
     cases = {
         "shares of two keys: share 1 of 3 is of": (ours[0], theirs[1]),
-        "split at two times": (ours[0], again[1]),
-        "share 1 of 3 and share 2 of 3 are of the same key": (ours[0], more[1], more[2]),
+        "were not split together": (ours[0], again[1]),
+        "share 1 of 3 and share 2 of 3 were not split together": (ours[0], more[1], more[2]),
         "are both share 1; give one": (ours[0], ours[0]),
         "no shares": (),
     }
-    for message, given in cases.items():
+    for message, some in cases.items():
         with pytest.raises(ValueError, match=message) as caught:
-            shares.join(given)
-        assert clean(caught.value, *given)
+            shares.join(some)
+        assert clean(caught.value, *some)
 
 
 def test_a_passphrase_is_needed_and_no_more():
@@ -323,7 +326,7 @@ def test_one_wrong_word_is_always_found(folder, tmp_path):
 
 
 WRONG = {
-    "no share": ("version 1", "version 2", Unreadable, "is no share file of version 1"),
+    "version 10": ("version 1", "version 10", Unreadable, "is no share file of version 1"),
     "key": ("Key: ", "Key: x", Tampered, "no proper line `Key:`"),
     "no key": ("Key: ", "Kye: ", Tampered, "no proper line `Key:`"),
     "twice": ("Needed: 2", "Needed: 2\nNeeded: 2", Tampered, "no proper line `Needed:`"),
@@ -364,6 +367,43 @@ def test_a_failure_leaves_no_share(tmp_path, monkeypatch, step):
         share_files.save(made, tmp_path / "s")
     assert os.listdir(tmp_path) == []
     assert clean(caught.value, *made)
+
+
+def test_a_killed_process_leaves_no_folder(tmp_path):
+    """No cleaning up: the process ends when all is written and has no name yet."""
+    script = (
+        "import os, sys; from modellock_jax.vault import keys, share_files, shares\n"
+        "os.rename = lambda *args: os._exit(9)\n"
+        "share_files.save(shares.split(keys.generate(), 2, 3), sys.argv[1])"
+    )
+    done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "s")], check=False)
+    assert done.returncode == 9
+    (left,) = tmp_path.iterdir()
+    assert left.name.startswith(".modellock-")
+    assert stat.S_IMODE(left.stat().st_mode) == 0o700
+
+
+@settings(derandomize=True, max_examples=200, deadline=None, database=None)
+@given(
+    start=st.integers(0, 900),
+    length=st.integers(0, 20),
+    patch=st.binary(max_size=9)
+    | st.text("0123456789 of.:\r\nWordskyKe²", max_size=9).map(str.encode),
+)
+def test_any_damage_is_found_or_harmless(folder, start, length, patch):
+    content = (folder / "s" / "share-1-of-3.txt").read_bytes()
+    held = share_files.load(folder / "s" / "share-1-of-3.txt")
+    path = write(folder / "hurt.txt", content[:start] + patch + content[start + length :])
+    try:
+        share = share_files.load(path)
+    except (Tampered, Unreadable) as error:
+        said = error
+    else:
+        said = None
+        assert words_of(share) == words_of(held)
+        assert (share.index, share.threshold) == (1, 2)
+    path.unlink()
+    assert said is None or clean(said, held)
 
 
 def test_no_folder_is_overwritten(tmp_path):
@@ -435,7 +475,7 @@ def test_what_commands_refuse(folder, tmp_path, monkeypatch):
     one, two, three = sorted((tmp_path / "s").iterdir())
     for code, message, words in (
         (2, "a.key exists", ("join", one, two, "a.key")),
-        (2, "split at two times", ("join", one, tmp_path / "later" / two.name, "c.key")),
+        (2, "were not split together", ("join", one, tmp_path / "later" / two.name, "c.key")),
         (2, "are both share 1", ("join", one, one, "c.key")),
         (2, "name the key", ("drill", one, two)),
         (2, "name the key", ("drill", one, two, "--key", "a.key", "--id", SECRET.id)),

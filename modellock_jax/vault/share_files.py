@@ -114,8 +114,8 @@ def _parse(data: bytes, name: str) -> Share | VaultError:
     """The share, or what is wrong: an exception from here would carry the text along."""
     slip39 = shares.package()
     head, _, below = data.decode("utf-8", "replace").partition("\nWords:")
-    if len(data) > _LONGEST or not head.lstrip().startswith(_FORMAT):
-        return Unreadable(f"{name} is no share file of version 1, which begins `{_FORMAT}`")
+    if len(data) > _LONGEST or head.strip().splitlines()[:1] != [_FORMAT]:
+        return Unreadable(f"{name} is no share file of version 1, whose first line is `{_FORMAT}`")
     fields: dict[str, tuple[str, ...]] = {}
     for field, pattern in _FIELDS.items():
         lines = re.findall(rf"^{field}:\s*(.*?)\s*$", head, re.MULTILINE)

@@ -164,8 +164,8 @@ def _belonging(given: Iterable[Share]) -> tuple[Share, ...]:
             )
         if _split_of(share) != _split_of(first):
             raise ValueError(
-                f"{first.name} and {share.name} are of the same key, split at two times; give shares "
-                "of one time"
+                f"{first.name} and {share.name} were not split together, though of one key, or a line "
+                "of one was changed; give shares of one time"
             )
         if share.index in seen:
             other = seen[share.index].name
