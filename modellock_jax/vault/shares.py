@@ -69,9 +69,9 @@ def split(
 
     **Guarantees.** Fewer than `threshold` shares tell nothing of the key, but for a checksum that a
     guess at the whole key can be tested against; its id is another, and is in the open with them, as
-    both numbers are. `threshold` shares and the passphrase, if there is
-    one, are the key. A passphrase is stretched by PBKDF2 alone: it delays whoever has the shares. Any
-    tool for SLIP-39 gives back the key's 32 bytes.
+    both numbers are. `threshold` shares and the passphrase, if there is one, are the key. A
+    passphrase is stretched by PBKDF2 alone: it delays whoever has the shares. Any tool for SLIP-39
+    gives back the key's 32 bytes.
 
     Source: Shamir (1979), in the form of SLIP-39 (Rusnak, Kozlik, Vejpustek, Susanka, Palatinus &
     Hoenicke 2017).
