@@ -1,7 +1,6 @@
 """Sealed files opened onto devices: the same bits, only what each device needs, bounded memory."""
 
 import json
-import math
 import os
 import subprocess
 import sys
@@ -12,6 +11,7 @@ import pytest
 from jax import NamedSharding, P
 from jax.sharding import SingleDeviceSharding
 from sealed import ALICE, public
+from test_checkpoint import any_bits
 
 from modellock_jax.vault import chunks, devices, envelope
 from modellock_jax.vault.checkpoint import to_names
@@ -30,13 +30,6 @@ def small(monkeypatch):
 
 def mesh():
     return jax.make_mesh((2, 2), ("x", "y"), devices=jax.devices()[:4])
-
-
-def any_bits(dtype, shape, seed=0):
-    """Every bit pattern of the dtype, NaNs of all kinds among them."""
-    size = math.prod(shape) * dtype.itemsize
-    raw = np.random.default_rng(seed).integers(0, 256, size, np.uint8)
-    return (raw & 1 if dtype == np.bool_ else raw).view(dtype).reshape(shape)
 
 
 def same_bits(found, expected):
