@@ -51,7 +51,7 @@ def test_the_bytes_of_a_file_show_no_name_value_or_key(path):
     for raw in hidden:
         for spelling in spellings(raw):
             assert spelling not in data, raw
-    for dtype in (b"F32", b"F64", b"I64", b"float"):
+    for dtype in (b'"F32', b'"F64', b'"I64', b"float"):
         assert dtype not in data[: made.room]
     file_key = header.file_key_of(made, ALICE)
     uses = [header.file_key_use(file_key, made.file_id, use) for use in ("payload", "header")]

@@ -94,7 +94,7 @@ def test_a_missing_directory(tmp_path):
 @pytest.mark.parametrize(
     "error", [OSError("no"), KeyboardInterrupt()], ids=["OSError", "interrupt"]
 )
-@pytest.mark.parametrize("step", ["fdopen", "fsync", "link"])
+@pytest.mark.parametrize("step", ["pwrite", "fsync", "link"])
 def test_a_failure_leaves_nothing(tmp_path, monkeypatch, step, error):
     def fail(*args: Any, **kwargs: Any) -> None:
         raise error

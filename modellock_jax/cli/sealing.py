@@ -1,4 +1,4 @@
-"""`keygen`, `seal`, `open`, `verify` and `rotate`: whole files."""
+"""`seal`, `open`, `verify` and `rotate`: whole files."""
 
 import sys
 from pathlib import Path
@@ -28,37 +28,11 @@ from modellock_jax.cli.inputs import (
     tell,
     writable,
 )
-from modellock_jax.vault import envelope, identity, keys, recipients, rewrite
+from modellock_jax.vault import envelope, keys, recipients, rewrite
 
 Expires = Annotated[
     str, typer.Option("--expires", help="A date, as 2027-01-31, after which it is not opened.")
 ]
-
-
-@app.command()
-@on_files
-def keygen(
-    output: Annotated[Path, typer.Argument(help="The key file; OUTPUT.pub is its public half.")],
-    classic: Annotated[
-        bool, typer.Option("--classic", help="X25519 alone, without ML-KEM-768.")
-    ] = False,
-    as_json: Json = False,
-) -> None:
-    """A new key from the operating system: OUTPUT, for its owner's eyes alone, and OUTPUT.pub."""
-    secret = keys.generate()
-    public = identity.public_key(secret, classic)
-    keys.save(secret, output)
-    beside = Path(f"{output}.pub")
-    identity.save_public(public, beside)
-    tell(
-        as_json,
-        f"{output}: key {public.id}, keep it secret and keep a backup\n"
-        f"{beside}: its public half, to be given away; fingerprint {public.fingerprint}",
-        id=public.id,
-        key=str(output),
-        public=str(beside),
-        fingerprint=public.fingerprint,
-    )
 
 
 @app.command()

@@ -39,8 +39,8 @@ def to_names(params: Params) -> dict[str, np.ndarray]:
     return found
 
 
-def to_tree(named: Mapping[str, np.ndarray], like: Params | None = None) -> Params:
-    """The inverse of `to_names`: nested dicts, cut at each `/`, or the structure of `like`.
+def to_tree(named: Mapping[str, Any], like: Params | None = None) -> Params:
+    """The inverse of `to_names`, for any leaves: nested dicts, cut at each `/`, or as `like`.
 
     Leaves of `like` need a shape and a dtype only (`jax.eval_shape`). Raises `ValueError` where a
     name is both a leaf and a branch, or, with `like`, for names, shapes and dtypes that differ.
@@ -61,7 +61,7 @@ def to_tree(named: Mapping[str, np.ndarray], like: Params | None = None) -> Para
     return tree
 
 
-def _like(named: Mapping[str, np.ndarray], like: Params) -> Params:
+def _like(named: Mapping[str, Any], like: Params) -> Params:
     names = jax.tree.leaves(paths(like))
     for missing, where in (
         (set(names) - set(named), "missing in the checkpoint"),

@@ -130,6 +130,34 @@ def open_all(
     _each(one, chunks)
 
 
+def open_range(
+    cipher: Cipher,
+    chunks: Sequence[Chunk],
+    start: int,
+    into: memoryview,
+    file: int,
+    at: int,
+    done: Callable[[int], None],
+) -> None:
+    """Fill a view of bytes from the byte `start` on of what `chunks`, all of one name, make up.
+
+    No chunk is decrypted that holds none of them.
+    """
+    edges: dict[int, bytearray] = {}  # the chunks of which only a part is wanted
+
+    def place(chunk: Chunk) -> Any:
+        first = chunk.start - start
+        if first >= 0 and first + chunk.length <= len(into):
+            return into[first : first + chunk.length]
+        return edges.setdefault(first, bytearray(chunk.length))
+
+    wanted = chunks[start // CHUNK : -(-(start + len(into)) // CHUNK)]
+    open_all(cipher, wanted, file, at, place, done)
+    for first, data in edges.items():
+        begin, end = max(first, 0), min(first + len(data), len(into))
+        into[begin:end] = data[begin - first : end - first]
+
+
 def digest(file: int, at: int, size: int, done: Callable[[int], None]) -> bytes:
     """SHA-256 over the SHA-256 of each `CHUNK` bytes of a body: what a signature vouches for."""
     local = threading.local()

@@ -198,7 +198,9 @@ def rotate(
     """
 
     def read(tensor: Tensor, start: int, length: int) -> Any:
-        return sealed.part(tensor, start)
+        data = bytearray(length)
+        sealed.read(tensor, start, memoryview(data))
+        return data
 
     _seal(sealed.directory, read, path, recipients, expires, signers, done)
 

@@ -16,7 +16,7 @@ ABOUT = {
     "ChaCha20 is a pseudo-random function",
     "deep_lock": "BROKEN, its key comes out of the locked weights alone in a fraction of a second "
     "(modellock_jax.attacks.deep_lock_ciphertext_only; with restart='leaf' leaf by leaf)",
-    "sign_flip": "BROKEN, only signs are hidden: 64 queries to an unlocked model give the key (after "
+    "sign_flip": "BROKEN, only signs are hidden: 16 queries to an unlocked model give the key (after "
     "Li et al. 2024), fine-tuning with little data repairs the weights (Malhotra 2023)",
     "patch_shuffle": "BROKEN, only the order of the rows of one embedding is hidden: one image of "
     "choice, scrambled, gives the key (chosen_image in modellock_jax.attacks)",

@@ -6,7 +6,7 @@ import math
 import os
 import secrets
 import stat
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -31,6 +31,35 @@ def replacing(path: str | os.PathLike[str], mode: int = 0o644) -> Iterator[int]:
     ...     Path(f"{folder}/a").read_bytes()
     b'whole'
     """
+    with _written(path, mode, os.replace) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def creating(path: str | os.PathLike[str], mode: int = 0o644) -> Iterator[int]:
+    """As `replacing`, for a file that is not there yet.
+
+    Raises `FileExistsError` if `path` is there at the end, `OSError` also if the file system has no
+    hard links; else as `replacing`.
+
+    **Guarantees.** As `replacing`, and what was at `path` is kept.
+    """
+
+    def put(temp: Path, target: Path) -> None:
+        try:
+            os.link(temp, target)  # unlike a rename, refuses if the target exists
+        except FileExistsError:
+            raise FileExistsError(f"{target} exists and is kept; choose another path") from None
+        os.unlink(temp)
+
+    with _written(path, mode, put) as file:
+        yield file
+
+
+@contextlib.contextmanager
+def _written(
+    path: str | os.PathLike[str], mode: int, put: Callable[[Path, Path], None]
+) -> Iterator[int]:
     target = Path(path)
     if not target.parent.is_dir():
         raise FileNotFoundError(f"there is no directory {target.parent}; create it first")
@@ -42,12 +71,18 @@ def replacing(path: str | os.PathLike[str], mode: int = 0o644) -> Iterator[int]:
             os.fsync(file)
         finally:
             os.close(file)
-        os.replace(temp, target)
+        put(temp, target)
     except BaseException:
         with contextlib.suppress(FileNotFoundError):
             os.unlink(temp)
         raise
     sync_directory(target.parent)
+
+
+def check_private(file: int, path: str | os.PathLike[str]) -> None:
+    """Raises `PermissionError` if group or others have access to an open file (POSIX)."""
+    if os.name == "posix" and os.fstat(file).st_mode & 0o077:
+        raise PermissionError(f"{path} is open to others; run `chmod 600` on it first")
 
 
 def sync_directory(path: Path) -> None:

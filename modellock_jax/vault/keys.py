@@ -15,37 +15,48 @@ import operator
 import os
 import re
 import secrets
-import tempfile
+import unicodedata
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NoReturn
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from modellock_jax.vault.files import check_private, creating, write_all
+
 _FORMAT = "modellock-jax key"
 _TEXTS = ("id", "created", "secret")
+_LONGEST_PATH = 1000  # bytes
+
+
+class Origin(NamedTuple):
+    """Where a key was derived: below the key with the id `parent`, at `path`; neither is secret."""
+
+    parent: str
+    path: str
 
 
 class Secret:
-    """32 secret bytes, uniformly random and no password; made by `generate` or `load`.
+    """32 secret bytes, uniformly random and no password; made by `generate`, `load` or `child`.
 
-    `id`, 16 hex digits, is public. Raises `ValueError` if `raw` is not 32 bytes.
+    `id`, 16 hex digits, is public, and so is `origin`. Raises `ValueError` if `raw` is not 32 bytes.
 
     **Guarantees.** repr, str and format show the id alone; pickle and copy raise `TypeError`; `==`
     is constant-time. The id and each label's words come from HKDF-SHA256 (Krawczyk & Eronen 2010)
     with different `info`: if HMAC-SHA256 is pseudo-random, none tells anything about the others.
     """
 
-    __slots__ = ("_reveal",)
+    __slots__ = ("_reveal", "origin")
 
-    def __init__(self, raw: bytes) -> None:
+    def __init__(self, raw: bytes, origin: Origin | None = None) -> None:
         if not isinstance(raw, bytes) or len(raw) != 32:
             raise ValueError("Secret: `raw` must be 32 random bytes; use generate() or load(path)")
         # A closure, because whatever prints an object's attributes does not look into one.
         self._reveal = lambda: raw
+        self.origin = origin
 
     @property
     def id(self) -> str:
@@ -60,6 +71,31 @@ class Secret:
         if not isinstance(label, str):
             raise TypeError(f"source: the label must be a str, not {type(label).__name__}")
         return KeySource(self, label)
+
+    def child(self, path: str) -> "Secret":
+        """The key at `path` below this one, such as "acme/vision/alice/resnet18/conv1.kernel".
+
+        A name for each level, by custom organisation, team, user, model, tensor; names are in
+        Unicode's normal form NFC. Raises `ValueError` for a name that is empty, `.` or `..`, that
+        begins or ends with a space or cannot be printed, and for more than 1000 bytes; `TypeError`
+        if `path` is not a str.
+
+        Threat model: the attacker holds keys elsewhere in the tree, or below this one.
+
+        **Guarantees.** Level by level: `child("a/b")` is `child("a").child("b")`, the same each time.
+        Each level is HKDF-SHA256 (Krawczyk & Eronen 2010) under a label of its own: if HMAC-SHA256
+        is pseudo-random, a key tells nothing about its parent, its siblings and their children. Who
+        holds a key holds all keys below it.
+
+        >>> master = Secret(bytes(32))
+        >>> user = master.child("acme/vision/alice")
+        >>> user == master.child("acme").child("vision/alice"), user.origin.path
+        (True, 'acme/vision/alice')
+        """
+        names, found = path_names(path), self
+        for name in names:
+            found = Secret(found.derive(32, "child", name))
+        return Secret(found._reveal(), Origin(self.id, "/".join(names)))
 
     def derive(self, length: int, *parts: str) -> bytes:
         """`length` secret bytes for a purpose, named by `parts`; the caller keeps them hidden."""
@@ -115,6 +151,26 @@ def _count(where: str, n: int) -> int:
     return operator.index(n)
 
 
+def path_names(path: str) -> tuple[str, ...]:
+    """The names of a path of `Secret.child`, in normal form; raises as that does.
+
+    >>> path_names("acme/vision/alice")
+    ('acme', 'vision', 'alice')
+    """
+    if not isinstance(path, str):
+        raise TypeError(f"a path of keys must be a str, not {type(path).__name__}")
+    names = tuple(unicodedata.normalize("NFC", path).split("/"))
+    for name in names:
+        if name in ("", ".", "..") or name != name.strip() or not name.isprintable():
+            raise ValueError(
+                f"the path {path[:80]!r} has a level named {name[:80]!r}; write names between "
+                "slashes, as acme/vision/alice"
+            )
+    if len("/".join(names).encode()) > _LONGEST_PATH:
+        raise ValueError(f"a path of keys has at most {_LONGEST_PATH} bytes; choose shorter names")
+    return names
+
+
 def generate() -> Secret:
     """A new secret: 32 bytes from the operating system's generator; `save` has an example."""
     return Secret(secrets.token_bytes(32))
@@ -129,31 +185,15 @@ def save(secret: Secret, path: str | os.PathLike[str]) -> None:
     **Guarantees.** Mode 0600 from the first byte (POSIX). At every moment `path` is absent or whole;
     on return it is on the disk. A killed process may leave the key in `.modellock-*.tmp` beside it.
 
+    >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save(secret := generate(), f"{folder}/owner.key")
     ...     load(f"{folder}/owner.key") == secret
     True
     """
-    target = Path(path)
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"save: there is no directory {target.parent}; create it first")
-    fd, temp = tempfile.mkstemp(prefix=".modellock-", suffix=".tmp", dir=target.parent)
-    try:
-        with os.fdopen(fd, "w") as file:
-            file.write(_document(secret))
-            file.flush()
-            os.fsync(fd)
-        os.link(temp, target)  # unlike a rename, refuses if the target exists
-    except FileExistsError:
-        raise FileExistsError(f"save: {target} exists and is kept; choose another path") from None
-    finally:
-        os.unlink(temp)
-    if os.name == "posix":
-        directory = os.open(target.parent, os.O_RDONLY)
-        try:
-            os.fsync(directory)
-        finally:
-            os.close(directory)
+    with creating(path, 0o600) as file:
+        # A view, because a traceback shows what the frames of a failed write hold.
+        write_all(file, memoryview(_document(secret).encode()), 0)
 
 
 def load(path: str | os.PathLike[str]) -> Secret:
@@ -167,8 +207,7 @@ def load(path: str | os.PathLike[str]) -> Secret:
     if not Path(path).is_file():
         raise FileNotFoundError(f"load: no key file {path}; write one with save(generate(), path)")
     with open(path, "rb") as file:
-        if os.name == "posix" and os.fstat(file.fileno()).st_mode & 0o077:
-            raise PermissionError(f"load: {path} is open to others; run `chmod 600` on it first")
+        check_private(file.fileno(), path)
         return parse(file.read(4097), f"load: {path}")
 
 
@@ -186,7 +225,9 @@ def parse(data: bytes, where: str) -> Secret:
 
 def _document(secret: Secret) -> str:
     texts = secret.id, datetime.now(UTC).isoformat(), base64.b64encode(secret._reveal()).decode()
-    return json.dumps({"format": _FORMAT, "version": 1} | dict(zip(_TEXTS, texts)), indent=2) + "\n"
+    fields = {"format": _FORMAT, "version": 1} | dict(zip(_TEXTS, texts))
+    origin = secret.origin._asdict() if secret.origin else {}
+    return json.dumps(fields | origin, indent=2) + "\n"
 
 
 def _parse(data: bytes) -> Secret | str:
@@ -201,10 +242,25 @@ def _parse(data: bytes) -> Secret | str:
     version = fields.get("version")
     if type(version) is not int or version != 1:
         return "is not of version 1, the only one that this release reads"
-    if len(pairs) != 5 or not all(isinstance(fields.get(name), str) for name in _TEXTS):
-        return f"must have format, version, {', '.join(_TEXTS)}, each once, and nothing else"
+    texts = _TEXTS + (Origin._fields if "parent" in fields else ())
+    if len(pairs) != 2 + len(texts) or not all(isinstance(fields.get(name), str) for name in texts):
+        return (
+            f"must have format, version, {', '.join(_TEXTS)}, each once, both or none of parent and "
+            "path, and nothing else"
+        )
     # The last digit stands for four bits, so its two low bits must be clear.
     if not re.fullmatch("[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=", fields["secret"]):
         return "has a field `secret` that is not 32 bytes in base64"
-    secret = Secret(base64.b64decode(fields["secret"]))
+    origin = Origin(fields["parent"], fields["path"]) if "parent" in fields else None
+    if origin and not _proper(origin):
+        return "has a parent that is no key id, or a path that no key has"
+    secret = Secret(base64.b64decode(fields["secret"]), origin)
     return secret if secret.id == fields["id"] else "has an id that does not match its secret"
+
+
+def _proper(origin: Origin) -> bool:
+    try:
+        path = "/".join(path_names(origin.path))
+    except ValueError:
+        return False
+    return path == origin.path and bool(re.fullmatch("[0-9a-f]{16}", origin.parent))

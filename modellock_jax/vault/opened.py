@@ -53,14 +53,8 @@ class Sealed(contextlib.AbstractContextManager["Sealed"]):
     def _open(self, parts: Iterable[Chunk], done: Done = quiet) -> bytearray:
         parts = list(parts)
         data = bytearray(sum(part.length for part in parts))
-        self._open_into(parts, memoryview(data), done)
+        chunks.open_range(self._cipher, parts, 0, memoryview(data), self._file, self._at, done)
         return data
-
-    def _open_into(self, parts: list[Chunk], into: Any, done: Done) -> None:
-        def place(chunk: Chunk) -> Any:
-            return into[chunk.start : chunk.start + chunk.length]
-
-        chunks.open_all(self._cipher, parts, self._file, self._at, place, done)
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -78,7 +72,7 @@ class Sealed(contextlib.AbstractContextManager["Sealed"]):
         if tensor is None:
             raise KeyError(f"there is no array {name!r} in this file")
         array = np.empty(tensor.shape, tensor.dtype)
-        self._open_into(self._chunks.get(f"tensor/{name}", []), bytes_of(array), done)
+        self.read(tensor, 0, bytes_of(array), done)
         return array
 
     def load(self, done: Done = quiet) -> dict[str, np.ndarray]:
@@ -96,10 +90,10 @@ class Sealed(contextlib.AbstractContextManager["Sealed"]):
         chunks.open_all(self._cipher, parts, self._file, self._at, place, done)
         return arrays
 
-    def part(self, tensor: Tensor, start: int) -> bytearray:
-        """The chunk of a tensor's bytes that begins at `start`. Raises `Tampered`."""
-        chunk = self._chunks[f"tensor/{tensor.name}"][start // chunks.CHUNK]
-        return self._open([chunk._replace(start=0)])
+    def read(self, tensor: Tensor, start: int, into: memoryview, done: Done = quiet) -> None:
+        """Fill a view of bytes with a tensor's, from `start` on. Raises `Tampered`."""
+        parts = self._chunks.get(f"tensor/{tensor.name}", [])
+        chunks.open_range(self._cipher, parts, start, into, self._file, self._at, done)
 
     def plain(self, done: Done = quiet) -> Iterator[bytearray | bytes]:
         """The plain safetensors file that was sealed, piece by piece. Raises `Tampered`."""

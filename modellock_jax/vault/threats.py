@@ -126,14 +126,20 @@ THREATS: dict[str, Threat] = {
     ),
     "backup": Threat(
         STANDARD,
-        "Loss of a key: any k of n shares (SLIP-39) restore it, and fewer tell nothing about it.",
-        "k share holders together hold the key. The shares do not say whether a file was opened.",
+        "Loss of a key: any k of n shares (SLIP-39) restore it, and fewer tell nothing about it "
+        "(a checksum lets a guess at all of it be tested, as its id does); `drill` proves that they do.",
+        "Each share is a secret: k of them, with the passphrase if there is one, are the key. Old "
+        "shares stay good when the same key is split again: to shut a holder out, change the key. A "
+        "passphrase only delays whoever has k shares (PBKDF2). The package shamir-mnemonic takes, in "
+        "its own words, no care of side channels: split and join where nobody else runs programs.",
         "No.",
     ),
     "keygen": Threat(
         STANDARD,
-        "32 bytes from the operating system; every use has its own key by HKDF-SHA256 (RFC 5869).",
-        "The key file is not encrypted: whoever reads it, or a backup of it, has the key.",
+        "32 bytes from the operating system; every use has its own key by HKDF-SHA256 (RFC 5869). A key "
+        "derived with --from tells nothing about the key above it, or those beside it.",
+        "The key file is not encrypted: whoever reads it, or a backup of it, has the key, and every key "
+        "below it.",
         "No.",
     ),
 }

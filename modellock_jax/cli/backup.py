@@ -1,0 +1,103 @@
+"""`backup split | join | drill`: a key kept in shares, any k of which restore it."""
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from modellock_jax.cli.app import app
+from modellock_jax.cli.inputs import Json, ask_passphrase, on_files, tell
+from modellock_jax.vault import keys, share_files, shares
+from modellock_jax.vault.recipients import Passphrase
+from modellock_jax.vault.shares import Share
+
+backup = typer.Typer(
+    no_args_is_help=True, help="A key in shares: any k of n restore it, fewer tell nothing."
+)
+app.add_typer(backup, name="backup")
+
+Shares = Annotated[list[Path], typer.Argument(help="Share files, as many as are needed or more.")]
+
+
+@backup.command()
+@on_files
+def split(
+    key: Annotated[Path, typer.Argument(help="The key file to back up.")],
+    folder: Annotated[Path, typer.Argument(help="A new folder for the share files.")],
+    threshold: Annotated[int, typer.Option(help="How many shares restore the key.")] = 3,
+    count: Annotated[int, typer.Option("--shares", help="How many shares there are.")] = 5,
+    passphrase: Annotated[
+        bool,
+        typer.Option("--passphrase", help="Restoring shall need a passphrase too: asks for it."),
+    ] = False,
+    as_json: Json = False,
+) -> None:
+    """Write shares of a key, one file for each holder, and prove that they restore it."""
+    secret = keys.load(key)
+    words = ask_passphrase(confirm=True) if passphrase else None
+    paths = share_files.save(shares.split(secret, threshold, count, words), folder)
+    drill = shares.drill(map(share_files.load, paths), secret, words)
+    tell(
+        as_json,
+        f"{folder}: {count} shares of key {secret.id}; {_proved(drill)}\n"
+        f"Each is a secret: give them to {count} people or places, then delete the folder.",
+        id=secret.id,
+        threshold=threshold,
+        shares=[str(path) for path in paths],
+        combinations=drill.tried,
+    )
+
+
+@backup.command()
+@on_files
+def join(
+    sources: Shares,
+    output: Annotated[Path, typer.Argument(help="The key file to write.")],
+    as_json: Json = False,
+) -> None:
+    """Restore a key file from its shares."""
+    given = [share_files.load(path) for path in sources]
+    secret = shares.join(given, _passphrase(given))
+    keys.save(secret, output)
+    tell(
+        as_json,
+        f"{output}: key {secret.id}, restored from {len(given)} shares",
+        id=secret.id,
+        key=str(output),
+    )
+
+
+@backup.command()
+@on_files
+def drill(
+    sources: Shares,
+    key: Annotated[
+        Path | None, typer.Option("--key", help="The key file they must restore.")
+    ] = None,
+    key_id: Annotated[str, typer.Option("--id", help="Or its id, where the file is not.")] = "",
+    as_json: Json = False,
+) -> None:
+    """Prove that shares restore a key, without showing or writing it."""
+    if (key is None) == (not key_id):
+        raise ValueError("name the key that the shares must restore: --key FILE, or --id ID")
+    wanted = keys.load(key) if key else key_id
+    given = [share_files.load(path) for path in sources]
+    done = shares.drill(given, wanted, _passphrase(given))
+    tell(
+        as_json,
+        f"{len(given)} shares of key {done.key_id}; {_proved(done)}",
+        id=done.key_id,
+        shares=len(given),
+        threshold=done.threshold,
+        combinations=done.tried,
+        possible=done.possible,
+    )
+
+
+def _passphrase(given: list[Share]) -> Passphrase | None:
+    return ask_passphrase(confirm=False) if given[0].passphrase else None
+
+
+def _proved(done: shares.Drill) -> str:
+    tried = "all" if done.tried == done.possible else f"{done.tried} of the"
+    return f"{tried} {done.possible} combinations of {done.threshold} restore it"
