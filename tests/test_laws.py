@@ -36,14 +36,14 @@ def made(case, way):
 @both_ways
 def test_1_decrypt_inverts_encrypt_on_bits(case, way):
     locked, key, programs = made(case, way)
-    assert same_bits(programs.decrypt(key, locked), make_params())
+    assert same_bits(programs.decrypt(key, locked), case.params())
 
 
 @every_case
 @both_ways
 def test_2_structure_shapes_and_dtypes_are_kept(case, way):
     locked, key, programs = made(case, way)
-    params = make_params()
+    params = case.params()
     before = case.lock.init(jax.random.key(1), params)
     opened = programs.decrypt(key, locked)
 
@@ -64,7 +64,7 @@ def test_2_shardings_are_kept(case, way):
         lambda a: jax.device_put(
             a, rows if a.ndim and a.size and a.shape[0] % 4 == 0 else everywhere
         ),
-        make_params(),
+        case.params(),
     )
     locked, key, programs = made(case, way)
     key = jax.device_put(key, everywhere)
@@ -76,7 +76,7 @@ def test_2_shardings_are_kept(case, way):
     locked = jax.tree.map(lambda a, b: jax.device_put(a, b.sharding), locked, params)
     opened = programs.decrypt(key, locked)
     check_shardings(opened, params)
-    assert same_bits(opened, make_params())
+    assert same_bits(opened, case.params())
 
 
 def check_shardings(tree, like):
@@ -102,7 +102,7 @@ def test_2_adv_params_keeps_shardings_in_its_search(way):
 def test_3_the_user_computes_what_the_owner_trained(case, way):
     locked, key, programs = made(case, way)
     x = images()
-    assert same_bits(programs.user(key, locked, x), programs.owner(key, make_params(), x))
+    assert same_bits(programs.user(key, locked, x), programs.owner(key, case.params(), x))
 
 
 @every_case
@@ -122,7 +122,7 @@ def test_4_vmap_over_keys_is_a_loop(case, way):
 
     mapped = (jax.jit if way == "jit" else lambda f: f)(jax.vmap(user))(keys, stacked)
     opened, scrambled, y = mapped
-    assert same_bits(opened, stack([make_params()] * 3))
+    assert same_bits(opened, stack([case.params()] * 3))
     assert same_bits(scrambled, jnp.stack([case.lock.scramble(key, x) for _, key in pairs]))
     # A batched matmul may sum in another order; the weights and inputs it sums are the same bits.
     looped = jnp.stack([case.jit.user(key, locked, x) for locked, key in pairs])
@@ -133,7 +133,7 @@ def test_4_vmap_over_keys_is_a_loop(case, way):
 @both_ways
 def test_5_gradients_through_the_owners_forward_are_finite(case, way):
     _, key, programs = made(case, way)
-    params = make_params()
+    params = case.params()
     used = {name: params[name] for name in ("dense", "head")}
 
     def objective(used, x):
@@ -216,7 +216,7 @@ def test_the_loss_of_the_table_sees_the_layers():
 
 @every_case
 def test_keys_come_from_a_host_secret_too(case):
-    secret, params = Secret(bytes(range(32))), make_params()
+    secret, params = Secret(bytes(range(32))), case.params()
 
     def describe(tree):
         return jax.tree.map(lambda a: (a.shape, a.dtype), tree)
