@@ -1,7 +1,35 @@
 """How hard every test and example is compiled."""
 
+import functools
+
 import jax
 import pytest
+from jax._src import compiler
+
+# XLA's older emitters compile in half the time, and run slower. Only JAX's own function takes options
+# for all programs; where it, or XLA, no longer knows them, tests only take longer.
+QUICK = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
+OPTIONS = compiler.get_compile_options
+
+
+def quick_options(*args, env_options_overrides=None, **kwargs):
+    chosen = QUICK | (env_options_overrides or {})
+    return OPTIONS(*args, env_options_overrides=chosen, **kwargs)
+
+
+@functools.cache
+def knows_quick_options():
+    try:
+        jax.jit(lambda x: x + 1).lower(1.0).compile(compiler_options=QUICK)
+    except jax.errors.JaxRuntimeError:
+        return False
+    return True
+
+
+def optimise(much):
+    """Compile with all optimisations, or with few."""
+    jax.config.update("jax_disable_most_optimizations", not much)
+    compiler.get_compile_options = OPTIONS if much or not knows_quick_options() else quick_options
 
 
 @pytest.fixture(autouse=True, scope="module")
@@ -9,6 +37,13 @@ def effort(request):
     # A program that runs once, on little data, costs more to optimise than to run.
     once = request.node.get_closest_marker("run_once") is not None
     example = isinstance(request.node, pytest.Module) and "Doctest" in type(request.node).__name__
-    jax.config.update("jax_disable_most_optimizations", once or example)
+    optimise(not (once or example))
     yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    optimise(True)
+
+
+@pytest.fixture
+def few_optimisations():
+    optimise(False)
+    yield
+    optimise(True)

@@ -10,6 +10,7 @@ import pytest
 import modellock_jax as ml
 from modellock_jax.attacks import chosen_image as attack
 
+pytestmark = pytest.mark.run_once
 SHAPE = (8, 8, 1)
 
 

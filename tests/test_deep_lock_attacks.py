@@ -10,6 +10,9 @@ from modellock_jax import attacks
 from modellock_jax.attacks import ciphertext_only
 
 
+pytestmark = pytest.mark.run_once
+
+
 def weights(seed: int, n: int, dtype: str = "float32") -> jax.Array:
     """Weights of a layer, some of them zero."""
     w = jax.random.normal(jax.random.key(seed), (n,)) / 20

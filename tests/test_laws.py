@@ -20,10 +20,8 @@ both_ways = pytest.mark.parametrize("way", ["jit", "eager"])
 def effort_of_a_law(request):
     # Laws of bits take most of the time to compile, and no optimisation changes bits: those of 1 and
     # 4 are held under all of them in test_scale.py and test_many_keys.py.
-    bits = request.node.name.startswith(("test_1", "test_2", "test_4"))
-    jax.config.update("jax_disable_most_optimizations", bits)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
+    if request.node.name.startswith(("test_1", "test_2", "test_4")):
+        request.getfixturevalue("few_optimisations")
 
 
 def made(case, way):

@@ -1,5 +1,7 @@
 """Locked files: they load as before, come back to the bit with the key, and with it alone."""
 
+import jax
+import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
@@ -7,6 +9,7 @@ import safetensors
 from safetensors.numpy import load_file, save_file
 from sealed import ALICE, BOB, same
 
+import modellock_jax as ml
 from modellock_jax.vault import checkpoint, locked, tensors
 from modellock_jax.vault.errors import Tampered, Unreadable, WrongKey
 
@@ -53,6 +56,19 @@ def test_a_locked_file_loads_and_comes_back(scheme, plain, tmp_path):
     content = (tmp_path / "l").read_bytes()
     assert ALICE._reveal() not in content
     assert ALICE._reveal().hex().encode() not in content
+
+
+def test_the_cipher_of_the_host_is_that_of_the_graph(plain, tmp_path):
+    path, arrays = plain
+    info = locked.lock_file(path, tmp_path / "l", ALICE, "stream_lock", label="model/v1")
+    taken = {k: v for k, v in arrays.items() if v.dtype.itemsize < 8 and v.dtype != np.bool_}
+    nonce = jnp.asarray(np.frombuffer(bytes.fromhex(info.nonce), "<u4"))
+    lock = ml.stream_lock()
+    key = lock.init(ALICE.source("model/v1"), taken)._replace(nonce=nonce)
+    expected, _ = jax.jit(lock.encrypt)(key, jax.tree.map(jnp.asarray, taken))
+    hidden = dict(safetensors.deserialize((tmp_path / "l").read_bytes()))
+    for name, leaf in expected.items():
+        assert bytes(hidden[name]["data"]) == np.asarray(leaf).tobytes()
 
 
 def test_every_changed_byte_is_noticed(plain, tmp_path):

@@ -1,85 +1,13 @@
-"""Sealed files from the command line, as subprocesses: every command and every exit code."""
+"""Sealed and locked files from the command line, as subprocesses: options, pipes, faults."""
 
 import json
-import os
-import subprocess
-import sys
-from typing import NamedTuple
 
-import jax
-import jax.numpy as jnp
-import ml_dtypes
 import numpy as np
 import pytest
+from commands import bad, good, run
 from safetensors.numpy import load_file, save_file
 
-from modellock_jax.base import paths
-from modellock_jax.models import MODELS
 from modellock_jax.vault import threats
-
-MAIN = "import sys; sys.argv[0] = 'modellock-jax'; from modellock_jax.cli import main; main()"
-
-
-class Ran(NamedTuple):
-    code: int
-    out: bytes
-    told: str
-
-
-def run(folder, *words, given=b"", **environment):
-    """One command in a folder, with no key lying around and no terminal."""
-    clean = {k: v for k, v in os.environ.items() if not k.startswith("MODELLOCK_")}
-    clean |= {"XDG_CONFIG_HOME": str(folder / "config"), **environment}
-    done = subprocess.run(
-        [sys.executable, "-c", MAIN, *map(str, words)],
-        cwd=folder, input=given, capture_output=True, env=clean, check=False,
-    )  # fmt: skip
-    told = done.stderr.decode()
-    assert "Traceback" not in told
-    return Ran(done.returncode, done.stdout, told)
-
-
-def good(folder, *words, **options):
-    ran = run(folder, *words, **options)
-    assert ran.code == 0, ran.told
-    return ran.out
-
-
-def bad(code, text, folder, *words, **options):
-    """The command ends in `code` with one sentence, and nothing on standard output."""
-    ran = run(folder, *words, **options)
-    assert ran.code == code, ran.told
-    assert text in ran.told
-    assert ran.told.count("\n") == 1
-    assert ran.out == b""
-
-
-def _flat(name, size):
-    model, rng = MODELS[name](10), np.random.default_rng(0)
-    shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, *size)))
-    params = jax.tree.map(lambda leaf: rng.standard_normal(leaf.shape, leaf.dtype), shapes)
-    return dict(zip(jax.tree.leaves(paths(params)), jax.tree.leaves(params)))
-
-
-def _of_another_tool():
-    rng = np.random.default_rng(0)
-    arrays = {
-        "encoder.layers.0.self_attn.in_proj_weight": rng.standard_normal((96, 32)),
-        "encoder.embed.weight": rng.standard_normal((50, 32)).astype(ml_dtypes.bfloat16),
-        "encoder.position_ids": np.arange(512)[None],
-        "scale": np.float32(2.5),
-        "mask": rng.random((3, 5)) < 0.5,
-    }
-    return {name: np.asarray(array) for name, array in arrays.items()}
-
-
-CHECKPOINTS = {
-    "cnn": (lambda: _flat("cnn", (28, 28, 1)), {}),
-    "resnet": (lambda: _flat("resnet", (8, 8, 3)), {"epoch": "12"}),
-    "mlp": (lambda: _flat("mlp", (8, 8, 1)), {}),
-    "another tool's": (_of_another_tool, {"format": "pt", "licence": "überall"}),
-    "84 MB": (lambda: {f"layer{i}": np.full((1024, 1024), i, np.float32) for i in range(20)}, {}),
-}
 
 
 @pytest.fixture(scope="module")
@@ -89,21 +17,6 @@ def keyring(tmp_path_factory):
     good(folder, "keygen", "bob.key", "--classic")
     assert (folder / "alice.key").stat().st_mode & 0o777 == 0o600
     return folder, made["id"]
-
-
-@pytest.mark.parametrize("name", CHECKPOINTS)
-def test_a_checkpoint_comes_back_bit_for_bit(name, keyring, tmp_path):
-    keys, _ = keyring
-    arrays, metadata = CHECKPOINTS[name]
-    save_file(arrays(), tmp_path / "m.safetensors", metadata=metadata)
-    good(tmp_path, "seal", "m.safetensors", "m.sealed", "--to", keys / "alice.key.pub")
-    good(tmp_path, "open", "m.sealed", "again.safetensors", "--key", keys / "alice.key")
-    plain = (tmp_path / "m.safetensors").read_bytes()
-    assert (tmp_path / "again.safetensors").read_bytes() == plain
-    sealed = load_file(tmp_path / "m.sealed")
-    assert {k: v.dtype for k, v in sealed.items()} == {"sealed": np.dtype(np.uint8)}
-    content = (tmp_path / "m.sealed").read_bytes()
-    assert not [tensor for tensor in arrays() if tensor.encode() in content]
 
 
 @pytest.fixture

@@ -19,7 +19,7 @@ from modellock_jax.cli.inputs import (
     on_files,
     tell,
 )
-from modellock_jax.vault import keys, recipients, revocation, rewrite
+from modellock_jax.vault import keys, recipients, rewrite
 from modellock_jax.vault.header import Header
 
 people = typer.Typer(no_args_is_help=True, help="Who can open a sealed file.")
@@ -140,7 +140,6 @@ def _rewrite(
         names = ", ".join(signature["id"] for signature in made.signatures)
         raise ValueError(f"{file} is signed by {names}, and a change undoes that: give --sign FILE")
     unlocker = find_unlocker(key, wants)
-    revocation.file_key_of(file, made, unlocker)
     new = rewrite.rewrite(file, unlocker, change, signers, dry_run=dry_run)
     signed = f"signed by {', '.join(s.id for s in signers)}" if signers else "not signed"
     tell(

@@ -65,7 +65,7 @@ def stream_lock() -> Lock:
     def xor(key: StreamKey, params: Params) -> Params:
         leaves, tree = jax.tree.flatten(params)
         counts = [-(-words_in(leaf) // 16) for leaf in leaves]
-        nonces = np.stack([_leaf_nonce(path) for path in jax.tree.leaves(paths(params))], axis=1)
+        nonces = np.stack([leaf_nonce(path) for path in jax.tree.leaves(paths(params))], axis=1)
         # All blocks of all leaves in one call: one program, however many leaves.
         stream = chacha.blocks(
             key.key,
@@ -90,7 +90,8 @@ def stream_lock() -> Lock:
     return Lock(init, encrypt, decrypt)
 
 
-def _leaf_nonce(path: str) -> np.ndarray:
+def leaf_nonce(path: str) -> np.ndarray:
+    """What a leaf's nonce is before the key's nonce is added by XOR, uint32 `[3]`."""
     return np.frombuffer(hashlib.sha256(path.encode()).digest()[:12], "<u4")
 
 

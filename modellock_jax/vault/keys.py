@@ -49,18 +49,15 @@ class Secret:
     with different `info`: if HMAC-SHA256 is pseudo-random, none tells anything about the others.
     """
 
-    __slots__ = ("_reveal", "origin")
+    __slots__ = ("_reveal", "id", "origin")
 
     def __init__(self, raw: bytes, origin: Origin | None = None) -> None:
         if not isinstance(raw, bytes) or len(raw) != 32:
             raise ValueError("Secret: `raw` must be 32 random bytes; use generate() or load(path)")
         # A closure, because whatever prints an object's attributes does not look into one.
         self._reveal = lambda: raw
+        self.id = self.derive(8, "id").hex()
         self.origin = origin
-
-    @property
-    def id(self) -> str:
-        return self.derive(8, "id").hex()
 
     def source(self, label: str) -> "KeySource":
         """The words of `label`, for a lock's `init`; the same label, the same words.

@@ -11,9 +11,10 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
 from modellock_jax.base import Key, Lock
-from modellock_jax.schemes.stream_lock import StreamKey
+from modellock_jax.schemes.stream_lock import StreamKey, leaf_nonce
 from modellock_jax.vault import chunks, file_schemes, header, revocation, tensors
 from modellock_jax.vault.envelope import read_directory
 from modellock_jax.vault.errors import Tampered, Unreadable, WrongKey
@@ -97,7 +98,7 @@ def lock_file(
     about, original = file_schemes.about(scheme), directory.head[8:].decode()
     info = LockedInfo(about, scheme, secret.id, label, nonce, "", "", original)
     info = info._replace(check=_check(info, secret))
-    body = _apply(lock, _program(scheme, True), secret, info, directory, body)
+    body = _apply(lock, True, secret, info, directory, body)
     info = info._replace(tag=_tag(info, body, secret))
     head = _head(info)
     if len(head) > tensors.LONGEST:
@@ -136,7 +137,7 @@ def unlock_file(
     if not hmac.compare_digest(_tag(info, body, secret).encode(), info.tag.encode()):
         raise Tampered(f"{source} was changed after it was locked; get the file again")
     lock, _ = file_schemes.lock_of(info.scheme)
-    body = _apply(lock, _program(info.scheme, False), secret, info, directory, body)
+    body = _apply(lock, False, secret, info, directory, body)
     text = info.original.encode()
     _write(path, len(text).to_bytes(8, "little") + text, body, done)
 
@@ -247,7 +248,7 @@ def _program(scheme: str, encrypts: bool) -> Callable[[Key, Any], Any]:
 
 def _apply(
     lock: Lock,
-    program: Callable[[Key, Any], Any],
+    encrypts: bool,
     secret: Secret,
     info: LockedInfo,
     directory: Directory,
@@ -256,12 +257,27 @@ def _apply(
     """The bytes of all tensors, locked or unlocked."""
     tree = {tensor.name: _as_jax(tensor, body) for tensor in directory.tensors}
     key = lock.init(secret.source(info.label), tree)
-    turned = program(_with_nonce(key, bytes.fromhex(info.nonce)), tree)
+    key = _with_nonce(key, bytes.fromhex(info.nonce))
     turned_body = np.empty_like(body)
+    if isinstance(key, StreamKey):
+        _xor(key, directory, body, turned_body)
+        return turned_body
+    turned = _program(info.scheme, encrypts)(key, tree)
     for tensor in directory.tensors:
         flat = np.asarray(turned[tensor.name]).reshape(-1)
         turned_body[tensor.begin : tensor.end] = flat.view(np.uint8)
     return turned_body
+
+
+def _xor(key: StreamKey, directory: Directory, body: np.ndarray, turned: np.ndarray) -> None:
+    """`stream_lock` on the host: the same bits, and no program to compile for each file's shapes."""
+    secret, nonce = (np.asarray(part).astype("<u4") for part in key)
+    for tensor in directory.tensors:
+        # RFC 8439: the block counter, 0, and the nonce; a tensor's name is its path in the tree.
+        start = bytes(4) + (leaf_nonce(tensor.name) ^ nonce).tobytes()
+        cipher = Cipher(algorithms.ChaCha20(secret.tobytes(), start), mode=None).encryptor()
+        at = slice(tensor.begin, tensor.end)
+        cipher.update_into(body[at].data, turned[at].data)
 
 
 def _as_jax(tensor: Tensor, body: np.ndarray) -> Any:

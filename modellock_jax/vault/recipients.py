@@ -69,18 +69,17 @@ def unwrap(stanza: Stanza, unlocker: Unlocker, file_id: bytes) -> bytes | None:
 
     That a stanza names this secret proves nothing: whoever made a public key wrote its id.
     """
+    by_words = isinstance(unlocker, Passphrase)
+    # Before any decoding: a file may have thousands of recipients.
+    if by_words != (stanza["type"] == PASSPHRASE):
+        return None
+    if isinstance(unlocker, Secret) and stanza["id"] != unlocker.id:
+        return None
     wrapped, info = base64.b64decode(stanza["wrapped"]), _info(file_id)
-    if isinstance(unlocker, Passphrase):
-        if stanza["type"] != PASSPHRASE:
-            return None
-        try:
+    try:
+        if isinstance(unlocker, Passphrase):
             key = unlocker.key(base64.b64decode(stanza["salt"]))
             return AESGCM(key).decrypt(bytes(12), wrapped, info)
-        except InvalidTag:
-            return None
-    if stanza["type"] == PASSPHRASE or stanza["id"] != unlocker.id:
-        return None
-    try:
         return identity.decrypt(wrapped, unlocker, stanza["type"], info)
     except InvalidTag:
         return None

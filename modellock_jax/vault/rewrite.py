@@ -7,7 +7,7 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from modellock_jax.vault import chunks, header, identity, tensors
+from modellock_jax.vault import chunks, header, identity, revocation, tensors
 from modellock_jax.vault.errors import Tampered, VaultError
 from modellock_jax.vault.files import open_to_read, replacing, write_all
 from modellock_jax.vault.header import Header
@@ -66,7 +66,8 @@ def rewrite(
 
     Gives the new header, which with `dry_run` is not written.
     The signatures of all but `signers` go. Who signed before vouches for the same body again, unread;
-    who did not vouches for the body as it is now. Raises as `open_sealed`, `ValueError` if nobody
+    who did not vouches for the body as it is now. Raises as `open_sealed`, for a key that is revoked
+    too, `ValueError` if nobody
     could open the file afterwards, `OSError` if it cannot be written.
 
     **Guarantees.** The body is not touched, so the time does not depend on the size, as long as the
@@ -74,10 +75,10 @@ def rewrite(
     or with the new one; where it was killed within the writing, only beside its journal, which the
     next rewriting removes. Two rewritings at a time wait for one another.
     """
-    signers, path = tuple(signers), Path(os.path.realpath(path))
+    signers, named, path = tuple(signers), path, Path(os.path.realpath(path))
     with _locked(path) as file:
         old, at = head_of(file, path)
-        file_key = header.file_key_of(old, unlocker)
+        file_key = revocation.file_key_of(named, old, unlocker)
         new = change(old, file_key)
         if not new.stanzas:
             raise ValueError("the last recipient cannot be removed; delete the file instead")
