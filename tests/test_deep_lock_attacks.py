@@ -9,7 +9,6 @@ import modellock_jax as ml
 from modellock_jax import attacks
 from modellock_jax.attacks import ciphertext_only
 
-
 pytestmark = pytest.mark.run_once
 
 
