@@ -138,3 +138,9 @@ def test_the_page_is_what_explain_prints(tmp_path):
     assert b"Broken?** Yes" in good(tmp_path, "explain", "deep_lock")
     bad(2, "nothing is called 'rot13'", tmp_path, "explain", "rot13")
     assert good(tmp_path, "doctor").count(b"ok ") >= 4  # shares and keyring are extras
+
+
+def test_the_shell_completes_commands(tmp_path):
+    shell = {"_MODELLOCK_JAX_COMPLETE": "complete_bash", "COMP_CWORD": "1"}
+    ran = run(tmp_path, COMP_WORDS="modellock-jax re", **shell)
+    assert ran.out.split() == [b"rewrap", b"revoke", b"recipients", b"register"]
