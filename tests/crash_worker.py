@@ -1,4 +1,4 @@
-"""Seals and rewrites in children that are killed; a program, which never imports JAX.
+"""Seals, rotations and rewrites in children that are killed; a program, which never imports JAX.
 
 Each line of its input is a JSON task: what to do to which path, and when to die: after `delay`
 seconds, or within the step number `step` of those that touch the disk, or never. Each line of its
@@ -34,9 +34,15 @@ def arrays(seed: int) -> dict[str, np.ndarray]:
     return {"a": np.full(2**16, seed, np.int32), "b": np.full((64, 1000), -seed, np.int32)}
 
 
+def rotated(path: str) -> None:
+    with envelope.open_sealed(path, ALICE) as sealed:
+        envelope.rotate(sealed, path, [public(ALICE), public(BOB)])
+
+
 TASKS = {
     "seal": lambda path: envelope.save(arrays(1), path, [public(ALICE), public(BOB)]),
     "rewrap": lambda path: rewrite.rewrite(path, ALICE, adding(public(BOB))),
+    "rotate": rotated,
     "grow": lambda path: rewrite.rewrite(path, ALICE, adding(*[public(BOB)] * MANY)),
 }
 

@@ -16,7 +16,7 @@ from modellock_jax.vault import chunks, envelope
 from modellock_jax.vault.errors import Unreadable, WrongKey
 from modellock_jax.vault.rewrite import head_of, journal_of, rewrite
 
-KILLS = {"seal": 70, "rewrap": 70, "grow": 60}
+KILLS = {"seal": 60, "rewrap": 60, "rotate": 40, "grow": 40}
 KILLED = -9
 
 
@@ -60,7 +60,7 @@ def recipients_of(path: Path) -> int:
 
 def is_new(task: str, path: Path) -> bool:
     """Whether the task is done; fails unless all of it is done, or nothing."""
-    new = {"seal": 2, "rewrap": 2, "grow": 1 + MANY}[task]
+    new = {"seal": 2, "rewrap": 2, "rotate": 2, "grow": 1 + MANY}[task]
     count = recipients_of(path)
     assert count in (1, new)
     expected = arrays(int(count == new and task == "seal"))
@@ -119,7 +119,7 @@ def test_killed_half_way_through_each_step(worker, path, task):
     assert outcomes == sorted(outcomes)  # once new, always new
     assert not outcomes[0]
     assert outcomes[-1]
-    assert len(outcomes) > {"seal": 20, "rewrap": 8, "grow": 20}[task]
+    assert len(outcomes) > {"seal": 20, "rewrap": 8, "rotate": 20, "grow": 20}[task]
 
 
 def test_killed_at_first_writing_there_is_no_file_or_a_whole_one(worker, path):
