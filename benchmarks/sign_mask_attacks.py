@@ -36,10 +36,10 @@ from rich.table import Table
 
 import modellock_jax as ml
 from modellock_jax.attacks.attack import run_shuffled
-from modellock_jax.attacks.key_search import Search, key_loss
+from modellock_jax.attacks.key_search import key_loss
 from modellock_jax.attacks.oracle import sign_mask_oracle
 from modellock_jax.attacks.relaxed_key import best_key, relaxed_key, relaxed_signs
-from modellock_jax.attacks.sign_algebra import linear_flips
+from modellock_jax.attacks.sign_algebra import linear_flips, settled
 from modellock_jax.data import load
 from modellock_jax.metrics import over_keys
 from modellock_jax.models import MODELS
@@ -67,13 +67,7 @@ def corrected(
     attack = linear_flips(lock, forward, restarts=1)
     state = attack.init(jax.random.key(0), params)._replace(keys=ml.SignKey(key.signs[None]))
 
-    def turn(carry: tuple[Search, jax.Array]) -> tuple[Search, jax.Array]:
-        return attack.step(carry[0], batch)[0], carry[0].best_loss
-
-    first = (attack.step(state, batch)[0], state.best_loss)
-    return lax.while_loop(lambda c: (c[0].best_loss < c[1]) & (c[0].steps < 10), turn, first)[
-        0
-    ].best
+    return settled(attack, state, batch, 10, 0.0).best
 
 
 def rows_of(

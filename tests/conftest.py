@@ -21,6 +21,12 @@ def pytest_unconfigure(config):
 
 
 @pytest.fixture(autouse=True)
+def no_lists(monkeypatch):
+    # No test obeys the revocation lists of whoever runs it.
+    monkeypatch.delenv("MODELLOCK_REVOKED", raising=False)
+
+
+@pytest.fixture(autouse=True)
 def strict(request):
     # optax's Adam itself promotes an int32 count to float32.
     promotion = "standard" if request.node.get_closest_marker("optax") else "strict"

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from modellock_jax.vault import header, identity, keys, recipients, tensors
+from modellock_jax.vault import envelope, header, identity, keys, recipients, revocation, tensors
 from modellock_jax.vault.header import Header
 from modellock_jax.vault.identity import PublicKey
 from modellock_jax.vault.keys import Secret
@@ -34,6 +34,20 @@ def some(seed: int = 0) -> dict[str, np.ndarray]:
         "decoder.weight_of_the_secret_head": rng.normal(size=(5, 7)),
         "running_statistics": np.arange(40, dtype=np.int64),
     }
+
+
+def for_two(folder: Path) -> Path:
+    """A sealed file of nobody's signature, for Alice and Bob, in a folder of its own."""
+    (folder / "models").mkdir()
+    path = folder / "models" / "m.sealed"
+    envelope.save(some(), path, [public(ALICE), public(BOB)])
+    return path
+
+
+def refusing_bob(folder: Path) -> Path:
+    """The owner's list that refuses Bob."""
+    revocation.revoke(folder / "list.json", [BOB.id], OWNER, "left the company")
+    return folder / "list.json"
 
 
 def same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> bool:
@@ -65,7 +79,7 @@ Change = Callable[[Header, bytes], Header]
 
 def adding(*whom: recipients.Recipient) -> Change:
     def change(made: Header, file_key: bytes) -> Header:
-        new = tuple(recipients.wrap(file_key, one, made.file_id) for one in whom)
+        new = recipients.wrap_all(file_key, whom, made.file_id)
         return made._replace(stanzas=made.stanzas + new)
 
     return change

@@ -1,15 +1,12 @@
 """Killed or out of disk at any moment: the path holds the old file or the whole new one."""
 
 import errno
-import json
 import os
-import subprocess
-import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from crash_worker import CHUNK, MANY, STEPS, TASKS, arrays
+from crash_worker import CHUNK, MANY, STEPS, TASKS, arrays, asking
 from sealed import ALICE, BOB, MALLORY, adding, header_of, public, same
 
 from modellock_jax.vault import chunks, envelope
@@ -27,20 +24,8 @@ def small_chunks(monkeypatch):
 
 @pytest.fixture(scope="module")
 def worker():
-    """Has a task done in a child of its own; says how that ended, and after how many seconds."""
-    command = [sys.executable, str(Path(__file__).with_name("crash_worker.py"))]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-
-        def ask(task: str, path: Path, **when: float) -> tuple[int, float]:
-            print(
-                json.dumps({"task": task, "path": str(path)} | when), file=process.stdin, flush=True
-            )
-            return tuple(json.loads(process.stdout.readline()))
-
+    with asking("crash_worker.py") as ask:
         yield ask
-        process.stdin.close()
 
 
 @pytest.fixture

@@ -6,12 +6,12 @@ import json
 import re
 
 import pytest
+from commands import bad, good
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
 from hidden import RAW, SECRET, shows, told, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from test_vault_cli import bad, good
 
 from modellock_jax.vault import keys
 from modellock_jax.vault.keys import Origin, Secret

@@ -5,9 +5,9 @@ import json
 import os
 
 import pytest
+from commands import bad, good
 from safetensors.numpy import load_file, save_file
 from sealed import BOB, MALLORY, OWNER, public, same, some
-from test_vault_cli import bad, good
 
 from modellock_jax.vault import identity, issuing, keys, locked, register, revocation
 from modellock_jax.vault.errors import Expired, Unreadable, WrongKey

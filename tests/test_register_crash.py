@@ -1,13 +1,10 @@
 """Killed or out of disk at any moment: the register and the list are the old ones or the new ones."""
 
 import errno
-import json
-import subprocess
-import sys
-from pathlib import Path
 
 import numpy as np
 import pytest
+from crash_worker import asking
 from register_worker import TASKS, file_of
 from sealed import ALICE, BOB, OWNER, public
 
@@ -20,19 +17,8 @@ KILLS = {"first": 40, "add": 40, "revoke": 40}
 
 @pytest.fixture(scope="module")
 def worker():
-    """Has a task done in a child of its own; says how that ended, and after how many seconds."""
-    command = [sys.executable, str(Path(__file__).with_name("register_worker.py"))]
-    with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    ) as process:
-
-        def ask(task, path, **when):
-            line = {"task": {"first": "add"}.get(task, task), "path": str(path)} | when
-            print(json.dumps(line), file=process.stdin, flush=True)
-            return tuple(json.loads(process.stdout.readline()))
-
-        yield ask
-        process.stdin.close()
+    with asking("register_worker.py") as ask:
+        yield lambda task, path, **when: ask({"first": "add"}.get(task, task), path, **when)
 
 
 @pytest.fixture

@@ -7,33 +7,22 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
+from commands import bad, good
 from safetensors.numpy import load_file, save_file
-from sealed import ALICE, BOB, MALLORY, OWNER, public, same, some
-from test_vault_cli import bad, good
+from sealed import ALICE, BOB, MALLORY, OWNER, for_two, public, refusing_bob, same, some
 
 from modellock_jax.vault import envelope, identity, keys, revocation, signed
 from modellock_jax.vault.errors import Tampered, Unreadable, WrongKey
 
 
-@pytest.fixture(autouse=True)
-def no_lists(monkeypatch):
-    monkeypatch.delenv(revocation.LISTS, raising=False)
-
-
 @pytest.fixture
 def path(tmp_path):
-    """A sealed file of nobody's signature, for Alice and Bob, in a folder of its own."""
-    (tmp_path / "models").mkdir()
-    path = tmp_path / "models" / "m.sealed"
-    envelope.save(some(), path, [public(ALICE), public(BOB)])
-    return path
+    return for_two(tmp_path)
 
 
 @pytest.fixture
 def bobs(tmp_path):
-    """The owner's list that refuses Bob."""
-    revocation.revoke(tmp_path / "list.json", [BOB.id], OWNER, "left the company")
-    return tmp_path / "list.json"
+    return refusing_bob(tmp_path)
 
 
 def test_a_list_only_grows(tmp_path):

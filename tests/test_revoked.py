@@ -6,7 +6,7 @@ import shutil
 
 import pytest
 from safetensors.numpy import save_file
-from sealed import ALICE, BOB, MALLORY, OWNER, adding, public, same, some
+from sealed import ALICE, BOB, MALLORY, OWNER, adding, for_two, public, refusing_bob, same, some
 
 from modellock_jax.vault import envelope, locked, revocation, signed
 from modellock_jax.vault.errors import Expired, Tampered, Unreadable, WrongKey
@@ -14,25 +14,14 @@ from modellock_jax.vault.recipients import Passphrase, name_of
 from modellock_jax.vault.rewrite import read_header, rewrite
 
 
-@pytest.fixture(autouse=True)
-def no_lists(monkeypatch):
-    monkeypatch.delenv(revocation.LISTS, raising=False)
-
-
 @pytest.fixture
 def path(tmp_path):
-    """A sealed file of nobody's signature, for Alice and Bob, in a folder of its own."""
-    (tmp_path / "models").mkdir()
-    path = tmp_path / "models" / "m.sealed"
-    envelope.save(some(), path, [public(ALICE), public(BOB)])
-    return path
+    return for_two(tmp_path)
 
 
 @pytest.fixture
 def bobs(tmp_path):
-    """The owner's list that refuses Bob."""
-    revocation.revoke(tmp_path / "list.json", [BOB.id], OWNER, "left the company")
-    return tmp_path / "list.json"
+    return refusing_bob(tmp_path)
 
 
 def refused(path, **options):

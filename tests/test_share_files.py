@@ -13,11 +13,11 @@ import sys
 
 import pytest
 import shamir_mnemonic
+from commands import bad, good
 from hidden import SECRET, shows, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_shares import clean, threes, words_of
-from test_vault_cli import bad, good
 
 from modellock_jax.cli import main
 from modellock_jax.vault import keys, share_files, shares

@@ -5,13 +5,11 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
-import jax.numpy as jnp
-from jax import lax
 
 from modellock_jax.attacks.attack import run_shuffled
 from modellock_jax.attacks.key_search import Search
 from modellock_jax.attacks.relaxed_key import relaxed_key, relaxed_signs
-from modellock_jax.attacks.sign_algebra import linear_flips
+from modellock_jax.attacks.sign_algebra import linear_flips, settled
 from modellock_jax.base import Forward, Lock, Params
 from modellock_jax.schemes.sign import SignKey
 from modellock_jax.train import random_shift
@@ -112,17 +110,6 @@ def _solve(
         )
         state = flips.init(start, locked)._replace(keys=jax.vmap(relaxation.hard)(learnt.theta))
 
-        def improving(carry: tuple[Search, jax.Array]) -> jax.Array:
-            state, before = carry
-            moved = (state.losses < before).any()
-            return (state.steps < turns) & (state.best_loss > tolerance) & moved
-
-        def turn(carry: tuple[Search, jax.Array]) -> tuple[Search, jax.Array]:
-            state, _ = carry
-            return flips.step(state, (x, answers))[0], state.losses
-
-        before = jnp.full((restarts,), jnp.inf)
-        first = flips.step(state, (x, answers))[0]
-        return lax.while_loop(improving, turn, (first, before))[0]
+        return settled(flips, state, (x, answers), turns, tolerance)
 
     return solve

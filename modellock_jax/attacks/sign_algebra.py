@@ -82,6 +82,22 @@ def linear_flips(
     return Attack(start("linear_flips", lock, SignKey, restarts), step, answer(lock, forward))
 
 
+def settled(attack: Attack, state: Search, batch: Any, turns: int, tolerance: float) -> Search:
+    """Steps on one batch until no loss falls, or the best is within `tolerance`, or after `turns`."""
+
+    def improving(carry: tuple[Search, jax.Array]) -> jax.Array:
+        state, before = carry
+        moved = (state.losses < before).any()
+        return (state.steps < turns) & (state.best_loss > tolerance) & moved
+
+    def turn(carry: tuple[Search, jax.Array]) -> tuple[Search, jax.Array]:
+        state, _ = carry
+        return attack.step(state, batch)[0], state.losses
+
+    first = attack.step(state, batch)[0]
+    return lax.while_loop(improving, turn, (first, jnp.full_like(first.losses, jnp.inf)))[0]
+
+
 def _centred(logits: jax.Array) -> jax.Array:
     """Log-probabilities `[B, classes]` in a row, those of each image about 0: linear in the logits."""
     log_p = jax.nn.log_softmax(logits.astype(jnp.float32))

@@ -15,6 +15,7 @@ import typer
 
 from modellock_jax.vault import identity, keys, recipients
 from modellock_jax.vault.errors import Unreadable, VaultError
+from modellock_jax.vault.header import Header
 from modellock_jax.vault.identity import PublicKey
 from modellock_jax.vault.keys import Secret
 from modellock_jax.vault.recipients import Passphrase, Unlocker
@@ -83,12 +84,12 @@ def need_secret(named: Path | None) -> Secret:
     return found
 
 
-def find_unlocker(named: Path | None, wants_passphrase: bool) -> Unlocker:
+def find_unlocker(named: Path | None, made: Header) -> Unlocker:
     """A secret, or for a file that has one the passphrase, from the environment or a prompt."""
     found = find_secret(named)
     if found is not None:
         return found
-    if wants_passphrase:
+    if any(stanza["type"] == recipients.PASSPHRASE for stanza in made.stanzas):
         return ask_passphrase(confirm=False)
     return need_secret(None)
 

@@ -54,7 +54,7 @@ def add(
     whom = chosen_recipients(to, passphrase)
 
     def change(made: Header, file_key: bytes) -> Header:
-        new = tuple(recipients.wrap(file_key, one, made.file_id) for one in whom)
+        new = recipients.wrap_all(file_key, whom, made.file_id)
         named = {recipients.name_of(stanza) for stanza in new}
         kept = tuple(s for s in made.stanzas if recipients.name_of(s) not in named)
         return made._replace(stanzas=kept + new)
@@ -101,7 +101,7 @@ def rewrap(
     whom = chosen_recipients(to, passphrase)
 
     def change(made: Header, file_key: bytes) -> Header:
-        new = tuple(recipients.wrap(file_key, one, made.file_id) for one in whom)
+        new = recipients.wrap_all(file_key, whom, made.file_id)
         return made._replace(stanzas=new)
 
     _rewrite(file, key, change, sign, dry_run, as_json)
@@ -134,12 +134,11 @@ def _rewrite(
     if str(file) == "-":
         raise ValueError("a file is changed in place, so - will not do; name a file")
     made = rewrite.read_header(file)
-    wants = any(stanza["type"] == recipients.PASSPHRASE for stanza in made.stanzas)
     signers = [keys.load(path) for path in sign]
     if made.signatures and not signers:
         names = ", ".join(signature["id"] for signature in made.signatures)
         raise ValueError(f"{file} is signed by {names}, and a change undoes that: give --sign FILE")
-    unlocker = find_unlocker(key, wants)
+    unlocker = find_unlocker(key, made)
     new = rewrite.rewrite(file, unlocker, change, signers, dry_run=dry_run)
     signed = f"signed by {', '.join(s.id for s in signers)}" if signers else "not signed"
     tell(

@@ -28,7 +28,7 @@ from modellock_jax.cli.inputs import (
     tell,
     writable,
 )
-from modellock_jax.vault import envelope, keys, recipients, rewrite
+from modellock_jax.vault import envelope, keys, rewrite
 
 Expires = Annotated[
     str, typer.Option("--expires", help="A date, as 2027-01-31, after which it is not opened.")
@@ -162,8 +162,7 @@ def _opened(
     path: Path, key: Path | None, signed_by: list[Path], revoked: list[Path]
 ) -> envelope.Sealed:
     made = rewrite.read_header(path)
-    wants = any(stanza["type"] == recipients.PASSPHRASE for stanza in made.stanzas)
-    unlocker = find_unlocker(key, wants)
+    unlocker = find_unlocker(key, made)
     return envelope.open_sealed(path, unlocker, signed_by=publics(signed_by), revoked=revoked)
 
 

@@ -12,7 +12,7 @@ from modellock_jax.base import Params, paths
 from modellock_jax.vault import chunks, tensors
 from modellock_jax.vault.envelope import read_directory
 from modellock_jax.vault.errors import Unreadable
-from modellock_jax.vault.files import open_to_read
+from modellock_jax.vault.files import need_directory, open_to_read
 
 
 def to_names(params: Params) -> dict[str, np.ndarray]:
@@ -154,8 +154,7 @@ def write_orbax(named: Mapping[str, np.ndarray], path: str | os.PathLike[str]) -
     target = Path(path).absolute()
     if target.exists():
         raise FileExistsError(f"{path} exists and is kept; choose another path")
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"there is no directory {target.parent}; create it first")
+    need_directory(target)
     tree = to_tree(named)
     if not named or not all(array.size for array in named.values()):
         empty = next((name for name, array in named.items() if not array.size), None)

@@ -126,7 +126,7 @@ def _seal(
         chunks.sealed_size(parts),
         bytes(32) if signers else b"",
         expires.astimezone(UTC).isoformat(timespec="seconds") if expires else "",
-        tuple(recipients.wrap(file_key, one, file_id) for one in whom),
+        recipients.wrap_all(file_key, whom, file_id),
     )
     made = header.finish(made, file_key, signers)
     cipher = Cipher(header.file_key_use(file_key, file_id, "payload"), made.binding)

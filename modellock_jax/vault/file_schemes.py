@@ -1,14 +1,18 @@
-"""Which locks can lock a file, what each is worth there, and their settings as text."""
+"""Which locks can lock a file, what each is worth there, their settings as text, and locking."""
 
 import ast
+import functools
 import inspect
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any
 
+import jax
 import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
-from modellock_jax.base import Lock, chain
+from modellock_jax.base import Key, Lock, Rng, chain
 from modellock_jax.schemes import SCHEMES
+from modellock_jax.schemes.stream_lock import StreamKey, leaf_nonce
 from modellock_jax.vault.tensors import NAMES, Tensor
 
 ABOUT = {
@@ -127,3 +131,61 @@ def check_tensors(scheme: str, found: Iterable[Tensor]) -> None:
                 f"{locks[0]} cannot take the tensor {tensor.name!r} of type {NAMES[tensor.dtype]} and "
                 f"shape {list(tensor.shape)}: it needs an axis and at most 32 bits; use stream_lock"
             )
+
+
+def turned(
+    scheme: str,
+    encrypts: bool,
+    source: Rng,
+    nonce: bytes,
+    found: tuple[Tensor, ...],
+    body: np.ndarray,
+) -> np.ndarray:
+    """The bytes of all tensors, uint8 like `body`, locked or unlocked.
+
+    `scheme`: as `lock_of` wrote it; `source`: of the lock's key; `nonce`: 12 bytes of the file's own.
+    """
+    lock, _ = lock_of(scheme)
+    tree = {tensor.name: _view(tensor, body) for tensor in found}
+    key = _with_nonce(lock.init(source, tree), nonce)
+    result = np.empty_like(body)
+    if isinstance(key, StreamKey):
+        _xor(key, found, body, result)
+        return result
+    leaves = _program(scheme, encrypts)(key, tree)
+    for tensor in found:
+        flat = np.asarray(leaves[tensor.name]).reshape(-1)
+        result[tensor.begin : tensor.end] = flat.view(np.uint8)
+    return result
+
+
+@functools.lru_cache(maxsize=8)
+def _program(scheme: str, encrypts: bool) -> Callable[[Key, Any], Any]:
+    """One program for all tensors, since compiling every step for every shape takes far longer; and
+    one for all files of the same shapes, since a thousand users' copies are locked one by one."""
+    lock, _ = lock_of(scheme)
+    return jax.jit((lambda key, tree: lock.encrypt(key, tree)[0]) if encrypts else lock.decrypt)
+
+
+def _xor(key: StreamKey, found: Iterable[Tensor], body: np.ndarray, result: np.ndarray) -> None:
+    """`stream_lock` on the host: the same bits, and no program to compile for each file's shapes."""
+    secret, nonce = (np.asarray(part).astype("<u4") for part in key)
+    for tensor in found:
+        # RFC 8439: the block counter, 0, and the nonce; a tensor's name is its path in the tree.
+        start = bytes(4) + (leaf_nonce(tensor.name) ^ nonce).tobytes()
+        cipher = Cipher(algorithms.ChaCha20(secret.tobytes(), start), mode=None).encryptor()
+        at = slice(tensor.begin, tensor.end)
+        cipher.update_into(body[at].data, result[at].data)
+
+
+def _view(tensor: Tensor, body: np.ndarray) -> np.ndarray:
+    """A tensor in a dtype that JAX takes without narrowing it, not copied."""
+    dtype, shape = taken_as(tensor)
+    return body[tensor.begin : tensor.end].view(dtype).reshape(shape)
+
+
+def _with_nonce(key: Key, nonce: bytes) -> Key:
+    """The key with the file's nonce wherever a nonce is; in a chain every lock has its own key."""
+    if isinstance(key, StreamKey):
+        return key._replace(nonce=jax.numpy.asarray(np.frombuffer(nonce, "<u4")))
+    return tuple(_with_nonce(k, nonce) for k in key) if type(key) is tuple else key

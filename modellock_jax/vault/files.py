@@ -61,8 +61,7 @@ def _written(
     path: str | os.PathLike[str], mode: int, put: Callable[[Path, Path], None]
 ) -> Iterator[int]:
     target = Path(path)
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"there is no directory {target.parent}; create it first")
+    need_directory(target)
     temp = target.with_name(f".modellock-{secrets.token_hex(8)}.tmp")
     file = os.open(temp, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode)
     try:
@@ -77,6 +76,12 @@ def _written(
             os.unlink(temp)
         raise
     sync_directory(target.parent)
+
+
+def need_directory(path: Path) -> None:
+    """Raises `FileNotFoundError` unless the directory that a new file needs is there."""
+    if not path.parent.is_dir():
+        raise FileNotFoundError(f"there is no directory {path.parent}; create it first")
 
 
 def check_private(file: int, path: str | os.PathLike[str]) -> None:

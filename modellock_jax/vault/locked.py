@@ -1,26 +1,21 @@
 """Locked files: a model file that still loads, its tensors under one of the package's locks."""
 
-import functools
 import hashlib
 import hmac
 import json
 import os
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
-import jax
 import numpy as np
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
-from modellock_jax.base import Key, Lock
-from modellock_jax.schemes.stream_lock import StreamKey, leaf_nonce
 from modellock_jax.vault import chunks, file_schemes, header, revocation, tensors
 from modellock_jax.vault.envelope import read_directory
 from modellock_jax.vault.errors import Tampered, Unreadable, WrongKey
 from modellock_jax.vault.files import canonical, open_to_read, replacing, strict_json, write_all
 from modellock_jax.vault.keys import Secret
-from modellock_jax.vault.tensors import METADATA, Directory, Tensor
+from modellock_jax.vault.tensors import METADATA, Directory
 
 MARK, VERSION = "modellock-jax locked file", "1"
 _MARK = "modellock"  # the metadata field; the others are `modellock.NAME`
@@ -90,7 +85,7 @@ def lock_file(
     ...     load_file(f"{folder}/m.safetensors")["w"], locked.tolist() == [0, 1, 2]
     (array([0., 1., 2.]), False)
     """
-    lock, scheme = file_schemes.lock_of(scheme)
+    _, scheme = file_schemes.lock_of(scheme)
     label = f"locked file {os.urandom(16).hex()}" if label is None else label
     directory, body = _read_plain(source)
     file_schemes.check_tensors(scheme, directory.tensors)
@@ -98,7 +93,7 @@ def lock_file(
     about, original = file_schemes.about(scheme), directory.head[8:].decode()
     info = LockedInfo(about, scheme, secret.id, label, nonce, "", "", original)
     info = info._replace(check=_check(info, secret))
-    body = _apply(lock, True, secret, info, directory, body)
+    body = _turned(True, secret, info, directory, body)
     info = info._replace(tag=_tag(info, body, secret))
     head = _head(info)
     if len(head) > tensors.LONGEST:
@@ -136,8 +131,7 @@ def unlock_file(
         os.close(file)
     if not hmac.compare_digest(_tag(info, body, secret).encode(), info.tag.encode()):
         raise Tampered(f"{source} was changed after it was locked; get the file again")
-    lock, _ = file_schemes.lock_of(info.scheme)
-    body = _apply(lock, False, secret, info, directory, body)
+    body = _turned(False, secret, info, directory, body)
     text = info.original.encode()
     _write(path, len(text).to_bytes(8, "little") + text, body, done)
 
@@ -238,59 +232,11 @@ def _tag(info: LockedInfo, body: np.ndarray, secret: Secret) -> str:
     return hmac.digest(key, message, "sha256").hex()
 
 
-@functools.lru_cache(maxsize=8)
-def _program(scheme: str, encrypts: bool) -> Callable[[Key, Any], Any]:
-    """One program for all tensors, since compiling every step for every shape takes far longer; and
-    one for all files of the same shapes, since a thousand users' copies are locked one by one."""
-    lock, _ = file_schemes.lock_of(scheme)
-    return jax.jit((lambda key, tree: lock.encrypt(key, tree)[0]) if encrypts else lock.decrypt)
-
-
-def _apply(
-    lock: Lock,
-    encrypts: bool,
-    secret: Secret,
-    info: LockedInfo,
-    directory: Directory,
-    body: np.ndarray,
+def _turned(
+    encrypts: bool, secret: Secret, info: LockedInfo, directory: Directory, body: np.ndarray
 ) -> np.ndarray:
-    """The bytes of all tensors, locked or unlocked."""
-    tree = {tensor.name: _as_jax(tensor, body) for tensor in directory.tensors}
-    key = lock.init(secret.source(info.label), tree)
-    key = _with_nonce(key, bytes.fromhex(info.nonce))
-    turned_body = np.empty_like(body)
-    if isinstance(key, StreamKey):
-        _xor(key, directory, body, turned_body)
-        return turned_body
-    turned = _program(info.scheme, encrypts)(key, tree)
-    for tensor in directory.tensors:
-        flat = np.asarray(turned[tensor.name]).reshape(-1)
-        turned_body[tensor.begin : tensor.end] = flat.view(np.uint8)
-    return turned_body
-
-
-def _xor(key: StreamKey, directory: Directory, body: np.ndarray, turned: np.ndarray) -> None:
-    """`stream_lock` on the host: the same bits, and no program to compile for each file's shapes."""
-    secret, nonce = (np.asarray(part).astype("<u4") for part in key)
-    for tensor in directory.tensors:
-        # RFC 8439: the block counter, 0, and the nonce; a tensor's name is its path in the tree.
-        start = bytes(4) + (leaf_nonce(tensor.name) ^ nonce).tobytes()
-        cipher = Cipher(algorithms.ChaCha20(secret.tobytes(), start), mode=None).encryptor()
-        at = slice(tensor.begin, tensor.end)
-        cipher.update_into(body[at].data, turned[at].data)
-
-
-def _as_jax(tensor: Tensor, body: np.ndarray) -> Any:
-    """A tensor in a dtype that JAX takes without narrowing it."""
-    dtype, shape = file_schemes.taken_as(tensor)
-    return jax.numpy.asarray(body[tensor.begin : tensor.end].view(dtype).reshape(shape))
-
-
-def _with_nonce(key: Key, nonce: bytes) -> Key:
-    """The key with the file's nonce wherever a nonce is; in a chain every lock has its own key."""
-    if isinstance(key, StreamKey):
-        return key._replace(nonce=jax.numpy.asarray(np.frombuffer(nonce, "<u4")))
-    return tuple(_with_nonce(k, nonce) for k in key) if type(key) is tuple else key
+    source, nonce = secret.source(info.label), bytes.fromhex(info.nonce)
+    return file_schemes.turned(info.scheme, encrypts, source, nonce, directory.tensors, body)
 
 
 def _read_body(file: int, directory: Directory) -> np.ndarray:

@@ -3,6 +3,7 @@
 import base64
 import os
 import re
+from collections.abc import Iterable
 from typing import Any, NoReturn
 
 from cryptography.exceptions import InvalidTag
@@ -62,6 +63,11 @@ def wrap(file_key: bytes, recipient: Recipient, file_id: bytes) -> Stanza:
         raise TypeError(f"a recipient is a PublicKey or a Passphrase, not a {kind}")
     wrapped = identity.encrypt(file_key, recipient, info)
     return check({"type": recipient.kind, "id": recipient.id, "wrapped": _text(wrapped)})
+
+
+def wrap_all(file_key: bytes, whom: Iterable[Recipient], file_id: bytes) -> tuple[Stanza, ...]:
+    """A stanza for each recipient, in order; raises as `wrap`."""
+    return tuple(wrap(file_key, one, file_id) for one in whom)
 
 
 def unwrap(stanza: Stanza, unlocker: Unlocker, file_id: bytes) -> bytes | None:

@@ -11,7 +11,7 @@ from typing import Any, NamedTuple
 
 from modellock_jax.vault import identity, signed
 from modellock_jax.vault.errors import Tampered, Unreadable, WrongKey
-from modellock_jax.vault.files import open_to_read, sync_directory, write_all
+from modellock_jax.vault.files import need_directory, open_to_read, sync_directory, write_all
 from modellock_jax.vault.identity import PublicKey
 from modellock_jax.vault.keys import Secret
 
@@ -128,8 +128,7 @@ def extending(path: str | os.PathLike[str], secret: Secret) -> Iterator[Writer]:
     '0123456789abcdef'
     """
     target = Path(os.path.realpath(path))
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"there is no directory {target.parent}; create it first")
+    need_directory(target)
     new = not target.exists()
     # It names users, so it is for its owner's eyes.
     file = os.open(target, os.O_RDWR | os.O_CREAT, 0o600)

@@ -10,7 +10,7 @@ from typing import Any, NamedTuple
 
 from modellock_jax.vault import header, identity, signed
 from modellock_jax.vault.errors import Expired, Tampered, Unreadable, WrongKey
-from modellock_jax.vault.files import open_to_read, replacing, write_all
+from modellock_jax.vault.files import need_directory, open_to_read, replacing, write_all
 from modellock_jax.vault.header import Header
 from modellock_jax.vault.identity import PublicKey
 from modellock_jax.vault.keys import Secret
@@ -207,8 +207,7 @@ def _signed(made: Header, signer: PublicKey) -> bool:
 def _only_one(path: AnyPath) -> Iterator[Path]:
     """The file that a path names, while no other process changes a list in its directory."""
     target = Path(os.path.realpath(path))
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"there is no directory {target.parent}; create it first")
+    need_directory(target)
     directory = os.open(target.parent, os.O_RDONLY)
     try:
         fcntl.flock(directory, fcntl.LOCK_EX)

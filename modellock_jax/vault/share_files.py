@@ -12,6 +12,7 @@ from modellock_jax.vault.errors import Tampered, Unreadable, VaultError
 from modellock_jax.vault.files import (
     check_private,
     creating,
+    need_directory,
     open_to_read,
     sync_directory,
     write_all,
@@ -47,8 +48,7 @@ def save(split: Sequence[Share], folder: str | os.PathLike[str]) -> list[Path]:
     True
     """
     target = Path(folder)
-    if not target.parent.is_dir():
-        raise FileNotFoundError(f"there is no directory {target.parent}; create it first")
+    need_directory(target)
     if os.path.lexists(target) and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{folder} exists and is no empty folder; choose another path")
     temp = Path(tempfile.mkdtemp(prefix=".modellock-", dir=target.parent))
