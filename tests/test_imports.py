@@ -20,7 +20,7 @@ MAY = {
     "bits": {"base"},
     "ciphers": set(),
     "schemes": CORE | {"ciphers"},
-    "vault": CORE | {"schemes"},
+    "vault": CORE | {"schemes", "ciphers"},
     **dict.fromkeys(TOOLS, CORE | TOOLS),
     "attacks": CORE | TOOLS | {"schemes", "ciphers"},
     "study": CORE | TOOLS | {"schemes", "attacks", ""},
@@ -88,7 +88,7 @@ def test_the_package_costs_less_than_a_second_beyond_jax():
 
 
 def test_who_only_keeps_files_need_not_wait_for_jax():
-    probe = "import sys, modellock_jax.cli; print('jax' in sys.modules)"
+    probe = "import sys, modellock_jax.cli, modellock_jax.vault.locked; print('jax' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert run.stdout == "False\n"
 

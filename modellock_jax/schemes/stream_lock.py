@@ -1,6 +1,5 @@
 """stream_lock: XOR with ChaCha20, the hardened counterpart of Deep-Lock. Our own scheme."""
 
-import hashlib
 from typing import Any, NamedTuple
 
 import jax
@@ -18,6 +17,7 @@ from modellock_jax.bits import (
     words_like,
 )
 from modellock_jax.ciphers import chacha
+from modellock_jax.ciphers.nonces import leaf_nonce
 
 
 class StreamKey(NamedTuple):
@@ -88,11 +88,6 @@ def stream_lock() -> Lock:
         return decrypt(key, params), key
 
     return Lock(init, encrypt, decrypt)
-
-
-def leaf_nonce(path: str) -> np.ndarray:
-    """What a leaf's nonce is before the key's nonce is added by XOR, uint32 `[3]`."""
-    return np.frombuffer(hashlib.sha256(path.encode()).digest()[:12], "<u4")
 
 
 def key_bits(params: Params, sites: Any) -> float:

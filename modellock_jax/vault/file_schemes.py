@@ -4,16 +4,17 @@ import ast
 import functools
 import inspect
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import jax
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
-from modellock_jax.base import Key, Lock, Rng, chain
-from modellock_jax.schemes import SCHEMES
-from modellock_jax.schemes.stream_lock import StreamKey, leaf_nonce
+from modellock_jax.ciphers.nonces import leaf_nonce
+from modellock_jax.vault.keys import KeySource
 from modellock_jax.vault.tensors import NAMES, Tensor
+
+if TYPE_CHECKING:
+    from modellock_jax.base import Key, Lock
 
 ABOUT = {
     "stream_lock": "no attack on its bits is known: without the key they are as good as random if "
@@ -43,38 +44,54 @@ _REFUSED = {
     "adv_params": "needs the owner's loss on data, and its key holds the weights it changed; call "
     "modellock_jax.adv_params in Python, or use stream_lock",
 }
+_ON_HOST = "stream_lock()"  # needs no JAX; not so in a chain
 _ROWS = {"sign_flip", "patch_shuffle"}  # act on rows of a `kernel`, not on any bytes
 
 
-def lock_of(text: str) -> tuple[Lock, str]:
-    """The lock that a text names, and the text with every setting written out.
+def settled(text: str) -> str:
+    """The text of a lock with every setting written out.
 
     `A+B` is a chain: A first, and its result locked by B. Raises `ValueError` for a scheme that does
     not exist or cannot lock a file, and for settings that it does not take.
 
-    >>> lock_of("deep_lock(key_bits=256)+stream_lock")[1]
+    >>> settled("deep_lock(key_bits=256)+stream_lock")
     "deep_lock(key_bits=256, restart='never')+stream_lock()"
     """
-    locks, texts = zip(*map(_one, text.split("+")))
-    return (chain(*locks) if len(locks) > 1 else locks[0]), "+".join(texts)
+    return "+".join(map(_settled, text.split("+")))
 
 
-def _one(text: str) -> tuple[Lock, str]:
+def _settled(text: str) -> str:
     name, given = _parsed(text)
     if name in _REFUSED:
         raise ValueError(f"{name} cannot lock a file: it {_REFUSED[name]}")
     if name not in ABOUT:
         raise ValueError(f"there is no lock {name!r}; a file can be locked by {', '.join(ABOUT)}")
-    factory = SCHEMES[name].factory
+    if (name, given) == ("stream_lock", {}):
+        return _ON_HOST
+    factory = _factory(name)
     try:
         bound = inspect.signature(factory).bind(**given)
         bound.apply_defaults()
-        lock = factory(**bound.arguments)
+        factory(**bound.arguments)
     except (TypeError, ValueError) as error:
         raise ValueError(f"the lock {text!r} does not work: {error}") from None
     # Defaults are written out, so that files outlive a change of them.
     settings = ", ".join(f"{key}={value!r}" for key, value in bound.arguments.items())
-    return lock, f"{name}({settings})"
+    return f"{name}({settings})"
+
+
+def _factory(name: str) -> Callable[..., "Lock"]:
+    # Imported here, because a file under `stream_lock` needs nothing of JAX.
+    from modellock_jax.schemes import SCHEMES
+
+    return SCHEMES[name].factory
+
+
+def _lock(scheme: str) -> "Lock":
+    from modellock_jax.base import chain
+
+    locks = [_factory(name)(**given) for name, given in map(_parsed, scheme.split("+"))]
+    return chain(*locks) if len(locks) > 1 else locks[0]
 
 
 def _parsed(text: str) -> tuple[str, dict[str, Any]]:
@@ -99,7 +116,7 @@ def _parsed(text: str) -> tuple[str, dict[str, Any]]:
 
 
 def names(scheme: str) -> list[str]:
-    """The locks of a text that `lock_of` wrote, in order."""
+    """The locks of a text that `settled` wrote, in order."""
     return [part.split("(")[0] for part in scheme.split("+")]
 
 
@@ -136,23 +153,24 @@ def check_tensors(scheme: str, found: Iterable[Tensor]) -> None:
 def turned(
     scheme: str,
     encrypts: bool,
-    source: Rng,
+    source: KeySource,
     nonce: bytes,
     found: tuple[Tensor, ...],
     body: np.ndarray,
 ) -> np.ndarray:
     """The bytes of all tensors, uint8 like `body`, locked or unlocked.
 
-    `scheme`: as `lock_of` wrote it; `source`: of the lock's key; `nonce`: 12 bytes of the file's own.
+    `scheme`: as `settled` wrote it; `source`: of the lock's key; `nonce`: 12 bytes of the file's own.
+    Raises `ValueError` if there is no tensor.
     """
-    lock, _ = lock_of(scheme)
+    if not found:
+        raise ValueError("the file has no tensors: there is nothing to lock")
+    if scheme == _ON_HOST:
+        return _by_openssl(source, nonce, found, body)
     tree = {tensor.name: _view(tensor, body) for tensor in found}
-    key = _with_nonce(lock.init(source, tree), nonce)
-    result = np.empty_like(body)
-    if isinstance(key, StreamKey):
-        _xor(key, found, body, result)
-        return result
+    key = _with_nonce(_lock(scheme).init(source, tree), nonce)
     leaves = _program(scheme, encrypts)(key, tree)
+    result = np.empty_like(body)
     for tensor in found:
         flat = np.asarray(leaves[tensor.name]).reshape(-1)
         result[tensor.begin : tensor.end] = flat.view(np.uint8)
@@ -160,22 +178,27 @@ def turned(
 
 
 @functools.lru_cache(maxsize=8)
-def _program(scheme: str, encrypts: bool) -> Callable[[Key, Any], Any]:
+def _program(scheme: str, encrypts: bool) -> Callable[["Key", Any], Any]:
     """One program for all tensors, since compiling every step for every shape takes far longer; and
     one for all files of the same shapes, since a thousand users' copies are locked one by one."""
-    lock, _ = lock_of(scheme)
+    import jax
+
+    lock = _lock(scheme)
     return jax.jit((lambda key, tree: lock.encrypt(key, tree)[0]) if encrypts else lock.decrypt)
 
 
-def _xor(key: StreamKey, found: Iterable[Tensor], body: np.ndarray, result: np.ndarray) -> None:
+def _by_openssl(
+    source: KeySource, nonce: bytes, found: Iterable[Tensor], body: np.ndarray
+) -> np.ndarray:
     """`stream_lock` on the host: the same bits, and no program to compile for each file's shapes."""
-    secret, nonce = (np.asarray(part).astype("<u4") for part in key)
+    key, result = source.words(8).astype("<u4").tobytes(), np.empty_like(body)
     for tensor in found:
         # RFC 8439: the block counter, 0, and the nonce; a tensor's name is its path in the tree.
-        start = bytes(4) + (leaf_nonce(tensor.name) ^ nonce).tobytes()
-        cipher = Cipher(algorithms.ChaCha20(secret.tobytes(), start), mode=None).encryptor()
+        start = bytes(4) + (leaf_nonce(tensor.name) ^ np.frombuffer(nonce, "<u4")).tobytes()
+        cipher = Cipher(algorithms.ChaCha20(key, start), mode=None).encryptor()
         at = slice(tensor.begin, tensor.end)
         cipher.update_into(body[at].data, result[at].data)
+    return result
 
 
 def _view(tensor: Tensor, body: np.ndarray) -> np.ndarray:
@@ -184,8 +207,8 @@ def _view(tensor: Tensor, body: np.ndarray) -> np.ndarray:
     return body[tensor.begin : tensor.end].view(dtype).reshape(shape)
 
 
-def _with_nonce(key: Key, nonce: bytes) -> Key:
+def _with_nonce(key: "Key", nonce: bytes) -> "Key":
     """The key with the file's nonce wherever a nonce is; in a chain every lock has its own key."""
-    if isinstance(key, StreamKey):
-        return key._replace(nonce=jax.numpy.asarray(np.frombuffer(nonce, "<u4")))
+    if hasattr(key, "nonce"):
+        return key._replace(nonce=np.frombuffer(nonce, "<u4").astype(np.uint32))
     return tuple(_with_nonce(k, nonce) for k in key) if type(key) is tuple else key

@@ -80,7 +80,7 @@ def issue(
     _check(users)
     if revocations is not None and not again:
         raise ValueError("only issuing again revokes a key; leave the revocation list away")
-    _, scheme = file_schemes.lock_of(scheme)
+    scheme = file_schemes.settled(scheme)
     plain = _digest(source)
     with extending(register, secret) as writer:
         _check_new(users, writer, again)

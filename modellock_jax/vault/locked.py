@@ -85,7 +85,7 @@ def lock_file(
     ...     load_file(f"{folder}/m.safetensors")["w"], locked.tolist() == [0, 1, 2]
     (array([0., 1., 2.]), False)
     """
-    _, scheme = file_schemes.lock_of(scheme)
+    scheme = file_schemes.settled(scheme)
     label = f"locked file {os.urandom(16).hex()}" if label is None else label
     directory, body = _read_plain(source)
     file_schemes.check_tensors(scheme, directory.tensors)
