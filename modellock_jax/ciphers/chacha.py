@@ -1,38 +1,42 @@
 """ChaCha20 (RFC 8439) in-graph: additions, rotations and XOR, so constant-time by construction."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.custom_batching import custom_vmap
 
 _CONSTANTS = np.frombuffer(b"expand 32-byte k", "<u4")
-
-
-def _rotate(word: jax.Array, bits: int) -> jax.Array:
-    return (word << bits) | (word >> (32 - bits))
-
-
-def _quarter(
-    a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array
-) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    a = a + b
-    d = _rotate(d ^ a, 16)
-    c = c + d
-    b = _rotate(b ^ c, 12)
-    a = a + b
-    d = _rotate(d ^ a, 8)
-    c = c + d
-    b = _rotate(b ^ c, 7)
-    return a, b, c, d
+_COUNTER = 12  # the word of the state that counts; after it the nonce
+_MANY = 4096  # blocks from which one loop over them is worth its compilation, about a second
+_CHUNK = 32768  # blocks, about: 2 MiB at each step, which stay in a CPU's cache
 
 
 @jax.jit
 def blocks(key: jax.Array, nonces: jax.Array, counters: jax.Array) -> jax.Array:
-    """The key stream blocks of ChaCha20, any number at once and in any order.
+    """The key stream blocks of ChaCha20, uint32 `[N, 16]`: `xor` with zeros, and its arguments."""
+    return xor(key, nonces, counters, jnp.zeros((counters.shape[0], 16), jnp.uint32))
+
+
+@jax.jit
+def xor(key: jax.Array, nonces: jax.Array, counters: jax.Array, words: jax.Array) -> jax.Array:
+    """Words XOR the key stream blocks of ChaCha20, any number of blocks at once and in any order.
 
     `key`: uint32 `[8]`; `nonces`: uint32 `[3]` or `[3, N]`, one for all or one per block;
-    `counters`: uint32 `[N]`. Returns uint32 `[N, 16]`, little-endian words as in RFC 8439.
+    `counters`: uint32 `[N]`; `words`: uint32 `[N, 16]`, little-endian as in RFC 8439. Returns uint32
+    `[N, 16]`.
+
+    On a CPU many blocks are one loop over them, each from its first step to its last in registers;
+    elsewhere, and for few, each step is done on the rows of all blocks. Both give the same bits.
     """
+    if words.shape[0] < _MANY:
+        return _by_rows(key, nonces, counters, words)
+    return lax.platform_dependent(key, nonces, counters, words, cpu=_by_blocks, default=_by_rows)
+
+
+def _by_rows(key: jax.Array, nonces: jax.Array, counters: jax.Array, words: jax.Array) -> jax.Array:
     n = counters.shape[0]
     nonces = jnp.broadcast_to(nonces.reshape(3, -1), (3, n))
     columns = jnp.concatenate([jnp.asarray(_CONSTANTS), key])
@@ -48,4 +52,88 @@ def blocks(key: jax.Array, nonces: jax.Array, counters: jax.Array) -> jax.Array:
         return a, jnp.roll(b, 1, 0), jnp.roll(c, 2, 0), jnp.roll(d, 3, 0)
 
     rows = lax.fori_loop(0, 10, double_round, (start[0], start[1], start[2], start[3]))
-    return (jnp.stack(rows) + start).reshape(16, n).T
+    return (jnp.stack(rows) + start).reshape(16, n).T ^ words
+
+
+@custom_vmap
+def _by_blocks(
+    key: jax.Array, nonces: jax.Array, counters: jax.Array, words: jax.Array
+) -> jax.Array:
+    n = words.shape[0]
+    # An odd multiple of 64 bytes between a block's words: powers of two share few lines of a cache.
+    size = -(-n // max(2, n // _CHUNK)) // 16 | 1
+    size *= 16
+
+    def step(i: jax.Array, done: jax.Array) -> jax.Array:
+        # The last chunk begins within the one before it, and makes some blocks again.
+        begin = jnp.minimum(i * size, n - size)
+        own = [lax.dynamic_slice(counters, (begin,), (size,))]
+        if nonces.ndim == 2:
+            own += list(lax.dynamic_slice(nonces, (0, begin), (3, size)))
+        stream = _stream(key, None if nonces.ndim == 2 else nonces, own)
+        part = lax.dynamic_slice(words, (begin, 0), (size, 16))
+        return lax.dynamic_update_slice(done, part ^ stream, (begin, 0))
+
+    return lax.fori_loop(0, -(-n // size), step, words)
+
+
+@_by_blocks.def_vmap
+def _over_keys(size: int, batched: list[bool], *args: jax.Array) -> tuple[jax.Array, bool]:
+    # One key after the other: each fills the machine.
+    def one(given: list[jax.Array]) -> jax.Array:
+        given, whole = list(given), []
+        for arg, is_batched in zip(args, batched):
+            whole.append(given.pop(0) if is_batched else arg)
+        return _by_blocks(*whole)
+
+    return lax.map(one, [arg for arg, is_batched in zip(args, batched) if is_batched]), True
+
+
+def _stream(key: jax.Array, nonce: jax.Array | None, own: list[jax.Array]) -> jax.Array:
+    """Blocks `[n, 16]` of states with common words and words of their `own`, from the counter on."""
+    common = [*(jnp.uint32(c) for c in _CONSTANTS), *key]
+    zeros = [jnp.uint32(0)] * 4
+    common += zeros if nonce is None else [jnp.uint32(0), *nonce]
+
+    # XLA makes a chain of array operations into many passes over memory, and a window's reduction
+    # into one loop. A window of one block is reduced by one call, of the first values and the block.
+    def block(first: Any, one: Any) -> tuple[jax.Array, ...]:
+        mine = range(_COUNTER, _COUNTER + len(own))
+        return _block([one[i] if i in mine else first[i] for i in range(16)])
+
+    operands = [own[0]] * 16
+    operands[_COUNTER : _COUNTER + len(own)] = own
+    out = lax.reduce_window(tuple(operands), tuple(common), block, (1,), (1,), "VALID")
+    # Gathered first and turned then, each in one pass; together XLA does it word by word.
+    rows = lax.optimization_barrier(jnp.stack(out))
+    return lax.optimization_barrier(rows.T)
+
+
+def _block(start: list[jax.Array]) -> tuple[jax.Array, ...]:
+    state = list(start)
+    columns = [(i, i + 4, i + 8, i + 12) for i in range(4)]
+    diagonals = [(i, 4 + (i + 1) % 4, 8 + (i + 2) % 4, 12 + (i + 3) % 4) for i in range(4)]
+    for _ in range(10):
+        for a, b, c, d in columns + diagonals:
+            state[a], state[b], state[c], state[d] = _quarter(
+                state[a], state[b], state[c], state[d]
+            )
+    return tuple(word + first for word, first in zip(state, start))
+
+
+def _rotate(word: jax.Array, bits: int) -> jax.Array:
+    return (word << np.uint32(bits)) | (word >> np.uint32(32 - bits))
+
+
+def _quarter(
+    a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array
+) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
+    a = a + b
+    d = _rotate(d ^ a, 16)
+    c = c + d
+    b = _rotate(b ^ c, 12)
+    a = a + b
+    d = _rotate(d ^ a, 8)
+    c = c + d
+    b = _rotate(b ^ c, 7)
+    return a, b, c, d
