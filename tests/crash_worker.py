@@ -1,4 +1,4 @@
-"""Seals, rotations and rewrites in children that are killed; a program, which never imports JAX.
+"""Seals, locks, rotations and rewrites in children that are killed; a program, which never imports JAX.
 
 Each line of its input is a JSON task: what to do to which path, and when to die: after `delay`
 seconds, or within the step number `step` of those that touch the disk, or never. Each line of its
@@ -12,13 +12,15 @@ import resource
 import signal
 import subprocess
 import sys
+import tempfile
 import time
 from pathlib import Path
 
 import numpy as np
+from safetensors.numpy import save_file
 from sealed import ALICE, BOB, adding, public
 
-from modellock_jax.vault import chunks, envelope, rewrite
+from modellock_jax.vault import chunks, envelope, locked, rewrite
 
 CHUNK = 2**15
 MANY = 50  # recipients that no longer fit into the head's first room
@@ -30,6 +32,11 @@ def arrays(seed: int) -> dict[str, np.ndarray]:
     return {"a": np.full(2**16, seed, np.int32), "b": np.full((64, 1000), -seed, np.int32)}
 
 
+FOLDER = tempfile.TemporaryDirectory()
+PLAIN = Path(FOLDER.name) / "plain.safetensors"
+save_file(arrays(1), PLAIN)
+
+
 def rotated(path: str) -> None:
     with envelope.open_sealed(path, ALICE) as sealed:
         envelope.rotate(sealed, path, [public(ALICE), public(BOB)])
@@ -37,6 +44,7 @@ def rotated(path: str) -> None:
 
 TASKS = {
     "seal": lambda path: envelope.save(arrays(1), path, [public(ALICE), public(BOB)]),
+    "lock": lambda path: locked.lock_file(PLAIN, path, ALICE, "stream_lock"),
     "rewrap": lambda path: rewrite.rewrite(path, ALICE, adding(public(BOB))),
     "rotate": rotated,
     "grow": lambda path: rewrite.rewrite(path, ALICE, adding(*[public(BOB)] * MANY)),

@@ -1,19 +1,21 @@
 """Killed or out of disk at any moment: the path holds the old file or the whole new one."""
 
 import errno
+import math
 import os
 from pathlib import Path
 
 import numpy as np
 import pytest
-from crash_worker import CHUNK, MANY, STEPS, TASKS, arrays, asking
+from crash_worker import CHUNK, FOLDER, MANY, STEPS, TASKS, arrays, asking
+from safetensors.numpy import load_file
 from sealed import ALICE, BOB, MALLORY, adding, header_of, public, same
 
-from modellock_jax.vault import chunks, envelope
+from modellock_jax.vault import chunks, envelope, locked
 from modellock_jax.vault.errors import Unreadable, WrongKey
 from modellock_jax.vault.rewrite import head_of, journal_of, rewrite
 
-KILLS = {"seal": 60, "rewrap": 60, "rotate": 40, "grow": 40}
+KILLS = {"seal": 60, "lock": 40, "rewrap": 60, "rotate": 40, "grow": 40}
 KILLED = -9
 
 
@@ -45,6 +47,8 @@ def recipients_of(path: Path) -> int:
 
 def is_new(task: str, path: Path) -> bool:
     """Whether the task is done; fails unless all of it is done, or nothing."""
+    if task == "lock":
+        return is_locked(path)
     new = {"seal": 2, "rewrap": 2, "rotate": 2, "grow": 1 + MANY}[task]
     count = recipients_of(path)
     assert count in (1, new)
@@ -58,11 +62,25 @@ def is_new(task: str, path: Path) -> bool:
     return count == new
 
 
-def works_afterwards(path: Path) -> None:
-    """Rewriting and sealing again, beside whatever was left behind."""
-    rewrite(path, ALICE, adding(public(MALLORY)))
-    assert same(envelope.load(path, MALLORY), envelope.load(path, ALICE))
-    assert not journal_of(path).exists()
+def is_locked(path: Path) -> bool:
+    """Whether the sealed file has become a locked one."""
+    try:
+        locked.locked_info(path)
+    except Unreadable:
+        assert same(envelope.load(path, ALICE), arrays(0))
+        return False
+    again = Path(FOLDER.name) / "again.safetensors"
+    locked.unlock_file(path, again, ALICE)
+    assert same(load_file(again), arrays(1))
+    return True
+
+
+def works_afterwards(task: str, path: Path) -> None:
+    """Rewriting what is sealed, and sealing again, beside whatever was left behind."""
+    if task != "lock":
+        rewrite(path, ALICE, adding(public(MALLORY)))
+        assert same(envelope.load(path, MALLORY), envelope.load(path, ALICE))
+        assert not journal_of(path).exists()
     TASKS["seal"](path)
     assert is_new("seal", path)
 
@@ -84,7 +102,7 @@ def test_killed_at_random_moments(worker, path, task):
         assert ended in (0, KILLED)
         killed += ended == KILLED
         done += is_new(task, path)
-        works_afterwards(path)
+        works_afterwards(task, path)
     print(f"{task}: {KILLS[task]} kills, {killed} in time, {done} found it done")
     assert killed >= KILLS[task] // 10  # how many depends on what else the machine does
 
@@ -97,14 +115,14 @@ def test_killed_half_way_through_each_step(worker, path, task):
         path.write_bytes(old)
         ended, _ = worker(task, path, step=step)
         outcomes.append(is_new(task, path))
-        works_afterwards(path)
+        works_afterwards(task, path)
         if ended == 0:
             break
         assert ended == KILLED
     assert outcomes == sorted(outcomes)  # once new, always new
     assert not outcomes[0]
     assert outcomes[-1]
-    assert len(outcomes) > {"seal": 20, "rewrap": 8, "rotate": 20, "grow": 20}[task]
+    assert len(outcomes) > {"seal": 20, "lock": 20, "rewrap": 8, "rotate": 20, "grow": 20}[task]
 
 
 def test_killed_at_first_writing_there_is_no_file_or_a_whole_one(worker, path):
@@ -127,13 +145,14 @@ def test_killed_at_first_writing_there_is_no_file_or_a_whole_one(worker, path):
 @pytest.mark.parametrize("task", TASKS)
 @pytest.mark.parametrize("limit", [0, 1, 4096, 65_535, 65_536, 300_000, 580_000])
 def test_a_full_disk_leaves_the_old_file_and_nothing_else(worker, path, task, limit):
-    """No file may grow beyond a limit; a journal of 64 KiB is all that a rewrap needs."""
+    """No file may grow beyond a limit; a journal of 64 KiB is all that a rewrap needs, and a locked
+    file is 518 kB and a head."""
     ended, _ = worker(task, path, limit=limit)
-    enough = limit >= 65_536 and task == "rewrap"
+    enough = limit >= {"rewrap": 65_536, "lock": 580_000}.get(task, math.inf)
     assert ended == (0 if enough else errno.EFBIG)
     assert is_new(task, path) == enough
     assert os.listdir(path.parent) == [path.name]
-    works_afterwards(path)
+    works_afterwards(task, path)
 
 
 @pytest.mark.parametrize("task", TASKS)
@@ -164,10 +183,10 @@ def test_an_error_of_any_step_leaves_a_whole_file(path, monkeypatch, task, name)
         if left > 0:
             break
     assert refused == (0 if (name, task) in NEVER else step - 1)
-    works_afterwards(path)
+    works_afterwards(task, path)
 
 
-NEVER = {("unlink", "seal")}
+NEVER = {("unlink", "seal"), ("unlink", "lock")}
 
 
 def test_the_vault_needs_no_jax(worker, path):
