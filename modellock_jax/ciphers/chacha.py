@@ -65,8 +65,8 @@ def _by_blocks(
     size *= 16
 
     def step(i: jax.Array, done: jax.Array) -> jax.Array:
-        # The last chunk begins within the one before it, and makes some blocks again.
-        begin = jnp.minimum(i * size, n - size)
+        # Slices move back into their array: the last chunk makes some blocks of the one before again.
+        begin = i * size
         own = [lax.dynamic_slice(counters, (begin,), (size,))]
         if nonces.ndim == 2:
             own += list(lax.dynamic_slice(nonces, (0, begin), (3, size)))
