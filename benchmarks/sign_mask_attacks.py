@@ -39,7 +39,7 @@ from modellock_jax.attacks.attack import run_shuffled
 from modellock_jax.attacks.key_search import key_loss
 from modellock_jax.attacks.oracle import sign_mask_oracle
 from modellock_jax.attacks.relaxed_key import best_key, relaxed_key, relaxed_signs
-from modellock_jax.attacks.sign_algebra import linear_flips, settled
+from modellock_jax.attacks.sign_algebra import corrected
 from modellock_jax.data import load
 from modellock_jax.metrics import over_keys
 from modellock_jax.models import MODELS
@@ -50,24 +50,6 @@ BITS = 256
 EPOCHS = {"mnist5k": 15, "fashion_mnist": 10}
 KINDS: tuple[Literal["unit", "channel"], ...] = ("unit", "channel")
 QUERIES = (4, 8, 16, 32, 64, 128)
-
-
-def corrected(
-    lock: ml.Lock,
-    forward: Any,
-    params: Any,
-    key: ml.SignKey,
-    x: jax.Array,
-    y: jax.Array,
-    copies: int,
-) -> ml.SignKey:
-    """The key after `linear_flips` on labelled images and shifted ones, `copies` of each in all."""
-    shifted = [random_shift(jax.random.key(i), x) for i in range(1, copies)]
-    batch = jnp.concatenate([x, *shifted]), jnp.tile(y, copies)
-    attack = linear_flips(lock, forward, restarts=1)
-    state = attack.init(jax.random.key(0), params)._replace(keys=ml.SignKey(key.signs[None]))
-
-    return settled(attack, state, batch, 10, 0.0).best
 
 
 def rows_of(
@@ -124,7 +106,7 @@ def rows_of(
         result["live_signs_right"] = None if right is None else float(right[live].mean())
         return about | result
 
-    def relaxed(count: int, restarts: int, steps: int, copies: int = 0) -> ml.SignKey:
+    def relaxed(count: int, restarts: int, steps: int, labels: bool = True) -> ml.SignKey:
         relaxation = relaxed_signs(lock, BITS)
         attack = relaxed_key(relaxation, model.forward, steps, restarts=restarts)
 
@@ -136,9 +118,9 @@ def rows_of(
             found = best_key(relaxation, state)
             if y is None:
                 return found
-            return corrected(lock, model.forward, params, found, x, y, copies)
+            return corrected(lock, model.forward, params, found, x, y).best
 
-        y = train_y[:count] if copies else None
+        y = train_y[:count] if labels else None
         return go(params, train_x[:count], y, jax.random.key(5000 + seed))
 
     def tanh(count: int) -> ml.SignKey:
@@ -174,9 +156,9 @@ def rows_of(
 
     if "keys" in attacks:
         yield row("tanh", 50, lambda: tanh(50))
-        yield row("relaxed_key", 50, lambda: relaxed(50, 8, 400, copies=20))
-        yield row("relaxed_key", 500, lambda: relaxed(500, 4, 1600, copies=4))
-        yield row("relaxed_key, no labels", 2000, lambda: relaxed(2000, 16, 800))
+        yield row("relaxed_key", 50, lambda: relaxed(50, 8, 400))
+        yield row("relaxed_key", 500, lambda: relaxed(500, 4, 1600))
+        yield row("relaxed_key, no labels", 2000, lambda: relaxed(2000, 16, 800, labels=False))
     if "oracle" in attacks:
         for count in QUERIES:
             yield row("sign_mask_oracle", count, functools.partial(asked, count))

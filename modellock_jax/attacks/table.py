@@ -25,6 +25,7 @@ from modellock_jax.attacks.permutation_search import hill_climb
 from modellock_jax.attacks.relaxed_key import best_key, relaxed_key, relaxed_signs
 from modellock_jax.attacks.relaxed_permutation import relaxed_permutation
 from modellock_jax.attacks.selective import restore, selective
+from modellock_jax.attacks.sign_algebra import copies, corrected, keys_asked
 from modellock_jax.base import Key, Lock, Params, user_forward
 from modellock_jax.models import Model
 from modellock_jax.schemes.deep_lock import deep_lock
@@ -138,22 +139,32 @@ def _random_keys(case: Case) -> Found | None:
 
 
 def _relaxed_key(case: Case) -> Found | None:
-    if case.scheme == "pixel_shuffle":
-        relaxation = relaxed_permutation(case.settings["block"], case.settings["channels"])
+    signs = case.scheme != "pixel_shuffle"
+    if signs:
+        mask, bits = _as_mask(case)
+        relaxation = relaxed_signs(mask, bits)
     else:
-        relaxation = relaxed_signs(*_as_mask(case))
+        relaxation = relaxed_permutation(case.settings["block"], case.settings["channels"])
     steps, restarts, batch = 400, 8, min(64, len(case.x))
-    attack = relaxed_key(relaxation, case.model.forward, steps, restarts=restarts)
+    forward = case.model.forward
+    attack = relaxed_key(relaxation, forward, steps, restarts=restarts)
 
     @jax.jit
-    def go(locked: Params, x: jax.Array, y: jax.Array) -> Key:
+    def go(locked: Params, x: jax.Array, y: jax.Array) -> tuple[Key, jax.Array]:
         start, order = jax.random.split(case.rng)
         state = attack.init(start, locked)
         settings: dict[str, Any] = {"steps": steps, "batch_size": batch, "augment": random_shift}
-        return best_key(relaxation, run_shuffled(attack, state, x, y, order, **settings)[0])
+        key = best_key(relaxation, run_shuffled(attack, state, x, y, order, **settings)[0])
+        if not signs:
+            return key, jnp.int32(0)
+        search = corrected(mask, forward, locked, key, x, y)
+        return search.best, search.steps
 
+    key, turns = go(case.locked, case.x, case.y)
     passes = steps * restarts * batch * TRAINING
-    return _with_key(case, go(case.locked, case.x, case.y), len(case.x), passes)
+    if signs:
+        passes += int(turns) * keys_asked(bits) * copies(len(case.x)) * len(case.x)
+    return _with_key(case, key, len(case.x), passes)
 
 
 def _sign_oracle(case: Case) -> Found | None:
@@ -168,9 +179,8 @@ def _sign_oracle(case: Case) -> Found | None:
     )  # fmt: skip
     if found is None:
         return None
-    # A turn of flips asks the key, every sign negated, and sets of 0, 1, 2, 4, ... by two rankings.
-    flips, attempts = 1 + bits + 1 + 2 * (1 + bits.bit_length()), len(found.turns)
-    passes = restarts * len(x) * (attempts * steps * TRAINING + sum(found.turns) * flips)
+    attempts, asked = len(found.turns), keys_asked(bits)
+    passes = restarts * len(x) * (attempts * steps * TRAINING + sum(found.turns) * asked)
     return _with_key(case, found.key, min(QUERIES, len(case.x)), passes, found.queries)
 
 
