@@ -12,7 +12,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 from jax import lax
-from jax.experimental.shard_alike import shard_alike
 
 from modellock_jax.base import Params, paths
 
@@ -80,13 +79,17 @@ def bits_as_floats(tree: Params, like: Params) -> Params:
     return jax.tree.map(back, tree, like)
 
 
-def words_like(words: jax.Array, leaf: Any) -> jax.Array:
-    """A key stream, uint32 `[words_in(leaf)]`, as unsigned integers with the shape of `leaf`."""
-    size = leaf.dtype.itemsize
+def entries_of(words: jax.Array, dtype: Any) -> jax.Array:
+    """A key stream, uint32 `[N]`, as unsigned integers of another width."""
+    size = jnp.dtype(dtype).itemsize
     if size == 8:
         words = words.reshape(-1, 2)
-    uint = lax.bitcast_convert_type(words, _UINT[size]).reshape(-1)
-    return uint[: leaf.size].reshape(leaf.shape)
+    return lax.bitcast_convert_type(words, _UINT[size]).reshape(-1)
+
+
+def words_like(words: jax.Array, leaf: Any) -> jax.Array:
+    """A key stream, uint32 `[words_in(leaf)]`, as unsigned integers with the shape of `leaf`."""
+    return entries_of(words, leaf.dtype)[: leaf.size].reshape(leaf.shape)
 
 
 def substitute(uint: jax.Array, table: jax.Array) -> jax.Array:
@@ -112,19 +115,6 @@ def bitwise(scheme: str) -> Callable[[Callable[..., Params]], Callable[..., Para
         return functools.wraps(function)(guarded)
 
     return decorate
-
-
-def keep_sharding(new: Params, old: Params) -> Params:
-    """Place each array of `new` where its twin in `old` lies, in a compiled program too."""
-
-    def place(n: jax.Array, o: Any) -> jax.Array:
-        if isinstance(n, jax.core.Tracer) or isinstance(o, jax.core.Tracer):
-            return from_uint(shard_alike(to_uint(n), to_uint(o))[0], n.dtype)
-        if not isinstance(o, jax.Array) or n.sharding.is_equivalent_to(o.sharding, n.ndim):
-            return n
-        return jax.device_put(n, o.sharding)
-
-    return jax.tree.map(place, new, old)
 
 
 def stack(trees: Sequence[Params]) -> Params:

@@ -12,8 +12,9 @@ import numpy as np
 from jax import lax
 
 from modellock_jax.base import Key, Lock, Loss, Params, Rng, check_key, random_words
-from modellock_jax.bits import bitwise, check_leaves, from_uint, keep_sharding, to_uint
+from modellock_jax.bits import bitwise, check_leaves, from_uint, to_uint
 from modellock_jax.ciphers import chacha
+from modellock_jax.shards import Part, by_parts
 
 
 class AdvParamsKey(NamedTuple):
@@ -109,7 +110,7 @@ def adv_params(
                 f"adv_params: the loss of the parameters is {before}; it must be finite. "
                 "In a chain, adv_params comes before locks on bits"
             )
-        return keep_sharding(_write(found, params), params), _finish(key, found, params)
+        return _write(found, params), _finish(key, found, params)
 
     def _search(seed: jax.Array, params: Params, loss: Loss) -> tuple[_Search, jax.Array]:
         leaves, tree = jax.tree.flatten(params)
@@ -184,7 +185,7 @@ def adv_params(
         check_leaves("adv_params", locked)
         check_key("adv_params", key, AdvParamsKey, *shapes)
         _check_places(key, locked)
-        return keep_sharding(_restore(key, locked), locked)
+        return _restore(key, locked)
 
     return Lock(init, encrypt, decrypt)
 
@@ -220,16 +221,31 @@ def places_of(picks: jax.Array, params: Params) -> tuple[jax.Array, jax.Array]:
 
 def _overwrite(params: Params, leaf: jax.Array, position: jax.Array, bits: Any) -> Params:
     leaves, tree = jax.tree.flatten(params)
-    new = list(leaves)
-    for i in layers_of(params):
-        uint = to_uint(leaves[i])
-        # Places in other leaves go out of bounds and are dropped; indexing by axis keeps shardings.
-        place = jnp.unravel_index(jnp.maximum(position, 0), uint.shape)
-        outside = jnp.where(leaf == i, place[0], uint.shape[0])
-        values = bits(uint.dtype, leaves[i].dtype)
-        uint = uint.at[(outside, *place[1:])].set(values, mode="drop")
-        new[i] = from_uint(uint, leaves[i].dtype)
-    return jax.tree.unflatten(tree, new)
+    layers = tuple(layers_of(params))
+    old = [to_uint(leaves[i]) for i in layers]
+    values = [bits(uint.dtype, leaves[i].dtype) for i, uint in zip(layers, old)]
+    for i, uint in zip(layers, _scatter(layers, (leaf, position, values), old)):
+        leaves[i] = from_uint(uint, leaves[i].dtype)
+    return jax.tree.unflatten(tree, leaves)
+
+
+@by_parts
+def _scatter(
+    layers: tuple[int, ...], args: Any, parts: list[Part], leaves: list[jax.Array]
+) -> list[jax.Array]:
+    leaf, position, values = args
+    new = []
+    for i, value, part, uint in zip(layers, values, parts, leaves):
+        starts = [number * own for number, own in zip(part.numbers, uint.shape)]
+        whole = jnp.unravel_index(jnp.maximum(position, 0), part.shape)
+        place = [p - start for p, start in zip(whole, starts)]
+        # Places in other leaves and parts go out of bounds and are dropped.
+        inside = leaf == i
+        for p, own in zip(place, uint.shape):
+            inside &= (p >= 0) & (p < own)
+        first = jnp.where(inside, place[0], uint.shape[0])
+        new.append(uint.at[(first, *place[1:])].set(value, mode="drop"))
+    return new
 
 
 def _check_places(key: AdvParamsKey, params: Params) -> None:

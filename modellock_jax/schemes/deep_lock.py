@@ -3,6 +3,7 @@
 Source: Alam, Saha, Mukhopadhyay & Kundu (2020), arXiv 2008.05966.
 """
 
+from functools import partial
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -13,13 +14,13 @@ from modellock_jax.bits import (
     bitwise,
     check_leaves,
     from_uint,
-    keep_sharding,
     substitute,
     to_uint,
     words_in,
     words_like,
 )
 from modellock_jax.ciphers import aes
+from modellock_jax.shards import Part, by_parts, cut
 
 _STRETCH = 2**16  # round keys, 1 MiB
 
@@ -70,42 +71,39 @@ def deep_lock(key_bits: int = 128, restart: Literal["never", "leaf"] = "never") 
         check_leaves("deep_lock", params)
         return DeepLockKey(random_words(rng, n))
 
-    @bitwise("deep_lock")
-    def lock_bits(key: DeepLockKey, params: Params) -> Params:
-        table = jnp.asarray(aes.SBOX)
+    def through(key: DeepLockKey, params: Params, unlock: bool) -> Params:
+        leaves, tree = jax.tree.flatten(params)
+        streams = keystreams(key.master, params)
+        new = _through_sbox(unlock, streams, list(map(to_uint, leaves)))
+        return jax.tree.unflatten(tree, map(from_uint, new, [leaf.dtype for leaf in leaves]))
 
-        def lock_leaf(leaf: jax.Array, words: jax.Array) -> jax.Array:
-            mixed = to_uint(leaf) ^ words_like(words, leaf)
-            return from_uint(substitute(mixed, table), leaf.dtype)
-
-        return _map_leaves(lock_leaf, params, keystreams(key.master, params))
-
-    @bitwise("deep_lock")
-    def unlock_bits(key: DeepLockKey, locked: Params) -> Params:
-        table = jnp.asarray(aes.INV_SBOX)
-
-        def unlock_leaf(leaf: jax.Array, words: jax.Array) -> jax.Array:
-            mixed = substitute(to_uint(leaf), table)
-            return from_uint(mixed ^ words_like(words, leaf), leaf.dtype)
-
-        return _map_leaves(unlock_leaf, locked, keystreams(key.master, locked))
+    lock_bits = bitwise("deep_lock")(partial(through, unlock=False))
+    unlock_bits = bitwise("deep_lock")(partial(through, unlock=True))
 
     def encrypt(key: Key, params: Params, /, loss: Loss | None = None) -> tuple[Params, Key]:
         check_leaves("deep_lock", params)
         check_key("deep_lock", key, DeepLockKey, (n,), dtype=jnp.uint32)
-        return keep_sharding(lock_bits(key, params), params), key
+        return lock_bits(key, params), key
 
     def decrypt(key: Key, locked: Params) -> Params:
         check_leaves("deep_lock", locked)
         check_key("deep_lock", key, DeepLockKey, (n,), dtype=jnp.uint32)
-        return keep_sharding(unlock_bits(key, locked), locked)
+        return unlock_bits(key, locked)
 
     return Lock(init, encrypt, decrypt)
 
 
-def _map_leaves(f: Any, params: Params, streams: list[jax.Array]) -> Params:
-    leaves, tree = jax.tree.flatten(params)
-    return jax.tree.unflatten(tree, [f(leaf, words) for leaf, words in zip(leaves, streams)])
+@by_parts
+def _through_sbox(
+    unlock: bool, streams: list[jax.Array], parts: list[Part], leaves: list[jax.Array]
+) -> list[jax.Array]:
+    # The schedule runs in sequence: every device has it whole, and takes what its part needs.
+    table, new = jnp.asarray(aes.INV_SBOX if unlock else aes.SBOX), []
+    for words, part, leaf in zip(streams, parts, leaves):
+        whole = words_like(words, jax.ShapeDtypeStruct(part.shape, leaf.dtype))
+        mask = cut(whole, part, leaf.shape)
+        new.append(substitute(leaf, table) ^ mask if unlock else substitute(leaf ^ mask, table))
+    return new
 
 
 def round_keys(params: Params) -> list[int]:

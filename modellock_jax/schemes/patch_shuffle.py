@@ -4,15 +4,17 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from modellock_jax.base import Key, Lock, Loss, Params, Rng, check_key, paths
-from modellock_jax.bits import bitwise, check_leaves, from_uint, keep_sharding, to_uint
+from modellock_jax.bits import bitwise, check_leaves, from_uint, to_uint
 from modellock_jax.schemes.pixel_shuffle import (
     PixelKey,
     block_entries,
     draw_permutation,
     permutation_bits,
 )
+from modellock_jax.shards import Part, by_parts, cut
 
 
 def patch_shuffle(patch: int, channels: int = 3) -> Lock:
@@ -61,15 +63,11 @@ def patch_shuffle(patch: int, channels: int = 3) -> Lock:
 
     @bitwise("patch_shuffle")
     def permute(params: Params, order: jax.Array) -> Params:
-        target = embedding(params)
-
-        def rows(path: str, leaf: jax.Array) -> jax.Array:
-            if path != target:
-                return leaf
-            uint = to_uint(leaf).reshape(n, leaf.shape[-1])[order]
-            return from_uint(uint.reshape(leaf.shape), leaf.dtype)
-
-        return jax.tree.map(rows, paths(params), params)
+        leaves, tree = jax.tree.flatten(params)
+        i = jax.tree.leaves(paths(params)).index(embedding(params))
+        (rows,) = _permute_rows(None, order, [to_uint(leaves[i])])
+        leaves[i] = from_uint(rows, leaves[i].dtype)
+        return jax.tree.unflatten(tree, leaves)
 
     def init(rng: Rng, params: Params) -> PixelKey:
         embedding(params)
@@ -77,13 +75,28 @@ def patch_shuffle(patch: int, channels: int = 3) -> Lock:
 
     def encrypt(key: Key, params: Params, /, loss: Loss | None = None) -> tuple[Params, Key]:
         check_key("patch_shuffle", key, PixelKey, (n,))
-        return keep_sharding(permute(params, key.permutation), params), key
+        return permute(params, key.permutation), key
 
     def decrypt(key: Key, locked: Params) -> Params:
         check_key("patch_shuffle", key, PixelKey, (n,))
-        return keep_sharding(permute(locked, jnp.argsort(key.permutation)), locked)
+        return permute(locked, jnp.argsort(key.permutation))
 
     return Lock(init, encrypt, decrypt)
+
+
+@by_parts
+def _permute_rows(
+    _: None, order: jax.Array, parts: list[Part], leaves: list[jax.Array]
+) -> list[jax.Array]:
+    (part,), (uint,) = parts, leaves
+    own = uint.shape
+    for axis, names in enumerate(part.names[:-1]):
+        if names:
+            uint = lax.all_gather(uint, names, axis=axis, tiled=True)
+    # All rows, and of each the entries that lie here.
+    shape = (*part.shape[:-1], own[-1])
+    uint = uint[tuple(slice(n) for n in shape)].reshape(order.shape[0], own[-1])[order]
+    return [cut(uint.reshape(shape), Part(shape, (*part.numbers[:-1], 0), part.names), own)]
 
 
 def patch_bits(params: Params, sites: Any, patch: int, channels: int = 3) -> float:

@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 
 from modellock_jax.base import Key, Lock, Loss, Params, Rng, check_key, paths, random_words
-from modellock_jax.bits import bitwise, check_leaves, from_uint, keep_sharding, to_uint
+from modellock_jax.bits import bitwise, check_leaves, from_uint, to_uint
+from modellock_jax.shards import Part, by_parts
 
 
 class SignKey(NamedTuple):
@@ -87,15 +88,19 @@ def sign_flip(bits: int = 256) -> Lock:
     def flip(key: SignKey, params: Params) -> Params:
         names = set(jax.tree.leaves(paths(params)))
 
-        def negate(path: str, leaf: jax.Array) -> jax.Array:
+        def acts_on(path: str) -> bool:
             parent, _, name = path.rpartition("/")
-            kernel = f"{parent}/kernel" if parent else "kernel"
-            if name not in ("kernel", "bias") or kernel not in names:
-                return leaf
-            shape = (1,) * (leaf.ndim - 1) + leaf.shape[-1:]
-            return _negate(leaf, (_signs(key, leaf.shape[-1]) < 0).reshape(shape))
+            return (
+                name in ("kernel", "bias") and (f"{parent}/kernel" if parent else "kernel") in names
+            )
 
-        return jax.tree.map(negate, paths(params), params)
+        leaves, tree = jax.tree.flatten(params)
+        chosen = [i for i, path in enumerate(jax.tree.leaves(paths(params))) if acts_on(path)]
+        floats = tuple(jnp.issubdtype(leaves[i].dtype, jnp.floating) for i in chosen)
+        bits = [to_uint(leaves[i]) if f else leaves[i] for i, f in zip(chosen, floats)]
+        for i, f, new in zip(chosen, floats, _negate(floats, key.signs, bits)):
+            leaves[i] = from_uint(new, leaves[i].dtype) if f else new
+        return jax.tree.unflatten(tree, leaves)
 
     def check(params: Params) -> None:
         check_leaves("sign_flip", params)
@@ -112,7 +117,7 @@ def sign_flip(bits: int = 256) -> Lock:
     def decrypt(key: Key, locked: Params) -> Params:
         check(locked)
         check_key("sign_flip", key, SignKey, (bits,))
-        return keep_sharding(flip(key, locked), locked)
+        return flip(key, locked)
 
     def encrypt(key: Key, params: Params, /, loss: Loss | None = None) -> tuple[Params, Key]:
         return decrypt(key, params), key
@@ -150,9 +155,18 @@ def _signs(key: SignKey, units: int) -> jax.Array:
     return key.signs[np.arange(units) % key.signs.shape[0]]
 
 
-def _negate(leaf: jax.Array, where: jax.Array) -> jax.Array:
-    if not jnp.issubdtype(leaf.dtype, jnp.floating):
-        return jnp.where(where, -leaf, leaf)
-    uint = to_uint(leaf)
-    sign_bit = jnp.asarray(1 << (8 * leaf.dtype.itemsize - 1), uint.dtype)
-    return from_uint(uint ^ jnp.where(where, sign_bit, jnp.zeros((), uint.dtype)), leaf.dtype)
+@by_parts
+def _negate(
+    floats: tuple[bool, ...], signs: jax.Array, parts: list[Part], leaves: list[jax.Array]
+) -> list[jax.Array]:
+    new = []
+    for is_float, part, leaf in zip(floats, parts, leaves):
+        unit = part.numbers[-1] * leaf.shape[-1] + jnp.arange(leaf.shape[-1])
+        negative = signs.at[unit % signs.shape[0]].get(mode="promise_in_bounds") < 0
+        negative = negative.reshape((1,) * (leaf.ndim - 1) + unit.shape)
+        if is_float:
+            sign_bit = jnp.asarray(1 << (8 * leaf.dtype.itemsize - 1), leaf.dtype)
+            new.append(leaf ^ jnp.where(negative, sign_bit, jnp.zeros((), leaf.dtype)))
+        else:
+            new.append(jnp.where(negative, -leaf, leaf))
+    return new

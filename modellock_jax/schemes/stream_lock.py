@@ -1,23 +1,19 @@
 """stream_lock: XOR with ChaCha20, the hardened counterpart of Deep-Lock. Our own scheme."""
 
+import math
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax import lax
 
 from modellock_jax.base import Key, Lock, Loss, Params, Rng, check_key, paths, random_words
-from modellock_jax.bits import (
-    bitwise,
-    check_leaves,
-    from_uint,
-    keep_sharding,
-    to_uint,
-    words_in,
-    words_like,
-)
+from modellock_jax.bits import bitwise, check_leaves, entries_of, from_uint, to_uint
 from modellock_jax.ciphers import chacha
 from modellock_jax.ciphers.nonces import leaf_nonce
+from modellock_jax.shards import Part, by_parts
 
 
 class StreamKey(NamedTuple):
@@ -64,30 +60,106 @@ def stream_lock() -> Lock:
     @bitwise("stream_lock")
     def xor(key: StreamKey, params: Params) -> Params:
         leaves, tree = jax.tree.flatten(params)
-        counts = [-(-words_in(leaf) // 16) for leaf in leaves]
-        nonces = np.stack([leaf_nonce(path) for path in jax.tree.leaves(paths(params))], axis=1)
-        # All blocks of all leaves in one call: one program, however many leaves.
-        stream = chacha.blocks(
-            key.key,
-            jnp.asarray(np.repeat(nonces, counts, axis=1)) ^ key.nonce[:, None],
-            jnp.asarray(np.concatenate([np.arange(n, dtype=np.uint32) for n in counts])),
-        ).reshape(-1)
-        opened, start = [], 0
-        for leaf, n in zip(leaves, counts):
-            words = words_like(stream[start : start + 16 * n], leaf)
-            opened.append(from_uint(to_uint(leaf) ^ words, leaf.dtype))
-            start += 16 * n
-        return jax.tree.unflatten(tree, opened)
+        own = np.stack([leaf_nonce(path) for path in jax.tree.leaves(paths(params))], axis=1)
+        opened = _xor(None, (key.key, own ^ key.nonce[:, None]), list(map(to_uint, leaves)))
+        return jax.tree.unflatten(tree, map(from_uint, opened, [leaf.dtype for leaf in leaves]))
 
     def decrypt(key: Key, locked: Params) -> Params:
         check_leaves("stream_lock", locked)
         check_key("stream_lock", key, StreamKey, (8,), (3,), dtype=jnp.uint32)
-        return keep_sharding(xor(key, locked), locked)
+        return xor(key, locked)
 
     def encrypt(key: Key, params: Params, /, loss: Loss | None = None) -> tuple[Params, Key]:
         return decrypt(key, params), key
 
     return Lock(init, encrypt, decrypt)
+
+
+class _Runs(NamedTuple):
+    """Where a part of a leaf lies in the leaf's key stream: runs of `length` entries each.
+
+    `first`: uint32 `[runs]`, the block in which each run begins; `skip`: uint32 `[runs]`, how many
+    entries of that block lie before it, at most `most`; `blocks`: how many blocks a run touches.
+    """
+
+    first: Any
+    skip: Any
+    most: int
+    blocks: int
+    length: int
+
+
+def _runs(part: Part, own: tuple[int, ...], size: int) -> _Runs:
+    """The runs of a part of shape `own`, of entries of `size` bytes."""
+    in_block = 64 // size
+    # Entries follow one another in the leaf from the last axis that is split to the end.
+    split = max([k for k, names in enumerate(part.names) if names], default=0)
+    first, skip, step = np.zeros((), np.uint32), np.zeros((), np.uint32), in_block
+    for k, number in enumerate(part.numbers[: split + 1]):
+        stride = math.prod(part.shape[k + 1 :])
+        terms = [(jnp.uint32(number), stride * own[k])] if part.names[k] else []
+        if k < split:
+            terms.append((lax.broadcasted_iota(jnp.uint32, own[:split], k), stride))
+        for times, entries in terms:
+            # Blocks and entries apart: the number of an entry may not fit in 32 bits.
+            first = first + times * jnp.uint32(entries // in_block)
+            skip = skip + times * jnp.uint32(entries % in_block)
+            step = math.gcd(step, entries)
+    most, length = in_block - step, math.prod(own[split:])
+    return _Runs(
+        (first + skip // np.uint32(in_block)).reshape(-1),
+        (skip % np.uint32(in_block)).reshape(-1),
+        most,
+        -(-(most + length) // in_block),
+        length,
+    )
+
+
+def _blocks(key: jax.Array, nonces: jax.Array, runs: list[_Runs]) -> list[jax.Array]:
+    """The key stream of the runs of each leaf, uint32 `[runs, words]`."""
+    counts = np.array([run.first.size for run in runs], np.int32)
+    blocks = np.array([run.blocks for run in runs], np.int32)
+    ends = np.cumsum(counts * blocks, dtype=np.int32)
+    if not ends[-1]:
+        return [jnp.zeros((count, 0), jnp.uint32) for count in counts]
+    # All blocks of all leaves in one call, and their leaves looked up, not joined from one constant
+    # a leaf: a program that XLA compiles soon, however many leaves.
+    block = lax.iota(jnp.int32, int(ends[-1]))
+    leaf = jnp.searchsorted(jnp.asarray(ends), block, side="right", method="scan_unrolled")
+
+    def of(table: np.ndarray) -> jax.Array:
+        return jnp.asarray(table).at[leaf].get(mode="promise_in_bounds")
+
+    block = block - of(ends - counts * blocks)
+    joined = (np if all(isinstance(run.first, np.ndarray) for run in runs) else jnp).concatenate(
+        [run.first for run in runs]
+    )
+    run = of(np.cumsum(counts, dtype=np.int32) - counts) + block // of(blocks)
+    first = jnp.asarray(joined).at[run].get(mode="promise_in_bounds")
+    stream = chacha.blocks(
+        key,
+        nonces.at[:, leaf].get(mode="promise_in_bounds"),
+        first + (block % of(blocks)).astype(jnp.uint32),
+    )
+    return [
+        stream[end - n * k : end].reshape(n, 16 * k)
+        for n, k, end in zip(counts.tolist(), blocks.tolist(), ends.tolist())
+    ]
+
+
+@by_parts
+def _xor(
+    _: None, args: tuple[jax.Array, jax.Array], parts: list[Part], leaves: list[jax.Array]
+) -> list[jax.Array]:
+    runs = [_runs(part, leaf.shape, leaf.dtype.itemsize) for part, leaf in zip(parts, leaves)]
+    opened = []
+    for leaf, run, words in zip(leaves, runs, _blocks(*args, runs)):
+        entries = entries_of(words.reshape(-1), leaf.dtype).reshape(words.shape[0], -1)
+        if run.most:
+            take = partial(lax.dynamic_slice_in_dim, slice_size=run.length)
+            entries = jax.vmap(take)(entries, run.skip)
+        opened.append(leaf ^ entries[:, : run.length].reshape(leaf.shape))
+    return opened
 
 
 def key_bits(params: Params, sites: Any) -> float:

@@ -1,0 +1,126 @@
+"""What a lock does to the entries of a leaf, done by each device on its own part of it.
+
+XLA cannot tell that a key stream may be made anywhere, and would send it from device to device.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import NamedSharding, P, lax
+from jax.custom_batching import custom_vmap
+from jax.experimental.custom_partitioning import (
+    ArrayMapping,
+    SdyShardingRule,
+    custom_partitioning,
+)
+from jax.sharding import AxisType
+
+
+class Part(NamedTuple):
+    """Which part of a leaf a device holds.
+
+    `shape`: that of the whole leaf. `numbers`: for each axis, which of its equal parts this is, from
+    0, an int or an int32 scalar. `names`: for each axis, the mesh axes over which it is split, or
+    None. The last parts of an axis may reach past its end: what they hold there is thrown away.
+    """
+
+    shape: tuple[int, ...]
+    numbers: tuple[Any, ...]
+    names: tuple[Any, ...]
+
+
+Body = Callable[..., list[jax.Array]]
+
+
+def by_parts(body: Body) -> Callable[[Hashable, Any, Sequence[jax.Array]], list[jax.Array]]:
+    """A compiled `f(static, args, leaves) -> leaves` that keeps shapes, dtypes and shardings.
+
+    `body(static, args, parts, leaves)` gets all of `args`, a tree of arrays, on every device, and
+    the parts of `leaves` that lie on one device, each with its `Part`; it returns as many parts, of
+    the same shapes and dtypes. Leaves that are not sharded are whole, and so are those under `vmap`
+    on a mesh with automatic axes. Inside a `shard_map` the part there is the leaf.
+
+    **Guarantees.** No device talks to another, unless `body` does so or `args` are sharded.
+    """
+
+    # Compiled, so that constants in `body` are its own: custom_partitioning takes none.
+    @partial(jax.jit, static_argnums=0)
+    def whole(static: Hashable, args: Any, leaves: Sequence[jax.Array]) -> list[jax.Array]:
+        parts = [Part(leaf.shape, (0,) * leaf.ndim, (None,) * leaf.ndim) for leaf in leaves]
+        return body(static, args, parts, leaves)
+
+    def on_mesh(static: Hashable, shardings: Any, whole: Any) -> Callable[..., list[jax.Array]]:
+        names = [
+            (*s.spec, *[None] * (leaf.ndim - len(s.spec))) for s, leaf in zip(shardings, whole)
+        ]
+
+        def here(args: Any, leaves: Sequence[jax.Array]) -> list[jax.Array]:
+            parts = [
+                Part(leaf.shape, tuple(0 if not n else lax.axis_index(n) for n in axes), axes)
+                for leaf, axes in zip(whole, names)
+            ]
+            return body(static, args, parts, leaves)
+
+        return here
+
+    def partition(static: Hashable, mesh: Any, given: Any, _: Any) -> Any:
+        args, leaves = given
+        shardings = [leaf.sharding for leaf in leaves]
+        everywhere = jax.tree.map(lambda _: NamedSharding(mesh, P()), args)
+        return mesh, on_mesh(static, shardings, leaves), shardings, (everywhere, shardings)
+
+    automatic = custom_partitioning(whole, static_argnums=(0,))
+    automatic.def_partition(partition, sharding_rule=_every_axis_alone)
+
+    @partial(jax.jit, static_argnums=0)
+    def run(static: Hashable, args: Any, leaves: Sequence[jax.Array]) -> list[jax.Array]:
+        leaves = [jnp.asarray(leaf) for leaf in leaves]
+        shardings = [jax.typeof(leaf).sharding for leaf in leaves]
+        explicit = [s for s in shardings if AxisType.Explicit in s.mesh.axis_types]
+        if explicit:
+            mapped = jax.shard_map(
+                on_mesh(static, shardings, leaves),
+                mesh=explicit[0].mesh,
+                in_specs=(P(), [s.spec for s in shardings]),
+                out_specs=[s.spec for s in shardings],
+                check_vma=False,
+            )
+            return mapped(args, leaves)
+
+        @custom_vmap
+        def one(args: Any, leaves: Sequence[jax.Array]) -> list[jax.Array]:
+            return automatic(static, args, leaves)
+
+        @one.def_vmap
+        def many(size: int, batched: Any, *given: Any) -> Any:
+            axes = jax.tree.map(lambda b: 0 if b else None, batched)
+            found = jax.vmap(partial(whole, static), tuple(axes), axis_size=size)(*given)
+            return found, [True] * len(found)
+
+        return one(args, leaves)
+
+    return run
+
+
+def _every_axis_alone(_: Hashable, mesh: Any, given: Any, results: Any) -> SdyShardingRule:
+    """Tell XLA that any axis of any leaf may be split, and then its result is split alike."""
+    first = len(given) - len(results)
+    axes = [
+        ArrayMapping(*(f"axis{i}_{k}" for k in range(len(value.shape))))
+        for i, value in enumerate(given)
+    ]
+    alone = tuple(name for mapping in axes[:first] for name in mapping)
+    return SdyShardingRule(tuple(axes), tuple(axes[first:]), need_replication_factors=alone)
+
+
+def cut(whole: jax.Array, part: Part, shape: tuple[int, ...]) -> jax.Array:
+    """The part, of that shape, of an array that every device holds whole."""
+    if shape == whole.shape:
+        return whole
+    ends = [-(-n // own) * own - n for n, own in zip(part.shape, shape)]
+    padded = jnp.pad(whole, [(0, end) for end in ends])
+    starts = [number * own for number, own in zip(part.numbers, shape)]
+    return lax.dynamic_slice(padded, starts, shape)
