@@ -120,7 +120,7 @@ def cut(whole: jax.Array, part: Part, shape: tuple[int, ...]) -> jax.Array:
     """The part, of that shape, of an array that every device holds whole."""
     if shape == whole.shape:
         return whole
-    ends = [-(-n // own) * own - n for n, own in zip(part.shape, shape)]
+    ends = [-n % max(own, 1) for n, own in zip(part.shape, shape)]
     padded = jnp.pad(whole, [(0, end) for end in ends])
     starts = [number * own for number, own in zip(part.numbers, shape)]
     return lax.dynamic_slice(padded, starts, shape)

@@ -154,6 +154,9 @@ def _xor(
     runs = [_runs(part, leaf.shape, leaf.dtype.itemsize) for part, leaf in zip(parts, leaves)]
     opened = []
     for leaf, run, words in zip(leaves, runs, _blocks(*args, runs)):
+        if not leaf.size:
+            opened.append(leaf)
+            continue
         entries = entries_of(words.reshape(-1), leaf.dtype).reshape(words.shape[0], -1)
         if run.most:
             take = partial(lax.dynamic_slice_in_dim, slice_size=run.length)

@@ -1,0 +1,164 @@
+"""Sharded trees on eight simulated devices: no device talks to another, and every bit is the same."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+WORKER = """
+import json, re
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import NamedSharding, P
+from jax.sharding import AxisType
+from table import bytes_of, random_bits
+import modellock_jax as ml
+from modellock_jax.bits import to_uint
+
+NAMES = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter|collective-broadcast"
+COLLECTIVE = re.compile(f"({NAMES})(?:-start)?[(]")
+# On a device three rows of 40 entries, or five columns: no multiple of a block of any dtype.
+LEAVES = {
+    "rows": ((24, 40), P("x"), "float32"), "rows8": ((24, 40), P(("x", "y")), "bfloat16"),
+    "columns": ((24, 40), P(None, ("y", "x")), "float32"), "both": ((24, 40), P("y", "x"), "int8"),
+    "conv": ((3, 4, 6, 10), P(None, "x", None, "y"), "float16"),
+    "long": ((64, 64), P("x", "y"), "float32"),
+}
+LOCKS = {
+    "stream_lock": ml.stream_lock(), "deep_lock": ml.deep_lock(), "adv_params": ml.adv_params(count=40),
+    "chain": ml.chain(
+        ml.sign_flip(bits=7), ml.only(ml.deep_lock(256, restart="leaf"), lambda path: "rows" in path)
+    ),
+    **{f"patch_shuffle {n}": ml.patch_shuffle(2, channels=6) for n in ("rows8", "columns", "both")},
+}
+
+
+def tree(name):
+    leaves = {
+        leaf: (shape, spec, dtype) for leaf, (shape, spec, dtype) in LEAVES.items()
+        if not (name == "adv_params" and dtype == "int8")
+    }
+    params = {
+        leaf: {"kernel": random_bits(jax.random.key(0), shape, dtype)}
+        for leaf, (shape, _, dtype) in leaves.items()
+    }
+    specs = {leaf: {"kernel": spec} for leaf, (_, spec, _) in leaves.items()}
+    params["rows"] |= {"bias": jnp.arange(40.0), "empty": jnp.zeros((0, 4)), "count": jnp.int32(3)}
+    specs["rows"] |= {"bias": P(("x", "y")), "empty": P(), "count": P()}
+    return params, specs
+
+
+def finished(key, params):
+    # A finished key of adv_params: entries of every leaf, the first and the last among them.
+    leaves = jax.tree.leaves(params)
+    layers = [i for i, leaf in enumerate(leaves) if leaf.ndim > 1 and leaf.size]
+    leaf = np.array([layers[j % len(layers)] for j in range(40)], "i4")
+    place = [(j * 131 if j % 3 else -1) % leaves[i].size for j, i in enumerate(leaf)]
+    return key._replace(
+        leaf=jnp.asarray(leaf), position=jnp.array(place), bits=jnp.arange(40, dtype=jnp.uint32) + 7
+    )
+
+
+def same(a, b):
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(bytes_of(x) == bytes_of(y) for x, y in pairs)
+
+
+def placed(a, b):
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(x.sharding.is_equivalent_to(y, x.ndim) for x, y in pairs)
+
+
+def check(name):
+    lock, (params, spec) = LOCKS[name], tree(name)
+    if name.startswith("patch_shuffle"):  # it acts on one leaf
+        leaf = name.split()[1]
+        params, spec = {leaf: params[leaf]}, {leaf: spec[leaf]}
+    key = lock.init(jax.random.key(1), params)
+    key = finished(key, params) if name == "adv_params" else key
+    encrypt = lambda k, p: lock.encrypt(k, p)[0]
+    found = []
+
+    def program(what, function, kind, given=False):
+        mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind, kind))
+        shardings = jax.tree.map(lambda s: NamedSharding(mesh, s), spec)
+        everywhere = NamedSharding(mesh, P())
+        told = {"in_shardings": (everywhere, shardings), "out_shardings": shardings} if given else {}
+        sharded = jax.device_put(params, shardings)
+        compiled = jax.jit(function, **told).lower(key, sharded).compile()
+        out = compiled(*jax.device_put((key, sharded), compiled.input_shardings[0]))
+        right = jax.jit(function)(key, params)
+        found.append({
+            "what": what,
+            "collectives": sorted(set(COLLECTIVE.findall(compiled.as_text()))),
+            "right": same(out, right) and not same(out, params),
+            "placed": placed(out, shardings),
+        })
+
+    program("decrypt as committed", lock.decrypt, AxisType.Auto)
+    program("decrypt on an explicit mesh", lock.decrypt, AxisType.Explicit)
+    if name != "adv_params":  # its encrypt needs a loss over all the weights
+        program("encrypt as told", encrypt, AxisType.Auto, given=True)
+    return found
+
+
+def own_blocks():
+    # What a device needs beside its part of the leaf, as a share of what one device alone needs.
+    mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
+    lock, leaf = LOCKS["stream_lock"], jnp.zeros((1024, 1000))
+    key = lock.init(jax.random.key(0), leaf)
+    beside = [
+        jax.jit(lock.decrypt).lower(key, x).compile().memory_analysis().temp_size_in_bytes
+        for x in (leaf, *(jax.device_put(leaf, NamedSharding(mesh, s)) for s in (P("x"), P(None, "x"))))
+    ]
+    return [n / beside[0] for n in beside[1:]]
+
+
+# Fewer optimisations take no collective away, and programs that run once compile sooner.
+jax.config.update("jax_disable_most_optimizations", True)
+assert len(jax.devices()) == 8
+print(json.dumps({"own_blocks": own_blocks()} | {name: check(name) for name in LOCKS}))
+"""
+
+
+@pytest.fixture(scope="module")
+def found():
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path]),
+    }
+    worker = subprocess.run(
+        [sys.executable, "-c", WORKER],
+        capture_output=True, text=True, check=False, env=environment,
+    )  # fmt: skip
+    assert worker.returncode == 0, worker.stderr
+    return json.loads(worker.stdout)
+
+
+@pytest.mark.parametrize("name", ["stream_lock", "deep_lock", "adv_params", "chain"])
+def test_no_device_talks_to_another(found, name):
+    assert len(found[name]) == (2 if name == "adv_params" else 3)
+    for program in found[name]:
+        assert program["right"], program["what"]
+        assert program["placed"], program["what"]
+        assert program["collectives"] == [], program["what"]
+
+
+@pytest.mark.parametrize("leaf", ["rows8", "columns", "both"])
+def test_patch_shuffle_fetches_the_rows_it_permutes_and_nothing_else(found, leaf):
+    """Where its rows lie on other devices, a permutation of them cannot be local."""
+    for program in found[f"patch_shuffle {leaf}"]:
+        assert program["right"], program["what"]
+        assert program["placed"], program["what"]
+        assert program["collectives"] == ([] if leaf == "columns" else ["all-gather"])
+
+
+def test_each_device_makes_its_own_part_of_the_key_stream(found):
+    """What it needs beside the weights, as a share of what one device alone needs."""
+    rows, columns = found["own_blocks"]
+    assert rows < 0.2
+    assert columns < 0.3
