@@ -14,7 +14,7 @@ from jax import lax
 from modellock_jax.base import Key, Lock, Loss, Params, Rng, check_key, random_words
 from modellock_jax.bits import bitwise, check_leaves, from_uint, to_uint
 from modellock_jax.ciphers import chacha
-from modellock_jax.shards import Part, by_parts
+from modellock_jax.schemes.shards import Part, by_parts
 
 
 class AdvParamsKey(NamedTuple):
@@ -63,8 +63,10 @@ def adv_params(
     decrypt.
 
     **Guarantees.** decrypt inverts encrypt on bits; at most `count` weights differ; every layer
-    keeps its minimum and maximum. All other weights lie open. **Broken**: at full `step` the clamp
-    shows which weights were changed, and 1 % of the data refits them (attacks `localise`, `restore`);
+    keeps its minimum and maximum. Both keep shardings; in decrypt no device talks to another, while
+    the search of encrypt needs a loss and a maximum over all weights. All other weights lie open.
+    **Broken**: at full `step` the clamp shows which weights were changed, and 1 % of the data refits
+    them (attacks `localise`, `restore`);
     the paper's own adaptive attacker (the same search, descending) recovers 56-64 % accuracy
     (Malhotra 2023).
 

@@ -20,7 +20,7 @@ from modellock_jax.bits import (
     words_like,
 )
 from modellock_jax.ciphers import aes
-from modellock_jax.shards import Part, by_parts, cut
+from modellock_jax.schemes.shards import Part, by_parts, cut
 
 _STRETCH = 2**16  # round keys, 1 MiB
 
@@ -49,7 +49,8 @@ def deep_lock(key_bits: int = 128, restart: Literal["never", "leaf"] = "never") 
     **Guarantees.** decrypt inverts encrypt on bits, NaN payloads included. No key check: a wrong key
     gives other weights and no error. **Broken**: the locked weights alone give the master key in a
     fraction of a second (`attacks.deep_lock_ciphertext_only`), and so do 16 known consecutive bytes
-    (`attacks.deep_lock_known_plaintext`). For a lock with no such shortcut see `stream_lock`.
+    (`attacks.deep_lock_known_plaintext`). For a lock with no such shortcut see `stream_lock`. With
+    sharded leaves no device talks to another: each runs the whole schedule, which is sequential.
 
     Source: Alam et al. (2020); FIPS-197 for the schedule.
 

@@ -14,7 +14,7 @@ from modellock_jax.schemes.pixel_shuffle import (
     draw_permutation,
     permutation_bits,
 )
-from modellock_jax.shards import Part, by_parts, cut
+from modellock_jax.schemes.shards import Part, by_parts, cut
 
 
 def patch_shuffle(patch: int, channels: int = 3) -> Lock:
@@ -31,7 +31,8 @@ def patch_shuffle(patch: int, channels: int = 3) -> Lock:
     `TypeError` for leaves that are not whole bytes, and when differentiated.
 
     **Guarantees.** decrypt inverts encrypt on bits. Attention and later layers are untouched: the
-    attacker misses the order of `patch * patch * channels` rows and nothing else.
+    attacker misses the order of `patch * patch * channels` rows and nothing else. An embedding whose
+    rows are split over devices is gathered by each of them; one split along D alone is not.
 
     Source: Kiya et al. (2022), arXiv 2207.05366, 2207.11939.
 

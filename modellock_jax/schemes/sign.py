@@ -12,7 +12,7 @@ import numpy as np
 
 from modellock_jax.base import Key, Lock, Loss, Params, Rng, check_key, paths, random_words
 from modellock_jax.bits import bitwise, check_leaves, from_uint, to_uint
-from modellock_jax.shards import Part, by_parts
+from modellock_jax.schemes.shards import Part, by_parts
 
 
 class SignKey(NamedTuple):
@@ -71,8 +71,8 @@ def sign_flip(bits: int = 256) -> Lock:
 
     **Guarantees.** The twin of `sign_mask(bits)`: `forward(encrypt(key, p), x)` equals
     `owner_forward(sign_mask(bits), forward)(key, p, x)`. decrypt inverts encrypt on bits; magnitudes
-    stay in the open. Signs cancel where two masked layers meet in a product, as query and key of
-    attention do. Attacks on `sign_mask` apply.
+    stay in the open. With sharded leaves no device talks to another. Signs cancel where two masked
+    layers meet in a product, as query and key of attention do. Attacks on `sign_mask` apply.
 
     Source: the identity behind Chakraborty et al. (2020).
 

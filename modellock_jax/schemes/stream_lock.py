@@ -13,7 +13,7 @@ from modellock_jax.base import Key, Lock, Loss, Params, Rng, check_key, paths, r
 from modellock_jax.bits import bitwise, check_leaves, entries_of, from_uint, to_uint
 from modellock_jax.ciphers import chacha
 from modellock_jax.ciphers.nonces import leaf_nonce
-from modellock_jax.shards import Part, by_parts
+from modellock_jax.schemes.shards import Part, by_parts
 
 
 class StreamKey(NamedTuple):
@@ -40,7 +40,8 @@ def stream_lock() -> Lock:
     the key, its bits are as good as random if ChaCha20 is a pseudo-random function and no nonce is
     used twice; shapes, dtypes and names stay in the open. No integrity: who can write the file can
     flip chosen bits, and a wrong key gives other weights and no error. Whoever runs the model holds
-    the plain parameters.
+    the plain parameters. Of a sharded leaf each device makes its own part of the key stream, and no
+    device talks to another.
 
     Source: ours; the cipher is RFC 8439 (Nir & Langley 2018).
 

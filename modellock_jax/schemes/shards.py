@@ -43,7 +43,9 @@ def by_parts(body: Body) -> Callable[[Hashable, Any, Sequence[jax.Array]], list[
     the same shapes and dtypes. Leaves that are not sharded are whole, and so are those under `vmap`
     on a mesh with automatic axes. Inside a `shard_map` the part there is the leaf.
 
-    **Guarantees.** No device talks to another, unless `body` does so or `args` are sharded.
+    **Guarantees.** On a mesh whose axes are all automatic, or all explicit, no device talks to another
+    unless `body` does so or `args` are sharded. `jax.export` saves a program for several devices only
+    from explicit axes, which `jax.make_mesh` makes; one for a single device, always.
     """
 
     # Compiled, so that constants in `body` are its own: custom_partitioning takes none.
