@@ -6,6 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import Mesh
 
 from modellock_jax.bits import bits_as_floats, floats_as_bits
 
@@ -35,29 +36,57 @@ def score(forward: Callable[[jax.Array], jax.Array], x: jax.Array, y: jax.Array)
     return Score(right.mean(dtype=jnp.float32), (~finite).mean(dtype=jnp.float32))
 
 
-def over_keys(function: Callable[..., Any], *keys: Any, chunk: int = 16) -> Any:
+def over_keys(
+    function: Callable[..., Any], *keys: Any, chunk: int = 16, mesh: Mesh | None = None
+) -> Any:
     """`vmap(function)(*keys)` in chunks: one compiled program, memory for `chunk` keys at a time.
 
-    `keys` are trees of arrays `[K, ...]`; so is the result.
+    `keys` are trees of arrays `[K, ...]`; so is the result. With a `mesh` of one axis its devices
+    share the chunks, each device computing its own keys, `chunk` at a time, and holding its own
+    results; what `function` closes over is copied to each. Fewer chunks than devices leave some idle:
+    choose a smaller one. Raises `ValueError` for a mesh of several axes.
 
-    **Guarantees.** Every bit that `function` gets and gives is kept, NaN payloads included.
+    **Guarantees.** Every bit that `function` gets and gives is kept, NaN payloads included. Chunks
+    have the same shape with a mesh as without, and devices exchange nothing while they work; results
+    stay spread if chunks times devices divide K, and are copied to all at the end if not.
 
-    >>> import jax.numpy as jnp
+    >>> import jax, jax.numpy as jnp
     >>> over_keys(lambda k: k * 2, jnp.arange(5), chunk=2).tolist()
     [0, 2, 4, 6, 8]
+    >>> mesh = jax.make_mesh((jax.device_count(),), ("keys",))
+    >>> over_keys(lambda k: k * 2, jnp.arange(5), chunk=2, mesh=mesh).tolist()
+    [0, 2, 4, 6, 8]
     """
+    if mesh is not None and len(mesh.axis_names) != 1:
+        raise ValueError(
+            f"over_keys: keys are spread over a mesh of one axis, not of {len(mesh.axis_names)}; "
+            'make one as in jax.make_mesh((8,), ("keys",))'
+        )
     n = jax.tree.leaves(keys)[0].shape[0]
-    chunk = min(chunk, n)
-    turns = -(-n // chunk)
-    batch, held = jax.vmap(function), floats_as_bits(keys)
+    chunk, devices = min(chunk, n), 1 if mesh is None else mesh.size
+    turns = -(-n // (chunk * devices)) * devices
+    batch = jax.vmap(function)
 
-    def turn(rows: jax.Array) -> Any:
-        chosen = jax.tree.map(lambda leaf: leaf[rows], held)
+    def turn(chosen: Any) -> Any:
         return floats_as_bits(batch(*bits_as_floats(chosen, keys)))
 
-    # The last chunk is filled up with the last key: lax.map's own chunks refuse empty leaves.
-    rows = jnp.minimum(jnp.arange(turns * chunk), n - 1).reshape(turns, chunk)
-    found = jax.tree.map(
-        lambda leaf: leaf.reshape(turns * chunk, *leaf.shape[2:])[:n], lax.map(turn, rows)
-    )
+    def share(chosen: Any) -> Any:
+        return lax.map(turn, chosen)
+
+    if mesh is not None:
+        spec = jax.P(mesh.axis_names[0])
+        # With jax.make_mesh's explicit axes, shardings would be part of types.
+        mesh = Mesh(mesh.devices, mesh.axis_names)
+        whole = n % devices == 0
+        keys = jax.device_put(keys, jax.NamedSharding(mesh, spec if whole else jax.P()))
+        # Loops in `function` may begin with constants, which the check refuses as equal on all.
+        share = jax.shard_map(share, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+
+    def in_chunks(leaf: jax.Array) -> jax.Array:
+        # The last chunks are filled up with the last key: lax.map's own refuse empty leaves.
+        more = jnp.broadcast_to(leaf[-1:], (turns * chunk - n, *leaf.shape[1:]))
+        return jnp.concatenate([leaf, more]).reshape(turns, chunk, *leaf.shape[1:])
+
+    found = share(jax.tree.map(in_chunks, floats_as_bits(keys)))
+    found = jax.tree.map(lambda leaf: leaf.reshape(turns * chunk, *leaf.shape[2:])[:n], found)
     return bits_as_floats(found, jax.eval_shape(batch, *keys))

@@ -1,6 +1,6 @@
 """Attacks: what the attacker makes of a locked model without the key."""
 
-from modellock_jax.attacks.attack import Attack, run, run_shuffled, sanitise
+from modellock_jax.attacks.attack import Attack, run, run_seeds, run_shuffled, sanitise
 from modellock_jax.attacks.chosen_image import (
     chosen_images,
     pixel_shuffle_chosen_image,
@@ -64,6 +64,7 @@ __all__ = [
     "relaxed_signs",
     "restore",
     "run",
+    "run_seeds",
     "run_shuffled",
     "sanitise",
     "selective",

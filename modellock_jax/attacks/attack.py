@@ -6,8 +6,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import Mesh
 
 from modellock_jax.base import Params
+from modellock_jax.metrics import over_keys
 from modellock_jax.train import batches
 
 State = Any
@@ -58,6 +60,34 @@ def run_shuffled(
 
     rows = batches(order, len(x), steps, size)
     return lax.scan(step, state, (rows, jax.random.split(noise, steps)))
+
+
+def run_seeds(
+    attack: Attack,
+    locked: Params,
+    x: jax.Array,
+    y: jax.Array | None,
+    rngs: jax.Array,
+    *,
+    chunk: int = 8,
+    mesh: Mesh | None = None,
+    **settings: Any,
+) -> tuple[State, Any]:
+    """`init` and `run_shuffled` for each generator of `rngs` `[K]`, in one program.
+
+    `chunk` seeds are trained at a time, and the devices of a `mesh` of one axis share them (see
+    `metrics.over_keys`). `settings` are those of `run_shuffled`. Returns its last states and `info`,
+    trees `[K, ...]`. Pure.
+
+    **Guarantees.** Seed number i starts from `attack.init(a, locked)` and draws its batches with `b`,
+    where `a, b = jax.random.split(rngs[i])`.
+    """
+
+    def one(rng: jax.Array) -> tuple[State, Any]:
+        begin, order = jax.random.split(rng)
+        return run_shuffled(attack, attack.init(begin, locked), x, y, order, **settings)
+
+    return over_keys(one, rngs, chunk=chunk, mesh=mesh)
 
 
 def sanitise(

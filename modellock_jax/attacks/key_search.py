@@ -13,6 +13,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.sharding import Mesh
 
 from modellock_jax.base import Forward, Key, Lock, Params, user_forward
 from modellock_jax.metrics import over_keys
@@ -58,13 +59,15 @@ def random_keys(
     first: int = 8,
     survivors: int = 256,
     chunk: int = CHUNK,
+    mesh: Mesh | None = None,
 ) -> KeyScores:
     """Draw `keys` keys, score all on the `first` images and the best `survivors` on all images.
 
     Images x `[B, H, W, C]`, labels y int `[B]` or None (see the module). Pure: jit it with the lock
     and the counts closed over, and it is one program, in memory for `chunk` keys. What comes before
-    the first mask does not depend on the key and is computed once a chunk. Raises `ValueError` for
-    counts below 1 or more than there are.
+    the first mask does not depend on the key and is computed once a chunk. The devices of a `mesh` of
+    one axis share the keys (see `metrics.over_keys`). Raises `ValueError` for counts below 1 or more
+    than there are.
 
     Threat model: the attacker has the locked weights, the scheme and a few images of the right kind.
 
@@ -94,7 +97,7 @@ def random_keys(
             key = lock.init(jax.random.wrap_key_data(words, impl=impl), locked)
             return key_loss(user(key, locked, x), y)
 
-        return over_keys(one, jax.random.key_data(rngs), chunk=chunk)
+        return over_keys(one, jax.random.key_data(rngs), chunk=chunk, mesh=mesh)
 
     impl = jax.random.key_impl(rng)
     first_losses = losses(rngs, x[:first], None if y is None else y[:first])
