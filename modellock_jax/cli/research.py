@@ -50,10 +50,32 @@ def study(
     quick: Annotated[
         bool, typer.Option("--quick", help="One seed, fewer steps: under a minute.")
     ] = False,
+    coordinator: Annotated[
+        str,
+        typer.Option(
+            metavar="HOST:PORT", help="With several processes: a free port of process 0's machine."
+        ),
+    ] = "",
+    processes: Annotated[
+        int | None, typer.Option(help="How many processes share the study. Default: 1.")
+    ] = None,
+    process: Annotated[
+        int | None, typer.Option(help="Which of them this is, from 0. Default: 0.")
+    ] = None,
 ) -> None:
     """Train, lock, open with right and wrong keys, send in the thief, and print the table.
 
     Started again with the same options, it skips what is finished.
+
+    Several processes, on one machine or on several that share --out, divide models and rows among
+    them; process 0 merges the rows and prints the table. Start all of them, here two:
+
+    modellock-jax study --coordinator localhost:8476 --processes 2 --process 0 &
+
+    modellock-jax study --coordinator localhost:8476 --processes 2 --process 1
+
+    If one dies, the others finish their rows, and those that wait for it say so and exit with 2. Run
+    the commands again, or one process alone: finished rows are kept, however many there were.
     """
     from modellock_jax.study import config as configs
     from modellock_jax.study import league, sweep
@@ -68,6 +90,7 @@ def study(
     config = configs.Config(**settings)
 
     from modellock_jax.study import attack_figures, figures, report
+    from modellock_jax.study import processes as several
     from modellock_jax.study import run as runner
 
     # Where the folder lies is nobody else's business, and does not change the numbers.
@@ -76,15 +99,22 @@ def study(
     options = [f"{name}={value}" for name, value in given.items() if value != defaults[name]]
     words = ["modellock-jax", "study", *([] if kind is Kind.LOCKS else [kind.value]), *options]
     command = shlex.join([*words, *(["--quick"] if quick else [])])
+    run: Any = {Kind.LOCKS: runner.run, Kind.LEAGUE: league.run, Kind.SWEEP: sweep.run}[kind]
+    if coordinator or processes is not None or process is not None:
+        folder = out / f"study-{config.id}"
+        with several.joined(folder, coordinator, processes or 1, process or 0) as part:
+            store = run(config, out, part=part)
+        if part.process:
+            print(f"process {part.process} has done its share; process 0 makes the table")
+            return
+    else:
+        store = run(config, out)
     if kind is Kind.LEAGUE:
-        store = league.run(config, out)
         grids = [league.strongest(store, config), league.grid(store, config)]
         drawings = attack_figures.LEAGUE
     elif kind is Kind.SWEEP:
-        store = sweep.run(config, out)
         grids, drawings = sweep.grids(store, config), attack_figures.SWEEP
     else:
-        store = runner.run(config, out)
         grids = [report.lock_grid(store, config), report.thief_grid(store, config)]
         drawings = figures.LOCKS
     figures.save_figures(store, config, drawings)

@@ -13,9 +13,11 @@ from modellock_jax.base import Key, Params, user_forward
 from modellock_jax.metrics import score
 from modellock_jax.study.config import Config
 from modellock_jax.study.measures import MEASURES, Locked, agreement
+from modellock_jax.study.processes import ALONE, Part
 from modellock_jax.study.report import Grid, interval
-from modellock_jax.study.run import Bench, Subject, prepare, rng_for, trained
+from modellock_jax.study.run import train_share, trained
 from modellock_jax.study.store import Store
+from modellock_jax.study.subjects import Bench, Subject, prepare, rng_for
 from modellock_jax.train import bar, margin_loss
 
 LOCKS = (
@@ -32,13 +34,19 @@ SETTINGS: dict[str, Any] = {"locks": LOCKS, "budgets": (0.01,)}
 """What the league changes in a configuration: variants of the locks, and one budget."""
 
 
-def run(config: Config, out: Path, names: tuple[str, ...] = tuple(ATTACKS)) -> Store:
+def run(
+    config: Config,
+    out: Path,
+    names: tuple[str, ...] = tuple(ATTACKS),
+    part: Part = ALONE,
+) -> Store:
     """Run the attacks called `names` on every lock they are against; `config.budgets[0]` is the
     attacker's share of the training set.
 
-    Every row is kept as soon as it is finished; running again skips finished rows. Raises
-    `ValueError` for an unknown attack, one that is against none of the locks, and what `prepare`
-    raises, before anything is written.
+    Every row is kept as soon as it is finished; running again skips finished rows. One of several
+    processes computes its `part` of them, and process 0 merges them. Raises `ValueError` for an
+    unknown attack, one that is against none of the locks, and what `prepare` raises, before anything
+    is written; and `ConnectionError` if a process ended that this one waits for.
     """
     for name in names:
         if name not in ATTACKS:
@@ -56,13 +64,14 @@ def run(config: Config, out: Path, names: tuple[str, ...] = tuple(ATTACKS)) -> S
     if not todo:
         against = "; ".join(f"{name}: {', '.join(ATTACKS[name].against)}" for name in names)
         raise ValueError(f"no attack named is against a lock given; {against}")
-    store, models, at = Store(out, config), list[Locked](), ("", -1)
+    store, models, at = Store(out, config, part), list[Locked](), ("", -1)
+    train_share(bench, store, [subject for subject, _, _ in todo])
     with bar() as shown:
         task = shown.add_task("the league", total=len(todo))
         for subject, seed, name in todo:
             kind = name if name in MEASURES else "league"
             row_id = f"{kind}/{subject.text}/{seed}/{name}"
-            if row_id not in store.rows:
+            if store.takes(row_id):
                 if at[0] != subject.text:
                     models = locked_models(bench, store, subject)
                 if at != (subject.text, seed):
@@ -74,6 +83,7 @@ def run(config: Config, out: Path, names: tuple[str, ...] = tuple(ATTACKS)) -> S
                     found = _attacked(bench, case, name, about, models[seed].key)
                 store.add({"id": row_id, "kind": kind, **about, **found})
             shown.advance(task)
+    store.finish()
     return store
 
 

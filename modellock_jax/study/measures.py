@@ -13,7 +13,7 @@ from modellock_jax.attacks import localise
 from modellock_jax.base import Key, Params, user_forward
 from modellock_jax.metrics import over_keys, score
 from modellock_jax.schemes import SCHEMES
-from modellock_jax.study.run import Bench, Subject, rng_for
+from modellock_jax.study.subjects import Bench, Subject, rng_for
 
 CHANGES, DRAWS, IMAGES = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256), 8, 2000
 FALSE_POSITIVES = tuple(float(f) for f in np.geomspace(1e-5, 1, 26).round(7))

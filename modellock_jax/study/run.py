@@ -1,13 +1,11 @@
 """The main job: train, lock with each lock, open with right and wrong keys, and send in the thief."""
 
 import functools
-import hashlib
-import inspect
 import operator
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -18,114 +16,43 @@ from modellock_jax.attacks.attack import run as run_attack
 from modellock_jax.attacks.fine_tune import fine_tune
 from modellock_jax.base import Key, Lock, Params, owner_forward, user_forward
 from modellock_jax.bits import to_uint
-from modellock_jax.data import Data, load
 from modellock_jax.metrics import Score, score
-from modellock_jax.models import MODELS, Model
 from modellock_jax.schemes import SCHEMES
-from modellock_jax.study.config import Config, make_lock, patch_side
+from modellock_jax.study.config import Config
+from modellock_jax.study.processes import ALONE, Part, wait
 from modellock_jax.study.store import Store
+from modellock_jax.study.subjects import Bench, Subject, fresh, prepare, rng_for
 from modellock_jax.train import bar, fit, margin_loss, random_shift
 
 PLAIN = Lock(lambda rng, params: ())
 
 
-class Subject(NamedTuple):
-    """A lock under study: its text, scheme and settings."""
-
-    text: str
-    lock: Lock
-    scheme: str
-    settings: dict[str, Any]
-
-    @property
-    def trained_under(self) -> bool:
-        """Whether the key acts in training: on inputs or pre-activations."""
-        plain = Lock._field_defaults
-        return self.lock.scramble is not plain["scramble"] or self.lock.mask is not plain["mask"]
-
-
-class Bench(NamedTuple):
-    """What all parts of a study share."""
-
-    config: Config
-    data: Data
-    model: Model
-    shape: tuple[int, ...]
-    subjects: list[Subject]
-    logits: Callable[[Params], jax.Array]
-    """The plain forward on the whole test set, compiled once for all locks."""
-
-    score: Callable[[Params], Score]
-    """Its score."""
-
-
-def prepare(config: Config) -> Bench:
-    """Check the whole configuration before anything is written.
-
-    Raises `ValueError` for an unknown data set, model, lock or setting, or one that does not fit the
-    images or the model; `ConnectionError` if the data set cannot be had.
-    """
-    if config.model not in MODELS:
-        raise ValueError(f"there is no model {config.model!r}; the models are {', '.join(MODELS)}")
-    if config.seeds < 1:
-        raise ValueError(f"a study needs at least one seed, not {config.seeds}")
-    data = load(config.data)
-    shape = data.train_x.shape[1:]
-    options = {"patch": patch_side(shape)}
-    factory = MODELS[config.model]
-    known = inspect.signature(factory).parameters
-    model = factory(data.classes, **{k: v for k, v in options.items() if k in known})
-    subjects = [Subject(text, *make_lock(text, shape)) for text in config.locks]
-    params = jax.eval_shape(lambda rng: model.init(rng, jnp.zeros((1, *shape))), jax.random.key(0))
-    for subject in subjects:
-        jax.eval_shape(subject.lock.init, jax.random.key(0), params)
-
-    @jax.jit
-    def logits(params: Params) -> jax.Array:
-        return model.forward(params, jnp.asarray(data.test_x))
-
-    @jax.jit
-    def plain_score(params: Params) -> Score:
-        return score(
-            lambda x: model.forward(params, x), jnp.asarray(data.test_x), jnp.asarray(data.test_y)
-        )
-
-    return Bench(config, data, model, shape, subjects, logits, plain_score)
-
-
-def run(config: Config, out: Path) -> Store:
+def run(config: Config, out: Path, part: Part = ALONE) -> Store:
     """Run a study, or what an earlier run left of it, and return its rows.
 
-    Every row is kept as soon as it is finished; running again skips finished rows. Raises what
-    `prepare` raises, before anything is written, and `ValueError` for a folder that does not fit.
+    Every row is kept as soon as it is finished; running again skips finished rows. One of several
+    processes (`processes.joined`) computes its `part` of the rows, and process 0 merges them. Raises
+    what `prepare` raises, before anything is written, `ValueError` for a folder that does not fit,
+    and `ConnectionError` if a process ended that this one waits for.
     """
     bench = prepare(config)
-    store = Store(out, config)
+    store = Store(out, config, part)
+    train_share(bench, store, [None, *bench.subjects])
     locked: dict[str, list[Params]] = {"scratch": [fresh(bench, s) for s in range(config.seeds)]}
     for subject in bench.subjects:
         locked[subject.text] = _lock(bench, store, subject)
     _steal(bench, store, locked)
+    store.finish()
     return store
-
-
-def rng_for(seed: int, purpose: str) -> jax.Array:
-    """A generator for one purpose of one seed, by the hash of both, so that none is used twice."""
-    digest = hashlib.sha256(f"{purpose}/{seed}".encode()).digest()
-    return jax.random.key(int.from_bytes(digest[:4]))
-
-
-def fresh(bench: Bench, seed: int) -> Params:
-    """The untrained model of one seed."""
-    return bench.model.init(rng_for(seed, "init"), jnp.zeros((1, *bench.shape)))
 
 
 def trained(bench: Bench, store: Store, subject: Subject | None, seed: int) -> tuple[Params, Key]:
     """A trained model of one seed and the key it was trained under; kept in the run folder."""
     lock = subject.lock if subject is not None and subject.trained_under else PLAIN
-    name = subject.text if subject is not None and subject.trained_under else "plain"
+    name = _model_name(subject, seed)
     start = fresh(bench, seed)
     key = jax.jit(lock.init)(rng_for(seed, "key"), start)
-    params = store.load_params(f"{name}-{seed}", start)
+    params = store.load_params(name, start)
     if params is None:
         c = bench.config
         params, _ = fit(
@@ -138,10 +65,35 @@ def trained(bench: Bench, store: Store, subject: Subject | None, seed: int) -> t
             batch_size=c.batch_size,
             learning_rate=c.learning_rate,
             augment=random_shift,
-            progress=f"training {name}, seed {seed}",
+            progress=f"training {name}",
         )
-        store.save_params(f"{name}-{seed}", params)
+        store.save_params(name, params)
     return params, key
+
+
+def _model_name(subject: Subject | None, seed: int) -> str:
+    under = subject is not None and subject.trained_under
+    return f"{subject.text if subject is not None and under else 'plain'}-{seed}"
+
+
+def train_share(bench: Bench, store: Store, subjects: Sequence[Subject | None]) -> None:
+    """Of several processes each trains some of the models of `subjects`, and waits for the others'.
+
+    So every process works on the same bits, whatever machine trained them.
+    """
+    if store.part.processes == 1:
+        return  # each is trained when it is needed
+    seeds = range(bench.config.seeds)
+    models = {_model_name(subject, seed): (subject, seed) for subject in subjects for seed in seeds}
+    for number, (subject, seed) in enumerate(models.values()):
+        if store.part.takes(number):
+            trained(bench, store, subject, seed)
+
+    def owed() -> set[int]:
+        missing = (n for n, name in enumerate(models) if not store.holds_params(name))
+        return {number % store.part.processes for number in missing}
+
+    wait(store.folder, owed)
 
 
 def _lock(bench: Bench, store: Store, subject: Subject) -> list[Params]:
@@ -181,7 +133,7 @@ def _lock(bench: Bench, store: Store, subject: Subject) -> list[Params]:
         plain.append(trained(bench, store, None, seed)[0])
     for seed, (locked, key) in enumerate(pairs):
         row_id = f"lock/{subject.text}/{seed}"
-        if row_id in store.rows:
+        if not store.takes(row_id):
             continue
         guesses = guess(jax.random.split(rng_for(seed, "wrong"), c.wrong_keys), locked)
         wrong = [jax.tree.map(operator.itemgetter(i), guesses) for i in range(c.wrong_keys)]
@@ -277,7 +229,7 @@ def _steal(bench: Bench, store: Store, locked: dict[str, list[Params]]) -> None:
         task = shown.add_task("the thief", total=len(todo))
         for name, seed, budget, rate in todo:
             row_id = f"thief/{name}/{seed}/{budget}/{rate}"
-            if row_id not in store.rows:
+            if store.takes(row_id):
                 size = jnp.int32(max(1, round(budget * n)))
                 # The same images for every lock of a seed: the rows compare locks, not draws.
                 thief_rng, init_rng = jax.random.split(rng_for(seed, "thief"))

@@ -17,9 +17,11 @@ from modellock_jax.base import Params, user_forward
 from modellock_jax.metrics import score
 from modellock_jax.study import league
 from modellock_jax.study.config import Config
+from modellock_jax.study.processes import ALONE, Part
 from modellock_jax.study.report import Grid, interval, seeds_text
-from modellock_jax.study.run import Bench, fresh, prepare, rng_for
+from modellock_jax.study.run import train_share
 from modellock_jax.study.store import Store
+from modellock_jax.study.subjects import Bench, fresh, prepare, rng_for
 from modellock_jax.train import bar
 
 SETTINGS: dict[str, Any] = {
@@ -35,12 +37,14 @@ SCRATCH, SPARE = "scratch", 400  # images that rehearsals are judged on
 PROGRAMS: tuple[tuple[Variant, str], ...] = tuple((v, o) for v in VARIANTS for o in OPTIMIZERS)
 
 
-def run(config: Config, out: Path) -> Store:
+def run(config: Config, out: Path, part: Part = ALONE) -> Store:
     """Fine-tune every lock's models with every setting and budget, all seeds in one program.
 
     The twin starts from fresh weights, another draw in place of each variant, so that both have as
-    many settings to choose from. Rows are kept as they are finished; running again skips them.
-    Raises what `prepare` raises, and `ValueError` for a budget of less than two images, or of all.
+    many settings to choose from. Rows are kept as they are finished; running again skips them. One of
+    several processes computes its `part` of them, all seeds of a lock and budget together, and process
+    0 merges them. Raises what `prepare` raises, `ValueError` for a budget of less than two images, or
+    of all, and `ConnectionError` if a process ended that this one waits for.
     """
     bench = prepare(config)
     sizes = [round(budget * len(bench.data.train_x)) for budget in config.budgets]
@@ -49,21 +53,24 @@ def run(config: Config, out: Path) -> Store:
             f"the sweep: a thief owns two images or more, and not all of them; not {min(sizes)} to "
             f"{max(sizes)} of {len(bench.data.train_x)}"
         )
-    store, thief = Store(out, config), _Thief(bench, max(sizes))
+    store, thief = Store(out, config, part), _Thief(bench, max(sizes))
+    train_share(bench, store, bench.subjects)
     names = (SCRATCH, *config.locks)
     with bar() as shown:
         task = shown.add_task("the sweep", total=len(names) * len(sizes))
         for name in names:
-            ids = [_row_id(name, s, b) for s in range(config.seeds) for b in config.budgets]
-            if any(row_id not in store.rows for row_id in ids):
-                starts, about = _starts(bench, store, name)
-                for budget, size in zip(config.budgets, sizes):
+            starts = None
+            for budget, size in zip(config.budgets, sizes):
+                ids = [_row_id(name, seed, budget) for seed in range(config.seeds)]
+                if store.takes(*ids):
+                    if starts is None:
+                        starts, about = _starts(bench, store, name)
                     for seed, row in enumerate(thief.rows(starts, size, name == SCRATCH)):
-                        row_id = _row_id(name, seed, budget)
-                        if row_id not in store.rows:
-                            begin = {"id": row_id, "kind": "sweep", "lock": name, "seed": seed}
+                        if ids[seed] not in store.rows:
+                            begin = {"id": ids[seed], "kind": "sweep", "lock": name, "seed": seed}
                             store.add(begin | about[seed] | {"budget": budget, **row})
-                    shown.advance(task)
+                shown.advance(task)
+    store.finish()
     return store
 
 

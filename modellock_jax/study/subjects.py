@@ -1,0 +1,90 @@
+"""What a study is about: the data, the model, the locks, and the draws of each seed."""
+
+import hashlib
+import inspect
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from modellock_jax.base import Lock, Params
+from modellock_jax.data import Data, load
+from modellock_jax.metrics import Score, score
+from modellock_jax.models import MODELS, Model
+from modellock_jax.study.config import Config, make_lock, patch_side
+
+
+class Subject(NamedTuple):
+    """A lock under study: its text, scheme and settings."""
+
+    text: str
+    lock: Lock
+    scheme: str
+    settings: dict[str, Any]
+
+    @property
+    def trained_under(self) -> bool:
+        """Whether the key acts in training: on inputs or pre-activations."""
+        plain = Lock._field_defaults
+        return self.lock.scramble is not plain["scramble"] or self.lock.mask is not plain["mask"]
+
+
+class Bench(NamedTuple):
+    """What all parts of a study share."""
+
+    config: Config
+    data: Data
+    model: Model
+    shape: tuple[int, ...]
+    subjects: list[Subject]
+    logits: Callable[[Params], jax.Array]
+    """The plain forward on the whole test set, compiled once for all locks."""
+
+    score: Callable[[Params], Score]
+    """Its score."""
+
+
+def prepare(config: Config) -> Bench:
+    """Check the whole configuration before anything is written.
+
+    Raises `ValueError` for an unknown data set, model, lock or setting, or one that does not fit the
+    images or the model; `ConnectionError` if the data set cannot be had.
+    """
+    if config.model not in MODELS:
+        raise ValueError(f"there is no model {config.model!r}; the models are {', '.join(MODELS)}")
+    if config.seeds < 1:
+        raise ValueError(f"a study needs at least one seed, not {config.seeds}")
+    data = load(config.data)
+    shape = data.train_x.shape[1:]
+    options = {"patch": patch_side(shape)}
+    factory = MODELS[config.model]
+    known = inspect.signature(factory).parameters
+    model = factory(data.classes, **{k: v for k, v in options.items() if k in known})
+    subjects = [Subject(text, *make_lock(text, shape)) for text in config.locks]
+    params = jax.eval_shape(lambda rng: model.init(rng, jnp.zeros((1, *shape))), jax.random.key(0))
+    for subject in subjects:
+        jax.eval_shape(subject.lock.init, jax.random.key(0), params)
+
+    @jax.jit
+    def logits(params: Params) -> jax.Array:
+        return model.forward(params, jnp.asarray(data.test_x))
+
+    @jax.jit
+    def plain_score(params: Params) -> Score:
+        return score(
+            lambda x: model.forward(params, x), jnp.asarray(data.test_x), jnp.asarray(data.test_y)
+        )
+
+    return Bench(config, data, model, shape, subjects, logits, plain_score)
+
+
+def rng_for(seed: int, purpose: str) -> jax.Array:
+    """A generator for one purpose of one seed, by the hash of both, so that none is used twice."""
+    digest = hashlib.sha256(f"{purpose}/{seed}".encode()).digest()
+    return jax.random.key(int.from_bytes(digest[:4]))
+
+
+def fresh(bench: Bench, seed: int) -> Params:
+    """The untrained model of one seed."""
+    return bench.model.init(rng_for(seed, "init"), jnp.zeros((1, *bench.shape)))
