@@ -19,7 +19,7 @@ from modellock_jax.study.config import Config
 from modellock_jax.study.processes import Part
 from modellock_jax.study.store import Store
 
-LOCKS = "sign_mask(bits=64); sign_flip(bits=64)"
+LOCK = "sign_mask(bits=64)"
 STUDY = """
 import os, signal, sys
 import numpy as np
@@ -87,7 +87,7 @@ def ended(child):
 
 def study(out, cache, count=1, dies=None, **options):
     """Run the command in `count` processes, number `dies` to be killed when it has two rows."""
-    words = ["study", "--data=digits", "--model=mlp", "--quick", f"--locks={LOCKS}", f"--out={out}"]
+    words = ["study", "--data=digits", "--model=mlp", "--quick", f"--locks={LOCK}", f"--out={out}"]
     port, children = free_port(), []
     for i in range(count):
         mine = [*words]
