@@ -8,7 +8,6 @@ import signal
 import socket
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
@@ -241,12 +240,11 @@ def test_process_0_waits_for_a_running_one_and_not_for_a_dead_one(tmp_path):
     work(first)
     work(second, at_most=1)
     with there(first.folder, 1) as child:
-        begin = time.monotonic()
-        os.kill(child.pid, signal.SIGSTOP)
         looks = []
 
         def slept(_):
-            looks.append(time.monotonic() - begin)
+            looks.append(None)
+            assert len(looks) < 10, "waits for ever"
             if len(looks) == 3:
                 child.kill()
                 child.wait()
