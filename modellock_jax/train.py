@@ -67,6 +67,38 @@ def batches(rng: jax.Array, n: int, steps: int, batch_size: int) -> jax.Array:
     return shuffled.reshape(-1)[: steps * batch_size].reshape(steps, batch_size)
 
 
+def one_epoch(
+    forward: Callable[[Params, jax.Array], Any],
+    optimizer: optax.GradientTransformation,
+    steps: int,
+    batch_size: int,
+    augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+) -> Callable[..., tuple[Params, Any, jax.Array]]:
+    """What `fit` compiles: `epoch(params, state, rng, x, y)` gives parameters, state and mean loss.
+
+    Images x `[N, ...]`, labels y int32 `[N]`; `steps` shuffled batches of `batch_size`.
+    """
+
+    @jax.jit
+    def epoch(
+        params: Params, state: Any, rng: jax.Array, x: jax.Array, y: jax.Array
+    ) -> tuple[Params, Any, jax.Array]:
+        def step(carry: Any, batch: Any) -> tuple[Any, jax.Array]:
+            index, r = batch
+            images = x[index] if augment is None else augment(r, x[index])
+            params, state = carry
+            params, state, loss = sgd_step(forward, optimizer, params, state, images, y[index])
+            return (params, state), loss
+
+        order, noise = jax.random.split(rng)
+        index = batches(order, len(x), steps, batch_size)
+        rngs = jax.random.split(noise, steps)
+        (params, state), losses = lax.scan(step, (params, state), (index, rngs))
+        return params, state, losses.mean()
+
+    return epoch
+
+
 def fit(
     forward: Callable[[Params, jax.Array], Any],
     params: Params,
@@ -107,23 +139,7 @@ def fit(
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps * epochs))
     x, y = jnp.asarray(x), jnp.asarray(y)
 
-    @jax.jit
-    def epoch(
-        params: Params, state: Any, rng: jax.Array, x: jax.Array, y: jax.Array
-    ) -> tuple[Params, Any, jax.Array]:
-        def step(carry: Any, batch: Any) -> tuple[Any, jax.Array]:
-            index, r = batch
-            images = x[index] if augment is None else augment(r, x[index])
-            params, state = carry
-            params, state, loss = sgd_step(forward, optimizer, params, state, images, y[index])
-            return (params, state), loss
-
-        order, noise = jax.random.split(rng)
-        index = batches(order, len(x), steps, batch_size)
-        rngs = jax.random.split(noise, steps)
-        (params, state), losses = lax.scan(step, (params, state), (index, rngs))
-        return params, state, losses.mean()
-
+    epoch = one_epoch(forward, optimizer, steps, batch_size, augment)
     state, losses = optimizer.init(params), []
     with bar() as shown:
         task = shown.add_task(progress or "", total=epochs, visible=progress is not None)

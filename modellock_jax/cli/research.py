@@ -160,3 +160,33 @@ def attack(
         raise ValueError(f"attack {name}: --budget is a share in (0, 1], not {budget}")
     config = configs.Config(data=data, model=model, locks=(lock,), seeds=seeds, budgets=(budget,))
     report.show(league.grid(league.run(config, out, (name,)), config, (name,)), console)
+
+
+@app.command()
+def bench(
+    only: Annotated[
+        list[str] | None,
+        typer.Option(help="A part: ciphers, forwards, keys, training, costs or gpu. Repeatable."),
+    ] = None,
+    json: Annotated[Path | None, typer.Option(help="Write the rows to this file too.")] = None,
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Small sizes, few rounds: does it run at all?")
+    ] = False,
+) -> None:
+    """Measure speed beside its limits: ciphers, forwards, keys, training, compilation, memory.
+
+    Under 10 minutes on 2 cores. Everything is measured side by side in one run; a missed target is
+    printed as missed and does not change the exit code.
+    """
+    from modellock_jax.study import bench as benches
+    from modellock_jax.study import report
+
+    parts = only or []
+    rows = benches.run(parts, quick)
+    console = Console(width=None if sys.stdout.isatty() else 200)
+    for part in dict.fromkeys(row["part"] for row in rows):
+        report.show(benches.grid(rows, part), console)
+    console.print(f"{benches.today()}, {report.machine()}", highlight=False)
+    if json is not None:
+        words = ["modellock-jax", "bench", *(f"--only={part}" for part in parts)]
+        benches.save(json, rows, [*words, *(["--quick"] if quick else [])])

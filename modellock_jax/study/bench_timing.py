@@ -1,0 +1,87 @@
+"""Timing for `modellock-jax bench`: contestants in turns, ratios within rounds, rows of one shape."""
+
+import operator
+import time
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import jax
+import numpy as np
+
+MIB = 2**20
+Row = dict[str, Any]
+Calls = Mapping[str, Callable[[], Any]]
+
+
+def keep_freed_memory() -> None:
+    """Have glibc keep freed blocks of up to 30 MiB, whose pages otherwise fault in at every run."""
+    np.ones(30 * MIB, np.uint8)
+
+
+def alternate(
+    contestants: Calls, seconds: float, *, least: int = 5, most: int = 301
+) -> dict[str, np.ndarray]:
+    """Seconds that each contestant took in each round: one float64 `[rounds]` a name.
+
+    Every contestant has warmed up, compilation included, before the first round; as many rounds
+    follow as about `seconds` hold, between `least` and `most`. Every second round runs backwards,
+    so a busy machine slows all contestants alike. What a contestant returns is awaited, and freed
+    after the clock stops.
+    """
+    names = list(contestants)
+    for name in names:
+        jax.block_until_ready(contestants[name]())
+    begin = time.perf_counter()
+    for name in names:
+        jax.block_until_ready(contestants[name]())
+    rounds = int(np.clip(seconds / (time.perf_counter() - begin), least, most))
+    taken = {name: np.zeros(rounds) for name in names}
+    for i in range(rounds):
+        for name in names if i % 2 else names[::-1]:
+            begin = time.perf_counter()
+            out = jax.block_until_ready(contestants[name]())
+            taken[name][i] = time.perf_counter() - begin
+            del out
+    return taken
+
+
+def median_with_interval(values: np.ndarray) -> tuple[float, float, float]:
+    """The median, and the 5th and 95th percentile of the medians of 2,000 resamples.
+
+    >>> median_with_interval(np.array([2.0, 2.0, 2.0]))
+    (2.0, 2.0, 2.0)
+    """
+    picks = np.random.default_rng(0).integers(0, len(values), (2000, len(values)))
+    low, high = np.percentile(np.median(values[picks], axis=1), [5, 95])
+    return float(np.median(values)), float(low), float(high)
+
+
+def row(
+    part: str,
+    case: str,
+    name: str,
+    value: float | None,
+    unit: str,
+    *,
+    limit: str = "",
+    ratios: np.ndarray | None = None,
+    sense: Literal["<=", ">="] = ">=",
+    target: float | None = None,
+    note: str = "",
+    **more: Any,
+) -> Row:
+    """One line of the table: what `name` did, and its `ratios` `[rounds]` to the named `limit`.
+
+    A target is for the median ratio or, without ratios, for the value; `met` compares them as they
+    are, whatever the interval.
+    """
+    found: Row = {"part": part, "case": case, "name": name, "value": value, "unit": unit}
+    if ratios is not None:
+        ratio, low, high = median_with_interval(ratios)
+        found |= {"limit": limit, "ratio": ratio, "low": low, "high": high}
+    if target is not None:
+        reached = found.get("ratio", value)
+        compare = operator.ge if sense == ">=" else operator.le
+        found |= {"target": target, "sense": sense}
+        found["met"] = None if reached is None else bool(compare(reached, target))
+    return found | ({"note": note} if note else {}) | more

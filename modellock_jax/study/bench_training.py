@@ -1,0 +1,102 @@
+"""Images trained on a second: `fit` beside PyTorch, `fine_tune` of many seeds beside runs in a row."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+import optax
+
+from modellock_jax.attacks.attack import run_shuffled
+from modellock_jax.attacks.fine_tune import fine_tune
+from modellock_jax.models import cnn
+from modellock_jax.study.bench_timing import Row, alternate, row
+from modellock_jax.train import one_epoch
+
+BATCH, SEEDS, RATE, SHAPE = 64, 8, 2e-3, (28, 28, 1)
+
+
+def _fit(images: int) -> Callable[[], Any]:
+    """One epoch of `fit` on the study's CNN, compiled outside the clock."""
+    model, optimizer = cnn(10), optax.adam(RATE)
+    x = jax.random.uniform(jax.random.key(0), (images, *SHAPE))
+    y = jax.random.randint(jax.random.key(1), (images,), 0, 10)
+    params = model.init(jax.random.key(2), x[:1])
+    epoch = one_epoch(model.train, optimizer, images // BATCH, BATCH)
+    return lambda: epoch(params, optimizer.init(params), jax.random.key(3), x, y)
+
+
+def _torch(images: int) -> Callable[[], Any] | None:
+    """The same epoch in PyTorch, or None where it is not installed: same net, batch and Adam."""
+    try:
+        import torch
+    except ImportError:
+        return None
+    nn = torch.nn
+    net = nn.Sequential(
+        nn.Conv2d(1, 32, 7, stride=7), nn.ReLU(), nn.Conv2d(32, 32, 3, padding=1), nn.ReLU(),
+        nn.Flatten(), nn.Linear(512, 256), nn.ReLU(), nn.Linear(256, 10),
+    )  # fmt: skip
+    x, y = torch.rand(images, 1, 28, 28), torch.randint(0, 10, (images,))
+    optimizer = torch.optim.Adam(net.parameters(), lr=RATE)
+
+    def epoch() -> None:
+        for index in torch.randperm(images).split(BATCH):
+            optimizer.zero_grad()
+            nn.functional.cross_entropy(net(x[index]), y[index]).backward()
+            optimizer.step()
+
+    return epoch
+
+
+def _seeds(images: int, steps: int) -> dict[str, Callable[[], Any]]:
+    """Fine-tuning from `SEEDS` seeds: in one vmap, and one jitted run after another."""
+    model = cnn(10)
+    attack = fine_tune(model, RATE, SHAPE)
+    x = jax.random.uniform(jax.random.key(0), (images, *SHAPE))
+    y = jax.random.randint(jax.random.key(1), (images,), 0, 10)
+    locked = model.init(jax.random.key(2), x[:1])
+
+    def tune(rng: jax.Array) -> Any:
+        start, order = jax.random.split(rng)
+        return run_shuffled(
+            attack, attack.init(start, locked), x, y, order, steps=steps, batch_size=BATCH
+        )
+
+    rngs = jax.random.split(jax.random.key(3), SEEDS)
+    together, alone = jax.jit(jax.vmap(tune)), jax.jit(tune)
+    return {
+        "8 runs in a row": lambda: [jax.block_until_ready(alone(rng)) for rng in rngs],
+        "8 seeds in one vmap": lambda: together(rngs),
+    }
+
+
+def measure(quick: bool) -> list[Row]:
+    """Images a second of training, forward and backward."""
+    images, steps = (128, 2) if quick else (4096, 50)
+    other = _torch(images)
+    runs = {"fit": _fit(images)} | ({} if other is None else {"PyTorch": other})
+    seconds = alternate(runs, 0.0 if quick else 25.0)
+    case, rows = f"CNN, batch {BATCH}, Adam", []
+    for name, taken in seconds.items():
+        rate = images / float(np.median(taken))
+        ours = name == "fit" and other is not None
+        rows.append(
+            row("training", case, name, rate, "images/s", limit="PyTorch",
+                ratios=seconds["PyTorch"] / taken if ours else None,
+                target=1.0 if ours else None)
+        )  # fmt: skip
+    if other is None:
+        note = "torch is not installed"
+        rows.append(row("training", case, "PyTorch", None, "images/s", note=note))
+    seconds = alternate(_seeds(images, steps), 0.0 if quick else 40.0)
+    row_by_row = seconds["8 runs in a row"]
+    for name, taken in seconds.items():
+        rate = SEEDS * steps * BATCH / float(np.median(taken))
+        vmapped = taken is not row_by_row
+        rows.append(
+            row("training", f"fine_tune, {steps} steps", name, rate, "images/s",
+                limit="8 runs in a row", ratios=row_by_row / taken if vmapped else None,
+                target=2.0 if vmapped else None)
+        )  # fmt: skip
+    return rows
