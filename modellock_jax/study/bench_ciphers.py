@@ -38,7 +38,7 @@ def weights(dtype: str, leaves: int = 16, size: int = MIB) -> Any:
     return {"embed": {"kernel": leaf(rngs[0], 256)}} | tree
 
 
-def programs(name: str, params: Any) -> dict[str, tuple[Callable[..., Any], Any, Any]]:
+def programs(name: str, params: Any) -> dict[str, tuple[Any, Any, Any]]:
     """A lock's jitted `encrypt` and `decrypt`, each with its key and parameters.
 
     adv_params has decrypt alone, with a key that points at random entries: its encrypt is a search.
