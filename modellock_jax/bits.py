@@ -87,13 +87,6 @@ def entries_of(words: jax.Array, dtype: Any) -> jax.Array:
     return lax.bitcast_convert_type(words, _UINT[size]).reshape(-1)
 
 
-def words_of(uint: jax.Array) -> jax.Array:
-    """Unsigned integers of any shape, whole words of them, as uint32 `[N]`: undoes `entries_of`."""
-    size = uint.dtype.itemsize
-    flat = uint.reshape(-1) if size >= 4 else uint.reshape(-1, 4 // size)
-    return lax.bitcast_convert_type(flat, jnp.uint32).reshape(-1)
-
-
 def words_like(words: jax.Array, leaf: Any) -> jax.Array:
     """A key stream, uint32 `[words_in(leaf)]`, as unsigned integers with the shape of `leaf`."""
     return entries_of(words, leaf.dtype)[: leaf.size].reshape(leaf.shape)

@@ -10,14 +10,7 @@ import numpy as np
 from jax import lax
 
 from modellock_jax.base import Key, Lock, Loss, Params, Rng, check_key, paths, random_words
-from modellock_jax.bits import (
-    bitwise,
-    check_leaves,
-    entries_of,
-    from_uint,
-    to_uint,
-    words_of,
-)
+from modellock_jax.bits import bitwise, check_leaves, entries_of, from_uint, to_uint
 from modellock_jax.ciphers import chacha
 from modellock_jax.ciphers.nonces import leaf_nonce
 from modellock_jax.schemes.shards import Part, by_parts
@@ -123,15 +116,13 @@ def _runs(part: Part, own: tuple[int, ...], size: int) -> _Runs:
     )
 
 
-def _blocks(
-    key: jax.Array, nonces: jax.Array, runs: list[_Runs], given: list[jax.Array]
-) -> list[jax.Array]:
-    """What is given, XOR the key stream of the runs of each leaf: uint32 `[runs * blocks, 16]`."""
+def _blocks(key: jax.Array, nonces: jax.Array, runs: list[_Runs]) -> list[jax.Array]:
+    """The key stream of the runs of each leaf, uint32 `[runs, words]`."""
     counts = np.array([run.first.size for run in runs], np.int32)
     blocks = np.array([run.blocks for run in runs], np.int32)
     ends = np.cumsum(counts * blocks, dtype=np.int32)
     if not ends[-1]:
-        return given
+        return [jnp.zeros((count, 0), jnp.uint32) for count in counts]
     # All blocks of all leaves in one call, and their leaves looked up, not joined from one constant
     # a leaf: a program that XLA compiles soon, however many leaves.
     block = lax.iota(jnp.int32, int(ends[-1]))
@@ -146,13 +137,15 @@ def _blocks(
     )
     run = of(np.cumsum(counts, dtype=np.int32) - counts) + block // of(blocks)
     first = jnp.asarray(joined).at[run].get(mode="promise_in_bounds")
-    done = chacha.xor(
+    stream = chacha.blocks(
         key,
         nonces.at[:, leaf].get(mode="promise_in_bounds"),
         first + (block % of(blocks)).astype(jnp.uint32),
-        jnp.concatenate(given),
     )
-    return [done[end - len(words) : end] for words, end in zip(given, ends.tolist())]
+    return [
+        stream[end - n * k : end].reshape(n, 16 * k)
+        for n, k, end in zip(counts.tolist(), blocks.tolist(), ends.tolist())
+    ]
 
 
 @by_parts
@@ -160,24 +153,12 @@ def _xor(
     _: None, args: tuple[jax.Array, jax.Array], parts: list[Part], leaves: list[jax.Array]
 ) -> list[jax.Array]:
     runs = [_runs(part, leaf.shape, leaf.dtype.itemsize) for part, leaf in zip(parts, leaves)]
-    # A part that fills its blocks goes through the cipher itself, which saves a pass over it.
-    fills = [
-        run.most == 0 and run.length * leaf.dtype.itemsize == 64 * run.blocks
-        for run, leaf in zip(runs, leaves)
-    ]
-    given = [
-        words_of(leaf).reshape(-1, 16)
-        if full
-        else jnp.zeros((run.first.size * run.blocks, 16), jnp.uint32)
-        for leaf, run, full in zip(leaves, runs, fills)
-    ]
     opened = []
-    for leaf, run, full, words in zip(leaves, runs, fills, _blocks(*args, runs, given)):
-        entries = entries_of(words.reshape(-1), leaf.dtype)
-        if full or not leaf.size:
-            opened.append(entries.reshape(leaf.shape))
+    for leaf, run, words in zip(leaves, runs, _blocks(*args, runs)):
+        if not leaf.size:
+            opened.append(leaf)
             continue
-        entries = entries.reshape(run.first.size, -1)
+        entries = entries_of(words.reshape(-1), leaf.dtype).reshape(words.shape[0], -1)
         if run.most:
             take = partial(lax.dynamic_slice_in_dim, slice_size=run.length)
             entries = jax.vmap(take)(entries, run.skip)
