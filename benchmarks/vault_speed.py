@@ -37,8 +37,8 @@ import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from rich.console import Console
 from rich.table import Table
-from speed import alternate, median_with_interval
 
+from modellock_jax.study.bench_timing import alternate, median_with_interval
 from modellock_jax.study.report import machine
 from modellock_jax.vault import envelope, identity, keys, recipients, rewrite
 from modellock_jax.vault.header import Header
@@ -145,7 +145,7 @@ def compare(folder: Path, place: str, rounds: int) -> list[dict[str, Any]]:
     arrays, rows = transformer(*SIZES["250 MB"]), []
     targets = {PLAIN: PLAIN_TARGET, PEER: PEER_TARGET}
     for part, contestants in parts(folder, arrays).items():
-        seconds = alternate(contestants, rounds, warm_up=1)
+        seconds = alternate(contestants, 0.0, least=rounds, most=rounds)
         for name, taken in seconds.items():
             ratio, low, high = median_with_interval(seconds[OURS] / taken)
             row: dict[str, Any] = {"part": part, "place": place, "name": name}
@@ -178,7 +178,7 @@ def rewrites(folder: Path, place: str, rounds: int) -> list[dict[str, Any]]:
             tasks: Contestants = {}
             for name, change in (("rewrap", same), ("add a recipient", add)):
                 tasks[name + signed] = partial(rewrite.rewrite, path, owner, change, signers)
-            for name, taken in alternate(tasks, 3 * rounds).items():
+            for name, taken in alternate(tasks, 0.0, least=3 * rounds, most=3 * rounds).items():
                 ms = 1e3 * float(np.median(taken))
                 row = {"part": "rewrite", "place": place, "case": case, "name": name, "ms": ms}
                 row |= {"best_ms": 1e3 * float(taken.min())}

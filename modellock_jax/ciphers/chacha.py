@@ -16,27 +16,20 @@ _CHUNK = 32768  # blocks, about: 2 MiB at each step, which stay in a CPU's cache
 
 @jax.jit
 def blocks(key: jax.Array, nonces: jax.Array, counters: jax.Array) -> jax.Array:
-    """The key stream blocks of ChaCha20, uint32 `[N, 16]`: `xor` with zeros, and its arguments."""
-    return xor(key, nonces, counters, jnp.zeros((counters.shape[0], 16), jnp.uint32))
-
-
-@jax.jit
-def xor(key: jax.Array, nonces: jax.Array, counters: jax.Array, words: jax.Array) -> jax.Array:
-    """Words XOR the key stream blocks of ChaCha20, any number of blocks at once and in any order.
+    """The key stream blocks of ChaCha20, any number at once and in any order.
 
     `key`: uint32 `[8]`; `nonces`: uint32 `[3]` or `[3, N]`, one for all or one per block;
-    `counters`: uint32 `[N]`; `words`: uint32 `[N, 16]`, little-endian as in RFC 8439. Returns uint32
-    `[N, 16]`.
+    `counters`: uint32 `[N]`. Returns uint32 `[N, 16]`, little-endian words as in RFC 8439.
 
     On a CPU many blocks are one loop over them, each from its first step to its last in registers;
     elsewhere, and for few, each step is done on the rows of all blocks. Both give the same bits.
     """
-    if words.shape[0] < _MANY:
-        return _by_rows(key, nonces, counters, words)
-    return lax.platform_dependent(key, nonces, counters, words, cpu=_by_blocks, default=_by_rows)
+    if counters.shape[0] < _MANY:
+        return _by_rows(key, nonces, counters)
+    return lax.platform_dependent(key, nonces, counters, cpu=_by_blocks, default=_by_rows)
 
 
-def _by_rows(key: jax.Array, nonces: jax.Array, counters: jax.Array, words: jax.Array) -> jax.Array:
+def _by_rows(key: jax.Array, nonces: jax.Array, counters: jax.Array) -> jax.Array:
     n = counters.shape[0]
     nonces = jnp.broadcast_to(nonces.reshape(3, -1), (3, n))
     columns = jnp.concatenate([jnp.asarray(_CONSTANTS), key])
@@ -52,14 +45,12 @@ def _by_rows(key: jax.Array, nonces: jax.Array, counters: jax.Array, words: jax.
         return a, jnp.roll(b, 1, 0), jnp.roll(c, 2, 0), jnp.roll(d, 3, 0)
 
     rows = lax.fori_loop(0, 10, double_round, (start[0], start[1], start[2], start[3]))
-    return (jnp.stack(rows) + start).reshape(16, n).T ^ words
+    return (jnp.stack(rows) + start).reshape(16, n).T
 
 
 @custom_vmap
-def _by_blocks(
-    key: jax.Array, nonces: jax.Array, counters: jax.Array, words: jax.Array
-) -> jax.Array:
-    n = words.shape[0]
+def _by_blocks(key: jax.Array, nonces: jax.Array, counters: jax.Array) -> jax.Array:
+    n = counters.shape[0]
     # An odd multiple of 64 bytes between a block's words: powers of two share few lines of a cache.
     size = -(-n // max(2, n // _CHUNK)) // 16 | 1
     size *= 16
@@ -71,10 +62,9 @@ def _by_blocks(
         if nonces.ndim == 2:
             own += list(lax.dynamic_slice(nonces, (0, begin), (3, size)))
         stream = _stream(key, None if nonces.ndim == 2 else nonces, own)
-        part = lax.dynamic_slice(words, (begin, 0), (size, 16))
-        return lax.dynamic_update_slice(done, part ^ stream, (begin, 0))
+        return lax.dynamic_update_slice(done, stream, (begin, 0))
 
-    return lax.fori_loop(0, -(-n // size), step, words)
+    return lax.fori_loop(0, -(-n // size), step, jnp.zeros((n, 16), jnp.uint32))
 
 
 @_by_blocks.def_vmap
