@@ -1,6 +1,7 @@
 """How hard every test and example is compiled."""
 
 import functools
+import os
 
 import jax
 import pytest
@@ -38,6 +39,9 @@ def effort(request):
     once = request.node.get_closest_marker("run_once") is not None
     example = isinstance(request.node, pytest.Module) and "Doctest" in type(request.node).__name__
     optimise(not (once or example))
+    # For child processes whose programs run once each; XLA ends one that has a flag it does not know.
+    flags = " ".join(f"--{name}={str(value).lower()}" for name, value in QUICK.items())
+    os.environ["QUICK_XLA_FLAGS"] = flags if knows_quick_options() else ""
     yield
     optimise(True)
 

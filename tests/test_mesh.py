@@ -100,7 +100,7 @@ print(json.dumps({
 @pytest.fixture(scope="module")
 def found():
     environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {os.environ['QUICK_XLA_FLAGS']}",
         "JAX_PLATFORMS": "cpu",
         "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
         "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path]),
