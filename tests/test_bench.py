@@ -10,6 +10,8 @@ from commands import bad
 from modellock_jax.study import bench, bench_training
 from modellock_jax.study.bench_timing import alternate, median_with_interval, row
 
+pytestmark = pytest.mark.run_once
+
 
 def test_the_ratio_is_the_median_within_rounds_with_an_interval_around_it():
     # A machine three times slower in half of the rounds slows both: the ratio stays at two.
