@@ -125,7 +125,8 @@ def _blocks(key: jax.Array, nonces: jax.Array, runs: list[_Runs]) -> list[jax.Ar
         return [jnp.zeros((count, 0), jnp.uint32) for count in counts]
     # All blocks of all leaves in one call, and their leaves looked up, not joined from one constant
     # a leaf: a program that XLA compiles soon, however many leaves.
-    block = lax.iota(jnp.int32, int(ends[-1]))
+    # Behind a barrier, since XLA works out what follows from constants while it compiles.
+    block = lax.optimization_barrier(lax.iota(jnp.int32, int(ends[-1])))
     leaf = jnp.searchsorted(jnp.asarray(ends), block, side="right", method="scan_unrolled")
 
     def of(table: np.ndarray) -> jax.Array:
