@@ -232,8 +232,6 @@ def test_a_failed_write_leaves_no_checkpoint(tmp_path, monkeypatch):
         read_checkpoint(tmp_path / "m")
 
 
-# Orbax ends its event loop where one array fails, and those still being read complain of that.
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 def test_a_damaged_directory_is_unreadable_or_the_same(tmp_path):
     """Each file in turn taken away, cut in two, or overwritten."""
     arrays = {"a/w": np.arange(1000, dtype=np.float32), "b": np.arange(7)}
