@@ -87,8 +87,21 @@ def entries_of(words: jax.Array, dtype: Any) -> jax.Array:
     return lax.bitcast_convert_type(words, _UINT[size]).reshape(-1)
 
 
+def to_blocks(leaf: jax.Array, blocks: int) -> jax.Array:
+    """The bits of `leaf` as `[blocks, 4]` of 32 bits an entry, with zeros at the end.
+
+    They are uint32, except those of a float32 leaf that fills its blocks: it stays as it is.
+    """
+    size = leaf.dtype.itemsize
+    if leaf.dtype == jnp.float32 and leaf.size == 4 * blocks:
+        return leaf.reshape(blocks, 4)
+    flat = jnp.pad(to_uint(leaf).reshape(-1), (0, 16 // size * blocks - leaf.size))
+    grouped = flat.reshape(-1, 4 // size) if size < 4 else flat
+    return lax.bitcast_convert_type(grouped, jnp.uint32).reshape(blocks, 4)
+
+
 def words_like(words: jax.Array, leaf: Any) -> jax.Array:
-    """A key stream, uint32 `[words_in(leaf)]`, as unsigned integers with the shape of `leaf`."""
+    """Words, uint32 `[at least words_in(leaf)]`, as unsigned integers with the shape of `leaf`."""
     return entries_of(words, leaf.dtype)[: leaf.size].reshape(leaf.shape)
 
 

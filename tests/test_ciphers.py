@@ -127,6 +127,24 @@ def test_the_schedule_runs_on_without_a_period(size: int) -> None:
     assert all(keys[i : i + 16] != keys[i + 3264 : i + 3280] for i in range(0, 10240 - 3264, 4))
 
 
+@pytest.mark.parametrize("dtype", [jnp.uint32, jnp.float32])
+@pytest.mark.parametrize("size", [16, 32])
+def test_blocks_go_through_the_s_box_with_their_round_keys(size: int, dtype: Any) -> None:
+    master = hashlib.sha256(b"any key").digest()[:size]
+    plain = b"".join(hashlib.sha256(bytes([i])).digest() for i in range(23))
+    plain += bytes.fromhex("0000a07f000080ff0100807f000000ff")  # signalling NaNs, infinity
+    keys = schedule(master, 47)
+    locked = bytes(SBOX[b] for b in xor(plain, keys))
+
+    def through(text: bytes, inverse: bool) -> bytes:
+        blocks = jax.lax.bitcast_convert_type(words(text, 47, 4), dtype)
+        at, first = aes.run_through(aes.begin(words(master)), blocks[:18], inverse)
+        return bytes_of(first) + bytes_of(aes.run_through(at, blocks[18:], inverse)[1])
+
+    assert through(plain, inverse=False) == locked
+    assert through(locked, inverse=True) == plain
+
+
 @pytest.mark.parametrize(("key", "nonce", "counter", "block"), vectors.CHACHA_BLOCKS)
 def test_a_block_is_that_of_rfc_8439(key: str, nonce: str, counter: int, block: str) -> None:
     stream = chacha.blocks(words(hexed(key)), words(hexed(nonce)), jnp.uint32([counter]))

@@ -31,19 +31,30 @@ def _tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 
 SBOX, INV_SBOX, _RCON = _tables()
 _LANES = [SBOX.astype(np.uint32) << (8 * lane) for lane in range(4)]
+_UNROLL = 2  # steps of a schedule in one iteration
+# Two bytes at a time.
+_PAIRS, _INV_PAIRS = (
+    (box.astype(np.uint16) | box[:, None].astype(np.uint16) << 8).reshape(-1)
+    for box in (SBOX, INV_SBOX)
+)
 
 
-def _sub_word(word: jax.Array) -> jax.Array:
-    """The S-box on the four bytes of a word."""
+def _look_up(tables: list[np.ndarray], word: jax.Array) -> jax.Array:
     parts = [
-        jnp.asarray(_LANES[lane]).at[(word >> (8 * lane)) & 0xFF].get(mode="promise_in_bounds")
-        for lane in range(4)
+        jnp.asarray(table).at[(word >> (8 * lane)) & 0xFF].get(mode="promise_in_bounds")
+        for lane, table in enumerate(tables)
     ]
     return parts[0] | parts[1] | parts[2] | parts[3]
 
 
-def _rot_word(word: jax.Array) -> jax.Array:
-    return (word >> 8) | (word << 24)
+def _sub_word(word: jax.Array) -> jax.Array:
+    """The S-box on the four bytes of a word."""
+    return _look_up(_LANES, word)
+
+
+def _turned_sub_word(word: jax.Array) -> jax.Array:
+    """The S-box on the four bytes of a word that is turned by one byte, RotWord of FIPS-197."""
+    return _look_up([_LANES[3], *_LANES[:3]], word)
 
 
 def _xtime(byte: jax.Array) -> jax.Array:
@@ -68,24 +79,57 @@ def begin(master: jax.Array) -> Schedule:
     return Schedule(words, jnp.uint32(1), jnp.bool_(False))
 
 
+def _next(at: Schedule) -> Schedule:
+    turned = _turned_sub_word(at.words[-1]) ^ at.rcon
+    middle, rcon = at.middle, _xtime(at.rcon)
+    if len(at.words) == 8:
+        # AES-256 turns every other round key; the one between is substituted only.
+        turned = jnp.where(at.middle, _sub_word(at.words[-1]), turned)
+        middle, rcon = ~at.middle, jnp.where(at.middle, at.rcon, rcon)
+    new = [turned ^ at.words[0]]
+    for old in at.words[1:4]:
+        new.append(new[-1] ^ old)
+    return Schedule((*at.words[4:], *new), rcon, middle)
+
+
 @functools.partial(jax.jit, static_argnames="rounds")
 def run(schedule: Schedule, rounds: int) -> tuple[Schedule, jax.Array]:
     """The next `rounds` round keys, uint32 `[rounds, 4]`, and the schedule after them."""
 
     def step(at: Schedule, _: None) -> tuple[Schedule, jax.Array]:
-        word = _sub_word(at.words[-1])
-        turned = _rot_word(word) ^ at.rcon
-        middle, rcon = at.middle, _xtime(at.rcon)
-        if len(at.words) == 8:
-            # AES-256 turns every other round key; the one between is substituted only.
-            turned = jnp.where(at.middle, word, turned)
-            middle, rcon = ~at.middle, jnp.where(at.middle, at.rcon, rcon)
-        new = [turned ^ at.words[0]]
-        for old in at.words[1:4]:
-            new.append(new[-1] ^ old)
-        return Schedule((*at.words[4:], *new), rcon, middle), jnp.stack(at.words[:4])
+        return _next(at), jnp.stack(at.words[:4])
 
-    return lax.scan(step, schedule, None, length=rounds)
+    return lax.scan(step, schedule, None, length=rounds, unroll=_UNROLL)
+
+
+@functools.partial(jax.jit, static_argnames="inverse")
+def run_through(schedule: Schedule, blocks: jax.Array, inverse: bool) -> tuple[Schedule, jax.Array]:
+    """Each block, `[rounds, 4]` of 32 bits an entry, through the S-box with its own round key.
+
+    SBOX(block ^ key), or with `inverse` INV_SBOX(block) ^ key; and the schedule after them. The
+    look-ups of a block fill the time in which the schedule waits for its own.
+    """
+    pairs = jnp.asarray(_INV_PAIRS if inverse else _PAIRS)
+
+    def sub(word: jax.Array) -> jax.Array:
+        low, high = (
+            pairs.at[half].get(mode="promise_in_bounds").astype(jnp.uint32)
+            for half in (word & 0xFFFF, word >> 16)
+        )
+        return low | (high << 16)
+
+    def step(i: jax.Array, state: tuple[Schedule, jax.Array]) -> tuple[Schedule, jax.Array]:
+        at, blocks = state
+        block = lax.dynamic_slice(blocks, (i, 0), (1, 4))
+        block = lax.bitcast_convert_type(block, jnp.uint32)
+        both = [(block[0, j], at.words[j]) for j in range(4)]
+        new = jnp.stack([sub(x) ^ key if inverse else sub(x ^ key) for x, key in both])
+        new = lax.bitcast_convert_type(new[None], blocks.dtype)
+        return _next(at), lax.dynamic_update_slice(blocks, new, (i, 0))
+
+    # In place: nothing is written but the blocks. Beyond a few steps at a time XLA gives each
+    # operation a call of its own, which is some thirty times slower.
+    return lax.fori_loop(0, blocks.shape[0], step, (schedule, blocks), unroll=_UNROLL)
 
 
 def key_schedule(master: jax.Array, rounds: int) -> jax.Array:
@@ -114,7 +158,7 @@ def rewind(words: jax.Array, block: jax.Array) -> jax.Array:
         old = [words[c] ^ words[c - 1] for c in range(n)]
         if n == 8:
             old[4] = words[4] ^ _sub_word(words[3])
-        turned = _rot_word(_sub_word(old[-1]))
+        turned = _turned_sub_word(old[-1])
         old[0] = words[0] ^ turned ^ rcon(block - i).astype(jnp.uint32)
         return jnp.stack(old)
 

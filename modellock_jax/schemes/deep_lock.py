@@ -3,6 +3,8 @@
 Source: Alam, Saha, Mukhopadhyay & Kundu (2020), arXiv 2008.05966.
 """
 
+import itertools
+from collections.abc import Iterator
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -15,6 +17,7 @@ from modellock_jax.bits import (
     check_leaves,
     from_uint,
     substitute,
+    to_blocks,
     to_uint,
     words_in,
     words_like,
@@ -66,7 +69,6 @@ def deep_lock(key_bits: int = 128, restart: Literal["never", "leaf"] = "never") 
     if restart not in ("never", "leaf"):
         raise ValueError(f'deep_lock: restart must be "never" or "leaf", not {restart!r}')
     n = key_bits // 32
-    keystreams = _one_schedule if restart == "never" else _schedule_per_leaf
 
     def init(rng: Rng, params: Params) -> DeepLockKey:
         check_leaves("deep_lock", params)
@@ -74,9 +76,7 @@ def deep_lock(key_bits: int = 128, restart: Literal["never", "leaf"] = "never") 
 
     def through(key: DeepLockKey, params: Params, unlock: bool) -> Params:
         leaves, tree = jax.tree.flatten(params)
-        streams = keystreams(key.master, params)
-        new = _through_sbox(unlock, streams, list(map(to_uint, leaves)))
-        return jax.tree.unflatten(tree, map(from_uint, new, [leaf.dtype for leaf in leaves]))
+        return jax.tree.unflatten(tree, _through_sbox((unlock, restart), key.master, leaves))
 
     lock_bits = bitwise("deep_lock")(partial(through, unlock=False))
     unlock_bits = bitwise("deep_lock")(partial(through, unlock=True))
@@ -96,14 +96,19 @@ def deep_lock(key_bits: int = 128, restart: Literal["never", "leaf"] = "never") 
 
 @by_parts
 def _through_sbox(
-    unlock: bool, streams: list[jax.Array], parts: list[Part], leaves: list[jax.Array]
+    how: tuple[bool, str], master: jax.Array, parts: list[Part], leaves: list[jax.Array]
 ) -> list[jax.Array]:
+    unlock, restart = how
+    if restart == "never" and not any(name for part in parts for name in part.names):
+        return _in_one_pass(unlock, master, leaves)
     # The schedule runs in sequence: every device has it whole, and takes what its part needs.
+    wholes = [jax.ShapeDtypeStruct(part.shape, leaf.dtype) for part, leaf in zip(parts, leaves)]
+    streams = (_one_schedule if restart == "never" else _schedule_per_leaf)(master, wholes)
     table, new = jnp.asarray(aes.INV_SBOX if unlock else aes.SBOX), []
-    for words, part, leaf in zip(streams, parts, leaves):
-        whole = words_like(words, jax.ShapeDtypeStruct(part.shape, leaf.dtype))
-        mask = cut(whole, part, leaf.shape)
-        new.append(substitute(leaf, table) ^ mask if unlock else substitute(leaf ^ mask, table))
+    for words, whole, part, leaf in zip(streams, wholes, parts, leaves):
+        mask, bits = cut(words_like(words, whole), part, leaf.shape), to_uint(leaf)
+        bits = substitute(bits, table) ^ mask if unlock else substitute(bits ^ mask, table)
+        new.append(from_uint(bits, leaf.dtype))
     return new
 
 
@@ -112,29 +117,52 @@ def round_keys(params: Params) -> list[int]:
     return [-(-words_in(leaf) // 4) for leaf in jax.tree.leaves(params)]
 
 
-def _one_schedule(master: jax.Array, params: Params) -> list[jax.Array]:
-    leaves, rounds = jax.tree.leaves(params), round_keys(params)
-    schedule = aes.begin(master)
-    streams: list[jax.Array] = []
-    while len(streams) < len(leaves):
-        # A stretch of leaves at a time: its stream stays in the cache until it is used.
-        first, total = len(streams), 0
-        last = first
-        while last < len(leaves) and total < _STRETCH:
-            total += rounds[last]
-            last += 1
-        schedule, words = aes.run(schedule, total)
-        start = 0
-        for leaf, n in zip(leaves[first:last], rounds[first:last]):
-            streams.append(words.reshape(-1)[4 * start : 4 * start + words_in(leaf)])
-            start += n
+def _stretches(leaves: Params) -> Iterator[tuple[list[Any], list[int]]]:
+    """Leaves and their numbers of round keys, a stretch at a time: small ones share one scan, and
+    what a scan leaves behind is used while it lies in the cache."""
+    some: tuple[list[Any], list[int]] = ([], [])
+    for leaf, rounds in zip(leaves, round_keys(leaves)):
+        some[0].append(leaf)
+        some[1].append(rounds)
+        if sum(some[1]) >= _STRETCH:
+            yield some
+            some = ([], [])
+    if some[0]:
+        yield some
+
+
+def _in_one_pass(unlock: bool, master: jax.Array, leaves: list[jax.Array]) -> list[jax.Array]:
+    schedule, new = aes.begin(master), list[jax.Array]()
+    for some, rounds in _stretches(leaves):
+        blocks = [to_blocks(leaf, n) for leaf, n in zip(some, rounds)]
+        joined = blocks[0] if len(some) == 1 else jnp.concatenate(list(map(to_uint, blocks)))
+        schedule, through = aes.run_through(schedule, joined, inverse=unlock)
+        new += map(_like, _split(through, rounds), some)
+    return new
+
+
+def _like(words: jax.Array, leaf: jax.Array) -> jax.Array:
+    if words.dtype == leaf.dtype:
+        return words[: leaf.size].reshape(leaf.shape)
+    return from_uint(words_like(to_uint(words), leaf), leaf.dtype)
+
+
+def _one_schedule(master: jax.Array, leaves: list[Any]) -> list[jax.Array]:
+    schedule, streams = aes.begin(master), []
+    for _, rounds in _stretches(leaves):
+        schedule, words = aes.run(schedule, sum(rounds))
+        streams += _split(words, rounds)
     return streams
 
 
-def _schedule_per_leaf(master: jax.Array, params: Params) -> list[jax.Array]:
-    leaves = jax.tree.leaves(params)
+def _split(words: jax.Array, rounds: list[int]) -> list[jax.Array]:
+    ends = itertools.accumulate(rounds)
+    return [words[end - n : end].reshape(-1) for n, end in zip(rounds, ends)]
+
+
+def _schedule_per_leaf(master: jax.Array, leaves: list[Any]) -> list[jax.Array]:
     # Small leaves are rounded up to a power of two, so that few lengths, and few scans, remain.
-    rounds = [n if n > 1024 else 1 << max(0, n - 1).bit_length() for n in round_keys(params)]
+    rounds = [n if n > 1024 else 1 << max(0, n - 1).bit_length() for n in round_keys(leaves)]
     # Block (leaf, half): a 256-bit leaf key takes two blocks.
     halves = master.shape[0] // 4
     number = jnp.arange(len(leaves) * halves, dtype=jnp.uint32)
