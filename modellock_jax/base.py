@@ -14,6 +14,8 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from modellock_jax.layers import as_layers, stack_up
+
 Params = Any
 """A pytree of arrays."""
 
@@ -112,18 +114,54 @@ def owner_forward(lock: Lock, forward: Forward) -> Callable[..., Any]:
     return owner
 
 
-def user_forward(lock: Lock, forward: Forward) -> Callable[..., Any]:
+def user_forward(
+    lock: Lock, forward: Forward, layers: Callable[[str], bool] | None = None
+) -> Callable[..., Any]:
     """The forward of the user, who has the key: decrypt, then as the owner.
 
     Returns `f(key, locked, x, **kwargs)`. With the right key its output equals the output of
     `owner_forward` on the plain parameters, bit for bit.
+
+    `layers(path)` chooses leaves `[L, ...]` that hold one entry for each of L layers, over which
+    `forward` runs a `lax.scan`: each is opened in the loop, where its layer uses it. Under
+    `jax.checkpoint` of the loop's body, gradients with respect to `x` open it once more instead of
+    keeping it. Leaves that are not chosen are opened at the start.
+
+    Raises `ValueError` if `layers` chooses no leaf, or one without axes; `TypeError` if the lock
+    cannot open a chosen leaf layer by layer.
+
+    >>> import jax, modellock_jax as ml
+    >>> def forward(params, x, tap=ml.untapped):
+    ...     return jax.lax.scan(lambda h, layer: (h @ layer["w"], None), x, params["layers"])[0]
+    >>> params = {"layers": {"w": jax.random.normal(jax.random.key(1), (12, 4, 4))}}
+    >>> lock = ml.stream_lock()
+    >>> locked, key = lock.encrypt(lock.init(jax.random.key(0), params), params)
+    >>> user = ml.user_forward(lock, forward, lambda path: path.startswith("layers/"))
+    >>> x = jax.numpy.ones((1, 4))
+    >>> bool((user(key, locked, x) == forward(params, x)).all())
+    True
     """
     owner = owner_forward(lock, forward)
 
     def user(key: Key, locked: Params, x: jax.Array, **kwargs: Any) -> Any:
-        return owner(key, lock.decrypt(key, locked), x, **kwargs)
+        if layers is None:
+            return owner(key, lock.decrypt(key, locked), x, **kwargs)
+        planned = lock.decrypt(key, _stacked(layers, locked))
+        return owner(key, as_layers(planned), x, **kwargs)
 
     return user
+
+
+def _stacked(layers: Callable[[str], bool], locked: Params) -> Params:
+    names = paths(locked)
+    chosen = jax.tree.map(layers, names)
+    if not any(jax.tree.leaves(chosen)):
+        known = ", ".join(jax.tree.leaves(names)[:4])
+        raise ValueError(f"user_forward: `layers` chooses no leaf; the paths begin {known}")
+    for path, leaf, is_chosen in zip(*map(jax.tree.leaves, (names, locked, chosen))):
+        if is_chosen and not jnp.ndim(leaf):
+            raise ValueError(f"user_forward: `{path}` has no axis of layers; leave it out")
+    return stack_up(locked, chosen)
 
 
 def chain(*locks: Lock) -> Lock:

@@ -14,6 +14,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from modellock_jax.base import Params, paths
+from modellock_jax.layers import Stacked
 
 _UINT = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}
 
@@ -115,17 +116,22 @@ def substitute(uint: jax.Array, table: jax.Array) -> jax.Array:
 def bitwise(scheme: str) -> Callable[[Callable[..., Params]], Callable[..., Params]]:
     """Make a function on bits raise `TypeError` when differentiated, instead of giving zeros."""
 
+    @jax.custom_jvp
+    def guard(leaf: jax.Array) -> jax.Array:
+        return leaf
+
+    @guard.defjvp
+    def _(primals: Any, tangents: Any) -> Any:
+        raise TypeError(
+            f"{scheme} works on bits and has no gradient: differentiate the plain parameters, "
+            "and in a chain put locks that need a loss before locks on bits"
+        )
+
+    def guarded(leaf: Any) -> Any:
+        return leaf.on_leaf(guard) if isinstance(leaf, Stacked) else guard(leaf)
+
     def decorate(function: Callable[..., Params]) -> Callable[..., Params]:
-        guarded = jax.custom_jvp(function)
-
-        @guarded.defjvp
-        def _(primals: Any, tangents: Any) -> Any:
-            raise TypeError(
-                f"{scheme} works on bits and has no gradient: differentiate the plain parameters, "
-                "and in a chain put locks that need a loss before locks on bits"
-            )
-
-        return functools.wraps(function)(guarded)
+        return functools.wraps(function)(lambda *trees: function(*jax.tree.map(guarded, trees)))
 
     return decorate
 

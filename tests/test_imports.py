@@ -13,11 +13,12 @@ MODULES = {
     for file in PACKAGE.rglob("*.py")
 }
 # What each part may import of the package, beside itself.
-CORE = {"base", "bits"}
+CORE = {"base", "bits", "layers"}
 TOOLS = {"adapters", "metrics", "models", "train", "data", "tfds_images", "tfds_stand_in"}
 MAY = {
-    "base": set(),
-    "bits": {"base"},
+    "layers": set(),
+    "base": {"layers"},
+    "bits": {"base", "layers"},
     "ciphers": set(),
     "schemes": CORE | {"ciphers"},
     "vault": CORE | {"schemes", "ciphers"},

@@ -102,6 +102,19 @@ def run(schedule: Schedule, rounds: int) -> tuple[Schedule, jax.Array]:
     return lax.scan(step, schedule, None, length=rounds, unroll=_UNROLL)
 
 
+@functools.partial(jax.jit, static_argnames=("times", "rounds"))
+def starts(schedule: Schedule, times: int, rounds: int) -> tuple[Schedule, Schedule]:
+    """The schedule after `times * rounds` round keys, and on the way, every `rounds`, from the start.
+
+    Each of the second, leaves `[times, ...]`, makes the round keys up to the next alone.
+    """
+
+    def step(at: Schedule, _: None) -> tuple[Schedule, Schedule]:
+        return lax.fori_loop(0, rounds, lambda _, at: _next(at), at, unroll=_UNROLL), at
+
+    return lax.scan(step, schedule, None, length=times)
+
+
 @functools.partial(jax.jit, static_argnames="inverse")
 def run_through(schedule: Schedule, blocks: jax.Array, inverse: bool) -> tuple[Schedule, jax.Array]:
     """Each block, `[rounds, 4]` of 32 bits an entry, through the S-box with its own round key.

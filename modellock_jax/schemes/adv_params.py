@@ -14,7 +14,7 @@ from jax import lax
 from modellock_jax.base import Key, Lock, Loss, Params, Rng, check_key, random_words
 from modellock_jax.bits import bitwise, check_leaves, from_uint, to_uint
 from modellock_jax.ciphers import chacha
-from modellock_jax.schemes.shards import Part, by_parts
+from modellock_jax.schemes.shards import Part, by_leaves
 
 
 class AdvParamsKey(NamedTuple):
@@ -176,12 +176,11 @@ def adv_params(
     @bitwise("adv_params")
     def _write(found: _Search, params: Params) -> Params:
         leaf, position = places_of(found.picks, params)
-        values = found.flat[jnp.maximum(found.picks, 0)]
-        return _overwrite(params, leaf, position, lambda u, like: to_uint(values.astype(like)))
+        return _overwrite(params, leaf, position, found.flat[jnp.maximum(found.picks, 0)])
 
     @bitwise("adv_params")
     def _restore(key: AdvParamsKey, locked: Params) -> Params:
-        return _overwrite(locked, key.leaf, key.position, lambda u, like: key.bits.astype(u))
+        return _overwrite(locked, key.leaf, key.position, key.bits)
 
     def decrypt(key: Key, locked: Params) -> Params:
         check_leaves("adv_params", locked)
@@ -221,23 +220,26 @@ def places_of(picks: jax.Array, params: Params) -> tuple[jax.Array, jax.Array]:
     )
 
 
-def _overwrite(params: Params, leaf: jax.Array, position: jax.Array, bits: Any) -> Params:
+def _overwrite(params: Params, leaf: jax.Array, position: jax.Array, values: jax.Array) -> Params:
+    """`values` are float32, or bits in uint32."""
     leaves, tree = jax.tree.flatten(params)
-    layers = tuple(layers_of(params))
-    old = [to_uint(leaves[i]) for i in layers]
-    values = [bits(uint.dtype, leaves[i].dtype) for i, uint in zip(layers, old)]
-    for i, uint in zip(layers, _scatter(layers, (leaf, position, values), old)):
-        leaves[i] = from_uint(uint, leaves[i].dtype)
+    layers = layers_of(params)
+    new = _scatter(layers, (leaf, position, values), [leaves[i] for i in layers])
+    for i, written in zip(layers, new):
+        leaves[i] = written
     return jax.tree.unflatten(tree, leaves)
 
 
-@by_parts
+@by_leaves
 def _scatter(
     layers: tuple[int, ...], args: Any, parts: list[Part], leaves: list[jax.Array]
 ) -> list[jax.Array]:
     leaf, position, values = args
     new = []
-    for i, value, part, uint in zip(layers, values, parts, leaves):
+    for i, part, old in zip(layers, parts, leaves):
+        uint = to_uint(old)
+        is_bits = values.dtype == jnp.uint32
+        value = values.astype(uint.dtype) if is_bits else to_uint(values.astype(old.dtype))
         starts = [number * own for number, own in zip(part.numbers, uint.shape)]
         whole = jnp.unravel_index(jnp.maximum(position, 0), part.shape)
         place = [p - start for p, start in zip(whole, starts)]
@@ -246,7 +248,8 @@ def _scatter(
         for p, own in zip(place, uint.shape):
             inside &= (p >= 0) & (p < own)
         first = jnp.where(inside, place[0], uint.shape[0])
-        new.append(uint.at[(first, *place[1:])].set(value, mode="drop"))
+        uint = uint.at[(first, *place[1:])].set(value, mode="drop")
+        new.append(from_uint(uint, old.dtype))
     return new
 
 

@@ -23,6 +23,7 @@ from modellock_jax.bits import (
     words_like,
 )
 from modellock_jax.ciphers import aes
+from modellock_jax.layers import Stacked
 from modellock_jax.schemes.shards import Part, by_parts, cut
 
 _STRETCH = 2**16  # round keys, 1 MiB
@@ -76,7 +77,9 @@ def deep_lock(key_bits: int = 128, restart: Literal["never", "leaf"] = "never") 
 
     def through(key: DeepLockKey, params: Params, unlock: bool) -> Params:
         leaves, tree = jax.tree.flatten(params)
-        return jax.tree.unflatten(tree, _through_sbox((unlock, restart), key.master, leaves))
+        by_layers = any(isinstance(leaf, Stacked) for leaf in leaves)
+        through_sbox = _layer_by_layer if by_layers else _through_sbox
+        return jax.tree.unflatten(tree, through_sbox((unlock, restart), key.master, leaves))
 
     lock_bits = bitwise("deep_lock")(partial(through, unlock=False))
     unlock_bits = bitwise("deep_lock")(partial(through, unlock=True))
@@ -100,7 +103,7 @@ def _through_sbox(
 ) -> list[jax.Array]:
     unlock, restart = how
     if restart == "never" and not any(name for part in parts for name in part.names):
-        return _in_one_pass(unlock, master, leaves)
+        return _in_one_pass(unlock, aes.begin(master), leaves)[1]
     # The schedule runs in sequence: every device has it whole, and takes what its part needs.
     wholes = [jax.ShapeDtypeStruct(part.shape, leaf.dtype) for part, leaf in zip(parts, leaves)]
     streams = (_one_schedule if restart == "never" else _schedule_per_leaf)(master, wholes)
@@ -131,13 +134,42 @@ def _stretches(leaves: Params) -> Iterator[tuple[list[Any], list[int]]]:
         yield some
 
 
-def _in_one_pass(unlock: bool, master: jax.Array, leaves: list[jax.Array]) -> list[jax.Array]:
-    schedule, new = aes.begin(master), list[jax.Array]()
+def _in_one_pass(
+    unlock: bool, schedule: aes.Schedule, leaves: list[jax.Array]
+) -> tuple[aes.Schedule, list[jax.Array]]:
+    new: list[jax.Array] = []
     for some, rounds in _stretches(leaves):
         blocks = [to_blocks(leaf, n) for leaf, n in zip(some, rounds)]
         joined = blocks[0] if len(some) == 1 else jnp.concatenate(list(map(to_uint, blocks)))
         schedule, through = aes.run_through(schedule, joined, inverse=unlock)
         new += map(_like, _split(through, rounds), some)
+    return schedule, new
+
+
+def _layer_by_layer(how: tuple[bool, str], master: jax.Array, leaves: list[Any]) -> list[Any]:
+    """Where the round keys of each layer begin is found first, by one run of the whole schedule."""
+    unlock, restart = how
+    masters = _leaf_keys(master, len(leaves)) if restart == "leaf" else [master]
+    schedule, new = aes.begin(masters[0]), list[Any]()
+
+    def open_layer(start: aes.Schedule, _: jax.Array, layer: jax.Array) -> jax.Array:
+        return _in_one_pass(unlock, start, [layer])[1][0]
+
+    for i, leaf in enumerate(leaves):
+        if restart == "leaf":
+            schedule = aes.begin(masters[i])
+        if not isinstance(leaf, Stacked):
+            schedule, (opened,) = _in_one_pass(unlock, schedule, [leaf])
+            new.append(opened)
+            continue
+        layers, size = leaf.shape[0], leaf.size * leaf.dtype.itemsize
+        if size % (16 * layers):
+            raise TypeError(
+                f"deep_lock: {layers} layers of {list(leaf.shape[1:])} {leaf.dtype} are not whole "
+                "blocks of 16 bytes each; leave that leaf out of `layers` in user_forward"
+            )
+        schedule, starts = aes.starts(schedule, layers, size // layers // 16)
+        new.append(leaf.then(open_layer, starts))
     return new
 
 
@@ -163,11 +195,7 @@ def _split(words: jax.Array, rounds: list[int]) -> list[jax.Array]:
 def _schedule_per_leaf(master: jax.Array, leaves: list[Any]) -> list[jax.Array]:
     # Small leaves are rounded up to a power of two, so that few lengths, and few scans, remain.
     rounds = [n if n > 1024 else 1 << max(0, n - 1).bit_length() for n in round_keys(leaves)]
-    # Block (leaf, half): a 256-bit leaf key takes two blocks.
-    halves = master.shape[0] // 4
-    number = jnp.arange(len(leaves) * halves, dtype=jnp.uint32)
-    blocks = jnp.pad(number[:, None], ((0, 0), (0, 3)))
-    masters = aes.encrypt(master, blocks).reshape(len(leaves), -1)
+    masters = _leaf_keys(master, len(leaves))
     streams: list[Any] = [None] * len(leaves)
     for n in set(rounds):
         # Leaves of one length go through one scan, as parallel lanes.
@@ -176,6 +204,12 @@ def _schedule_per_leaf(master: jax.Array, leaves: list[Any]) -> list[jax.Array]:
         for i, lane in zip(members, lanes.reshape(len(members), -1)):
             streams[i] = lane[: words_in(leaves[i])]
     return streams
+
+
+def _leaf_keys(master: jax.Array, leaves: int) -> jax.Array:
+    # Block (leaf, half): a 256-bit leaf key takes two blocks.
+    number = jnp.arange(leaves * (master.shape[0] // 4), dtype=jnp.uint32)
+    return aes.encrypt(master, jnp.pad(number[:, None], ((0, 0), (0, 3)))).reshape(leaves, -1)
 
 
 def key_bits(params: Params, sites: Any, key_bits: int = 128, **_: Any) -> float:

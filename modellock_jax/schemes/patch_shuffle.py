@@ -8,6 +8,7 @@ from jax import lax
 
 from modellock_jax.base import Key, Lock, Loss, Params, Rng, check_key, paths
 from modellock_jax.bits import bitwise, check_leaves, from_uint, to_uint
+from modellock_jax.layers import Stacked
 from modellock_jax.schemes.pixel_shuffle import (
     PixelKey,
     block_entries,
@@ -66,6 +67,11 @@ def patch_shuffle(patch: int, channels: int = 3) -> Lock:
     def permute(params: Params, order: jax.Array) -> Params:
         leaves, tree = jax.tree.flatten(params)
         i = jax.tree.leaves(paths(params)).index(embedding(params))
+        if isinstance(leaves[i], Stacked):
+            raise TypeError(
+                "patch_shuffle: the embedding is no stack of layers; leave it out of `layers` in "
+                "user_forward"
+            )
         (rows,) = _permute_rows(None, order, [to_uint(leaves[i])])
         leaves[i] = from_uint(rows, leaves[i].dtype)
         return jax.tree.unflatten(tree, leaves)

@@ -18,6 +18,8 @@ from jax.experimental.custom_partitioning import (
 )
 from jax.sharding import AxisType
 
+from modellock_jax.layers import Stacked
+
 
 class Part(NamedTuple):
     """Which part of a leaf a device holds.
@@ -105,6 +107,39 @@ def by_parts(body: Body) -> Callable[[Hashable, Any, Sequence[jax.Array]], list[
         return one(args, leaves)
 
     return run
+
+
+def by_leaves(
+    body: Body,
+) -> Callable[[Sequence[Hashable], Any, Sequence[Any]], list[Any]]:
+    """`by_parts` for a body that treats each leaf alone: `f(static for each leaf, args, leaves)`.
+
+    Of a `Stacked` leaf the body gets one layer, when it is used.
+    """
+    at_once = by_parts(body)
+
+    def run(each: Sequence[Hashable], args: Any, leaves: Sequence[Any]) -> list[Any]:
+        new = list(leaves)
+        whole = [i for i, leaf in enumerate(leaves) if not isinstance(leaf, Stacked)]
+        if whole:
+            static = tuple(each[i] for i in whole)
+            done = at_once(static, args, [leaves[i] for i in whole])
+            for i, leaf in zip(whole, done):
+                new[i] = leaf
+        for i in set(range(len(leaves))) - set(whole):
+            step = partial(_on_layer, body, each[i], leaves[i].shape)
+            new[i] = leaves[i].then(step, leaves[i].everywhere(args))
+        return new
+
+    return run
+
+
+def _on_layer(
+    body: Body, static: Hashable, shape: tuple[int, ...], args: Any, number: Any, layer: jax.Array
+) -> jax.Array:
+    rest = len(shape) - 1
+    part = Part(shape, (number, *[0] * rest), ("layers", *[None] * rest))
+    return body((static,), args, [part], [layer[None]])[0][0]
 
 
 def _every_axis_alone(_: Hashable, mesh: Any, given: Any, results: Any) -> SdyShardingRule:

@@ -12,7 +12,7 @@ import numpy as np
 
 from modellock_jax.base import Key, Lock, Loss, Params, Rng, check_key, paths, random_words
 from modellock_jax.bits import bitwise, check_leaves, from_uint, to_uint
-from modellock_jax.schemes.shards import Part, by_parts
+from modellock_jax.schemes.shards import Part, by_leaves
 
 
 class SignKey(NamedTuple):
@@ -96,10 +96,9 @@ def sign_flip(bits: int = 256) -> Lock:
 
         leaves, tree = jax.tree.flatten(params)
         chosen = [i for i, path in enumerate(jax.tree.leaves(paths(params))) if acts_on(path)]
-        floats = tuple(jnp.issubdtype(leaves[i].dtype, jnp.floating) for i in chosen)
-        bits = [to_uint(leaves[i]) if f else leaves[i] for i, f in zip(chosen, floats)]
-        for i, f, new in zip(chosen, floats, _negate(floats, key.signs, bits)):
-            leaves[i] = from_uint(new, leaves[i].dtype) if f else new
+        flipped = _negate([None] * len(chosen), key.signs, [leaves[i] for i in chosen])
+        for i, leaf in zip(chosen, flipped):
+            leaves[i] = leaf
         return jax.tree.unflatten(tree, leaves)
 
     def check(params: Params) -> None:
@@ -155,18 +154,20 @@ def _signs(key: SignKey, units: int) -> jax.Array:
     return key.signs[np.arange(units) % key.signs.shape[0]]
 
 
-@by_parts
+@by_leaves
 def _negate(
-    floats: tuple[bool, ...], signs: jax.Array, parts: list[Part], leaves: list[jax.Array]
+    _: Any, signs: jax.Array, parts: list[Part], leaves: list[jax.Array]
 ) -> list[jax.Array]:
     new = []
-    for is_float, part, leaf in zip(floats, parts, leaves):
+    for part, leaf in zip(parts, leaves):
         unit = part.numbers[-1] * leaf.shape[-1] + jnp.arange(leaf.shape[-1])
         negative = signs.at[unit % signs.shape[0]].get(mode="promise_in_bounds") < 0
         negative = negative.reshape((1,) * (leaf.ndim - 1) + unit.shape)
-        if is_float:
-            sign_bit = jnp.asarray(1 << (8 * leaf.dtype.itemsize - 1), leaf.dtype)
-            new.append(leaf ^ jnp.where(negative, sign_bit, jnp.zeros((), leaf.dtype)))
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            bits = to_uint(leaf)
+            sign_bit = jnp.asarray(1 << (8 * leaf.dtype.itemsize - 1), bits.dtype)
+            bits ^= jnp.where(negative, sign_bit, jnp.zeros((), bits.dtype))
+            new.append(from_uint(bits, leaf.dtype))
         else:
             new.append(jnp.where(negative, -leaf, leaf))
     return new

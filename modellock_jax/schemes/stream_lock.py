@@ -13,7 +13,7 @@ from modellock_jax.base import Key, Lock, Loss, Params, Rng, check_key, paths, r
 from modellock_jax.bits import bitwise, check_leaves, entries_of, from_uint, to_uint
 from modellock_jax.ciphers import chacha
 from modellock_jax.ciphers.nonces import leaf_nonce
-from modellock_jax.schemes.shards import Part, by_parts
+from modellock_jax.schemes.shards import Part, by_leaves
 
 
 class StreamKey(NamedTuple):
@@ -61,9 +61,8 @@ def stream_lock() -> Lock:
     @bitwise("stream_lock")
     def xor(key: StreamKey, params: Params) -> Params:
         leaves, tree = jax.tree.flatten(params)
-        own = np.stack([leaf_nonce(path) for path in jax.tree.leaves(paths(params))], axis=1)
-        opened = _xor(None, (key.key, own ^ key.nonce[:, None]), list(map(to_uint, leaves)))
-        return jax.tree.unflatten(tree, map(from_uint, opened, [leaf.dtype for leaf in leaves]))
+        opened = _xor(jax.tree.leaves(paths(params)), key, leaves)
+        return jax.tree.unflatten(tree, opened)
 
     def decrypt(key: Key, locked: Params) -> Params:
         check_leaves("stream_lock", locked)
@@ -149,13 +148,14 @@ def _blocks(key: jax.Array, nonces: jax.Array, runs: list[_Runs]) -> list[jax.Ar
     ]
 
 
-@by_parts
+@by_leaves
 def _xor(
-    _: None, args: tuple[jax.Array, jax.Array], parts: list[Part], leaves: list[jax.Array]
+    names: tuple[str, ...], key: StreamKey, parts: list[Part], leaves: list[jax.Array]
 ) -> list[jax.Array]:
+    own = jnp.asarray(np.stack([leaf_nonce(name) for name in names], axis=1))
     runs = [_runs(part, leaf.shape, leaf.dtype.itemsize) for part, leaf in zip(parts, leaves)]
     opened = []
-    for leaf, run, words in zip(leaves, runs, _blocks(*args, runs)):
+    for leaf, run, words in zip(leaves, runs, _blocks(key.key, own ^ key.nonce[:, None], runs)):
         if not leaf.size:
             opened.append(leaf)
             continue
@@ -163,7 +163,8 @@ def _xor(
         if run.most:
             take = partial(lax.dynamic_slice_in_dim, slice_size=run.length)
             entries = jax.vmap(take)(entries, run.skip)
-        opened.append(leaf ^ entries[:, : run.length].reshape(leaf.shape))
+        bits = to_uint(leaf) ^ entries[:, : run.length].reshape(leaf.shape)
+        opened.append(from_uint(bits, leaf.dtype))
     return opened
 
 

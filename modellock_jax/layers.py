@@ -1,0 +1,120 @@
+"""Weights that are opened a layer at a time, inside the loop over the layers.
+
+A model's `lax.scan` over leaves `[L, ...]` gets `Layers` in place of arrays: it cuts them as it cuts
+arrays, and what it hands to a layer opens where the layer uses it.
+"""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+Step = Callable[[Any, jax.Array, jax.Array], jax.Array]
+"""`step(state, number, layer) -> layer`: what one lock does to the layer of that number, int32."""
+
+
+class Stacked:
+    """A leaf `[L, ...]` on its way through a lock's `decrypt`, which adds a `Step` and opens nothing.
+
+    `jax.tree` takes it for a leaf. A lock that knows no layers and computes on it raises `TypeError`.
+    """
+
+    def __init__(self, leaf: jax.Array, steps: tuple[Step, ...] = (), states: Any = ()) -> None:
+        self.leaf, self.steps, self.states = leaf, steps, states
+        self.shape, self.dtype = leaf.shape, leaf.dtype
+        self.ndim, self.size = leaf.ndim, leaf.size
+
+    def then(self, step: Step, states: Any) -> "Stacked":
+        """With one more step; `states` is a tree of arrays `[L, ...]`, one entry for each layer."""
+        return Stacked(self.leaf, (*self.steps, step), (*self.states, states))
+
+    def everywhere(self, tree: Any) -> Any:
+        """The same state for each layer."""
+        return jax.tree.map(lambda a: jnp.broadcast_to(a, (self.shape[0], *jnp.shape(a))), tree)
+
+    def on_leaf(self, function: Callable[[jax.Array], jax.Array]) -> "Stacked":
+        """With `function` of the whole locked leaf in its place."""
+        return Stacked(function(self.leaf), self.steps, self.states)
+
+    def __jax_array__(self) -> jax.Array:
+        raise TypeError(
+            "this lock cannot open a leaf layer by layer: leave its leaves out of `layers` in "
+            "user_forward, or decrypt the whole tree first"
+        )
+
+
+@jax.tree_util.register_pytree_node_class
+class Layers:
+    """Locked layers `[L, ...]`, or one of them: an array to JAX, which opens each time it is used.
+
+    `lax.scan`, `vmap` and `[i]` cut it by layer; `jnp.asarray` of all layers opens all.
+    """
+
+    def __init__(self, *children: Any, steps: tuple[Step, ...], dtype: Any) -> None:
+        self.locked, self.number, self.states = children
+        self.steps, self.dtype = steps, dtype
+
+    def tree_flatten(self) -> tuple[Any, Any]:
+        """For JAX."""
+        return (self.locked, self.number, self.states), (self.steps, self.dtype)
+
+    @classmethod
+    def tree_unflatten(cls, static: Any, children: Any) -> "Layers":
+        """For JAX."""
+        return cls(*children, steps=static[0], dtype=static[1])
+
+    def __jax_array__(self) -> jax.Array:
+        def opened(number: jax.Array, layer: jax.Array, states: Any) -> jax.Array:
+            layer = lax.bitcast_convert_type(layer, self.dtype)
+            for step, state in zip(self.steps, states):
+                layer = step(state, number, layer)
+            return layer
+
+        each = jax.vmap(opened) if self.number.ndim else opened
+        return each(self.number, self.locked, self.states)
+
+    def __getitem__(self, index: Any) -> Any:
+        if self.number.ndim and isinstance(index, int):
+            return jax.tree.map(lambda leaf: leaf[index], self)
+        return self.__jax_array__()[index]
+
+    def __len__(self) -> int:
+        return int(self.locked.shape[0])
+
+    def __getattr__(self, name: str) -> Any:
+        if name.startswith("_"):
+            raise AttributeError(name)
+        return getattr(
+            self.locked if name in ("shape", "ndim", "size") else self.__jax_array__(), name
+        )
+
+
+def _operator(name: str) -> Callable[..., Any]:
+    return lambda self, *others: getattr(self.__jax_array__(), name)(*others)
+
+
+_BINARY = ("add", "sub", "mul", "truediv", "matmul", "pow")
+for _name in ("neg", *_BINARY, *(f"r{name}" for name in _BINARY)):
+    setattr(Layers, f"__{_name}__", _operator(f"__{_name}__"))
+
+
+def stack_up(tree: Any, chosen: Any) -> Any:
+    """`tree` with its chosen leaves as `Stacked`; `chosen` is a tree of bools like it."""
+    return jax.tree.map(lambda leaf, is_chosen: Stacked(leaf) if is_chosen else leaf, tree, chosen)
+
+
+def as_layers(tree: Any) -> Any:
+    """`tree` with each `Stacked` leaf as `Layers`, for a forward."""
+
+    def turned(leaf: Any) -> Any:
+        if not isinstance(leaf, Stacked):
+            return leaf
+        locked, number = leaf.leaf, jnp.arange(leaf.shape[0], dtype=jnp.int32)
+        if leaf.dtype.itemsize <= 2:
+            # As bits, a copy on CPUs, where a scan quiets the NaNs of narrow floats.
+            locked = lax.bitcast_convert_type(locked, f"uint{8 * leaf.dtype.itemsize}")
+        return Layers(locked, number, leaf.states, steps=leaf.steps, dtype=leaf.dtype)
+
+    return jax.tree.map(turned, tree)

@@ -1,0 +1,253 @@
+"""Weights that are opened a layer at a time, where a scan over the layers uses them."""
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+from jax.sharding import NamedSharding, PartitionSpec
+from table import LOCKS, random_bits, same_bits
+
+import modellock_jax as ml
+
+DEPTH = 12
+STACKED = {
+    name: make()
+    for name, (_, make) in LOCKS.items()
+    if name not in ("only", "negative_positive", "ffx", "pixel_shuffle", "patch_shuffle")
+}
+STACKED["chain"] = ml.chain(
+    ml.adv_params(count=12), ml.sign_flip(), ml.deep_lock(256), ml.stream_lock()
+)
+STACKED["only"] = ml.only(ml.stream_lock(), lambda path: "up" in path)
+
+
+def in_layers(path):
+    return "layers/" in path
+
+
+def transformer(params, x, tap=ml.untapped, remat=False):
+    """Twelve pre-norm layers over leaves `[12, ...]`: [B, T, 16] to [B, 10]."""
+
+    def norm(h, scale):
+        h = h - h.mean(-1, keepdims=True)
+        return h * jax.lax.rsqrt((h * h).mean(-1, keepdims=True) + 1e-5) * scale
+
+    def layer(h, p):
+        q, k, v = jnp.split(tap("qkv", norm(h, p["norm"]["one"]) @ p["qkv"]["kernel"]), 3, -1)
+        near = jax.nn.softmax(jnp.einsum("bqd,bkd->bqk", q, k) * q.shape[-1] ** -0.5)
+        h = h + tap("out", near @ v @ p["out"]["kernel"])
+        up = tap("up", p["up"]["bias"] + norm(h, p["norm"]["two"]) @ p["up"]["kernel"])
+        return h + tap("down", jax.nn.gelu(up) @ p["down"]["kernel"]), None
+
+    h = tap("embed", x @ params["embed"]["kernel"])
+    h, _ = jax.lax.scan(jax.checkpoint(layer) if remat else layer, h, params["layers"])
+    return tap("head", h.mean(1) @ params["head"]["kernel"])
+
+
+def make_params(width):
+    rngs = iter(jax.random.split(jax.random.key(0), 6))
+
+    def kernel(*shape):
+        return {"kernel": jax.random.normal(next(rngs), shape) * shape[-2] ** -0.5}
+
+    return {
+        "embed": kernel(16, width),
+        "head": kernel(width, 10),
+        "layers": {
+            "qkv": kernel(DEPTH, width, 3 * width),
+            "out": kernel(DEPTH, width, width),
+            "up": kernel(DEPTH, width, 4 * width) | {"bias": jnp.zeros((DEPTH, 1, 1, 4 * width))},
+            "down": kernel(DEPTH, 4 * width, width),
+            "norm": dict.fromkeys(("one", "two"), jnp.ones((DEPTH, 1, 1, width))),
+        },
+    }
+
+
+def locked_by(lock, params, loss=None):
+    return lock.encrypt(lock.init(jax.random.key(2), params), params, loss)
+
+
+def temporary(function, *args):
+    return jax.jit(function).lower(*args).compile().memory_analysis().temp_size_in_bytes
+
+
+@pytest.mark.parametrize("name", STACKED)
+def test_a_scan_over_locked_layers_gives_the_owner_s_outputs_bit_for_bit(name):
+    lock, params = STACKED[name], make_params(16)
+    x = jax.random.normal(jax.random.key(1), (2, 5, 16))
+    locked, key = locked_by(lock, params, lambda p: (transformer(p, x) ** 2).mean())
+    owner = jax.jit(ml.owner_forward(lock, transformer))(key, params, x)
+    user = jax.jit(ml.user_forward(lock, transformer, in_layers))
+    assert same_bits(user(key, locked, x), owner)
+    wrong = lock.init(jax.random.key(3), params)
+    if "adv_params" not in name and name != "chain":
+        assert not same_bits(user(wrong, locked, x), owner)
+
+
+@pytest.mark.parametrize("name", ["deep_lock", "deep_lock-256-leaf", "stream_lock", "sign_flip"])
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float8_e5m2", "int8"])
+def test_layers_of_any_bits_open_as_the_whole_leaf_does(name, dtype, few_optimisations):
+    # 144 entries a layer: whole blocks of AES, broken ones of ChaCha20.
+    params = {"kernel": random_bits(jax.random.key(4), (5, 9, 16), dtype), "rest": jnp.arange(3.0)}
+    lock = LOCKS[name][1]()
+    locked, key = locked_by(lock, params)
+
+    def opened(params, x, tap):
+        one = jax.lax.scan(
+            lambda h, leaf: (h, jnp.asarray(leaf).view("uint8")), x, params["kernel"]
+        )
+        return one[1], jnp.asarray(params["kernel"]), params["kernel"][3], params["kernel"][1:, 2]
+
+    got = jax.jit(ml.user_forward(lock, opened, lambda path: path == "kernel"))(key, locked, 0.0)
+    plain = params["kernel"]
+    assert same_bits(got[0], jnp.asarray(np.asarray(plain).view("uint8")))
+    assert same_bits(got[1], plain)
+    assert same_bits(jnp.asarray(got[2]), jnp.asarray(np.asarray(plain)[3]))
+    assert same_bits(got[3], jnp.asarray(np.asarray(plain)[1:, 2]))
+
+
+@pytest.mark.parametrize("name", ["deep_lock", "stream_lock"])
+def test_temporary_memory_is_that_of_the_plain_forward(name):
+    params, lock = make_params(64), STACKED[name]
+    x = jax.random.normal(jax.random.key(1), (16, 32, 16))
+    locked, key = locked_by(lock, params)
+
+    def gradient(forward):
+        return jax.grad(lambda x, *args: forward(*args, x, remat=True).sum())
+
+    user, whole = ml.user_forward(lock, transformer, in_layers), ml.user_forward(lock, transformer)
+    plain = temporary(transformer, params, x)
+    assert temporary(user, key, locked, x) <= 1.2 * plain
+    assert temporary(whole, key, locked, x) > 2 * plain
+
+    def plain_forward(params, x, remat):
+        return transformer(params, x, remat=remat)
+
+    plain = temporary(gradient(plain_forward), x, params)
+    assert temporary(gradient(user), x, key, locked) <= 1.2 * plain
+    assert temporary(gradient(whole), x, key, locked) > 1.4 * plain
+    assert same_bits(
+        jax.jit(gradient(user))(x, key, locked), jax.jit(gradient(plain_forward))(x, params)
+    )
+
+
+class Block(nn.Module):
+    @nn.compact
+    def __call__(self, h, _):
+        h = h + nn.MultiHeadDotProductAttention(num_heads=2)(nn.LayerNorm()(h))
+        return h + nn.Dense(16)(nn.gelu(nn.Dense(32)(nn.LayerNorm()(h)))), None
+
+
+class Linen(nn.Module):
+    @nn.compact
+    def __call__(self, x):
+        scanned = nn.scan(
+            nn.remat(Block, prevent_cse=False),
+            variable_axes={"params": 0},
+            split_rngs={"params": True},
+            length=3,
+        )
+        return nn.Dense(10)(scanned(name="layers")(x, None)[0].mean(1))
+
+
+class Residual(nnx.Module):
+    def __init__(self, rngs):
+        self.norm = nnx.LayerNorm(16, rngs=rngs)
+        self.dense = nnx.Linear(16, 16, rngs=rngs)
+
+    def __call__(self, h):
+        return h + nnx.gelu(self.dense(self.norm(h)))
+
+
+class Nnx(nnx.Module):
+    def __init__(self, rngs):
+        @nnx.split_rngs(splits=3)
+        @nnx.vmap
+        def residuals(rngs):
+            return Residual(rngs)
+
+        self.layers, self.head = residuals(rngs), nnx.Linear(16, 10, rngs=rngs)
+
+    def __call__(self, x):
+        h, _ = nnx.scan(lambda h, layer: (layer(h), None))(x, self.layers)
+        return self.head(h.mean(1))
+
+
+def linen():
+    module = Linen()
+    return ml.from_linen(module), module.init(jax.random.key(0), jnp.zeros((1, 4, 16)))
+
+
+def of_nnx():
+    module = Nnx(nnx.Rngs(0))
+    return ml.from_nnx(module), ml.nnx_params(module)
+
+
+@pytest.mark.parametrize("make", [linen, of_nnx])
+def test_scanned_flax_modules_need_no_edit(make, few_optimisations):
+    forward, params = make()
+    x, lock = jax.random.normal(jax.random.key(1), (2, 4, 16)), ml.stream_lock()
+    locked, key = locked_by(lock, params)
+    user = ml.user_forward(lock, forward, in_layers)
+    assert same_bits(jax.jit(user)(key, locked, x), jax.jit(forward)(params, x))
+    made = jax.make_jaxpr(user)(key, locked, x)
+    loops = [eqn.params["jaxpr"] for eqn in made.jaxpr.eqns if eqn.primitive.name == "scan"]
+    assert any(" xor " in str(loop) for loop in loops)
+
+
+def test_one_program_runs_with_many_keys(few_optimisations):
+    lock, params = ml.stream_lock(), make_params(16)
+    x = jax.random.normal(jax.random.key(1), (2, 5, 16))
+    locked, key = locked_by(lock, params)
+    keys = jax.vmap(lambda rng: lock.init(rng, params))(jax.random.split(jax.random.key(2), 3))
+    keys = jax.tree.map(lambda many, one: many.at[1].set(one), keys, key)
+    user = ml.user_forward(lock, transformer, in_layers)
+    found = jax.jit(jax.vmap(user, (0, None, None)))(keys, locked, x)
+    close = [np.allclose(row, transformer(params, x), atol=1e-4) for row in found]
+    assert close == [False, True, False]
+
+
+@pytest.mark.parametrize("name", ["deep_lock", "stream_lock", "sign_flip"])
+def test_layers_on_a_mesh_open_alike(name, few_optimisations):
+    mesh = jax.make_mesh((4,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    lock, params = STACKED[name], make_params(16)
+    x = jax.random.normal(jax.random.key(1), (8, 5, 16))
+    locked, key = locked_by(lock, params)
+    expected = jax.jit(ml.user_forward(lock, transformer, in_layers))(key, locked, x)
+    split, everywhere = (NamedSharding(mesh, PartitionSpec(*axes)) for axes in [(None, "x"), ()])
+    locked = jax.tree.map(
+        lambda leaf: jax.device_put(leaf, everywhere if leaf.shape[1] % 4 else split), locked
+    )
+    key, x = jax.device_put((key, x), everywhere)
+    user = jax.jit(ml.user_forward(lock, transformer, in_layers))
+    assert np.allclose(user(key, locked, x), expected, atol=1e-5)
+
+
+def test_what_cannot_be_opened_by_layers_says_so():
+    params, x = make_params(16), jnp.zeros((1, 2, 16))
+    lock = ml.stream_lock()
+    locked, key = locked_by(lock, params)
+
+    def use(lock, layers, locked=locked, key=key):
+        return ml.user_forward(lock, transformer, layers)(key, locked, x)
+
+    with pytest.raises(ValueError, match="chooses no leaf; the paths begin embed/kernel"):
+        use(lock, lambda path: False)
+    with pytest.raises(ValueError, match="`t` has no axis of layers"):
+        use(lock, lambda path: True, {"t": jnp.float32(1)})
+    with pytest.raises(TypeError, match="stream_lock works on bits"):
+        jax.grad(lambda locked: use(lock, in_layers, locked).sum())(locked)
+    deep = ml.deep_lock()
+    with pytest.raises(TypeError, match=r"3 layers of \[5\] int8 are not whole blocks of 16"):
+        use(
+            deep,
+            lambda path: True,
+            {"w": jnp.zeros((3, 5), "int8")},
+            deep.init(jax.random.key(0), {"w": jnp.zeros((3, 5), "int8")}),
+        )
+    shuffle = ml.patch_shuffle(4, channels=1)
+    embed = {"kernel": jnp.zeros((16, 8))}
+    with pytest.raises(TypeError, match="the embedding is no stack of layers"):
+        use(shuffle, lambda path: True, embed, shuffle.init(jax.random.key(0), embed))
