@@ -56,12 +56,12 @@ def test_contestants_take_turns_and_warm_up_is_not_counted():
 
 
 def test_the_quick_run_writes_rows_as_json(tmp_path):
-    rows = bench.run(["keys", "gpu"], quick=True)
+    rows = bench.run(["keys", "layers", "gpu"], quick=True)
     bench.save(tmp_path / "rows.json", rows, ["modellock-jax", "bench", "--quick"])
     found = json.loads((tmp_path / "rows.json").read_text())
     assert found["rows"] == rows
     assert {"command", "date", "machine", "versions"} < set(found)
-    assert {row["part"] for row in rows} == {"keys", "gpu"}
+    assert {row["part"] for row in rows} == {"keys", "layers", "gpu"}
     early, whole = (
         next(row for row in rows if row["name"] == f"one program, {way}")
         for way in ("early rejection", "all images")

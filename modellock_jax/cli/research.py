@@ -166,14 +166,16 @@ def attack(
 def bench(
     only: Annotated[
         list[str] | None,
-        typer.Option(help="A part: ciphers, forwards, keys, training, costs or gpu. Repeatable."),
+        typer.Option(
+            help="A part: ciphers, forwards, layers, keys, training, costs or gpu. Repeatable."
+        ),
     ] = None,
     json: Annotated[Path | None, typer.Option(help="Write the rows to this file too.")] = None,
     quick: Annotated[
         bool, typer.Option("--quick", help="Small sizes, few rounds: does it run at all?")
     ] = False,
 ) -> None:
-    """Measure speed beside its limits: ciphers, forwards, keys, training, compilation, memory.
+    """Measure speed beside its limits: ciphers, forwards, layers, keys, training, compilation, memory.
 
     Under 10 minutes on 2 cores. Everything is measured side by side in one run; a missed target is
     printed as missed and does not change the exit code.

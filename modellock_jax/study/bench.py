@@ -13,6 +13,7 @@ from modellock_jax.study import (
     bench_costs,
     bench_forwards,
     bench_keys,
+    bench_layers,
     bench_training,
 )
 from modellock_jax.study.bench_timing import Row, keep_freed_memory
@@ -22,6 +23,7 @@ from modellock_jax.study.store import write
 PARTS: dict[str, Callable[[bool], list[Row]]] = {
     "ciphers": bench_ciphers.measure,
     "forwards": bench_forwards.measure,
+    "layers": bench_layers.measure,
     "keys": bench_keys.measure,
     "training": bench_training.measure,
     "costs": bench_costs.measure,
