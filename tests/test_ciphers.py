@@ -192,6 +192,20 @@ def test_many_blocks_are_the_cipher_of_a_host_library(count: int) -> None:
     assert [bytes_of(one) for one in both] == expected
 
 
+@pytest.mark.parametrize("runs", [3, 259, 4391])
+def test_runs_of_blocks_are_the_cipher_of_a_host_library(runs: int) -> None:
+    """Each with a nonce and a first counter of its own, one of which wraps."""
+    key, nonces = bytes(range(32)), [bytes([i]) * 12 for i in (7, 9)]
+    own = jnp.stack([words(nonces[i % 2]) for i in range(runs)], axis=1)
+    counters = [16 * i for i in range(runs - 1)] + [2**32 - 16]
+    stream = bytes_of(chacha.blocks(words(key), own, jnp.uint32(counters), run=16))
+    hosts = [host_stream(key, nonce, 0, 1024 * runs) for nonce in nonces]
+    for i, counter in enumerate(counters[:-1]):
+        assert stream[1024 * i :][:1024] == hosts[i % 2][64 * counter :][:1024]
+    last = host_stream(key, nonces[(runs - 1) % 2], counters[-1], 1024)
+    assert stream[-1024:] == last
+
+
 def twin(master: bytes, leaves: list[bytes], restart: str) -> Iterator[bytes]:
     """Deep-Lock as its paper has it, byte by byte; AES of leaf keys from the host library."""
     aes_host = Cipher(algorithms.AES(master), modes.ECB()).encryptor()

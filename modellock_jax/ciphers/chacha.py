@@ -1,5 +1,6 @@
 """ChaCha20 (RFC 8439) in-graph: additions, rotations and XOR, so constant-time by construction."""
 
+import functools
 from typing import Any
 
 import jax
@@ -11,27 +12,56 @@ from jax.custom_batching import custom_vmap
 _CONSTANTS = np.frombuffer(b"expand 32-byte k", "<u4")
 _COUNTER = 12  # the word of the state that counts; after it the nonce
 _MANY = 4096  # blocks from which one loop over them is worth its compilation, about a second
+WIDE = 16  # blocks in the longest run
 _CHUNK = 32768  # blocks, about: 2 MiB at each step, which stay in a CPU's cache
 
 
-@jax.jit
-def blocks(key: jax.Array, nonces: jax.Array, counters: jax.Array) -> jax.Array:
+@functools.partial(jax.jit, static_argnames="run")
+def blocks(key: jax.Array, nonces: jax.Array, counters: jax.Array, run: int = 1) -> jax.Array:
     """The key stream blocks of ChaCha20, any number at once and in any order.
 
-    `key`: uint32 `[8]`; `nonces`: uint32 `[3]` or `[3, N]`, one for all or one per block;
-    `counters`: uint32 `[N]`. Returns uint32 `[N, 16]`, little-endian words as in RFC 8439.
+    `key`: uint32 `[8]`; `nonces`: uint32 `[3]` or `[3, N]`, one for all or one for each of N runs
+    of `run` blocks, a power of two up to `WIDE`; `counters`: uint32 `[N]`, that of the first block
+    of each run. Returns uint32 `[N * run, 16]`, little-endian words as in RFC 8439.
 
     On a CPU many blocks are one loop over them, each from its first step to its last in registers;
     elsewhere, and for few, each step is done on the rows of all blocks. Both give the same bits.
     """
-    if counters.shape[0] < _MANY:
-        return _by_rows(key, nonces, counters)
-    return lax.platform_dependent(key, nonces, counters, cpu=_by_blocks, default=_by_rows)
+    if counters.shape[0] * run < _MANY:
+        return _by_rows(key, nonces, counters, run)
+
+    @custom_vmap
+    def by_blocks(key: jax.Array, nonces: jax.Array, counters: jax.Array) -> jax.Array:
+        return _by_blocks(key, nonces, counters, run)
+
+    @by_blocks.def_vmap
+    def over_keys(size: int, batched: list[bool], *args: jax.Array) -> tuple[jax.Array, bool]:
+        # One key after the other: each fills the machine.
+        def one(given: list[jax.Array]) -> jax.Array:
+            given, whole = list(given), []
+            for arg, is_batched in zip(args, batched):
+                whole.append(given.pop(0) if is_batched else arg)
+            return by_blocks(*whole)
+
+        return lax.map(one, [arg for arg, is_batched in zip(args, batched) if is_batched]), True
+
+    by_rows = functools.partial(_by_rows, run=run)
+    return lax.platform_dependent(key, nonces, counters, cpu=by_blocks, default=by_rows)
 
 
-def _by_rows(key: jax.Array, nonces: jax.Array, counters: jax.Array) -> jax.Array:
+def _own(nonces: jax.Array, counters: jax.Array, run: int) -> list[jax.Array]:
+    """The counters and the three words of the nonces, `[N * run]` each; a nonce for all is none."""
+    steps = lax.broadcasted_iota(jnp.uint32, (counters.shape[0], run), 1)
+    own = [(counters[:, None] + steps).reshape(-1)]
+    if nonces.ndim == 2:
+        own += [jnp.broadcast_to(words[:, None], steps.shape).reshape(-1) for words in nonces]
+    return own
+
+
+def _by_rows(key: jax.Array, nonces: jax.Array, counters: jax.Array, run: int) -> jax.Array:
+    counters, *own = _own(nonces, counters, run)
     n = counters.shape[0]
-    nonces = jnp.broadcast_to(nonces.reshape(3, -1), (3, n))
+    nonces = jnp.stack(own) if own else jnp.broadcast_to(nonces[:, None], (3, n))
     columns = jnp.concatenate([jnp.asarray(_CONSTANTS), key])
     start = jnp.concatenate(
         [jnp.broadcast_to(columns[:, None], (12, n)), counters[None], nonces]
@@ -48,35 +78,21 @@ def _by_rows(key: jax.Array, nonces: jax.Array, counters: jax.Array) -> jax.Arra
     return (jnp.stack(rows) + start).reshape(16, n).T
 
 
-@custom_vmap
-def _by_blocks(key: jax.Array, nonces: jax.Array, counters: jax.Array) -> jax.Array:
-    n = counters.shape[0]
+def _by_blocks(key: jax.Array, nonces: jax.Array, counters: jax.Array, run: int) -> jax.Array:
+    n = counters.shape[0] * run
     # An odd multiple of 64 bytes between a block's words: powers of two share few lines of a cache.
-    size = -(-n // max(2, n // _CHUNK)) // 16 | 1
-    size *= 16
+    # WIDE blocks are a multiple of every run.
+    size = (-(-n // max(2, n // _CHUNK)) // WIDE | 1) * WIDE
 
     def step(i: jax.Array, done: jax.Array) -> jax.Array:
         # Slices move back into their array: the last chunk makes some blocks of the one before again.
-        begin = i * size
-        own = [lax.dynamic_slice(counters, (begin,), (size,))]
-        if nonces.ndim == 2:
-            own += list(lax.dynamic_slice(nonces, (0, begin), (3, size)))
-        stream = _stream(key, None if nonces.ndim == 2 else nonces, own)
-        return lax.dynamic_update_slice(done, stream, (begin, 0))
+        begin, runs = i * (size // run), size // run
+        some = lax.dynamic_slice(counters, (begin,), (runs,))
+        each = lax.dynamic_slice(nonces, (0, begin), (3, runs)) if nonces.ndim == 2 else nonces
+        stream = _stream(key, None if nonces.ndim == 2 else nonces, _own(each, some, run))
+        return lax.dynamic_update_slice(done, stream, (begin * run, 0))
 
     return lax.fori_loop(0, -(-n // size), step, jnp.zeros((n, 16), jnp.uint32))
-
-
-@_by_blocks.def_vmap
-def _over_keys(size: int, batched: list[bool], *args: jax.Array) -> tuple[jax.Array, bool]:
-    # One key after the other: each fills the machine.
-    def one(given: list[jax.Array]) -> jax.Array:
-        given, whole = list(given), []
-        for arg, is_batched in zip(args, batched):
-            whole.append(given.pop(0) if is_batched else arg)
-        return _by_blocks(*whole)
-
-    return lax.map(one, [arg for arg, is_batched in zip(args, batched) if is_batched]), True
 
 
 def _stream(key: jax.Array, nonce: jax.Array | None, own: list[jax.Array]) -> jax.Array:
