@@ -4,11 +4,12 @@ A model's `lax.scan` over leaves `[L, ...]` gets `Layers` in place of arrays: it
 arrays, and what it hands to a layer opens where the layer uses it.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 Step = Callable[[Any, jax.Array, jax.Array], jax.Array]
@@ -76,9 +77,13 @@ class Layers:
         return each(self.number, self.locked, self.states)
 
     def __getitem__(self, index: Any) -> Any:
-        if self.number.ndim and isinstance(index, int):
+        one = isinstance(index, int | np.integer | jax.Array) and jnp.ndim(index) == 0
+        if one and self.number.ndim:
             return jax.tree.map(lambda leaf: leaf[index], self)
         return self.__jax_array__()[index]
+
+    def __iter__(self) -> Iterator[Any]:
+        return (self[i] for i in range(len(self)))
 
     def __len__(self) -> int:
         return int(self.locked.shape[0])

@@ -94,18 +94,21 @@ def test_layers_of_any_bits_open_as_the_whole_leaf_does(name, dtype, few_optimis
     lock = LOCKS[name][1]()
     locked, key = locked_by(lock, params)
 
-    def opened(params, x, tap):
-        one = jax.lax.scan(
-            lambda h, leaf: (h, jnp.asarray(leaf).view("uint8")), x, params["kernel"]
-        )
-        return one[1], jnp.asarray(params["kernel"]), params["kernel"][3], params["kernel"][1:, 2]
+    def opened(params, at, tap):
+        leaf = params["kernel"]
+        each = jax.lax.scan(lambda h, one: (h, jnp.asarray(one).view("uint8")), 0.0, leaf)[1]
+        return each, jnp.asarray(leaf), list(leaf)[3], leaf[at], leaf[1:, 2]
 
-    got = jax.jit(ml.user_forward(lock, opened, lambda path: path == "kernel"))(key, locked, 0.0)
-    plain = params["kernel"]
-    assert same_bits(got[0], jnp.asarray(np.asarray(plain).view("uint8")))
-    assert same_bits(got[1], plain)
-    assert same_bits(jnp.asarray(got[2]), jnp.asarray(np.asarray(plain)[3]))
-    assert same_bits(got[3], jnp.asarray(np.asarray(plain)[1:, 2]))
+    user = jax.jit(ml.user_forward(lock, opened, lambda path: path == "kernel"))
+    each, whole, third, at, some = user(key, locked, jnp.int32(4))
+    plain = np.asarray(params["kernel"])
+    assert same_bits(each, jnp.asarray(plain.view("uint8")))
+    assert same_bits(whole, jnp.asarray(plain))
+    assert same_bits(some, jnp.asarray(plain[1:, 2]))
+    # One layer is still locked when a program hands it on.
+    assert same_bits(third.locked.view(dtype), jnp.asarray(np.asarray(locked["kernel"])[3]))
+    assert same_bits(jnp.asarray(third), jnp.asarray(plain[3]))
+    assert same_bits(jnp.asarray(at), jnp.asarray(plain[4]))
 
 
 @pytest.mark.parametrize("name", ["deep_lock", "stream_lock"])
