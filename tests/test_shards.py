@@ -17,6 +17,7 @@ from jax.sharding import AxisType
 from table import bytes_of, random_bits
 import modellock_jax as ml
 from modellock_jax.bits import to_uint
+from modellock_jax.schemes.stream_lock import in_jax
 
 NAMES = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter|collective-broadcast"
 COLLECTIVE = re.compile(f"({NAMES})(?:-start)?[(]")
@@ -105,22 +106,22 @@ def check(name):
     return found
 
 
-def own_blocks():
-    # What a device needs beside its part of the leaf, as a share of what one device alone needs.
+def beside(lock):
+    # Bytes that a device needs beside its part of a leaf: one device alone, by rows, by columns.
     mesh = jax.make_mesh((8,), ("x",), axis_types=(AxisType.Auto,))
-    lock, leaf = LOCKS["stream_lock"], jnp.zeros((1024, 1000))
+    leaf = jnp.zeros((1024, 1000))
     key = lock.init(jax.random.key(0), leaf)
-    beside = [
+    return [
         jax.jit(lock.decrypt).lower(key, x).compile().memory_analysis().temp_size_in_bytes
         for x in (leaf, *(jax.device_put(leaf, NamedSharding(mesh, s)) for s in (P("x"), P(None, "x"))))
     ]
-    return [n / beside[0] for n in beside[1:]]
 
 
 # Fewer optimisations take no collective away, and programs that run once compile sooner.
 jax.config.update("jax_disable_most_optimizations", True)
 assert len(jax.devices()) == 8
-print(json.dumps({"own_blocks": own_blocks()} | {name: check(name) for name in LOCKS}))
+both = [beside(in_jax()), beside(ml.stream_lock())]
+print(json.dumps({"beside": both} | {name: check(name) for name in LOCKS}))
 """
 
 
@@ -158,7 +159,15 @@ def test_patch_shuffle_fetches_the_rows_it_permutes_and_nothing_else(found, leaf
 
 
 def test_each_device_makes_its_own_part_of_the_key_stream(found):
-    """What it needs beside the weights, as a share of what one device alone needs."""
-    rows, columns = found["own_blocks"]
-    assert rows < 0.2
-    assert columns < 0.3
+    """What JAX alone needs beside the weights, as a share of what one device alone needs."""
+    alone, rows, columns = found["beside"][0]
+    assert rows < 0.2 * alone
+    assert columns < 0.3 * alone
+
+
+def test_the_compiled_call_needs_no_memory_for_the_key_stream(found):
+    """Of a leaf of 4 MB, only the places in the stream: of one run, or of 1,024 by columns."""
+    pytest.importorskip("modellock_jax_native")
+    alone, rows, columns = found["beside"][1]
+    assert max(alone, rows) < 1000
+    assert columns < 1024 * 16

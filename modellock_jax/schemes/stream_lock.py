@@ -1,6 +1,7 @@
 """stream_lock: XOR with ChaCha20, the hardened counterpart of Deep-Lock. Our own scheme."""
 
 import math
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -11,7 +12,7 @@ from jax import lax
 
 from modellock_jax.base import Key, Lock, Loss, Params, Rng, check_key, paths, random_words
 from modellock_jax.bits import bitwise, check_leaves, entries_of, from_uint, to_uint
-from modellock_jax.ciphers import chacha
+from modellock_jax.ciphers import chacha, native
 from modellock_jax.ciphers.nonces import leaf_nonce
 from modellock_jax.schemes.shards import Part, by_leaves
 
@@ -34,6 +35,9 @@ def stream_lock() -> Lock:
     was trained on, another model), draw a fresh nonce, `key._replace(nonce=...)`: otherwise the two
     locked files XOR to the XOR of the plain ones.
 
+    On CPUs one compiled call opens a leaf, where `modellock-jax-native` is installed; the bits are
+    those of JAX alone, which serves accelerators, `vmap` over keys and `jax.export`.
+
     Raises `TypeError` for leaves that are not whole bytes, and when differentiated.
 
     **Guarantees.** decrypt inverts encrypt on bits. Against someone who has the locked tree but not
@@ -53,6 +57,15 @@ def stream_lock() -> Lock:
     [1.0, -0.0, nan]
     """
 
+    return _lock(by_leaves(partial(_xor, True)))
+
+
+def in_jax() -> Lock:
+    """`stream_lock` by JAX alone, even where the compiled call is installed: its oracle."""
+    return _lock(by_leaves(partial(_xor, False)))
+
+
+def _lock(open_leaves: Callable[..., list[Any]]) -> Lock:
     def init(rng: Rng, params: Params) -> StreamKey:
         check_leaves("stream_lock", params)
         words = random_words(rng, 11)
@@ -61,7 +74,7 @@ def stream_lock() -> Lock:
     @bitwise("stream_lock")
     def xor(key: StreamKey, params: Params) -> Params:
         leaves, tree = jax.tree.flatten(params)
-        opened = _xor(jax.tree.leaves(paths(params)), key, leaves)
+        opened = open_leaves(jax.tree.leaves(paths(params)), key, leaves)
         return jax.tree.unflatten(tree, opened)
 
     def decrypt(key: Key, locked: Params) -> Params:
@@ -157,17 +170,11 @@ def _blocks(key: jax.Array, nonces: jax.Array, runs: list[_Runs]) -> list[jax.Ar
     ]
 
 
-@by_leaves
-def _xor(
-    names: tuple[str, ...], key: StreamKey, parts: list[Part], leaves: list[jax.Array]
+def _in_jax(
+    key: jax.Array, nonces: jax.Array, runs: list[_Runs], leaves: Sequence[jax.Array]
 ) -> list[jax.Array]:
-    own = jnp.asarray(np.stack([leaf_nonce(name) for name in names], axis=1))
-    runs = [_runs(part, leaf.shape, leaf.dtype.itemsize) for part, leaf in zip(parts, leaves)]
     opened = []
-    for leaf, run, words in zip(leaves, runs, _blocks(key.key, own ^ key.nonce[:, None], runs)):
-        if not leaf.size:
-            opened.append(leaf)
-            continue
+    for leaf, run, words in zip(leaves, runs, _blocks(key, nonces, runs)):
         entries = entries_of(words.reshape(-1), leaf.dtype).reshape(words.shape[0], -1)
         if run.most:
             take = partial(lax.dynamic_slice_in_dim, slice_size=run.length)
@@ -175,6 +182,64 @@ def _xor(
         bits = to_uint(leaf) ^ entries[:, : run.length].reshape(leaf.shape)
         opened.append(from_uint(bits, leaf.dtype))
     return opened
+
+
+def _native(
+    key: jax.Array, nonces: jax.Array, runs: list[_Runs], leaves: Sequence[jax.Array]
+) -> list[jax.Array]:
+    return [
+        native.xor(
+            key,
+            nonces[:, i],
+            jnp.asarray(run.first),
+            jnp.asarray(run.skip) * np.uint32(leaf.dtype.itemsize),
+            leaf,
+        )
+        for i, (run, leaf) in enumerate(zip(runs, leaves))
+    ]
+
+
+def _xor(
+    compiled: bool,
+    names: tuple[str, ...],
+    key: StreamKey,
+    parts: list[Part],
+    leaves: list[jax.Array],
+) -> list[jax.Array]:
+    own = jnp.asarray(np.stack([leaf_nonce(name) for name in names], axis=1))
+    nonces = own ^ key.nonce[:, None]
+    runs = [_runs(part, leaf.shape, leaf.dtype.itemsize) for part, leaf in zip(parts, leaves)]
+    full = [i for i, leaf in enumerate(leaves) if leaf.size]
+    runs, nonces = [runs[i] for i in full], nonces[:, np.array(full, np.int32)]
+    given = [leaves[i] for i in full]
+    if compiled and given and native.is_installed():
+        done = _choose(key.key, nonces, runs, given)
+    else:
+        done = _in_jax(key.key, nonces, runs, given)
+    opened = list(leaves)
+    for i, leaf in zip(full, done):
+        opened[i] = leaf
+    return opened
+
+
+def _choose(
+    key: jax.Array, nonces: jax.Array, runs: list[_Runs], leaves: list[jax.Array]
+) -> list[jax.Array]:
+    # Places that are known while tracing stay constants; the others are arguments.
+    traced = [i for i, run in enumerate(runs) if not isinstance(run.first, np.ndarray)]
+
+    def with_places(body: Any) -> Any:
+        def call(key: jax.Array, nonces: jax.Array, *rest: jax.Array) -> list[jax.Array]:
+            at, places = list(runs), iter(rest)
+            for i in traced:
+                at[i] = at[i]._replace(first=next(places), skip=next(places))
+            return body(key, nonces, at, list(places))
+
+        return call
+
+    places = [jnp.asarray(word) for i in traced for word in runs[i][:2]]
+    choice = native.on_cpu(with_places(_native), with_places(_in_jax))
+    return choice(key, nonces, *places, *leaves)
 
 
 def key_bits(params: Params, sites: Any) -> float:

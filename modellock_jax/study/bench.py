@@ -8,6 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
+from modellock_jax.ciphers import native
 from modellock_jax.study import (
     bench_ciphers,
     bench_costs,
@@ -70,7 +71,8 @@ def save(path: Path, rows: Sequence[Row], words: Sequence[str]) -> None:
     """Write the rows as JSON, with the command's words, the date, the machine and the versions."""
     packages = ("modellock-jax", "jax", "jaxlib", "numpy", "cryptography")
     about: dict[str, Any] = {"command": shlex.join(words), "date": today(), "machine": machine()}
-    about |= {"versions": {name: version(name) for name in packages}, "rows": list(rows)}
+    about |= {"versions": {name: version(name) for name in packages}}
+    about |= {"native ChaCha20": native.is_installed(), "rows": list(rows)}
     write(path, (json.dumps(about, indent=1) + "\n").encode())
 
 

@@ -11,6 +11,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 import modellock_jax as ml
 from modellock_jax.bits import from_uint, to_uint
 from modellock_jax.schemes.adv_params import AdvParamsKey
+from modellock_jax.schemes.stream_lock import in_jax
 from modellock_jax.study.bench_timing import MIB, Row, alternate, row
 
 DTYPES = ("float32", "bfloat16", "int8")
@@ -19,6 +20,7 @@ LOCKS: dict[str, Callable[[], ml.Lock]] = {
     "deep_lock": ml.deep_lock,
     "deep_lock restart=leaf": lambda: ml.deep_lock(restart="leaf"),
     "stream_lock": ml.stream_lock,
+    "stream_lock, JAX alone": in_jax,
     "sign_flip": ml.sign_flip,
     "patch_shuffle": lambda: ml.patch_shuffle(16, channels=1),
     "adv_params": lambda: ml.adv_params(count=CHANGED),
@@ -100,7 +102,7 @@ def measure(quick: bool) -> list[Row]:
         for way, contestants in runs.items():
             seconds = alternate(contestants, 0.0 if quick else 8.0)
             for name, taken in seconds.items():
-                limit = "OpenSSL ChaCha20" if name == "stream_lock" else "memcpy"
+                limit = "OpenSSL ChaCha20" if name.startswith("stream_lock") else "memcpy"
                 wanted = dtype == "float32" and way == "decrypt"
                 rate = leaves * size / 1e9 / float(np.median(taken))
                 case = f"{way} {dtype}"
