@@ -1,7 +1,5 @@
-// XOR with ChaCha20 (RFC 8439) as a call of XLA's foreign function interface, and a Python module
-// that holds its handler. Additions, rotations and XOR alone: constant-time by construction.
-#define PY_SSIZE_T_CLEAN
-#include <Python.h>
+// XOR with ChaCha20 (RFC 8439). Additions, rotations and XOR alone: constant-time by construction.
+#include "handlers.h"
 
 #include <algorithm>
 #include <atomic>
@@ -11,8 +9,6 @@
 #include <memory>
 #include <mutex>
 #include <utility>
-
-#include "xla/ffi/api/ffi.h"
 
 namespace {
 
@@ -181,29 +177,14 @@ ffi::Error Xor(ffi::ThreadPool pool, ffi::BufferR1<ffi::U32> key, ffi::BufferR1<
   return ffi::Error::Success();
 }
 
-XLA_FFI_DEFINE_HANDLER(kXor, Xor,
-                       ffi::Ffi::Bind()
-                           .Ctx<ffi::ThreadPool>()
-                           .Arg<ffi::BufferR1<ffi::U32>>()
-                           .Arg<ffi::BufferR1<ffi::U32>>()
-                           .Arg<ffi::BufferR1<ffi::U32>>()
-                           .Arg<ffi::BufferR1<ffi::U32>>()
-                           .Arg<ffi::AnyBuffer>()
-                           .Ret<ffi::AnyBuffer>());
-
-PyModuleDef module = {PyModuleDef_HEAD_INIT, "modellock_jax_native",
-                      "`chacha20`: a handler for jax.ffi.register_ffi_target.", -1};
-
 }  // namespace
 
-PyMODINIT_FUNC PyInit_modellock_jax_native() {
-  PyObject* made = PyModule_Create(&module);
-  if (made == nullptr) return nullptr;
-  PyObject* handler = PyCapsule_New(reinterpret_cast<void*>(kXor), nullptr, nullptr);
-  if (handler == nullptr || PyModule_AddObject(made, "chacha20", handler) < 0) {
-    Py_XDECREF(handler);
-    Py_DECREF(made);
-    return nullptr;
-  }
-  return made;
-}
+XLA_FFI_DEFINE_HANDLER_SYMBOL(Chacha20, Xor,
+                              ffi::Ffi::Bind()
+                                  .Ctx<ffi::ThreadPool>()
+                                  .Arg<ffi::BufferR1<ffi::U32>>()
+                                  .Arg<ffi::BufferR1<ffi::U32>>()
+                                  .Arg<ffi::BufferR1<ffi::U32>>()
+                                  .Arg<ffi::BufferR1<ffi::U32>>()
+                                  .Arg<ffi::AnyBuffer>()
+                                  .Ret<ffi::AnyBuffer>());

@@ -7,7 +7,8 @@ setup(
     ext_modules=[
         Extension(
             "modellock_jax_native",
-            ["chacha20.cc"],
+            ["module.cc", "chacha20.cc", "aes.cc"],
+            depends=["handlers.h"],
             include_dirs=[jax.ffi.include_dir()],
             extra_compile_args=["-std=c++17", "-O3", "-fvisibility=hidden"],
             language="c++",

@@ -1,4 +1,4 @@
-"""ChaCha20 as a compiled call: the bits of `cryptography` and of JAX alone, at every place."""
+"""The ciphers as compiled calls: the bits of `cryptography` and of JAX alone, at every place."""
 
 import jax
 import jax.numpy as jnp
@@ -9,12 +9,14 @@ from jax import lax
 from table import bytes_of, random_bits
 
 import modellock_jax as ml
-from modellock_jax.ciphers import native
+from modellock_jax.ciphers import aes, native
 from modellock_jax.schemes.stream_lock import in_jax
 
 pytest.importorskip("modellock_jax_native")
 
 CALL = "modellock_jax_chacha20"
+AES_CALL = "modellock_jax_aes_through"
+needs_aes = pytest.mark.skipif(not native.has_aes(), reason="no AES instructions")
 KEY = np.arange(3, 11, dtype=np.uint32) * np.uint32(0x1234567)
 NONCE = np.array([7, 0xFFFFFFFF, 9], np.uint32)
 
@@ -28,7 +30,7 @@ def expected(data, first, skip):
 
 @pytest.fixture(autouse=True)
 def installed():
-    assert native.is_installed()
+    assert native.has_chacha20()
 
 
 # Around a block, the 16 blocks made at once, and the 64 KiB that a thread takes.
@@ -36,7 +38,7 @@ def installed():
 @pytest.mark.parametrize("skip", [0, 1, 63])
 def test_one_run(size, skip):
     data = np.random.default_rng(size).integers(0, 256, size, np.uint8)
-    out = jax.jit(native.xor)(KEY, NONCE, np.uint32([5]), np.uint32([skip]), data)
+    out = jax.jit(native.chacha20)(KEY, NONCE, np.uint32([5]), np.uint32([skip]), data)
     assert np.asarray(out).tobytes() == expected(data, 5, skip)
 
 
@@ -46,7 +48,7 @@ def test_many_runs(length):
     data = rng.integers(0, 256, (6, length), np.uint8)
     first = rng.integers(0, 2**31, 6).astype(np.uint32)
     skip = rng.integers(0, 64, 6).astype(np.uint32)
-    out = np.asarray(jax.jit(native.xor)(KEY, NONCE, first, skip, data))
+    out = np.asarray(jax.jit(native.chacha20)(KEY, NONCE, first, skip, data))
     for i in range(6):
         assert out[i].tobytes() == expected(data[i], first[i], skip[i])
 
@@ -59,7 +61,7 @@ def test_places_that_cannot_be_are_refused(first, skip, wrong):
     data = np.zeros(100, np.uint8)
     with pytest.raises(Exception, match=wrong):
         jax.block_until_ready(
-            jax.jit(native.xor)(KEY, NONCE, np.uint32(first), np.uint32(skip), data)
+            jax.jit(native.chacha20)(KEY, NONCE, np.uint32(first), np.uint32(skip), data)
         )
 
 
@@ -131,8 +133,62 @@ def test_more_calls_at_once_than_threads():
 
 
 def test_without_it_jax_does_it_alone(monkeypatch):
-    monkeypatch.setattr(native, "is_installed", lambda: False)
+    monkeypatch.setattr(native, "has_chacha20", lambda: False)
     params = {"never seen before": jnp.arange(99.0)}
     lock = ml.stream_lock()
     key = lock.init(jax.random.key(1), params)
     assert CALL not in jax.jit(lock.decrypt).lower(key, params).as_text()
+
+
+@needs_aes
+@pytest.mark.parametrize("inverse", [False, True])
+@pytest.mark.parametrize("words", [4, 8])
+def test_blocks_through_the_s_box(words, inverse):
+    """Twice, the second time from where the schedule stands; 52 rounds are past a period of rcon."""
+    schedule = aes.begin(jnp.asarray(KEY[:words]))
+    blocks = jax.random.bits(jax.random.key(words), (53, 4), jnp.uint32)
+    for _ in range(2):
+        ours = aes.run_through(schedule, blocks, inverse)
+        alone = aes.loop_through(schedule, blocks, inverse)
+        for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(alone), strict=True):
+            assert a.dtype == b.dtype
+            assert (a == b).all()
+        schedule, blocks = ours
+    compiled = jax.jit(aes.run_through, static_argnums=2).lower(schedule, blocks, inverse)
+    assert AES_CALL in compiled.as_text()
+
+
+@needs_aes
+@pytest.mark.parametrize("restart", ["never", "leaf"])
+@pytest.mark.parametrize("key_bits", [128, 256])
+def test_deep_lock_has_the_bits_of_an_exported_program(key_bits, restart):
+    params, lock = model(), ml.deep_lock(key_bits, restart)
+    key = lock.init(jax.random.key(1), params)
+    decrypt = jax.jit(lock.decrypt)
+    exported = jax.export.export(decrypt)(key, params)
+    assert AES_CALL in decrypt.lower(key, params).as_text()
+    assert AES_CALL not in exported.mlir_module()
+    assert same(decrypt(key, params), exported.call(key, params))
+    assert same(lock.decrypt(key, lock.encrypt(key, params)[0]), params)
+
+
+@needs_aes
+@pytest.mark.parametrize("restart", ["never", "leaf"])
+def test_deep_lock_under_many_keys(restart):
+    params, lock = model(), ml.deep_lock(restart=restart)
+    keys = jax.vmap(lambda rng: lock.init(rng, params))(jax.random.split(jax.random.key(2), 2))
+    many = jax.jit(jax.vmap(lock.decrypt, (0, None)))(keys, params)
+    for i in range(2):
+        key = jax.tree.map(lambda a, i=i: a[i], keys)
+        assert same(jax.tree.map(lambda a, i=i: a[i], many), lock.decrypt(key, params))
+
+
+@needs_aes
+def test_blocks_that_cannot_be_are_refused():
+    words, counts = np.zeros(4, np.uint32), np.zeros(2, np.uint32)
+    with pytest.raises(Exception, match="blocks of 16 bytes"):
+        jax.block_until_ready(
+            jax.jit(native.aes_through, static_argnums=3)(
+                words, counts, np.zeros(17, np.uint8), True
+            )
+        )

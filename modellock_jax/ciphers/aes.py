@@ -1,7 +1,7 @@
 """AES (FIPS-197) in-graph: S-box, key schedule and block encryption.
 
-Not constant-time: table look-ups depend on secrets. It is here so that locks can be studied and
-run inside a compiled program; protect files with a host library.
+Not constant-time, but for the compiled call: table look-ups depend on secrets. It is here so that
+locks can be studied and run inside a compiled program; protect files with a host library.
 """
 
 import functools
@@ -11,6 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+
+from modellock_jax.ciphers import native
 
 
 def _tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -115,13 +117,42 @@ def starts(schedule: Schedule, times: int, rounds: int) -> tuple[Schedule, Sched
     return lax.scan(step, schedule, None, length=times)
 
 
-@functools.partial(jax.jit, static_argnames="inverse")
-def run_through(schedule: Schedule, blocks: jax.Array, inverse: bool) -> tuple[Schedule, jax.Array]:
+@functools.partial(jax.jit, static_argnames=("inverse", "in_place"))
+def run_through(
+    schedule: Schedule, blocks: jax.Array, inverse: bool, in_place: bool = False
+) -> tuple[Schedule, jax.Array]:
     """Each block, `[rounds, 4]` of 32 bits an entry, through the S-box with its own round key.
 
-    SBOX(block ^ key), or with `inverse` INV_SBOX(block) ^ key; and the schedule after them. The
-    look-ups of a block fill the time in which the schedule waits for its own.
+    SBOX(block ^ key), or with `inverse` INV_SBOX(block) ^ key; and the schedule after them. On CPUs
+    one compiled call, where it is installed, `in_place` if nothing else needs the blocks.
     """
+    if not blocks.size:
+        return schedule, blocks
+    if not native.has_aes():
+        return loop_through(schedule, blocks, inverse)
+    tree = jax.tree.structure((schedule, blocks))
+
+    def call(*args: jax.Array) -> list[jax.Array]:
+        at, blocks = jax.tree.unflatten(tree, args)
+        counts = jnp.stack([at.rcon, at.middle.astype(jnp.uint32)])
+        words, (rcon, middle), blocks = native.aes_through(
+            jnp.stack(at.words), counts, blocks, inverse, in_place
+        )
+        return jax.tree.leaves((Schedule(tuple(words), rcon, middle.astype(bool)), blocks))
+
+    def loop(*args: jax.Array) -> list[jax.Array]:
+        at, blocks = jax.tree.unflatten(tree, args)
+        return jax.tree.leaves(loop_through(at, blocks, inverse))
+
+    done = native.on_cpu(call, loop)(*jax.tree.leaves((schedule, blocks)))
+    after: tuple[Schedule, jax.Array] = jax.tree.unflatten(tree, done)
+    return after
+
+
+def loop_through(
+    schedule: Schedule, blocks: jax.Array, inverse: bool
+) -> tuple[Schedule, jax.Array]:
+    """`run_through` by JAX alone. The look-ups of a block fill the time in which the schedule waits."""
     pairs = jnp.asarray(_INV_PAIRS if inverse else _PAIRS)
 
     def sub(word: jax.Array) -> jax.Array:

@@ -1,4 +1,4 @@
-"""ChaCha20 (RFC 8439) as a compiled call on CPUs, where `modellock-jax-native` is installed."""
+"""The ciphers as compiled calls on CPUs, where `modellock-jax-native` is installed."""
 
 import functools
 import importlib
@@ -9,31 +9,72 @@ import jax
 import jax.extend.core
 from jax.interpreters import batching, mlir
 
-_TARGET = "modellock_jax_chacha20"
-
 
 @functools.cache
-def is_installed() -> bool:
-    """Whether the compiled call is there. The first call of it tells XLA."""
+def _held() -> frozenset[str]:
+    """The calls that are there; XLA knows them from then on, as `modellock_jax_` and their name."""
     try:
         module = importlib.import_module("modellock_jax_native")
     except ModuleNotFoundError:
-        return False
-    jax.ffi.register_ffi_target(_TARGET, module.chacha20, platform="cpu")
-    return True
+        return frozenset()
+    names = {"chacha20", "aes_through"} & set(vars(module))
+    for name in names:
+        jax.ffi.register_ffi_target(_target(name), getattr(module, name), platform="cpu")
+    return frozenset(names)
 
 
-def xor(
-    key: jax.Array, nonce: jax.Array, first: jax.Array, skip: jax.Array, data: jax.Array
+def _target(name: str) -> str:
+    return f"modellock_jax_{name}"
+
+
+def has_chacha20() -> bool:
+    """Whether `chacha20` can be called here."""
+    return "chacha20" in _held()
+
+
+def has_aes() -> bool:
+    """Whether `aes_through` can be called here: it needs a processor with AES instructions too."""
+    return "aes_through" in _held()
+
+
+def chacha20(
+    key: jax.Array,
+    nonce: jax.Array,
+    first: jax.Array,
+    skip: jax.Array,
+    data: jax.Array,
+    in_place: bool = False,
 ) -> jax.Array:
-    """Runs of bytes XOR the key stream of ChaCha20, each from its own place on. On CPUs only.
+    """Runs of bytes XOR the key stream of ChaCha20 (RFC 8439), each from its own place on.
 
     `key`: uint32 `[8]`; `nonce`: uint32 `[3]`; `first`: uint32 `[runs]`, the block in which each run
     begins; `skip`: uint32 `[runs]`, the bytes of that block before it, 0 to 63; `data`: the runs one
-    after the other, of any dtype and as many bytes each, at least one.
+    after the other, of any dtype and as many bytes each, at least one. With `in_place` the result
+    takes the memory of `data`, which is copied first if it is needed later.
     """
-    call = jax.ffi.ffi_call(_TARGET, jax.ShapeDtypeStruct(data.shape, data.dtype))
+    call = jax.ffi.ffi_call(
+        _target("chacha20"),
+        jax.ShapeDtypeStruct(data.shape, data.dtype),
+        input_output_aliases={4: 0} if in_place else None,
+    )
     return call(key, nonce, first, skip, data)
+
+
+def aes_through(
+    words: jax.Array, counts: jax.Array, blocks: jax.Array, inverse: bool, in_place: bool = False
+) -> tuple[jax.Array, jax.Array, jax.Array]:
+    """Blocks of 16 bytes through the S-box of AES, each with its own round key; `aes.run_through`.
+
+    `words`: uint32 `[4]` or `[8]`, and `counts`: uint32 `[2]`, rcon and middle, of the schedule;
+    `blocks`: any dtype and whole blocks. Returns all three, after. `in_place` as in `chacha20`.
+    """
+    call = jax.ffi.ffi_call(
+        _target("aes_through"),
+        [jax.ShapeDtypeStruct(a.shape, a.dtype) for a in (words, counts, blocks)],
+        input_output_aliases={2: 2} if in_place else None,
+    )
+    words, counts, blocks = call(words, counts, blocks, inverse=bool(inverse))
+    return words, counts, blocks
 
 
 Body = Callable[..., list[jax.Array]]

@@ -22,7 +22,7 @@ from modellock_jax.bits import (
     words_in,
     words_like,
 )
-from modellock_jax.ciphers import aes
+from modellock_jax.ciphers import aes, native
 from modellock_jax.layers import Stacked
 from modellock_jax.schemes.shards import Part, by_parts, cut
 
@@ -104,6 +104,23 @@ def _through_sbox(
     unlock, restart = how
     if restart == "never" and not any(name for part in parts for name in part.names):
         return _in_one_pass(unlock, aes.begin(master), leaves)[1]
+    if not any(name for part in parts for name in part.names) and native.has_aes():
+        by_leaf = native.on_cpu(partial(_leaf_by_leaf, unlock), partial(_masked, how, parts))
+        return by_leaf(master, *leaves)
+    return _masked(how, parts, master, *leaves)
+
+
+def _leaf_by_leaf(unlock: bool, master: jax.Array, *leaves: jax.Array) -> list[jax.Array]:
+    masters = _leaf_keys(master, len(leaves))
+    return [
+        _in_one_pass(unlock, aes.begin(own), [leaf])[1][0] for own, leaf in zip(masters, leaves)
+    ]
+
+
+def _masked(
+    how: tuple[bool, str], parts: list[Part], master: jax.Array, *leaves: jax.Array
+) -> list[jax.Array]:
+    unlock, restart = how
     # The schedule runs in sequence: every device has it whole, and takes what its part needs.
     wholes = [jax.ShapeDtypeStruct(part.shape, leaf.dtype) for part, leaf in zip(parts, leaves)]
     streams = (_one_schedule if restart == "never" else _schedule_per_leaf)(master, wholes)
@@ -135,13 +152,13 @@ def _stretches(leaves: Params) -> Iterator[tuple[list[Any], list[int]]]:
 
 
 def _in_one_pass(
-    unlock: bool, schedule: aes.Schedule, leaves: list[jax.Array]
+    unlock: bool, schedule: aes.Schedule, leaves: list[jax.Array], in_place: bool = False
 ) -> tuple[aes.Schedule, list[jax.Array]]:
     new: list[jax.Array] = []
     for some, rounds in _stretches(leaves):
         blocks = [to_blocks(leaf, n) for leaf, n in zip(some, rounds)]
         joined = blocks[0] if len(some) == 1 else jnp.concatenate(list(map(to_uint, blocks)))
-        schedule, through = aes.run_through(schedule, joined, inverse=unlock)
+        schedule, through = aes.run_through(schedule, joined, unlock, in_place)
         new += map(_like, _split(through, rounds), some)
     return schedule, new
 
@@ -153,7 +170,7 @@ def _layer_by_layer(how: tuple[bool, str], master: jax.Array, leaves: list[Any])
     schedule, new = aes.begin(masters[0]), list[Any]()
 
     def open_layer(start: aes.Schedule, _: jax.Array, layer: jax.Array) -> jax.Array:
-        return _in_one_pass(unlock, start, [layer])[1][0]
+        return _in_one_pass(unlock, start, [layer], in_place=True)[1][0]
 
     for i, leaf in enumerate(leaves):
         if restart == "leaf":

@@ -27,11 +27,13 @@ class Part(NamedTuple):
     `shape`: that of the whole leaf. `numbers`: for each axis, which of its equal parts this is, from
     0, an int or an int32 scalar. `names`: for each axis, the mesh axes over which it is split, or
     None. The last parts of an axis may reach past its end: what they hold there is thrown away.
+    `is_layer`: whether it is a layer of a `Stacked` leaf, fetched from it to be used once.
     """
 
     shape: tuple[int, ...]
     numbers: tuple[Any, ...]
     names: tuple[Any, ...]
+    is_layer: bool = False
 
 
 Body = Callable[..., list[jax.Array]]
@@ -138,7 +140,7 @@ def _on_layer(
     body: Body, static: Hashable, shape: tuple[int, ...], args: Any, number: Any, layer: jax.Array
 ) -> jax.Array:
     rest = len(shape) - 1
-    part = Part(shape, (number, *[0] * rest), ("layers", *[None] * rest))
+    part = Part(shape, (number, *[0] * rest), ("layers", *[None] * rest), True)
     return body((static,), args, [part], [layer[None]])[0][0]
 
 

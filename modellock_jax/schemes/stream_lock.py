@@ -100,6 +100,7 @@ class _Runs(NamedTuple):
     most: int
     blocks: int
     length: int
+    in_place: bool
 
 
 def _runs(part: Part, own: tuple[int, ...], size: int) -> _Runs:
@@ -125,6 +126,7 @@ def _runs(part: Part, own: tuple[int, ...], size: int) -> _Runs:
         most,
         -(-(most + length) // in_block),
         length,
+        part.is_layer,
     )
 
 
@@ -188,12 +190,13 @@ def _native(
     key: jax.Array, nonces: jax.Array, runs: list[_Runs], leaves: Sequence[jax.Array]
 ) -> list[jax.Array]:
     return [
-        native.xor(
+        native.chacha20(
             key,
             nonces[:, i],
             jnp.asarray(run.first),
             jnp.asarray(run.skip) * np.uint32(leaf.dtype.itemsize),
             leaf,
+            run.in_place,
         )
         for i, (run, leaf) in enumerate(zip(runs, leaves))
     ]
@@ -212,7 +215,7 @@ def _xor(
     full = [i for i, leaf in enumerate(leaves) if leaf.size]
     runs, nonces = [runs[i] for i in full], nonces[:, np.array(full, np.int32)]
     given = [leaves[i] for i in full]
-    if compiled and given and native.is_installed():
+    if compiled and given and native.has_chacha20():
         done = _choose(key.key, nonces, runs, given)
     else:
         done = _in_jax(key.key, nonces, runs, given)

@@ -4,11 +4,10 @@ import datetime
 import json
 import shlex
 from collections.abc import Callable, Sequence
-from importlib.metadata import version
+from importlib.metadata import distributions
 from pathlib import Path
 from typing import Any
 
-from modellock_jax.ciphers import native
 from modellock_jax.study import (
     bench_ciphers,
     bench_costs,
@@ -69,10 +68,10 @@ def grid(rows: Sequence[Row], part: str) -> Grid:
 
 def save(path: Path, rows: Sequence[Row], words: Sequence[str]) -> None:
     """Write the rows as JSON, with the command's words, the date, the machine and the versions."""
-    packages = ("modellock-jax", "jax", "jaxlib", "numpy", "cryptography")
+    packages = {"modellock-jax", "modellock-jax-native", "jax", "jaxlib", "numpy", "cryptography"}
     about: dict[str, Any] = {"command": shlex.join(words), "date": today(), "machine": machine()}
-    about |= {"versions": {name: version(name) for name in packages}}
-    about |= {"native ChaCha20": native.is_installed(), "rows": list(rows)}
+    versions = {d.name: d.version for d in distributions() if d.name in packages}
+    about |= {"versions": dict(sorted(versions.items())), "rows": list(rows)}
     write(path, (json.dumps(about, indent=1) + "\n").encode())
 
 

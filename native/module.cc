@@ -1,0 +1,32 @@
+// The Python module: a handler for jax.ffi.register_ffi_target under the name of each call.
+#define PY_SSIZE_T_CLEAN
+#include <Python.h>
+
+#include "handlers.h"
+
+namespace {
+
+PyModuleDef definition = {PyModuleDef_HEAD_INIT, "modellock_jax_native",
+                          "`chacha20` and, where the processor has AES, `aes_through`: handlers for "
+                          "jax.ffi.register_ffi_target.",
+                          -1};
+
+bool Add(PyObject* module, const char* name, XLA_FFI_Handler* handler) {
+  PyObject* capsule = PyCapsule_New(reinterpret_cast<void*>(handler), nullptr, nullptr);
+  if (capsule == nullptr) return false;
+  const int failed = PyModule_AddObjectRef(module, name, capsule);
+  Py_DECREF(capsule);
+  return failed == 0;
+}
+
+}  // namespace
+
+PyMODINIT_FUNC PyInit_modellock_jax_native() {
+  PyObject* module = PyModule_Create(&definition);
+  if (module == nullptr) return nullptr;
+  if (!Add(module, "chacha20", Chacha20) || (HasAes() && !Add(module, "aes_through", AesThrough))) {
+    Py_DECREF(module);
+    return nullptr;
+  }
+  return module;
+}
