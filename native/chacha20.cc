@@ -16,73 +16,40 @@ namespace ffi = xla::ffi;
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the words of the stream are little-endian");
 
-constexpr int64_t kBlock = 64;            // bytes
-constexpr int kLanes = 16;                // blocks made at once, one in each lane of a vector
-constexpr int64_t kGroup = kBlock * kLanes;
-constexpr int64_t kTask = 64 * kGroup;    // bytes that a thread takes at a time
-constexpr int kCounter = 12;              // the word of the state that counts; after it the nonce
+constexpr int64_t kBlock = 64;                // bytes
+constexpr int64_t kGroup = 16 * kBlock;       // bytes that a kernel makes at a time
+constexpr int64_t kTask = 64 * kGroup;        // bytes that a thread takes at a time
+constexpr int kCounter = 12;                  // the word of the state that counts; after it the nonce
 
-using Words = uint32_t __attribute__((vector_size(4 * kLanes)));
+#define KERNEL of_4
+#define LANES 4
+#define TARGET
+#define BY_BYTES false
+#include "chacha20_kernel.h"
 
-#if defined(__x86_64__) && defined(__linux__)
-#define FOR_EACH_CPU __attribute__((target_clones("avx512f", "avx2", "default"), noinline))
-#else
-#define FOR_EACH_CPU
+#if defined(__x86_64__)
+
+#define KERNEL of_8
+#define LANES 8
+#define TARGET __attribute__((target("avx2")))
+#define BY_BYTES true
+#include "chacha20_kernel.h"
+
+#define KERNEL of_16
+#define LANES 16
+#define TARGET __attribute__((target("avx512f")))
+#define BY_BYTES false
+#include "chacha20_kernel.h"
+
 #endif
 
-#define ROTATE(x, bits) ((x << bits) | (x >> (32 - bits)))
-#define QUARTER(a, b, c, d)                                 \
-  a += b; d ^= a; d = ROTATE(d, 16); c += d; b ^= c; b = ROTATE(b, 12); \
-  a += b; d ^= a; d = ROTATE(d, 8); c += d; b ^= c; b = ROTATE(b, 7)
-
-// Of two vectors, the lanes that `step` keeps or brings to one of them.
-template <int step, bool high, size_t... lane>
-inline __attribute__((always_inline)) void Pick(const Words& a, const Words& b, Words& to,
-                                                std::index_sequence<lane...>) {
-  to = __builtin_shufflevector(
-      a, b, (high ? (lane & step ? lane + 16 : lane + step) : (lane & step ? lane - step + 16 : lane))...);
-}
-
-template <int step>
-inline __attribute__((always_inline)) void Exchange(Words* state) {
-  constexpr auto lanes = std::make_index_sequence<kLanes>();
-#pragma GCC unroll 16
-  for (int word = 0; word < 16; ++word) {
-    if (word & step) continue;
-    const Words a = state[word], b = state[word + step];
-    Pick<step, false>(a, b, state[word], lanes);
-    Pick<step, true>(a, b, state[word + step], lanes);
-  }
-}
-
-// out = in ^ the key stream of 16 blocks, the first with the counter in `start`.
-FOR_EACH_CPU void XorGroup(const uint32_t* start, const uint8_t* in, uint8_t* out) {
-  Words first[16], state[16];
-  for (int word = 0; word < 16; ++word) first[word] = Words{} + start[word];
-  for (int lane = 0; lane < kLanes; ++lane) first[kCounter][lane] += lane;
-  for (int word = 0; word < 16; ++word) state[word] = first[word];
-  for (int round = 0; round < 10; ++round) {
-    QUARTER(state[0], state[4], state[8], state[12]);
-    QUARTER(state[1], state[5], state[9], state[13]);
-    QUARTER(state[2], state[6], state[10], state[14]);
-    QUARTER(state[3], state[7], state[11], state[15]);
-    QUARTER(state[0], state[5], state[10], state[15]);
-    QUARTER(state[1], state[6], state[11], state[12]);
-    QUARTER(state[2], state[7], state[8], state[13]);
-    QUARTER(state[3], state[4], state[9], state[14]);
-  }
-  for (int word = 0; word < 16; ++word) state[word] += first[word];
-  // Each lane is a block: turned, in four steps of exchanges, each vector is one.
-  Exchange<1>(state);
-  Exchange<2>(state);
-  Exchange<4>(state);
-  Exchange<8>(state);
-  for (int block = 0; block < kLanes; ++block) {
-    Words data;
-    std::memcpy(&data, in + kBlock * block, kBlock);
-    data ^= state[block];
-    std::memcpy(out + kBlock * block, &data, kBlock);
-  }
+// As many lanes as a vector of the processor has: more do not fit into its registers.
+auto Kernel() {
+#if defined(__x86_64__)
+  if (__builtin_cpu_supports("avx512f")) return of_16::XorGroup;
+  if (__builtin_cpu_supports("avx2")) return of_8::XorGroup;
+#endif
+  return of_4::XorGroup;
 }
 
 // Runs of bytes, each XOR the key stream from its own place on.
@@ -98,6 +65,7 @@ struct Job {
   int64_t TasksInRun() const { return (kBlock + bytes + kTask - 1) / kTask; }
 
   void Do(int64_t task) const {
+    static const auto kernel = Kernel();
     const int64_t run = task / TasksInRun();
     const int64_t begin = task % TasksInRun() * kTask - skip[run];
     const int64_t end = std::min(begin + kTask, bytes);
@@ -106,13 +74,13 @@ struct Job {
     now[kCounter] = first[run] + static_cast<uint32_t>(task % TasksInRun() * (kTask / kBlock));
     const uint8_t* from = in + run * bytes;
     uint8_t* to = out + run * bytes;
-    for (int64_t at = begin; at < end; at += kGroup, now[kCounter] += kLanes) {
+    for (int64_t at = begin; at < end; at += kGroup, now[kCounter] += kGroup / kBlock) {
       if (at >= 0 && at + kGroup <= bytes) {
-        XorGroup(now, from + at, to + at);
+        kernel(now, from + at, to + at);
         continue;
       }
       uint8_t stream[kGroup] = {};
-      XorGroup(now, stream, stream);
+      kernel(now, stream, stream);
       const int64_t last = std::min(at + kGroup, bytes);
       for (int64_t i = std::max<int64_t>(at, 0); i < last; ++i) to[i] = from[i] ^ stream[i - at];
     }

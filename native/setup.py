@@ -8,7 +8,7 @@ setup(
         Extension(
             "modellock_jax_native",
             ["module.cc", "chacha20.cc", "aes.cc"],
-            depends=["handlers.h"],
+            depends=["handlers.h", "chacha20_kernel.h"],
             include_dirs=[jax.ffi.include_dir()],
             extra_compile_args=["-std=c++17", "-O3", "-fvisibility=hidden"],
             language="c++",
