@@ -50,7 +50,7 @@ def sign_mask(bits: int = 256, per: Literal["channel", "unit"] = "channel") -> L
     def mask(key: Key, site: str, h: jax.Array) -> jax.Array:
         check_key("sign_mask", key, SignKey, (bits,))
         units = h.shape[-1:] if per == "channel" else h.shape[1:]
-        signs = _signs(key, math.prod(units)).astype(h.dtype)
+        signs = _signs(key.signs.astype(h.dtype), units)
         return h * signs.reshape((1,) * (h.ndim - len(units)) + units)
 
     def init(rng: Rng, params: Params) -> SignKey:
@@ -150,8 +150,17 @@ def _draw(rng: Rng, bits: int) -> SignKey:
     return SignKey(1 - 2 * (random_words(rng, bits) & 1).astype(jnp.int8))
 
 
-def _signs(key: SignKey, units: int) -> jax.Array:
-    return key.signs[np.arange(units) % key.signs.shape[0]]
+def _signs(signs: jax.Array, units: tuple[int, ...]) -> jax.Array:
+    """The sign of each unit, `[rows, C]` for units `[..., C]`; each row continues the one before."""
+    bits, width, rows = signs.shape[0], math.prod(units[-1:]), math.prod(units[:-1])
+    # Rows come round again: those of one round are looked up, and the round is repeated, which XLA
+    # fuses with the product. Looking every unit up costs as much as the layer at small batches.
+    once = min(rows, bits // math.gcd(bits, width))
+    if once * width <= bits:
+        table = signs[: once * width]
+    else:
+        table = signs.at[np.arange(once * width) % bits].get(mode="promise_in_bounds")
+    return jnp.tile(table.reshape(once, width), (-(-rows // max(once, 1)), 1))[:rows]
 
 
 @by_leaves
