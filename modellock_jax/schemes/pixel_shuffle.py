@@ -215,14 +215,16 @@ def _check_image(scheme: str, shape: tuple[int, ...], block: int, channels: int)
 
 
 def _order(permutation: jax.Array, block: int, shape: tuple[int, ...]) -> jax.Array:
-    """For each entry of a flat image, which entry comes there: int32 `[H * W * C]`."""
+    """For each entry of a flat image, which entry comes there: uint32 `[H * W * C]`."""
     height, width, channels = shape
     grid = (height // block, block, width // block, block, channels)
-    entries = np.arange(math.prod(shape), dtype=np.int32).reshape(grid)
+    entries = np.arange(math.prod(shape), dtype=np.uint32).reshape(grid)
     place = entries.transpose(1, 3, 4, 0, 2).reshape(permutation.shape[0], -1)
-    # A scatter, since XLA would work out any plainer expression again for every image.
     source = jnp.asarray(place).at[permutation].get(mode="clip")
-    return jnp.zeros((place.size,), jnp.int32).at[place].set(source, unique_indices=True)
+    # A scatter, since XLA would work out any plainer expression again for every image; unsigned, so
+    # that it bounds each index on one side alone.
+    order = jnp.zeros((place.size,), jnp.uint32).at[place.astype(np.int32)]
+    return order.set(source, unique_indices=True, mode="promise_in_bounds")
 
 
 def _tile(entries: jax.Array, block: int, x: jax.Array) -> jax.Array:
