@@ -8,7 +8,7 @@ import pytest
 from commands import bad
 
 from modellock_jax.study import bench, bench_training
-from modellock_jax.study.bench_timing import alternate, median_with_interval, row
+from modellock_jax.study.bench_timing import alternate, beside, median_with_interval, row
 
 pytestmark = pytest.mark.run_once
 
@@ -55,6 +55,26 @@ def test_contestants_take_turns_and_warm_up_is_not_counted():
     assert seconds["a"].max() < 0.1
 
 
+def test_beside_one_other_alone_and_only_the_second_call_of_a_turn_counts():
+    order = []
+
+    def call(name):
+        def run():
+            first = not order or order[-1] != name
+            order.append(name)
+            time.sleep(0.05 * first)
+
+        return run
+
+    calls = {name: call(name) for name in ("plain", "a", "b")}
+    found = beside("plain", calls, {"a": 0.0, "b": 0.0}, least=3, again=True)
+    assert list(found) == ["a", "b"]
+    assert not {"a", "b"} <= set(order[: len(order) // 2])
+    for taken, limit in found.values():
+        assert len(taken) == len(limit) == 3
+        assert max(taken.max(), limit.max()) < 0.04
+
+
 def test_the_quick_run_writes_rows_as_json(tmp_path):
     rows = bench.run(["keys", "layers", "gpu"], quick=True)
     bench.save(tmp_path / "rows.json", rows, ["modellock-jax", "bench", "--quick"])
@@ -71,10 +91,12 @@ def test_the_quick_run_writes_rows_as_json(tmp_path):
     assert whole["target"] == 1.5
 
 
+@pytest.mark.optax
 def test_without_torch_the_row_says_so(monkeypatch):
     monkeypatch.setattr(bench_training, "_torch", lambda images: None)
     monkeypatch.setattr(bench_training, "_fit", lambda images: lambda: None)
-    call = {"8 runs in a row": lambda: None, "8 seeds in one vmap": lambda: None}
+    names = ("8 runs in a row", "8 seeds in one vmap", "matmul")
+    call = {name: lambda: time.sleep(1e-4) for name in names}
     monkeypatch.setattr(bench_training, "_seeds", lambda images, steps: call)
     rows = {row["name"]: row for row in bench_training.measure(True)}
     assert rows["PyTorch"]["note"] == "torch is not installed"

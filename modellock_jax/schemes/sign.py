@@ -153,13 +153,11 @@ def _draw(rng: Rng, bits: int) -> SignKey:
 def _signs(signs: jax.Array, units: tuple[int, ...]) -> jax.Array:
     """The sign of each unit, `[rows, C]` for units `[..., C]`; each row continues the one before."""
     bits, width, rows = signs.shape[0], math.prod(units[-1:]), math.prod(units[:-1])
-    # Rows come round again: those of one round are looked up, and the round is repeated, which XLA
-    # fuses with the product. Looking every unit up costs as much as the layer at small batches.
+    # Rows come round again: one round is looked up, as an array of its own that XLA does not make anew
+    # in every use, and repeated where the product is taken. To look up every unit costs as much as
+    # the layer at small batches.
     once = min(rows, bits // math.gcd(bits, width))
-    if once * width <= bits:
-        table = signs[: once * width]
-    else:
-        table = signs.at[np.arange(once * width) % bits].get(mode="promise_in_bounds")
+    table = signs.at[np.arange(once * width) % bits].get(mode="promise_in_bounds")
     return jnp.tile(table.reshape(once, width), (-(-rows // max(once, 1)), 1))[:rows]
 
 

@@ -100,7 +100,7 @@ def measure(quick: bool) -> list[Row]:
             for way, (program, key, given) in programs(name, params).items():
                 runs[way][name] = lambda f=program, k=key, p=given: f(k, p)
         for way, contestants in runs.items():
-            seconds = alternate(contestants, 0.0 if quick else 8.0)
+            seconds = alternate(contestants, 0.0 if quick else 5.0)
             for name, taken in seconds.items():
                 limit = "OpenSSL ChaCha20" if name.startswith("stream_lock") else "memcpy"
                 wanted = dtype == "float32" and way == "decrypt"

@@ -19,14 +19,15 @@ def keep_freed_memory() -> None:
 
 
 def alternate(
-    contestants: Calls, seconds: float, *, least: int = 5, most: int = 301
+    contestants: Calls, seconds: float, *, least: int = 5, most: int = 301, again: bool = False
 ) -> dict[str, np.ndarray]:
     """Seconds that each contestant took in each round: one float64 `[rounds]` a name.
 
     Every contestant has warmed up, compilation included, before the first round; as many rounds
     follow as about `seconds` hold, between `least` and `most`. Every second round runs backwards,
     so a busy machine slows all contestants alike. What a contestant returns is awaited, and freed
-    after the clock stops.
+    after the clock stops. With `again`, each turn is two calls and the second counts, so that it
+    finds the caches as its own call left them, not another's.
     """
     names = list(contestants)
     for name in names:
@@ -34,15 +35,36 @@ def alternate(
     begin = time.perf_counter()
     for name in names:
         jax.block_until_ready(contestants[name]())
-    rounds = int(np.clip(seconds / (time.perf_counter() - begin), least, most))
+    calls = (1 + again) * (time.perf_counter() - begin)
+    rounds = int(np.clip(seconds / calls, least, most))
     taken = {name: np.zeros(rounds) for name in names}
     for i in range(rounds):
         for name in names if i % 2 else names[::-1]:
+            if again:
+                jax.block_until_ready(contestants[name]())
             begin = time.perf_counter()
             out = jax.block_until_ready(contestants[name]())
             taken[name][i] = time.perf_counter() - begin
             del out
     return taken
+
+
+def beside(
+    limit: str, contestants: Calls, seconds: Mapping[str, float], **given: Any
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Seconds of each contestant but `limit` beside that one, in turns of these two alone.
+
+    A pair of float64 `[rounds]` a name: `(taken, limit's)`. Where one contestant leaves the caches
+    full of its own, a third would be slowed by it and not by itself. `seconds` says for how long by
+    name; `given` are settings of `alternate`.
+    """
+    found = {}
+    for name, call in contestants.items():
+        if name != limit:
+            pair = {limit: contestants[limit], name: call}
+            taken = alternate(pair, seconds[name], **given)
+            found[name] = taken[name], taken[limit]
+    return found
 
 
 def median_with_interval(values: np.ndarray) -> tuple[float, float, float]:
