@@ -26,7 +26,7 @@ import safetensors.numpy
 from command import command
 from rich.console import Console
 from rich.table import Table
-from vault_speed import transformer
+from vault_contestants import transformer
 
 from modellock_jax.study.report import machine
 from modellock_jax.vault import (

@@ -76,10 +76,11 @@ def one_epoch(
 ) -> Callable[..., tuple[Params, Any, jax.Array]]:
     """What `fit` compiles: `epoch(params, state, rng, x, y)` gives parameters, state and mean loss.
 
-    Images x `[N, ...]`, labels y int32 `[N]`; `steps` shuffled batches of `batch_size`.
+    Images x `[N, ...]`, labels y int32 `[N]`; `steps` shuffled batches of `batch_size`. The given
+    parameters and state are donated: their memory becomes that of the new ones.
     """
 
-    @jax.jit
+    @functools.partial(jax.jit, donate_argnums=(0, 1))
     def epoch(
         params: Params, state: Any, rng: jax.Array, x: jax.Array, y: jax.Array
     ) -> tuple[Params, Any, jax.Array]:
@@ -119,7 +120,8 @@ def fit(
     bar on stderr, shown on a terminal only. Returns the parameters and the mean loss of each epoch,
     float32 `[epochs]`. Raises `ValueError` for an empty data set or settings below 1.
 
-    **Guarantees.** Two calls with equal arguments give equal bits on one machine.
+    **Guarantees.** Two calls with equal arguments give equal bits on one machine. The given arrays
+    stay as they are; between epochs one copy of parameters and optimizer state is held, not two.
 
     >>> import jax, jax.numpy as jnp
     >>> x = jnp.array([[0.0, 1.0], [1.0, 0.0]] * 8)
@@ -140,6 +142,7 @@ def fit(
     x, y = jnp.asarray(x), jnp.asarray(y)
 
     epoch = one_epoch(forward, optimizer, steps, batch_size, augment)
+    params = jax.tree.map(jnp.array, params)  # the caller's are not donated
     state, losses = optimizer.init(params), []
     with bar() as shown:
         task = shown.add_task(progress or "", total=epochs, visible=progress is not None)

@@ -5,6 +5,7 @@ import functools
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 import pytest
 from jax import lax
 from table import same_bits
@@ -98,6 +99,17 @@ def test_fit_is_reproducible_and_bakes_the_key_in():
     assert same_bits(params, again)
     assert not same_bits(params, other)
     assert losses.shape == (40,)
+
+
+@pytest.mark.optax
+def test_epochs_take_the_memory_of_their_arguments_and_fit_leaves_the_callers_alone():
+    forward, optimizer = (lambda w, x: x @ w["w"]), optax.adam(0.1)
+    x, y, start = jnp.eye(4), jnp.arange(4), {"w": jnp.ones((4, 4))}
+    given = jax.tree.map(jnp.array, (start, optimizer.init(start)))
+    train.one_epoch(forward, optimizer, 2, 2)(*given, jax.random.key(0), x, y)
+    assert all(leaf.is_deleted() for leaf in jax.tree.leaves(given))
+    train.fit(forward, start, x, y, rng=jax.random.key(0), epochs=2)
+    assert float(start["w"].sum()) == 16
 
 
 def test_batches_pass_through_everything_before_repeating():

@@ -18,7 +18,7 @@ from jax.sharding import Mesh
 from modellock_jax.base import Forward, Key, Lock, Params, user_forward
 from modellock_jax.metrics import over_keys
 
-CHUNK = 16  # keys scored at a time: their activations on 64 images should fit a CPU's cache
+CHUNK = 16  # keys scored at a time: their activations on 8 images should fit a CPU's cache
 
 
 class KeyScores(NamedTuple):
@@ -64,10 +64,11 @@ def random_keys(
     """Draw `keys` keys, score all on the `first` images and the best `survivors` on all images.
 
     Images x `[B, H, W, C]`, labels y int `[B]` or None (see the module). Pure: jit it with the lock
-    and the counts closed over, and it is one program, in memory for `chunk` keys. What comes before
-    the first mask does not depend on the key and is computed once a chunk. The devices of a `mesh` of
-    one axis share the keys (see `metrics.over_keys`). Raises `ValueError` for counts below 1 or more
-    than there are.
+    and the counts closed over, and it is one program, in memory for `chunk` keys on the first images:
+    of survivors it takes as many fewer at a time as all images are more. What comes before the first
+    mask does not depend on the key and is computed once a chunk. The devices of a `mesh` of one axis
+    share the keys (see `metrics.over_keys`). Raises `ValueError` for counts below 1 or more than there
+    are.
 
     Threat model: the attacker has the locked weights, the scheme and a few images of the right kind.
 
@@ -92,18 +93,20 @@ def random_keys(
         )
     user, rngs = user_forward(lock, forward), jax.random.split(rng, keys)
 
-    def losses(rngs: jax.Array, x: jax.Array, y: jax.Array | None) -> jax.Array:
+    def losses(rngs: jax.Array, images: int, chunk: int) -> jax.Array:
+        some, labels = x[:images], None if y is None else y[:images]
+
         def one(words: jax.Array) -> jax.Array:
             key = lock.init(jax.random.wrap_key_data(words, impl=impl), locked)
-            return key_loss(user(key, locked, x), y)
+            return key_loss(user(key, locked, some), labels)
 
         return over_keys(one, jax.random.key_data(rngs), chunk=chunk, mesh=mesh)
 
     impl = jax.random.key_impl(rng)
-    first_losses = losses(rngs, x[:first], None if y is None else y[:first])
+    first_losses = losses(rngs, first, chunk)
     # Infinities sort last, and equal losses in order of their keys.
     chosen = lax.top_k(-first_losses, survivors)[1]
-    final = losses(rngs[chosen], x, y)
+    final = losses(rngs[chosen], len(x), max(1, chunk * first // len(x)))
     best = jnp.argmin(final)
     key = lock.init(rngs[chosen[best]], locked)
     return KeyScores(key, final[best], first_losses, chosen, final)

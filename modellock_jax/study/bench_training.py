@@ -25,7 +25,14 @@ def _fit(images: int) -> Callable[[], Any]:
     y = jax.random.randint(jax.random.key(1), (images,), 0, 10)
     params = model.init(jax.random.key(2), x[:1])
     epoch = one_epoch(model.train, optimizer, images // BATCH, BATCH)
-    return lambda: epoch(params, optimizer.init(params), jax.random.key(3), x, y)
+    held = [(params, optimizer.init(params))]
+
+    def run() -> jax.Array:
+        *state, loss = epoch(*held.pop(), jax.random.key(3), x, y)
+        held.append(tuple(state))
+        return loss
+
+    return run
 
 
 def _torch(images: int) -> Callable[[], Any] | None:
