@@ -13,7 +13,7 @@ SHAPES = [(3, 5), (2, 3, 7), (2, 4, 4, 32), (1, 49, 192), (2, 7, 4, 48), (2, 0, 
 
 
 @pytest.mark.parametrize("shape", SHAPES, ids=str)
-@pytest.mark.parametrize("bits", [1, 3, 8, 48, 256])
+@pytest.mark.parametrize("bits", [1, 48, 256])
 @pytest.mark.parametrize("per", ["channel", "unit"])
 def test_unit_j_has_bit_j_modulo_bits(per, bits, shape):
     lock = ml.sign_mask(bits, per)

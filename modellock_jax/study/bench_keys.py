@@ -59,7 +59,7 @@ def measure(quick: bool) -> list[Row]:
         "one program, early rejection": search(first=FIRST, survivors=survivors),
         "matmul": lambda: matmul(a, a),
     }
-    seconds = alternate(runs, 0.0 if quick else 40.0)
+    seconds = alternate(runs, 0.0 if quick else 30.0)
     peak = 2 * n**3 / float(np.median(seconds["matmul"])) / 1e9
     per_key = {"one by one": seconds["one by one"] / looped}
     per_key |= {name: seconds[name] / keys for name in flops if name != "one by one"}
