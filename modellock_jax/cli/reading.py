@@ -84,8 +84,9 @@ def doctor(as_json: Json = False) -> None:
         "atomic writes in this folder": _works("replace"),
         "shares (shamir-mnemonic)": _imports("shamir_mnemonic"),
         "keyring": _imports("keyring"),
+        "compiled ciphers": _imports("modellock_jax_native", "./native, in the sources"),
     }
-    optional = {"shares (shamir-mnemonic)", "keyring"}
+    optional = {"shares (shamir-mnemonic)", "keyring", "compiled ciphers"}
     needed = [name for name, fault in found.items() if fault and name not in optional]
     lines = [
         f"{'ok     ' if not why else 'missing'}  {name}{why and ': ' + why}"
@@ -98,11 +99,11 @@ def doctor(as_json: Json = False) -> None:
         raise ValueError(f"not all that is needed works: {', '.join(needed)}")
 
 
-def _imports(module: str) -> str:
+def _imports(module: str, source: str = "") -> str:
     try:
         importlib.import_module(module)
     except ImportError:
-        return f"pip install {module.replace('_', '-')}"
+        return f"pip install {source or module.replace('_', '-')}"
     return ""
 
 
