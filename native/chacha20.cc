@@ -21,6 +21,13 @@ constexpr int64_t kGroup = 16 * kBlock;       // bytes that a kernel makes at a 
 constexpr int64_t kTask = 64 * kGroup;        // bytes that a thread takes at a time
 constexpr int kCounter = 12;                  // the word of the state that counts; after it the nonce
 
+// Lanes of two vectors of one type, by number; GCC has the name that Clang uses since version 12.
+#if defined(__clang__) || __GNUC__ >= 12
+#define SHUFFLE(Type, a, b, ...) __builtin_shufflevector(a, b, __VA_ARGS__)
+#else
+#define SHUFFLE(Type, a, b, ...) __builtin_shuffle(a, b, Type{__VA_ARGS__})
+#endif
+
 #define KERNEL of_4
 #define LANES 4
 #define TARGET

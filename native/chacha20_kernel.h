@@ -15,8 +15,7 @@ using Bytes = uint8_t __attribute__((vector_size(4 * LANES)));
 template <int bits, size_t... byte>
 INLINE void Rotate(Words& x, std::index_sequence<byte...>) {
   if constexpr (BY_BYTES && bits % 8 == 0) {
-    x = (Words)__builtin_shufflevector((Bytes)x, (Bytes)x,
-                                       (byte / 4 * 4 + (byte + 4 - bits / 8) % 4)...);
+    x = (Words)SHUFFLE(Bytes, (Bytes)x, (Bytes)x, (byte / 4 * 4 + (byte + 4 - bits / 8) % 4)...);
   } else {
     x = (x << bits) | (x >> (32 - bits));
   }
@@ -31,8 +30,8 @@ INLINE void Quarter(Words& a, Words& b, Words& c, Words& d) {
 // Of two vectors, the lanes that `step` keeps or brings to one of them.
 template <int step, bool high, size_t... lane>
 INLINE Words Pick(const Words& a, const Words& b, std::index_sequence<lane...>) {
-  return __builtin_shufflevector(a, b, (high ? (lane & step ? lane + LANES : lane + step)
-                                             : (lane & step ? lane - step + LANES : lane))...);
+  return SHUFFLE(Words, a, b, (high ? (lane & step ? lane + LANES : lane + step)
+                                    : (lane & step ? lane - step + LANES : lane))...);
 }
 
 // As many vectors as lanes, turned over: each then holds words of one block.
