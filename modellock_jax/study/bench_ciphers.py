@@ -19,6 +19,7 @@ from modellock_jax.study.bench_timing import MIB, Row, alternate, row
 DTYPES = ("float32", "bfloat16", "int8")
 CHANGED = 48
 ALL_CORES = "OpenSSL ChaCha20, all cores"
+_POOL = ThreadPoolExecutor(os.cpu_count())
 _NO_CALL = "without the compiled call; `pip install ./native` adds it"
 LOCKS: dict[str, Callable[[], ml.Lock]] = {
     "deep_lock": ml.deep_lock,
@@ -76,7 +77,6 @@ def limits(params: Any) -> dict[str, Callable[[], Any]]:
     word = jnp.uint32(0x5A5A5A5A)
 
     outputs = [bytearray(buffer.nbytes + 64) for buffer in buffers]  # OpenSSL allocates nothing
-    pool = ThreadPoolExecutor(os.cpu_count())
 
     def host(algorithm: Any, mode: Any, over: Callable[..., Any] = map) -> Callable[[], Any]:
         def one(buffer: np.ndarray, output: bytearray) -> None:
@@ -90,7 +90,7 @@ def limits(params: Any) -> dict[str, Callable[[], Any]]:
         "jnp XOR": lambda: xor(params, word),
         "OpenSSL AES-128-CTR": host(algorithms.AES(secret[:16]), modes.CTR(secret[:16])),
         "OpenSSL ChaCha20": host(chacha, None),
-        ALL_CORES: host(chacha, None, pool.map),
+        ALL_CORES: host(chacha, None, _POOL.map),
     }
 
 
