@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 
 MIB = 2**20
@@ -65,6 +66,18 @@ def beside(
             taken = alternate(pair, seconds[name], **given)
             found[name] = taken[name], taken[limit]
     return found
+
+
+def matmul(quick: bool) -> tuple[Callable[[], Any], Callable[[np.ndarray], float], str]:
+    """What the machine can do: a product of square matrices, its GFLOP/s by seconds, and its name."""
+    side = 256 if quick else 2048
+    a = jax.random.normal(jax.random.key(4), (side, side))
+    product = jax.jit(jnp.matmul)
+
+    def rate(seconds: np.ndarray) -> float:
+        return 2 * side**3 / float(np.median(seconds)) / 1e9
+
+    return lambda: product(a, a), rate, f"a matmul of {side} x {side}"
 
 
 def median_with_interval(values: np.ndarray) -> tuple[float, float, float]:

@@ -11,11 +11,10 @@ import optax
 from modellock_jax.attacks.attack import run_shuffled
 from modellock_jax.attacks.fine_tune import fine_tune
 from modellock_jax.models import cnn
-from modellock_jax.study.bench_timing import Row, alternate, row
+from modellock_jax.study.bench_timing import Row, alternate, matmul, row
 from modellock_jax.train import one_epoch
 
 BATCH, SEEDS, RATE, SHAPE = 64, 8, 2e-3, (28, 28, 1)
-MATMUL = 2048  # the side of the matrices whose product shows what the machine can do
 
 
 def _fit(images: int) -> Callable[[], Any]:
@@ -74,12 +73,9 @@ def _seeds(images: int, steps: int) -> dict[str, Callable[[], Any]]:
 
     rngs = jax.random.split(jax.random.key(3), SEEDS)
     together, alone = jax.jit(jax.vmap(tune)), jax.jit(tune)
-    a = jax.random.normal(jax.random.key(4), (MATMUL, MATMUL))
-    matmul = jax.jit(jnp.matmul)
     return {
         "8 runs in a row": lambda: [jax.block_until_ready(alone(rng)) for rng in rngs],
         "8 seeds in one vmap": lambda: together(rngs),
-        "matmul": lambda: matmul(a, a),
     }
 
 
@@ -111,16 +107,17 @@ def measure(quick: bool) -> list[Row]:
     if other is None:
         note = "torch is not installed"
         rows.append(row("training", case, "PyTorch", None, "images/s", note=note))
-    seconds = alternate(_seeds(images, steps), 0.0 if quick else 25.0)
-    peak = 2 * MATMUL**3 / float(np.median(seconds.pop("matmul"))) / 1e9
+    product, gflops, product_name = matmul(quick)
+    seconds = alternate(_seeds(images, steps) | {"matmul": product}, 0.0 if quick else 25.0)
+    peak = gflops(seconds.pop("matmul"))
     row_by_row, flops = seconds["8 runs in a row"], _flops()
     for name, taken in seconds.items():
         rate = SEEDS * steps * BATCH / float(np.median(taken))
         vmapped = taken is not row_by_row
         achieved = rate / BATCH * flops / 1e9
         note = (
-            f"{flops / 1e6:.0f} MFLOP a step, so {achieved:.0f} GFLOP/s; a matmul of {MATMUL} x "
-            f"{MATMUL}: {peak:.0f}, {peak / achieved:.1f} times as many"
+            f"{flops / 1e6:.0f} MFLOP a step, so {achieved:.0f} GFLOP/s; {product_name}: {peak:.0f}, "
+            f"{peak / achieved:.1f} times as many"
         )
         rows.append(
             row("training", f"fine_tune, {steps} steps", name, rate, "images/s",
