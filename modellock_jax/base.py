@@ -15,6 +15,7 @@ import jax
 import jax.numpy as jnp
 
 from modellock_jax.layers import as_layers, stack_up
+from modellock_jax.masks import Chained, Mask, Selected, check_met
 
 Params = Any
 """A pytree of arrays."""
@@ -95,6 +96,9 @@ def owner_forward(lock: Lock, forward: Forward) -> Callable[..., Any]:
 
     Returns `f(key, params, x, **kwargs)`; keyword arguments reach `forward` unchanged.
 
+    Raises `ValueError` where a mask would act nowhere: `forward` never calls `tap`, or no site satisfies
+    the `where` of an `only`. It names the sites there are. A chain is refused if one of its masks is.
+
     >>> import jax, modellock_jax as ml
     >>> def forward(params, x, tap=ml.untapped):
     ...     return tap("dense", x @ params["dense"]["kernel"])
@@ -106,10 +110,16 @@ def owner_forward(lock: Lock, forward: Forward) -> Callable[..., Any]:
     """
 
     def owner(key: Key, params: Params, x: jax.Array, **kwargs: Any) -> Any:
+        sites: list[str] = []
+
         def tap(site: str, h: jax.Array) -> jax.Array:
+            sites.append(site)
             return lock.mask(key, site, h)
 
-        return forward(params, lock.scramble(key, x), tap, **kwargs)
+        y = forward(params, lock.scramble(key, x), tap, **kwargs)
+        if lock.mask is not _mask:
+            check_met(lock.mask, sites)
+        return y
 
     return owner
 
@@ -205,12 +215,11 @@ def chain(*locks: Lock) -> Lock:
             x = lock.scramble(k, x)
         return x
 
-    def mask(key: Key, site: str, h: jax.Array) -> jax.Array:
-        for lock, k in zip(locks, keys_of(key)):
-            h = lock.mask(k, site, h)
-        return h
-
-    return Lock(init, encrypt, decrypt, scramble, mask)
+    # What no lock does stays the default, so that the fields show where a chain acts.
+    masks = tuple(None if lock.mask is _mask else lock.mask for lock in locks)
+    mask: Mask = Chained(masks, keys_of) if any(masks) else _mask
+    scrambles = any(lock.scramble is not _scramble for lock in locks)
+    return Lock(init, encrypt, decrypt, scramble if scrambles else _scramble, mask)
 
 
 def _after(loss: Loss, lock: Lock, key: Key) -> Loss:
@@ -223,7 +232,8 @@ def only(lock: Lock, where: Callable[[str], bool]) -> Lock:
     `where(path)` gets a leaf's path such as `"params/Dense_0/kernel"` for encrypt and decrypt, and
     a site's name such as `"Dense_0"` for the mask. `scramble` acts on inputs and is not restricted.
 
-    Raises `ValueError` if no leaf satisfies `where`.
+    Raises `ValueError` if no leaf satisfies `where`, or, in a forward, if no site does and the lock has
+    a mask.
 
     >>> import jax, modellock_jax as ml
     >>> params = {"a": jax.numpy.ones(4), "b": jax.numpy.ones(4)}
@@ -259,9 +269,7 @@ def only(lock: Lock, where: Callable[[str], bool]) -> Lock:
     def decrypt(key: Key, locked: Params) -> Params:
         return merge(lock.decrypt(key, select(locked)), locked)
 
-    def mask(key: Key, site: str, h: jax.Array) -> jax.Array:
-        return lock.mask(key, site, h) if where(site) else h
-
+    mask: Mask = _mask if lock.mask is _mask else Selected(lock.mask, where)
     return Lock(init, encrypt, decrypt, lock.scramble, mask)
 
 

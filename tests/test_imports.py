@@ -13,11 +13,12 @@ MODULES = {
     for file in PACKAGE.rglob("*.py")
 }
 # What each part may import of the package, beside itself.
-CORE = {"base", "bits", "layers"}
+CORE = {"base", "bits", "layers", "masks"}
 TOOLS = {"adapters", "metrics", "models", "train", "data", "tfds_images", "tfds_stand_in"}
 MAY = {
     "layers": set(),
-    "base": {"layers"},
+    "masks": set(),
+    "base": {"layers", "masks"},
     "bits": {"base", "layers"},
     "ciphers": set(),
     "schemes": CORE | {"ciphers"},

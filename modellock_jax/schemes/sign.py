@@ -66,8 +66,9 @@ def sign_flip(bits: int = 256) -> Lock:
     beside it: Dense, Conv and attention layers of Flax. Channel j uses bit j mod `bits`. Floats are
     negated by their sign bit, integers in two's complement.
 
-    Raises `ValueError` for other settings, or if no leaf is named `kernel`; `TypeError` when
-    differentiated (relax `sign_mask` instead, which is the same function).
+    Raises `ValueError` for other settings, if no leaf is named `kernel`, or if one has no entries, no
+    axes, or a bias of another length; `TypeError` for unsigned integers, and when differentiated (relax
+    `sign_mask` instead, which is the same function).
 
     **Guarantees.** The twin of `sign_mask(bits)`: `forward(encrypt(key, p), x)` equals
     `owner_forward(sign_mask(bits), forward)(key, p, x)`. decrypt inverts encrypt on bits; magnitudes
@@ -86,16 +87,8 @@ def sign_flip(bits: int = 256) -> Lock:
 
     @bitwise("sign_flip")
     def flip(key: SignKey, params: Params) -> Params:
-        names = set(jax.tree.leaves(paths(params)))
-
-        def acts_on(path: str) -> bool:
-            parent, _, name = path.rpartition("/")
-            return (
-                name in ("kernel", "bias") and (f"{parent}/kernel" if parent else "kernel") in names
-            )
-
         leaves, tree = jax.tree.flatten(params)
-        chosen = [i for i, path in enumerate(jax.tree.leaves(paths(params))) if acts_on(path)]
+        chosen = _negated(params)
         flipped = _negate([None] * len(chosen), key.signs, [leaves[i] for i in chosen])
         for i, leaf in zip(chosen, flipped):
             leaves[i] = leaf
@@ -103,11 +96,7 @@ def sign_flip(bits: int = 256) -> Lock:
 
     def check(params: Params) -> None:
         check_leaves("sign_flip", params)
-        if not any(path.split("/")[-1] == "kernel" for path in jax.tree.leaves(paths(params))):
-            raise ValueError(
-                "sign_flip: no leaf is named `kernel`, so there is nothing to negate; "
-                "name weight matrices [..., in, out] `kernel` and their biases `bias`"
-            )
+        _negated(params)
 
     def init(rng: Rng, params: Params) -> SignKey:
         check(params)
@@ -122,6 +111,51 @@ def sign_flip(bits: int = 256) -> Lock:
         return decrypt(key, params), key
 
     return Lock(init, encrypt, decrypt)
+
+
+def _negated(params: Params) -> list[int]:
+    """The leaves that `sign_flip` acts on, by number: kernels and the biases beside them.
+
+    Raises `ValueError` or `TypeError` if there is none, or one on which it cannot act.
+    """
+    leaves, names = jax.tree.leaves(params), jax.tree.leaves(paths(params))
+    kernels = {
+        path.removesuffix("kernel"): leaf
+        for path, leaf in zip(names, leaves)
+        if path.split("/")[-1] == "kernel"
+    }
+    if not kernels:
+        raise ValueError(
+            "sign_flip: no leaf is named `kernel`, so there is nothing to negate; "
+            "name weight matrices [..., in, out] `kernel` and their biases `bias`"
+        )
+    chosen = []
+    for i, (path, leaf) in enumerate(zip(names, leaves)):
+        parent, _, name = path.rpartition("/")
+        kernel = kernels.get(f"{parent}/" if parent else "")
+        if kernel is None or name not in ("kernel", "bias"):
+            continue
+        _check_signed(path, leaf)
+        if leaf.shape[-1] != kernel.shape[-1]:
+            raise ValueError(
+                f"sign_flip: the leaf `{path}` {list(leaf.shape)} is no bias of the kernel beside it, "
+                f"{list(kernel.shape)}: their last axes differ; leave both out with only(lock, where)"
+            )
+        chosen.append(i)
+    return chosen
+
+
+def _check_signed(path: str, leaf: Any) -> None:
+    if jnp.issubdtype(leaf.dtype, jnp.unsignedinteger):
+        raise TypeError(
+            f"sign_flip: the leaf `{path}` has dtype {leaf.dtype}, which has no negative values; "
+            "leave it out with only(lock, where)"
+        )
+    if not leaf.size or not leaf.ndim:
+        raise ValueError(
+            f"sign_flip: the leaf `{path}` has shape {list(leaf.shape)}, so there is nothing along "
+            "its last axis to negate; leave it out with only(lock, where)"
+        )
 
 
 def negate_one(rng: jax.Array, key: SignKey) -> SignKey:

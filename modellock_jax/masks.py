@@ -1,0 +1,61 @@
+"""Masks of composed locks, in a shape that shows which of them met a site."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+
+Mask = Callable[[Any, str, jax.Array], jax.Array]
+"""`mask(key, site, h) -> h`."""
+
+
+@dataclass(frozen=True)
+class Selected:
+    """The mask of `only`: `mask` at the sites that satisfy `where`, and nothing elsewhere."""
+
+    mask: Mask
+    where: Callable[[str], bool]
+
+    def __call__(self, key: Any, site: str, h: jax.Array) -> jax.Array:
+        return self.mask(key, site, h) if self.where(site) else h
+
+
+@dataclass(frozen=True)
+class Chained:
+    """The mask of `chain`: every lock's own, in order. `keys_of` checks the key and takes it apart.
+
+    `masks` holds None for a lock without a mask.
+    """
+
+    masks: tuple[Mask | None, ...]
+    keys_of: Callable[[Any], tuple[Any, ...]]
+
+    def __call__(self, key: Any, site: str, h: jax.Array) -> jax.Array:
+        for mask, k in zip(self.masks, self.keys_of(key)):
+            h = h if mask is None else mask(k, site, h)
+        return h
+
+
+def check_met(mask: Mask, sites: Sequence[str]) -> None:
+    """Refuse a trace in which a mask acted nowhere; `sites` are those that the forward tapped.
+
+    Raises `ValueError` that names the sites there are.
+    """
+    if not sites:
+        raise ValueError(
+            "the lock has a mask, but the forward never called `tap`, so the mask changes nothing: "
+            'call h = tap("name", h) on each pre-activation, and hand `tap` on; from_linen and '
+            "from_nnx do so for Flax's own layers with a kernel, not for layers written by hand"
+        )
+    if isinstance(mask, Chained):
+        for inner in filter(None, mask.masks):
+            check_met(inner, sites)
+    if isinstance(mask, Selected):
+        chosen = [site for site in sites if mask.where(site)]
+        if not chosen:
+            raise ValueError(
+                "only: the lock has a mask, but no site satisfies `where`, so the mask changes "
+                f"nothing; the sites are {', '.join(dict.fromkeys(sites))}"
+            )
+        check_met(mask.mask, chosen)
