@@ -13,7 +13,14 @@ import numpy as np
 from modellock_jax.vault import chunks, file_schemes, header, revocation, tensors
 from modellock_jax.vault.envelope import read_directory
 from modellock_jax.vault.errors import Tampered, Unreadable, WrongKey
-from modellock_jax.vault.files import canonical, open_to_read, replacing, strict_json, write_all
+from modellock_jax.vault.files import (
+    canonical,
+    mode_of,
+    open_to_read,
+    replacing,
+    strict_json,
+    write_all,
+)
 from modellock_jax.vault.keys import Secret
 from modellock_jax.vault.tensors import METADATA, Directory
 
@@ -70,8 +77,9 @@ def lock_file(
     the operating system, fresh each time, so `stream_lock` uses no key stream twice, under the same
     label too; under other locks the same label is the same key. Nothing in the file tells more of
     the secret than the locked values do. `path` is at every moment the old file or the whole new
-    one. Not protected: names, shapes, types and metadata; a loader that does not check the tag loads
-    locked or changed values without an error. The whole file is held in memory, several times.
+    one, and a new one no more open to others than `source`. Not protected: names, shapes, types and
+    metadata; a loader that does not check the tag loads locked or changed values without an error.
+    The whole file is held in memory, several times.
 
     >>> import tempfile
     >>> from safetensors.numpy import load_file, save_file
@@ -87,7 +95,7 @@ def lock_file(
     """
     scheme = file_schemes.settled(scheme)
     label = f"locked file {os.urandom(16).hex()}" if label is None else label
-    directory, body = _read_plain(source)
+    directory, body, mode = _read_plain(source)
     file_schemes.check_tensors(scheme, directory.tensors)
     nonce = os.urandom(12).hex()
     about, original = file_schemes.about(scheme), directory.head[8:].decode()
@@ -98,7 +106,7 @@ def lock_file(
     head = _head(info)
     if len(head) > tensors.LONGEST:
         raise ValueError(f"{source}: the head is too long to keep it twice; leave metadata away")
-    _write(path, head, body, done)
+    _write(path, mode, head, body, done)
     return info
 
 
@@ -119,21 +127,22 @@ def unlock_file(
     any tensor is read; `Tampered` if anything in it was changed, cut off or added; `Unreadable` if it
     is no locked file.
 
-    **Guarantees.** Nothing is decrypted or written before all of the file was checked.
+    **Guarantees.** Nothing is decrypted or written before all of the file was checked. A new file is no
+    more open to others than `source`.
     """
     file = open_to_read(source)
     try:
         info, directory = _read_head(file, source)
         _check_key(info, secret)
         revocation.check(source, secret.id, revoked)
-        body = _read_body(file, directory)
+        body, mode = _read_body(file, directory), mode_of(file)
     finally:
         os.close(file)
     if not hmac.compare_digest(_tag(info, body, secret).encode(), info.tag.encode()):
         raise Tampered(f"{source} was changed after it was locked; get the file again")
     body = _turned(False, secret, info, directory, body)
     text = info.original.encode()
-    _write(path, len(text).to_bytes(8, "little") + text, body, done)
+    _write(path, mode, len(text).to_bytes(8, "little") + text, body, done)
 
 
 def locked_info(path: str | os.PathLike[str]) -> LockedInfo:
@@ -148,11 +157,11 @@ def locked_info(path: str | os.PathLike[str]) -> LockedInfo:
         os.close(file)
 
 
-def _read_plain(path: str | os.PathLike[str]) -> tuple[Directory, np.ndarray]:
+def _read_plain(path: str | os.PathLike[str]) -> tuple[Directory, np.ndarray, int]:
     file = open_to_read(path)
     try:
         directory = read_directory(file, path)
-        body = _read_body(file, directory)
+        body, mode = _read_body(file, directory), mode_of(file)
     finally:
         os.close(file)
     mark = directory.metadata.get(_MARK)
@@ -162,7 +171,7 @@ def _read_plain(path: str | os.PathLike[str]) -> tuple[Directory, np.ndarray]:
         raise ValueError(f"{path} is locked already; unlock it first, or chain locks as in A+B")
     if any(name.split(".")[0] == _MARK for name in directory.metadata):
         raise ValueError(f"{path} has metadata named {_MARK!r}, which is ours; rename them first")
-    return directory, body
+    return directory, body, mode
 
 
 def _read_head(file: int, path: str | os.PathLike[str]) -> tuple[LockedInfo, Directory]:
@@ -245,8 +254,10 @@ def _read_body(file: int, directory: Directory) -> np.ndarray:
     return body
 
 
-def _write(path: str | os.PathLike[str], head: bytes, body: np.ndarray, done: Done) -> None:
-    with replacing(path) as file:
+def _write(
+    path: str | os.PathLike[str], mode: int, head: bytes, body: np.ndarray, done: Done
+) -> None:
+    with replacing(path, mode) as file:
         write_all(file, head, 0)
         for start in range(0, body.size, chunks.CHUNK):
             part = body[start : start + chunks.CHUNK]

@@ -10,7 +10,7 @@ import numpy as np
 from modellock_jax.vault import chunks, tensors
 from modellock_jax.vault.chunks import Chunk, Cipher
 from modellock_jax.vault.errors import Tampered
-from modellock_jax.vault.files import replacing, write_all
+from modellock_jax.vault.files import mode_of, replacing, write_all
 from modellock_jax.vault.header import Header
 from modellock_jax.vault.tensors import Directory, Tensor
 
@@ -103,8 +103,11 @@ class Sealed(contextlib.AbstractContextManager["Sealed"]):
                 yield self._open([part._replace(start=0)], done)
 
     def export(self, path: str | os.PathLike[str], done: Done = quiet) -> None:
-        """Write the plain file, bit for bit what was sealed. Raises `Tampered` and `OSError`."""
-        with replacing(path) as file:
+        """Write the plain file, bit for bit what was sealed. Raises `Tampered` and `OSError`.
+
+        **Guarantees.** A new file is no more open to others than the sealed one; else as `replacing`.
+        """
+        with replacing(path, mode_of(self._file)) as file:
             at = 0
             for piece in self.plain(done):
                 write_all(file, piece, at)

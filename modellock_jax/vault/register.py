@@ -1,7 +1,6 @@
 """The issuer's register: who has which copy under which key, as a chain of signed lines."""
 
 import contextlib
-import fcntl
 import hashlib
 import os
 import re
@@ -11,7 +10,13 @@ from typing import Any, NamedTuple
 
 from modellock_jax.vault import identity, signed
 from modellock_jax.vault.errors import Tampered, Unreadable, WrongKey
-from modellock_jax.vault.files import need_directory, open_to_read, sync_directory, write_all
+from modellock_jax.vault.files import (
+    hold,
+    need_directory,
+    open_to_read,
+    sync_directory,
+    write_all,
+)
 from modellock_jax.vault.identity import PublicKey
 from modellock_jax.vault.keys import Secret
 
@@ -133,7 +138,7 @@ def extending(path: str | os.PathLike[str], secret: Secret) -> Iterator[Writer]:
     # It names users, so it is for its owner's eyes.
     file = os.open(target, os.O_RDWR | os.O_CREAT, 0o600)
     try:
-        fcntl.flock(file, fcntl.LOCK_EX)
+        hold(file, path)
         with open(file, "rb", closefd=False) as stream:
             data = stream.read()
         if not (whole := _whole(data)):

@@ -1,7 +1,6 @@
 """Revocation lists: which keys our tools shall refuse, signed by who issued them."""
 
 import contextlib
-import fcntl
 import os
 import re
 from collections.abc import Iterable, Iterator
@@ -10,7 +9,7 @@ from typing import Any, NamedTuple
 
 from modellock_jax.vault import header, identity, signed
 from modellock_jax.vault.errors import Expired, Tampered, Unreadable, WrongKey
-from modellock_jax.vault.files import need_directory, open_to_read, replacing, write_all
+from modellock_jax.vault.files import hold, need_directory, open_to_read, replacing, write_all
 from modellock_jax.vault.header import Header
 from modellock_jax.vault.identity import PublicKey
 from modellock_jax.vault.keys import Secret
@@ -210,7 +209,7 @@ def _only_one(path: AnyPath) -> Iterator[Path]:
     need_directory(target)
     directory = os.open(target.parent, os.O_RDONLY)
     try:
-        fcntl.flock(directory, fcntl.LOCK_EX)
+        hold(directory, path)
         yield target
     finally:
         os.close(directory)

@@ -1,15 +1,13 @@
 """The head of a sealed file rewritten in place: recipients, date and signatures, not the body."""
 
 import contextlib
-import fcntl
 import os
-import stat
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
 from modellock_jax.vault import chunks, header, identity, revocation, tensors
 from modellock_jax.vault.errors import Tampered, VaultError
-from modellock_jax.vault.files import open_to_read, replacing, write_all
+from modellock_jax.vault.files import hold, open_to_read, replacing, write_all
 from modellock_jax.vault.header import Header
 from modellock_jax.vault.keys import Secret
 from modellock_jax.vault.recipients import Unlocker
@@ -114,7 +112,7 @@ def _locked(path: Path) -> Iterator[int]:
         os.close(open_to_read(path))
         file = os.open(path, os.O_RDWR)
         try:
-            fcntl.flock(file, fcntl.LOCK_EX)
+            hold(file, path)
             if os.path.samestat(os.fstat(file), os.stat(path)):
                 yield file
                 return
@@ -133,7 +131,6 @@ def _in_place(file: int, head: bytes, path: Path) -> None:
 
 def _with_more_room(file: int, at: int, head: bytes, body: int, path: Path) -> None:
     with replacing(path) as copy:
-        os.fchmod(copy, stat.S_IMODE(os.fstat(file).st_mode))
         write_all(copy, head, 0)
         buffer = bytearray(chunks.CHUNK)
         for start in range(0, body, chunks.CHUNK):

@@ -2,12 +2,10 @@
 
 import os
 import re
-import shutil
-import tempfile
 from collections.abc import Sequence
 from pathlib import Path
 
-from modellock_jax.vault import shares
+from modellock_jax.vault import shares, temporary
 from modellock_jax.vault.errors import Tampered, Unreadable, VaultError
 from modellock_jax.vault.files import (
     check_private,
@@ -38,8 +36,9 @@ def save(split: Sequence[Share], folder: str | os.PathLike[str]) -> list[Path]:
     one around it is missing, `OSError` if the disk refuses.
 
     **Guarantees.** Folder and files are for the owner's eyes alone (0700 and 0600). The folder is
-    there with all shares, or not at all; a killed process may leave `.modellock-*` beside it.
+    there with all shares, or not at all; a killed process may leave `.modellock-*.tmp` beside it.
 
+    >>> import tempfile
     >>> from modellock_jax.vault import keys
     >>> secret = keys.generate()
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -51,17 +50,13 @@ def save(split: Sequence[Share], folder: str | os.PathLike[str]) -> list[Path]:
     need_directory(target)
     if os.path.lexists(target) and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{folder} exists and is no empty folder; choose another path")
-    temp = Path(tempfile.mkdtemp(prefix=".modellock-", dir=target.parent))
     names = [f"share-{share.index}-of-{share.count}.txt" for share in split]
-    try:
+    with temporary.folder_in(target.parent) as temp:
         for name, share in zip(names, split):
             with creating(temp / name, 0o600) as file:
                 # A view, because a traceback shows what the frames of a failed write hold.
                 write_all(file, memoryview(_text(share).encode()), 0)
-        os.rename(temp, target)
-    except BaseException:
-        shutil.rmtree(temp)
-        raise
+        temporary.finish(temp, lambda: os.rename(temp, target))
     sync_directory(target.parent)
     return [target / name for name in names]
 
