@@ -14,6 +14,7 @@ import os
 import subprocess
 import sys
 import tempfile
+import threading
 from pathlib import Path
 from typing import NamedTuple
 
@@ -26,12 +27,21 @@ class Ran(NamedTuple):
     told: str
 
 
-def run(folder, *words, given=b"", fresh=False, **environment):
-    """One command in a folder; in an interpreter of its own if `fresh`, or if it reads a pipe."""
+def run(folder, *words, given=b"", fresh=False, closed=(), stdout="", setup="", **environment):
+    """One command in a folder; in an interpreter of its own if `fresh`.
+
+    `given`: comes through a pipe as its standard input; `closed`: of 0, 1 and 2, those that are;
+    `stdout`: a file for it; `setup`: Python run in its process before, `None` in the environment: unset.
+    """
     clean = {k: v for k, v in os.environ.items() if not k.startswith("MODELLOCK_")}
     clean |= {"XDG_CONFIG_HOME": str(folder / "config"), **environment}
+    clean = {k: v for k, v in clean.items() if v is not None}
     words = list(map(str, words))
-    ran = _fresh(folder, words, given, clean) if given or fresh else _forked(folder, words, clean)
+    if fresh:
+        ran = _fresh(folder, words, given, clean)
+    else:
+        how = {"closed": list(closed), "stdout": str(stdout), "setup": setup}
+        ran = _forked(folder, words, given, clean, how)
     assert "Traceback" not in ran.told
     return ran
 
@@ -59,14 +69,23 @@ def _fresh(folder, words, given, environment):
     return Ran(done.returncode, done.stdout, done.stderr.decode())
 
 
-def _forked(folder, words, environment):
+def _forked(folder, words, given, environment, how):
     parent = _parent()
     with tempfile.TemporaryDirectory() as files:
         task = {"words": words, "folder": str(folder), "environment": environment, "files": files}
-        parent.stdin.write(json.dumps(task) + "\n")
+        if given:
+            os.mkfifo(os.path.join(files, "0"))
+            threading.Thread(target=_feed, args=(os.path.join(files, "0"), given)).start()
+        parent.stdin.write(json.dumps(task | how) + "\n")
         parent.stdin.flush()
         code = int(parent.stdout.readline())
-        return Ran(code, Path(files, "1").read_bytes(), Path(files, "2").read_text())
+        out = Path(how["stdout"] or os.path.join(files, "1"))
+        return Ran(code, out.read_bytes() if out.is_file() else b"", Path(files, "2").read_text())
+
+
+def _feed(path, given):
+    with contextlib.suppress(BrokenPipeError), open(path, "wb", buffering=0) as pipe:
+        pipe.write(given)
 
 
 @functools.cache
@@ -100,10 +119,20 @@ def _become(task):
     os.environ.clear()
     os.environ.update(task["environment"])
     sys.argv = ["modellock-jax", *task["words"]]
-    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    exec(task["setup"], {})
+    given = os.path.join(task["files"], "0")
+    os.dup2(os.open(given if os.path.exists(given) else os.devnull, os.O_RDONLY), 0)
     for number in (1, 2):
         path = os.path.join(task["files"], str(number))
+        if number == 1 and task["stdout"]:
+            path = task["stdout"]
         os.dup2(os.open(path, os.O_WRONLY | os.O_CREAT, 0o600), number)
+    for number in task["closed"]:
+        os.close(number)
+        setattr(sys, ("stdin", "stdout", "stderr")[number], None)  # as Python does then
+    encoding = os.environ.get("PYTHONIOENCODING")
+    if encoding and sys.stdout:
+        sys.stdout.reconfigure(encoding=encoding)
 
 
 if __name__ == "__main__":

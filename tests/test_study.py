@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from typer.testing import CliRunner
 
-from modellock_jax.cli import app
+from modellock_jax.cli.commands import app
 from modellock_jax.study import run as runner
 from modellock_jax.study.config import Config, make_lock
 from modellock_jax.study.report import interval

@@ -1,26 +1,5 @@
-"""The command line: `modellock-jax`, one module for each kind of command."""
+"""The command line: `modellock-jax`. Nothing is imported before `main` can tell what went wrong."""
 
-from modellock_jax.cli import (
-    backup,
-    keys,
-    locking,
-    reading,
-    recipients,
-    research,
-    sealing,
-    users,
-)
-from modellock_jax.cli.app import app, main
+from modellock_jax.cli.run import main
 
-__all__ = [
-    "app",
-    "backup",
-    "keys",
-    "locking",
-    "main",
-    "reading",
-    "recipients",
-    "research",
-    "sealing",
-    "users",
-]
+__all__ = ["main"]

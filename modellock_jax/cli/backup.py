@@ -39,8 +39,10 @@ def split(
     drill = shares.drill(map(share_files.load, paths), secret, words)
     tell(
         as_json,
-        f"{folder}: {count} shares of key {secret.id}; {_proved(drill)}\n"
-        f"Each is a secret: give them to {count} people or places, then delete the folder.",
+        [
+            f"{folder}: {count} shares of key {secret.id}; {_proved(drill)}",
+            f"Each is a secret: give them to {count} people or places, then delete the folder.",
+        ],
         id=secret.id,
         threshold=threshold,
         shares=[str(path) for path in paths],

@@ -13,8 +13,10 @@ from typing import Annotated, Any
 
 import typer
 
+from modellock_jax.cli import streams
 from modellock_jax.vault import identity, keys, recipients
 from modellock_jax.vault.errors import Unreadable, VaultError
+from modellock_jax.vault.files import printable
 from modellock_jax.vault.header import Header
 from modellock_jax.vault.identity import PublicKey
 from modellock_jax.vault.keys import Secret
@@ -130,12 +132,24 @@ def moment(text: str) -> datetime | None:
     return found if found.tzinfo else found.replace(tzinfo=UTC)
 
 
-def tell(as_json: bool, text: str, /, **fields: Any) -> None:
-    """The result of a command, for people or for programs; on stderr if stdout is the file."""
+def tell(as_json: bool, lines: str | list[str], /, **fields: Any) -> None:
+    """Say what a command has done; that nobody could be told does not undo it."""
+    try:
+        show(as_json, lines, **fields)
+    except OSError as error:
+        streams.say(f"done, but standard output took no word of it: {error}")
+
+
+def show(as_json: bool, lines: str | list[str], /, **fields: Any) -> None:
+    """Print what a command was asked for, for people or for programs. Raises `OSError`.
+
+    **Guarantees.** As many lines as are given, each of printable characters, whoever wrote them.
+    """
     if as_json:
-        print(json.dumps(fields))
-    else:
-        print(text)
+        streams.put(json.dumps(fields).replace("\x7f", "\\u007f"))
+        return
+    for line in [lines] if isinstance(lines, str) else lines:
+        streams.put(printable(line, 4000))
 
 
 @contextlib.contextmanager
@@ -144,6 +158,7 @@ def readable(path: Path) -> Iterator[Path]:
     if str(path) != "-":
         yield path
         return
+    streams.need(0)
     # In a directory of its own, so that nothing of others lies beside it.
     with tempfile.TemporaryDirectory(prefix="modellock-", dir=_memory()) as folder:
         copy = Path(folder) / "stdin"
@@ -159,6 +174,7 @@ def writable(path: Path) -> Iterator[Path]:
     if str(path) != "-":
         yield path
         return
+    streams.need(1)
     with tempfile.TemporaryDirectory(prefix="modellock-", dir=_memory()) as folder:
         whole = Path(folder) / "whole"
         yield whole

@@ -38,8 +38,10 @@ def keygen(
     backup = f"{origin.path} below {origin.parent}" if origin else "keep a backup"
     tell(
         as_json,
-        f"{output}: key {public.id}, keep it secret; {backup}\n"
-        f"{beside}: its public half, to be given away; fingerprint {public.fingerprint}",
+        [
+            f"{output}: key {public.id}, keep it secret; {backup}",
+            f"{beside}: its public half, to be given away; fingerprint {public.fingerprint}",
+        ],
         id=public.id,
         key=str(output),
         public=str(beside),

@@ -47,7 +47,7 @@ def lock(
     if str(output) != "-":
         tell(
             as_json,
-            f"{source} locked into {output} with key {info.key_id}\n{info.about}",
+            [f"{source} locked into {output} with key {info.key_id}", info.about],
             output=str(output),
             scheme=info.scheme,
             key=info.key_id,

@@ -8,8 +8,9 @@ from typing import Annotated
 
 import typer
 
+from modellock_jax.cli import streams
 from modellock_jax.cli.app import app
-from modellock_jax.cli.inputs import In, Json, default_key_file, on_files, readable, tell
+from modellock_jax.cli.inputs import In, Json, default_key_file, on_files, readable, show
 from modellock_jax.vault import envelope, header, recipients, rewrite, threats
 from modellock_jax.vault.errors import Unreadable
 
@@ -32,11 +33,10 @@ def inspect(source: In, as_json: Json = False) -> None:
             lines = [
                 f"{source}: {mark}, {len(directory.tensors)} tensors in the open, {size} bytes"
             ]
-            # Others may have written it, and a terminal obeys what it cannot print.
-            lines += [f"{k}: {v if v.isprintable() else ascii(v)}" for k, v in lock.items()]
-            tell(
+            lines += [f"{k}: {v}" for k, v in lock.items()]
+            show(
                 as_json,
-                "\n".join(lines),
+                lines,
                 kind=mark,
                 bytes=size,
                 tensors=len(directory.tensors),
@@ -52,9 +52,9 @@ def inspect(source: In, as_json: Json = False) -> None:
         f"expires:    {made.expires or 'never'}",
         header.ABOUT,
     ]
-    tell(
+    show(
         as_json,
-        "\n".join(lines),
+        lines,
         kind=header.MARK,
         version=header.VERSION,
         bytes=size,
@@ -71,7 +71,7 @@ def explain(
     ] = "ALL",
 ) -> None:
     """What a lock or a command protects against, what broke it and by whom, what it cannot do."""
-    print(threats.page() if name == "ALL" else threats.explain(name), end="")
+    streams.put((threats.page() if name == "ALL" else threats.explain(name)).rstrip("\n"))
 
 
 @app.command()
@@ -94,7 +94,7 @@ def doctor(as_json: Json = False) -> None:
     ]
     there = "there" if default_key_file().is_file() else "not there, which is fine"
     lines.append(f"default key file {default_key_file()}: {there}")
-    tell(as_json, "\n".join(lines), faults={name: why for name, why in found.items() if why})
+    show(as_json, lines, faults={name: why for name, why in found.items() if why})
     if needed:
         raise ValueError(f"not all that is needed works: {', '.join(needed)}")
 

@@ -17,6 +17,7 @@ from modellock_jax.cli.inputs import (
     find_unlocker,
     moment,
     on_files,
+    show,
     tell,
 )
 from modellock_jax.vault import keys, recipients, rewrite
@@ -36,7 +37,7 @@ def list_(
     """The key ids of who can open a file; needs no key."""
     made = rewrite.read_header(source)
     whom = [{"type": s["type"], "id": recipients.name_of(s)} for s in made.stanzas]
-    tell(as_json, "\n".join(f"{one['id']}  {one['type']}" for one in whom), recipients=whom)
+    show(as_json, [f"{one['id']}  {one['type']}" for one in whom], recipients=whom)
 
 
 @people.command()

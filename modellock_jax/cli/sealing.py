@@ -6,6 +6,7 @@ from typing import Annotated
 
 import typer
 
+from modellock_jax.cli import streams
 from modellock_jax.cli.app import app
 from modellock_jax.cli.inputs import (
     DryRun,
@@ -89,6 +90,7 @@ def open_(
                 for _ in sealed.plain(done):
                     pass
             elif str(output) == "-":
+                streams.need(1)
                 _check(sealed)
                 for piece in sealed.plain(done):
                     sys.stdout.buffer.write(piece)

@@ -15,6 +15,7 @@ from modellock_jax.cli.inputs import (
     on_files,
     progress,
     readable,
+    show,
     tell,
 )
 from modellock_jax.vault import identity, register, revocation, threats
@@ -56,7 +57,7 @@ def issue(
         one.entry._asdict() | {"copy_file": str(one.copy), "key_file": str(one.key)}
         for one in issued
     ]
-    tell(as_json, "\n".join(lines), issued=found, head=head)
+    tell(as_json, lines, issued=found, head=head)
 
 
 @book.command("list")
@@ -83,9 +84,9 @@ def list_(
     by = "as asked" if public else "which nothing here vouches for: see --signed-by"
     lines.append(f"{len(found.entries)} copies; signed by {found.signer.id}, {by}")
     lines.append(f"head {found.head}: remember it, since only --head tells a cut-off end")
-    tell(
+    show(
         as_json,
-        "\n".join(lines),
+        lines,
         id=found.id,
         signer=found.signer.id,
         entries=[one._asdict() | {"superseded": one.key not in keys} for one in found.entries],
@@ -118,9 +119,11 @@ def revoke(
         new = sorted(made.ids - before)
     tell(
         as_json,
-        f"{file}: number {made.serial} of {made.signer.id}, {len(made.revoked)} keys "
-        f"{'would be' if dry_run else 'are'} refused, {len(new)} of them new\n"
-        f"What it cannot do: {threats.THREATS['revoke'].not_protected}",
+        [
+            f"{file}: number {made.serial} of {made.signer.id}, {len(made.revoked)} keys "
+            f"{'would be' if dry_run else 'are'} refused, {len(new)} of them new",
+            f"What it cannot do: {threats.THREATS['revoke'].not_protected}",
+        ],
         serial=made.serial,
         signer=made.signer.id,
         revoked=[one._asdict() for one in made.revoked],

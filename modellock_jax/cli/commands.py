@@ -1,0 +1,25 @@
+"""All commands, one module for each kind of them."""
+
+from modellock_jax.cli import (
+    backup,
+    keys,
+    locking,
+    reading,
+    recipients,
+    research,
+    sealing,
+    users,
+)
+from modellock_jax.cli.app import app
+
+__all__ = [
+    "app",
+    "backup",
+    "keys",
+    "locking",
+    "reading",
+    "recipients",
+    "research",
+    "sealing",
+    "users",
+]
