@@ -18,12 +18,14 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
-from sealed import ALICE, BOB, adding, public
+from sealed import ALICE, BOB, adding, public, secret
 
 from modellock_jax.vault import chunks, envelope, locked, rewrite
+from modellock_jax.vault.identity import public_key
 
 CHUNK = 2**15
-MANY = 50  # recipients that no longer fit into the head's first room
+MANY = 400  # recipients that no longer fit into the head's first room
+CLASSIC = [public_key(secret(f"classic {i}"), classic=True) for i in range(1, MANY)]
 STEPS = ("open", "pwrite", "fsync", "replace", "unlink")
 
 
@@ -47,7 +49,7 @@ TASKS = {
     "lock": lambda path: locked.lock_file(PLAIN, path, ALICE, "stream_lock"),
     "rewrap": lambda path: rewrite.rewrite(path, ALICE, adding(public(BOB))),
     "rotate": rotated,
-    "grow": lambda path: rewrite.rewrite(path, ALICE, adding(*[public(BOB)] * MANY)),
+    "grow": lambda path: rewrite.rewrite(path, ALICE, adding(public(BOB), *CLASSIC)),
 }
 
 

@@ -20,7 +20,7 @@ def file_of(path: Path, users: list[str]) -> Path:
     """A register with a line for each of these users, in order."""
     with register.extending(path, OWNER) as writer:
         for user in users:
-            key = hashlib.sha256(f"{user}{len(writer.register.entries)}".encode()).hexdigest()[:16]
+            key = hashlib.sha256(f"{user}{len(writer.register.entries)}".encode()).hexdigest()[:32]
             writer.add(user, key, **COPY)
     return path
 

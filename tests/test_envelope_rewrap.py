@@ -35,19 +35,22 @@ def path(tmp_path):
     return tmp_path / "m.sealed"
 
 
+def classic(number):
+    return identity.public_key(secret(f"classic {number}"), classic=True)
+
+
 def test_recipients_come_and_go_and_the_body_stays(path):
     envelope.save(some(), path, [public(ALICE)])
     inode, (_, body) = path.stat().st_ino, apart(path.read_bytes())
-    classic = identity.public_key(secret("classic"), classic=True)
-    rewrite(path, ALICE, adding(public(BOB), classic, Passphrase("horse")))
-    for one in (ALICE, BOB, secret("classic"), Passphrase("horse")):
+    rewrite(path, ALICE, adding(public(BOB), classic(0), Passphrase("horse")))
+    for one in (ALICE, BOB, secret("classic 0"), Passphrase("horse")):
         assert same(envelope.load(path, one), some())
     phrase = next(s for s in header_of(path).stanzas if s["type"] == "passphrase")
     rewrite(path, BOB, removing(ALICE.id, envelope.recipients.name_of(phrase)))
     for one in (ALICE, Passphrase("horse")):
         with pytest.raises(WrongKey):
             envelope.load(path, one)
-    for one in (BOB, secret("classic")):
+    for one in (BOB, secret("classic 0")):
         assert same(envelope.load(path, one), some())
     assert apart(path.read_bytes())[1] == body
     assert path.stat().st_ino == inode
@@ -94,7 +97,7 @@ def test_a_head_without_room_grows_and_keeps_body_and_mode(path):
     path.chmod(0o640)
     _, body = apart(path.read_bytes())
     journal_of(path).write_bytes(b"left over")
-    rewrite(path, ALICE, adding(*[public(BOB)] * 50))
+    rewrite(path, ALICE, adding(public(BOB), *map(classic, range(400))))
     made, grown = apart(path.read_bytes())
     assert (made.room, grown) == (3 * header.ROOM, body)
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
@@ -148,7 +151,7 @@ def test_through_a_link_its_target_is_rewritten(path):
     link.parent.mkdir()
     link.symlink_to(path)
     assert journal_of(link) == journal_of(path)
-    for change in (adding(public(BOB)), adding(*[public(BOB)] * 50)):
+    for change in (adding(public(BOB)), adding(*map(classic, range(400)))):
         rewrite(link, ALICE, change)
         assert link.is_symlink()
         assert same(envelope.load(path, BOB), some())
@@ -158,7 +161,7 @@ def test_through_a_link_its_target_is_rewritten(path):
 def test_two_at_a_time_wait_for_one_another(path):
     """Each adds one recipient, some while the head grows; none is lost."""
     envelope.save(some(), path, [public(ALICE)])
-    publics = [public(ALICE)._replace(id=f"{i:016x}") for i in range(60)]
+    publics = [classic(i) for i in range(60)]
     failed = []
 
     def add(part):

@@ -31,7 +31,7 @@ def test_a_saved_key_is_the_same_key(tmp_path):
     created = fields.pop("created")
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?\+00:00", created)
     secret = base64.b64encode(RAW).decode()
-    head = {"format": "modellock-jax key", "version": 1}
+    head = {"format": "modellock-jax key", "version": 2, "extra": {}}
     assert fields == head | {"id": SECRET.id, "secret": secret}
     assert os.listdir(tmp_path) == ["owner.key"]
 

@@ -2,12 +2,12 @@
 
 import base64
 import copy
+import hashlib
 import hmac
 import io
 import json
 import pickle
 import pprint
-import re
 import secrets
 from collections.abc import Callable
 from typing import Any
@@ -20,7 +20,7 @@ from hidden import RAW, SECRET, SECRET_64, shows, told
 import modellock_jax as ml
 from modellock_jax import base
 from modellock_jax.ciphers import chacha
-from modellock_jax.vault import keys
+from modellock_jax.vault import identity, keys
 from modellock_jax.vault.keys import KeySource, Secret
 
 
@@ -46,7 +46,7 @@ def oracle(raw: bytes, n: int, *path: str) -> np.ndarray:
 def test_version_1_is_frozen():
     """Other answers here would open no locked model again: they need another version."""
     secret = Secret(bytes(range(32)))
-    assert secret.id == "346555e5f54f2794"
+    assert secret.id == "f87e5c14419fd57f7c40e51cc60f1a2e"
     assert secret.source("model 1").words(4).tolist() == [
         3637653010,
         2689373205,
@@ -66,9 +66,15 @@ def test_words_are_chacha20_under_hkdf(label):
     np.testing.assert_array_equal(child.words(16), oracle(RAW, 16, label, "11", "0"))
 
 
-def test_id_is_hkdf_under_its_own_label():
-    assert SECRET.id == hkdf(RAW, 8, "id").hex()
-    assert re.fullmatch("[0-9a-f]{16}", SECRET.id)
+def test_ids_are_hashes_of_the_public_keys():
+    whole, classic = identity.public_key(SECRET), identity.public_key(SECRET, classic=True)
+    for public in (whole, classic):
+        texts = {k: base64.b64encode(v).decode() for k, v in public._asdict().items()}
+        texts |= {"format": "modellock-jax public key", "kind": public.kind}
+        spelled = json.dumps(texts, sort_keys=True, separators=(",", ":")).encode()
+        assert public.id == hashlib.sha256(spelled).hexdigest()[:32] == public.fingerprint[:32]
+    assert SECRET.ids == {"mlkem768-x25519": whole.id, "x25519": classic.id}
+    assert SECRET.id == whole.id != classic.id
     assert SECRET.id != Secret(bytes(32)).id
 
 

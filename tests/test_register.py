@@ -12,7 +12,7 @@ import pytest
 from register_worker import COPY, add, file_of
 from sealed import ALICE, BOB, MALLORY, OWNER, public
 
-from modellock_jax.vault import register, signed
+from modellock_jax.vault import identity, register, signed
 from modellock_jax.vault.errors import Tampered, Unreadable, WrongKey
 
 
@@ -89,7 +89,7 @@ def test_a_register_made_by_somebody_else_is_told_by_the_issuers_key(tmp_path):
         register.read(path, public(OWNER))
     first, second = path.read_bytes().splitlines(True)
     fields = {k: v for k, v in json.loads(first).items() if k != "signature"}
-    claimed = fields | {"signer": signed.named(public(OWNER))}
+    claimed = fields | {"signer": identity.document(public(OWNER))}
     path.write_bytes(signed.line(claimed, MALLORY) + second)
     with pytest.raises(Tampered):
         register.read(path)

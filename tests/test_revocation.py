@@ -92,7 +92,7 @@ def test_a_list_is_not_signed_over_by_somebody_else(tmp_path, bobs):
     signature = fields.pop("signature")
     forged = [
         fields | {"revoked": [], "signature": signature},
-        fields | {"signer": signed.named(public(MALLORY)), "signature": signature},
+        fields | {"signer": identity.document(public(MALLORY)), "signature": signature},
         json.loads(signed.line(fields, MALLORY)),
         fields | {"signature": signature | {"id": MALLORY.id}},
         fields | {"signature": signature | {"more": ""}},
@@ -111,7 +111,7 @@ def test_a_list_is_not_signed_over_by_somebody_else(tmp_path, bobs):
         {"revoked": None}, {"revoked": ["x"]}, {"revoked": [{"id": BOB.id}]}, {"more": 1},
         {"revoked": [{"id": BOB.id, "time": "2026-01-01T00:00:00+00:00", "reason": "\x1b"}]},
         {"revoked": [{"id": 1, "time": "2026-01-01T00:00:00+00:00", "reason": ""}]},
-        {"version": 2}, {"version": True},
+        {"version": 1}, {"version": 3}, {"version": True}, {"extra": None}, {"extra": []},
     ],
 )  # fmt: skip
 def test_a_signed_list_of_another_form_is_refused(change, tmp_path, bobs):
@@ -123,7 +123,7 @@ def test_a_signed_list_of_another_form_is_refused(change, tmp_path, bobs):
 
 
 def test_of_two_at_a_time_none_is_lost(tmp_path):
-    path, ids = tmp_path / "list.json", [f"{i:016x}" for i in range(24)]
+    path, ids = tmp_path / "list.json", [f"{i:032x}" for i in range(24)]
     with ThreadPoolExecutor(4) as pool:
         list(pool.map(lambda one: revocation.revoke(path, [one], OWNER), ids))
     found = revocation.read(path)
@@ -143,8 +143,8 @@ def test_a_reader_takes_over_newer_lists_only(tmp_path):
     revocation.revoke(longer, [BOB.id, ALICE.id, MALLORY.id], OWNER)
     forked, other = tmp_path / "forked", tmp_path / "other"
     for i in range(4):
-        revocation.revoke(forked, [f"{i:016x}"], OWNER)
-        revocation.revoke(other, [BOB.id, ALICE.id, f"{i:016x}"], MALLORY)
+        revocation.revoke(forked, [f"{i:032x}"], OWNER)
+        revocation.revoke(other, [BOB.id, ALICE.id, f"{i:032x}"], MALLORY)
     (tmp_path / "cut").write_bytes(second.read_bytes()[:-9])
     for offered in (first, longer, forked, other, tmp_path / "cut"):
         with pytest.raises(Tampered):
@@ -186,7 +186,7 @@ def test_from_the_command_line(folder):
     bad(4, "is older than", folder, "revoke", "revoked.json", "--from", "old.json")
     bad(5, text, folder, "unlock", "l.st", "x.st", *bob)
     bad(5, text, folder, "recipients", "add", "m.sealed", "--to", "o.pub", *bob)
-    hurt = (folder / "revoked.json").read_bytes().replace(BOB.id.encode(), b"0" * 16)
+    hurt = (folder / "revoked.json").read_bytes().replace(BOB.id.encode(), b"0" * 32)
     (folder / "revoked.json").write_bytes(hurt)
     bad(4, "revoked.json", folder, "open", "m.sealed", "x.st", *bob)
     assert not (folder / "x.st").exists()

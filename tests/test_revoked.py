@@ -8,7 +8,7 @@ import pytest
 from safetensors.numpy import save_file
 from sealed import ALICE, BOB, MALLORY, OWNER, adding, for_two, public, refusing_bob, same, some
 
-from modellock_jax.vault import envelope, locked, revocation, signed
+from modellock_jax.vault import envelope, identity, locked, revocation, signed
 from modellock_jax.vault.errors import Expired, Tampered, Unreadable, WrongKey
 from modellock_jax.vault.recipients import Passphrase, name_of
 from modellock_jax.vault.rewrite import read_header, rewrite
@@ -103,7 +103,7 @@ def test_of_a_signed_file_only_its_signers_list_counts(path, bobs, tmp_path):
     # That a list names the file's signer as its own does not make it his.
     fields = json.loads(foreign.read_bytes())
     del fields["signature"]
-    named = signed.named(public(MALLORY)) | {"id": OWNER.id}
+    named = identity.document(public(MALLORY)) | {"id": OWNER.id}
     (path.parent / "revoked.json").write_bytes(signed.line(fields | {"signer": named}, MALLORY))
     envelope.save(some(), path, [public(ALICE)], signers=[OWNER])
     with pytest.raises(Tampered):

@@ -36,7 +36,7 @@ TWO_OF_THREE_IS = "c938b319067687e990e05e0da0ecce1278f75ff58d9853f19dcaeed5de104
 
 
 def text(words, key_id, share, needed, passphrase):
-    lines = ["modellock-jax share of a key, version 1", f"Key: {key_id}", f"Share: {share}"]
+    lines = ["modellock-jax share of a key, version 2", f"Key: {key_id}", f"Share: {share}"]
     return "\n".join([*lines, f"Needed: {needed}", f"Passphrase: {passphrase}", "Words:", words])
 
 

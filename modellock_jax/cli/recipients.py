@@ -56,9 +56,7 @@ def add(
 
     def change(made: Header, file_key: bytes) -> Header:
         new = recipients.wrap_all(file_key, whom, made.file_id)
-        named = {recipients.name_of(stanza) for stanza in new}
-        kept = tuple(s for s in made.stanzas if recipients.name_of(s) not in named)
-        return made._replace(stanzas=kept + new)
+        return made._replace(stanzas=recipients.merged(made.stanzas, new))
 
     _rewrite(file, key, change, sign, dry_run, as_json)
 
@@ -140,13 +138,26 @@ def _rewrite(
         names = ", ".join(signature["id"] for signature in made.signatures)
         raise ValueError(f"{file} is signed by {names}, and a change undoes that: give --sign FILE")
     unlocker = find_unlocker(key, made)
-    new = rewrite.rewrite(file, unlocker, change, signers, dry_run=dry_run)
+    before: list[Header] = []
+
+    def noted(made: Header, file_key: bytes) -> Header:
+        before.append(made)  # as it is now that no other process changes it
+        return change(made, file_key)
+
+    new = rewrite.rewrite(file, unlocker, noted, signers, dry_run=dry_run)
+    changes = recipients.changes(before[0].stanzas, new.stanzas)
     signed = f"signed by {', '.join(s.id for s in signers)}" if signers else "not signed"
+    lines = [
+        f"{file} {'would have' if dry_run else 'has'} {len(new.stanzas)} recipients; {signed}"
+        + (f"; expires {new.expires}" if new.expires else "")
+    ]
+    words = zip(("added", "given anew", "removed"), changes)
+    lines += [f"{word}: {', '.join(names)}" for word, names in words if names]
     tell(
         as_json,
-        f"{file} {'would have' if dry_run else 'has'} {len(new.stanzas)} recipients; {signed}"
-        + (f"; expires {new.expires}" if new.expires else ""),
+        "\n".join(lines),
         recipients=[recipients.name_of(stanza) for stanza in new.stanzas],
+        **changes._asdict(),
         expires=new.expires,
         signers=[secret.id for secret in signers],
         written=not dry_run,

@@ -63,6 +63,7 @@ def finish(header: Header, file_key: bytes, signers: tuple[Secret, ...] = ()) ->
     """
     if sum(s["type"] == recipients.PASSPHRASE for s in header.stanzas) > MOST_PASSPHRASES:
         raise ValueError(f"a file has at most {MOST_PASSPHRASES} passphrases; give public keys")
+    recipients.check_names(header.stanzas)
     finished = _finish(header, file_key, signers)
     needed = len(encode(finished._replace(room=0))) + len(str(tensors.LONGEST))
     if needed > tensors.LONGEST:
@@ -104,10 +105,9 @@ def opened_by(header: Header, unlocker: Unlocker) -> tuple[str, bytes]:
     stanza, file_key = next(((s, key) for s, key in opened if key is not None), (None, None))
     if stanza is None or file_key is None:
         names = [recipients.name_of(stanza) for stanza in header.stanzas]
-        if isinstance(unlocker, Secret) and unlocker.id in names:
-            raise Tampered(
-                f"the stanza for key {unlocker.id} was changed, or comes from another file"
-            )
+        mine = unlocker.ids.values() if isinstance(unlocker, Secret) else ()
+        if own := next((name for name in mine if name in names), None):
+            raise Tampered(f"the stanza for key {own} was changed, or comes from another file")
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         whom = ", ".join(names[:SHOWN]) + more
         raise WrongKey(f"not for this key: the file's recipients are {whom}")
@@ -214,6 +214,7 @@ def _header(fields: Any) -> Header:
     stanzas = tuple(recipients.check(stanza) for stanza in fields["recipients"])
     if sum(stanza["type"] == recipients.PASSPHRASE for stanza in stanzas) > MOST_PASSPHRASES:
         raise ValueError(f"has more than {MOST_PASSPHRASES} passphrases")
+    recipients.check_names(stanzas)
     for signature in fields["signatures"]:
         check_signature(signature)
     return Header(
@@ -232,6 +233,8 @@ def check_signature(signature: Any) -> None:
     """Refuse what `identity.sign` cannot have written. Raises `ValueError`."""
     if not isinstance(signature, dict) or set(signature) != {"id", "ed25519", "mldsa65"}:
         raise ValueError("has a signature of an unknown kind")
+    if not isinstance(signature["id"], str) or not re.fullmatch(identity.ID, signature["id"]):
+        raise ValueError("has a signature without a proper id")
     binary(signature["ed25519"], 64)
     binary(signature["mldsa65"], 3309)
 

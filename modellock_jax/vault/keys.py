@@ -18,17 +18,21 @@ import secrets
 import unicodedata
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import NamedTuple, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
+from modellock_jax.vault import identity, texts
 from modellock_jax.vault.files import check_private, creating, write_all
+from modellock_jax.vault.frames import clears_frames
 
 _FORMAT = "modellock-jax key"
+VERSION = 2
 _TEXTS = ("id", "created", "secret")
+_LONGEST = 4096  # bytes of a file
 _LONGEST_PATH = 1000  # bytes
 
 
@@ -42,22 +46,36 @@ class Origin(NamedTuple):
 class Secret:
     """32 secret bytes, uniformly random and no password; made by `generate`, `load` or `child`.
 
-    `id`, 16 hex digits, is public, and so is `origin`. Raises `ValueError` if `raw` is not 32 bytes.
+    `id`, 32 hex digits, is that of its public key; `ids` are it and the id of the classic public
+    key. They are public, and so is `origin`. Raises `ValueError` if `raw` is not 32 bytes.
 
     **Guarantees.** repr, str and format show the id alone; pickle and copy raise `TypeError`; `==`
-    is constant-time. The id and each label's words come from HKDF-SHA256 (Krawczyk & Eronen 2010)
-    with different `info`: if HMAC-SHA256 is pseudo-random, none tells anything about the others.
+    is constant-time. The public keys and each label's words come from HKDF-SHA256 (Krawczyk & Eronen
+    2010) with different `info`: if HMAC-SHA256 is pseudo-random, none tells anything about the others.
     """
 
-    __slots__ = ("_reveal", "id", "origin")
+    __slots__ = ("_ids", "_reveal", "origin")
 
     def __init__(self, raw: bytes, origin: Origin | None = None) -> None:
         if not isinstance(raw, bytes) or len(raw) != 32:
+            del raw  # a traceback shows what a frame still holds
             raise ValueError("Secret: `raw` must be 32 random bytes; use generate() or load(path)")
         # A closure, because whatever prints an object's attributes does not look into one.
         self._reveal = lambda: raw
-        self.id = self.derive(8, "id").hex()
+        self._ids: dict[str, str] = {}
         self.origin = origin
+
+    @property
+    def id(self) -> str:
+        """By which the secret is known, in files and to people."""
+        return self.ids[identity.HYBRID]
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """The ids of both public halves, by their kind."""
+        if not self._ids:  # when it is first asked for: it takes longer than all else here
+            self._ids = identity.ids_of(self)
+        return self._ids
 
     def source(self, label: str) -> "KeySource":
         """The words of `label`, for a lock's `init`; the same label, the same words.
@@ -94,6 +112,7 @@ class Secret:
             found = Secret(found.derive(32, "child", name))
         return Secret(found._reveal(), Origin(self.id, "/".join(names)))
 
+    @clears_frames
     def derive(self, length: int, *parts: str) -> bytes:
         """`length` secret bytes for a purpose, named by `parts`; the caller keeps them hidden."""
         encoded = [part.encode() for part in ("modellock-jax keys v1", *parts)]
@@ -173,6 +192,7 @@ def generate() -> Secret:
     return Secret(secrets.token_bytes(32))
 
 
+@clears_frames
 def save(secret: Secret, path: str | os.PathLike[str]) -> None:
     """Write a key file: JSON, not encrypted, for its owner's eyes alone.
 
@@ -205,59 +225,74 @@ def load(path: str | os.PathLike[str]) -> Secret:
         raise FileNotFoundError(f"load: no key file {path}; write one with save(generate(), path)")
     with open(path, "rb") as file:
         check_private(file.fileno(), path)
-        return parse(file.read(4097), f"load: {path}")
+        return parse(file.read(_LONGEST + 1), f"load: {path}")
 
 
+@clears_frames
 def parse(data: bytes, where: str) -> Secret:
     """The secret of a key file's content, which `where` names in errors.
 
     Raises `ValueError` if it is not exactly what `save` writes; no error holds any of it.
     """
     found = _parse(data)
-    del data  # a traceback shows what a frame still holds
     if isinstance(found, str):
-        raise ValueError(f"{where} {found}; restore the key file from a copy")
+        raise ValueError(f"{where} {found}")
     return found
 
 
 def _document(secret: Secret) -> str:
-    texts = secret.id, datetime.now(UTC).isoformat(), base64.b64encode(secret._reveal()).decode()
-    fields = {"format": _FORMAT, "version": 1} | dict(zip(_TEXTS, texts))
-    origin = secret.origin._asdict() if secret.origin else {}
-    return json.dumps(fields | origin, indent=2) + "\n"
+    fields = {"format": _FORMAT, "version": VERSION, "extra": {}, "id": secret.id}
+    fields |= {"created": datetime.now(UTC).isoformat()}
+    fields |= {"secret": base64.b64encode(secret._reveal()).decode()}
+    return json.dumps(fields | (secret.origin._asdict() if secret.origin else {}), indent=2) + "\n"
 
 
 def _parse(data: bytes) -> Secret | str:
-    """The secret, or what is wrong: an exception from here would carry the text along."""
+    """The secret, or what is wrong: an error of the JSON parser would carry the text along."""
+    if fault := texts.encoding_fault(data):
+        return fault
+    if (kind := texts.kind(data)) not in ("", "key"):
+        return f"is {texts.KINDS[kind]}, and no secret key file; give the key file"
+    fault, fields = _fields(data)
+    if fault:
+        return f"{fault}; restore the key file from a copy"
+    origin = Origin(fields["parent"], fields["path"]) if "parent" in fields else None
+    secret = Secret(base64.b64decode(fields["secret"]), origin)
+    if secret.id != fields["id"]:
+        return "has an id that does not match its secret; restore the key file from a copy"
+    return secret
+
+
+def _fields(data: bytes) -> tuple[str, dict[str, Any]]:
+    """What is wrong with a key file, or its fields."""
     try:
-        pairs = json.loads(data.decode(), object_pairs_hook=tuple)
+        pairs = json.loads(texts.without_mark(data).decode(), object_pairs_hook=tuple)
     except (ValueError, RecursionError):
         pairs = None
     fields = dict(pairs) if isinstance(pairs, tuple) else {}
-    if len(data) > 4096 or fields.get("format") != _FORMAT:
-        return "is not a modellock-jax key file, or is damaged"
+    if len(data) > _LONGEST or fields.get("format") != _FORMAT:
+        return "is not a modellock-jax key file, or is damaged", {}
     version = fields.get("version")
-    if type(version) is not int or version != 1:
-        return "is not of version 1, the only one that this release reads"
-    texts = _TEXTS + (Origin._fields if "parent" in fields else ())
-    if len(pairs) != 2 + len(texts) or not all(isinstance(fields.get(name), str) for name in texts):
+    if type(version) is not int or version != VERSION:
+        return f"is not of version {VERSION}, the only one that this release reads", {}
+    names = _TEXTS + (Origin._fields if "parent" in fields else ())
+    proper = all(isinstance(fields.get(name), str) for name in names)
+    # An object is a tuple here, since no key may come twice.
+    if len(pairs) != 3 + len(names) or not proper or not isinstance(fields.get("extra"), tuple):
         return (
-            f"must have format, version, {', '.join(_TEXTS)}, each once, both or none of parent and "
-            "path, and nothing else"
-        )
+            f"must have format, version, extra, {', '.join(_TEXTS)}, each once, both or none of "
+            "parent and path, and nothing else"
+        ), {}
     # The last digit stands for four bits, so its two low bits must be clear.
     if not re.fullmatch("[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=", fields["secret"]):
-        return "has a field `secret` that is not 32 bytes in base64"
-    origin = Origin(fields["parent"], fields["path"]) if "parent" in fields else None
-    if origin and not _proper(origin):
-        return "has a parent that is no key id, or a path that no key has"
-    secret = Secret(base64.b64decode(fields["secret"]), origin)
-    return secret if secret.id == fields["id"] else "has an id that does not match its secret"
+        return "has a field `secret` that is not 32 bytes in base64", {}
+    if "parent" in fields and not _proper(fields["parent"], fields["path"]):
+        return "has a parent that is no key id, or a path that no key has", {}
+    return "", fields
 
 
-def _proper(origin: Origin) -> bool:
+def _proper(parent: str, path: str) -> bool:
     try:
-        path = "/".join(path_names(origin.path))
+        return "/".join(path_names(path)) == path and bool(re.fullmatch(identity.ID, parent))
     except ValueError:
         return False
-    return path == origin.path and bool(re.fullmatch("[0-9a-f]{16}", origin.parent))

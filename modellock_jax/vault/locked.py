@@ -134,7 +134,7 @@ def unlock_file(
     try:
         info, directory = _read_head(file, source)
         _check_key(info, secret)
-        revocation.check(source, secret.id, revoked)
+        revocation.check(source, secret, revoked)
         body, mode = _read_body(file, directory), mode_of(file)
     finally:
         os.close(file)

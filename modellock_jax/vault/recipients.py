@@ -1,10 +1,11 @@
 """Who can open a file: its key, wrapped once for each of them."""
 
 import base64
+import hmac
 import os
 import re
 from collections.abc import Iterable
-from typing import Any, NoReturn
+from typing import Any, NamedTuple, NoReturn
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
@@ -33,6 +34,11 @@ class Passphrase:
         """32 bytes by Argon2id (RFC 9106, its second recommended setting: 64 MiB, 3 passes)."""
         stretch = Argon2id(salt=salt, length=32, iterations=3, lanes=4, memory_cost=65_536)
         return stretch.derive(self._reveal())
+
+    def __eq__(self, other: object) -> bool:
+        if not isinstance(other, Passphrase):
+            return NotImplemented
+        return hmac.compare_digest(self._reveal(), other._reveal())
 
     def __reduce__(self) -> NoReturn:
         raise TypeError("a Passphrase is neither pickled nor copied")
@@ -66,20 +72,36 @@ def wrap(file_key: bytes, recipient: Recipient, file_id: bytes) -> Stanza:
 
 
 def wrap_all(file_key: bytes, whom: Iterable[Recipient], file_id: bytes) -> tuple[Stanza, ...]:
-    """A stanza for each recipient, in order; raises as `wrap`."""
-    return tuple(wrap(file_key, one, file_id) for one in whom)
+    """A stanza for each recipient, in order, and one for who is given twice; raises as `wrap`."""
+    once: list[Recipient] = []
+    seen: set[PublicKey] = set()
+    for one in whom:
+        if isinstance(one, PublicKey):
+            if one in seen:
+                continue
+            seen.add(one)
+        elif one in once:
+            continue
+        once.append(one)
+    return tuple(wrap(file_key, one, file_id) for one in once)
+
+
+def merged(old: tuple[Stanza, ...], new: tuple[Stanza, ...]) -> tuple[Stanza, ...]:
+    """The stanzas of both, where those of `new` take the place of what has their name."""
+    named = set(map(name_of, new))
+    return tuple(stanza for stanza in old if name_of(stanza) not in named) + new
 
 
 def unwrap(stanza: Stanza, unlocker: Unlocker, file_id: bytes) -> bytes | None:
     """The file's key, or None if the stanza is for somebody else, or was changed.
 
-    That a stanza names this secret proves nothing: whoever made a public key wrote its id.
+    A secret is known by two ids, and which of them counts depends on the stanza's kind.
     """
     by_words = isinstance(unlocker, Passphrase)
     # Before any decoding: a file may have thousands of recipients.
     if by_words != (stanza["type"] == PASSPHRASE):
         return None
-    if isinstance(unlocker, Secret) and stanza["id"] != unlocker.id:
+    if isinstance(unlocker, Secret) and stanza["id"] != unlocker.ids[stanza["type"]]:
         return None
     wrapped, info = base64.b64decode(stanza["wrapped"]), _info(file_id)
     try:
@@ -94,8 +116,34 @@ def unwrap(stanza: Stanza, unlocker: Unlocker, file_id: bytes) -> bytes | None:
 def name_of(stanza: Stanza) -> str:
     """The public key's id, or the salt of a passphrase's stanza: what `recipients rm` is told."""
     if stanza["type"] == PASSPHRASE:
-        return base64.b64decode(stanza["salt"])[:8].hex()
+        return base64.b64decode(stanza["salt"]).hex()
     return stanza["id"]
+
+
+class Changes(NamedTuple):
+    """The names of stanzas that are new, that were made anew, and that are gone."""
+
+    added: list[str]
+    replaced: list[str]
+    removed: list[str]
+
+
+def changes(old: Iterable[Stanza], new: Iterable[Stanza]) -> Changes:
+    """What was done to the recipients of a file, in order of the stanzas."""
+    before, after = ({name_of(stanza): stanza for stanza in side} for side in (old, new))
+    return Changes(
+        [name for name in after if name not in before],
+        [name for name in after if name in before and after[name] != before[name]],
+        [name for name in before if name not in after],
+    )
+
+
+def check_names(stanzas: Iterable[Stanza]) -> None:
+    """Refuse two stanzas of one name: nobody could tell which of them counts. Raises `ValueError`."""
+    names = [name_of(stanza) for stanza in stanzas]
+    if len(set(names)) != len(names):
+        twice = next(name for name in names if names.count(name) > 1)
+        raise ValueError(f"has two recipients named {twice}")
 
 
 def check(stanza: Any) -> Stanza:

@@ -22,8 +22,8 @@ from modellock_jax.vault.keys import Secret
 
 FORMAT = "modellock-jax register"
 USER = r"\w[\w.@+-]{0,49}"  # so that it is the beginning of a file's name on every system
-_START = f'{{"format":"{FORMAT}"'.encode()
-_FIRST = {"format", "version", "id", "time", "signer"}
+_START = f'{{"extra":{{}},"format":"{FORMAT}"'.encode()
+_FIRST = {"format", "id", "time", "signer", "extra"}
 _HASH = "[0-9a-f]{64}"
 _TEXTS = {"user": USER, "key": identity.ID, "scheme": "[ -~]{1,500}", "plain": _HASH}
 _TEXTS |= {"copy": _HASH, "time": "[0-9T:+-]{25}", "supersedes": f"({identity.ID})?"}
@@ -128,9 +128,9 @@ def extending(path: str | os.PathLike[str], secret: Secret) -> Iterator[Writer]:
     >>> secret = keys.generate()
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     with extending(f"{folder}/r", secret) as writer:
-    ...         _ = writer.add("alice", "0123456789abcdef", "stream_lock()", "0" * 64, "1" * 64)
+    ...         _ = writer.add("alice", "0123456789abcdef" * 2, "stream_lock()", "0" * 64, "1" * 64)
     ...     read(f"{folder}/r", identity.public_key(secret)).current["alice"].key
-    '0123456789abcdef'
+    '0123456789abcdef0123456789abcdef'
     """
     target = Path(os.path.realpath(path))
     need_directory(target)
@@ -148,7 +148,7 @@ def extending(path: str | os.PathLike[str], secret: Secret) -> Iterator[Writer]:
         if new:
             sync_directory(target.parent)
         found, _ = _parse(whole, path)
-        if not signed.same(found.signer, signed.signer(secret)):
+        if not signed.same(found.signer, identity.public_key(secret)):
             raise WrongKey(
                 f"{path} is the register of key {found.signer.id} and not of {secret.id}; use its "
                 "issuer's key, or begin another register"
@@ -174,8 +174,8 @@ def _whole(data: bytes) -> bytes:
 
 
 def _first(secret: Secret) -> bytes:
-    signer = signed.named(signed.signer(secret))
-    fields = {"format": FORMAT, "version": 1, "id": os.urandom(16).hex(), "signer": signer}
+    signer = identity.document(identity.public_key(secret))
+    fields = {"format": FORMAT, "id": os.urandom(16).hex(), "signer": signer}
     return signed.line(fields | {"time": signed.now()}, secret)
 
 
@@ -191,6 +191,8 @@ def _parse(data: bytes, path: str | os.PathLike[str]) -> tuple[Register, list[st
                 found = _register(signed.parse(line))
             else:
                 entries.append(_entry(signed.parse(line, found.signer), number, heads[-1]))
+        except Unreadable as error:
+            raise Unreadable(f"{path}: line {number + 1} {error}") from None
         except (KeyError, TypeError, ValueError) as error:
             why = error if type(error) is ValueError else "is not as it was written"
             raise Tampered(
@@ -202,16 +204,19 @@ def _parse(data: bytes, path: str | os.PathLike[str]) -> tuple[Register, list[st
 
 
 def _register(fields: dict[str, Any]) -> Register:
-    if set(fields) != _FIRST or not re.fullmatch("[0-9a-f]{32}", fields["id"]):
+    if (
+        set(fields) != _FIRST
+        or fields["format"] != FORMAT
+        or not re.fullmatch("[0-9a-f]{32}", fields["id"])
+    ):
         raise ValueError("lacks a field")
-    if type(fields["version"]) is not int or fields["version"] != 1:
-        raise Unreadable("a register is not of version 1, the only one that this release reads")
     signed.check_time(fields["time"])
     return Register(fields["id"], signed.signer_of(fields), (), "")
 
 
 def _entry(fields: dict[str, Any], number: int, head: str) -> Entry:
-    if fields.pop("format") != FORMAT or fields.pop("previous") != head:
+    _extra, form, previous = (fields.pop(name) for name in ("extra", "format", "previous"))
+    if form != FORMAT or previous != head:
         raise ValueError("does not follow the line before it")
     entry = Entry(**fields)
     if type(entry.number) is not int or entry.number != number:

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from modellock_jax.vault import header, identity, signed
+from modellock_jax.vault import header, identity, signed, texts
 from modellock_jax.vault.errors import Expired, Tampered, Unreadable, WrongKey
 from modellock_jax.vault.files import hold, need_directory, open_to_read, replacing, write_all
 from modellock_jax.vault.header import Header
@@ -19,8 +19,7 @@ FORMAT = "modellock-jax revocation list"
 LISTS = "MODELLOCK_REVOKED"
 BESIDE = "revoked.json"
 LONGEST = 2**24  # bytes of a list: some 100,000 keys
-_FIELDS = {"format", "version", "serial", "issued", "revoked", "signer"}
-_START = f'{{"format":"{FORMAT}"'.encode()
+_FIELDS = {"format", "serial", "issued", "revoked", "signer", "extra"}
 _REASON = 200  # characters
 
 AnyPath = str | os.PathLike[str]
@@ -35,12 +34,14 @@ class Revoked(NamedTuple):
 
 
 class RevocationList(NamedTuple):
-    """`serial`: from 1, one more at every change; `issued`: when, UTC, ISO; `signer`: whose list."""
+    """`serial`: from 1, one more at every change; `issued`: when, UTC, ISO; `signer`: whose list;
+    `extra`: what other releases put there."""
 
     serial: int
     issued: str
     signer: PublicKey
     revoked: tuple[Revoked, ...]
+    extra: dict[str, Any]
 
     @property
     def ids(self) -> set[str]:
@@ -53,7 +54,7 @@ def revoke(
 ) -> RevocationList:
     """Put keys on a list, which is made if there is none, and sign it anew.
 
-    `ids`: of recipients, as `recipients list` shows them, or of locked files' keys, 16 hex digits.
+    `ids`: of recipients, as `recipients list` shows them, or of locked files' keys, 32 hex digits.
     A key that is on the list stays as it is; if all are, nothing is written. Raises `ValueError` for
     what is no id and for a reason that is no single line of 200 characters, `WrongKey` if
     somebody else signed the list, `Tampered` if it was changed, `OSError` if it cannot be written.
@@ -69,21 +70,21 @@ def revoke(
     >>> from modellock_jax.vault import keys
     >>> secret = keys.generate()
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     _ = revoke(f"{folder}/revoked.json", ["0123456789abcdef"], secret, "laptop stolen")
+    ...     _ = revoke(f"{folder}/revoked.json", ["0123456789abcdef" * 2], secret, "laptop stolen")
     ...     found = read(f"{folder}/revoked.json")
     >>> found.serial, found.revoked[0].reason
     (1, 'laptop stolen')
     """
     ids = list(dict.fromkeys(ids))
     if wrong := [one for one in ids if not re.fullmatch(identity.ID, one)]:
-        raise ValueError(f"{wrong[0]!r} is no key id, which has 16 hex digits; see `inspect FILE`")
+        raise ValueError(f"{wrong[0]!r} is no key id, which has 32 hex digits; see `inspect FILE`")
     if not ids:
         raise ValueError("name the id of a key to revoke; `inspect FILE` shows them")
     if len(reason) > _REASON or not reason.isprintable():
         raise ValueError(f"the reason must be one line of at most {_REASON} characters")
     with _only_one(path) as target:
-        me = signed.signer(secret)
-        old = read(target) if os.path.lexists(target) else RevocationList(0, "", me, ())
+        me = identity.public_key(secret)
+        old = read(target) if os.path.lexists(target) else RevocationList(0, "", me, (), {})
         if not signed.same(old.signer, me):
             raise WrongKey(
                 f"{path} is the list of key {old.signer.id} and not of {secret.id}; extend it with "
@@ -93,7 +94,7 @@ def revoke(
         new = tuple(Revoked(one, time, reason) for one in ids if one not in old.ids)
         if not new:
             return old
-        made = RevocationList(old.serial + 1, time, me, old.revoked + new)
+        made = RevocationList(old.serial + 1, time, me, old.revoked + new, old.extra)
         text = _encode(made, secret)
         if len(text) > LONGEST:
             raise ValueError(f"{path} has no room for more keys; begin another list")
@@ -169,10 +170,9 @@ def refused(
     return found
 
 
-def check(path: AnyPath, key_id: str, lists: Iterable[AnyPath] = ()) -> None:
-    """Raises `Expired` if a key may not open the file `path`; else as `refused`."""
-    if why := refused(path, lists).get(key_id):
-        raise Expired(why)
+def check(path: AnyPath, secret: Secret, lists: Iterable[AnyPath] = ()) -> None:
+    """Raises `Expired` if a key may not open the file `path`, by whichever id; else as `refused`."""
+    _check(refused(path, lists), *secret.ids.values())
 
 
 def file_key_of(
@@ -183,9 +183,15 @@ def file_key_of(
     Raises `WrongKey`, `Tampered`, `Expired`; else as `refused`.
     """
     name, file_key = header.opened_by(made, unlocker)
-    if why := refused(path, lists, made).get(name):
-        raise Expired(why)
+    ids = unlocker.ids.values() if isinstance(unlocker, Secret) else ()
+    _check(refused(path, lists, made), name, *ids)
     return file_key
+
+
+def _check(found: dict[str, str], *names: str) -> None:
+    for name in names:
+        if name in found:
+            raise Expired(found[name])
 
 
 def _places(path: AnyPath) -> Iterator[Path]:
@@ -216,16 +222,18 @@ def _only_one(path: AnyPath) -> Iterator[Path]:
 
 
 def _encode(made: RevocationList, secret: Secret) -> bytes:
-    fields: dict[str, Any] = {"format": FORMAT, "version": 1, "serial": made.serial}
+    fields: dict[str, Any] = {"format": FORMAT, "serial": made.serial, "extra": made.extra}
     fields |= {"issued": made.issued, "revoked": [one._asdict() for one in made.revoked]}
-    return signed.line(fields | {"signer": signed.named(made.signer)}, secret)
+    return signed.line(fields | {"signer": identity.document(made.signer)}, secret)
 
 
 def _decode(data: bytes, path: AnyPath) -> RevocationList:
-    if not data.startswith(_START) or len(data) > LONGEST:
+    if texts.kind(data) != "revocation list" or len(data) > LONGEST:
         raise Unreadable(f"{path} is not a revocation list of modellock-jax; get it again")
     try:
         return _parse(signed.parse(data))
+    except Unreadable as error:
+        raise Unreadable(f"{path} {error}; get it again") from None
     except (KeyError, TypeError, ValueError) as error:
         why = error if type(error) is ValueError else "is not as it was written"
         raise Tampered(f"{path} {why}: it was changed or cut off; get it again") from None
@@ -234,10 +242,6 @@ def _decode(data: bytes, path: AnyPath) -> RevocationList:
 def _parse(fields: dict[str, Any]) -> RevocationList:
     if set(fields) != _FIELDS or fields["format"] != FORMAT:
         raise ValueError("lacks a field")
-    if type(fields["version"]) is not int or fields["version"] != 1:
-        raise Unreadable(
-            "a revocation list is not of version 1, the only one that this release reads"
-        )
     if type(fields["serial"]) is not int or fields["serial"] < 1:
         raise ValueError("has no proper number")
     revoked = tuple(Revoked(**one) for one in fields["revoked"])
@@ -246,7 +250,7 @@ def _parse(fields: dict[str, Any]) -> RevocationList:
         if not re.fullmatch(identity.ID, one.id) or not str(one.reason).isprintable():
             raise ValueError("has a key without a proper id or reason")
     issued, signer = signed.check_time(fields["issued"]), signed.signer_of(fields)
-    return RevocationList(fields["serial"], issued, signer, revoked)
+    return RevocationList(fields["serial"], issued, signer, revoked, fields["extra"])
 
 
 def _bytes_of(path: AnyPath) -> bytes:

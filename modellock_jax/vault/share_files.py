@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from modellock_jax.vault import shares, temporary
+from modellock_jax.vault import identity, shares, temporary
 from modellock_jax.vault.errors import Tampered, Unreadable, VaultError
 from modellock_jax.vault.files import (
     check_private,
@@ -18,11 +18,11 @@ from modellock_jax.vault.files import (
 from modellock_jax.vault.shares import Share
 
 WORDS = 33  # of a share of 32 bytes
-_FORMAT = "modellock-jax share of a key, version 1"
+_FORMAT = "modellock-jax share of a key, version 2"
 _COLUMNS = 3
 _LONGEST = 8192  # bytes of a file
 _FIELDS = {
-    "Key": "([0-9a-f]{16})",
+    "Key": f"({identity.ID})",
     "Share": "([1-9][0-9]?) of ([1-9][0-9]?)",
     "Needed": "([1-9][0-9]?)",
     "Passphrase": "(yes|no)",
@@ -110,7 +110,7 @@ def _parse(data: bytes, name: str) -> Share | VaultError:
     slip39 = shares.package()
     head, _, below = data.decode("utf-8", "replace").partition("\nWords:")
     if len(data) > _LONGEST or head.strip().splitlines()[:1] != [_FORMAT]:
-        return Unreadable(f"{name} is no share file of version 1, whose first line is `{_FORMAT}`")
+        return Unreadable(f"{name} is no share file of version 2, whose first line is `{_FORMAT}`")
     fields: dict[str, tuple[str, ...]] = {}
     for field, pattern in _FIELDS.items():
         lines = re.findall(rf"^{field}:\s*(.*?)\s*$", head, re.MULTILINE)

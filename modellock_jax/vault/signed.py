@@ -1,73 +1,63 @@
 """Signed records: a line of canonical JSON with its signer's two signatures in it."""
 
-import base64
-import re
 from datetime import UTC, datetime
 from typing import Any
 
 from modellock_jax.vault import identity
+from modellock_jax.vault.errors import Unreadable
 from modellock_jax.vault.files import canonical, strict_json
 from modellock_jax.vault.header import check_signature
 from modellock_jax.vault.identity import PublicKey
 from modellock_jax.vault.keys import Secret
-from modellock_jax.vault.recipients import binary
 
-_SIZES = {"ed25519": 32, "mldsa65": 1952}
+VERSION = 2
 
 
 def line(fields: dict[str, Any], secret: Secret) -> bytes:
-    """Fields and the signatures over them, as one line.
+    """Fields and the signatures over them, as one line, with a version and a table `extra`.
+
+    `extra` is room for what readers need not know; what they must know is another version.
 
     >>> from modellock_jax.vault import keys
     >>> secret = keys.generate()
     >>> parse(line({"a": 1}, secret), identity.public_key(secret))
-    {'a': 1}
+    {'a': 1, 'extra': {}}
     """
+    fields = {"version": VERSION, "extra": {}} | fields
     signature = identity.sign(secret, canonical(fields))
     return canonical(fields | {"signature": signature}) + b"\n"
 
 
 def parse(data: bytes, signer: PublicKey | None = None) -> dict[str, Any]:
-    """The fields of a line; without `signer`, he is whom the line itself names in its field `signer`.
+    """The fields of a line; without `signer`, it is whom the line itself names in its field `signer`.
 
-    Raises `ValueError` unless the line is, to the last byte, one that `line` wrote for this signer.
+    Raises `ValueError` unless the line is, to the last byte, one that `line` wrote for this signer,
+    `Unreadable` if it is of another version.
     """
     fields = strict_json(data)
     if not isinstance(fields, dict) or canonical(fields) + b"\n" != data:
         raise ValueError("is not as it was written")
+    if type(version := fields.get("version")) is not int or version != VERSION:
+        raise Unreadable(f"is not of version {VERSION}, the only one that this release reads")
     signature = fields.pop("signature", None)
     check_signature(signature)
     public = signer or signer_of(fields)
-    if signature["id"] != public.id or not identity.signed(public, canonical(fields), signature):
+    if not identity.signed(public, canonical(fields), signature):
         raise ValueError("has a signature that does not fit")
+    del fields["version"]
+    if not isinstance(fields.get("extra"), dict):
+        raise ValueError("has no table `extra`")
     return fields
 
 
-def signer(secret: Secret) -> PublicKey:
-    """Whose signatures a secret makes: a public key to which nothing can be encrypted."""
-    return identity.public_key(secret, classic=True)._replace(x25519=b"")
-
-
-def named(signer: PublicKey) -> dict[str, str]:
-    """A signer as fields: all that it takes to check what he signed."""
-    keys = {name: base64.b64encode(getattr(signer, name)).decode() for name in _SIZES}
-    return {"id": signer.id, **keys}
-
-
 def signer_of(fields: dict[str, Any]) -> PublicKey:
-    """Whom the field `signer` names, as `signer` does. Raises `ValueError`."""
-    found = fields.get("signer")
-    if not isinstance(found, dict) or set(found) != {"id", *_SIZES}:
-        raise ValueError("names no signer")
-    ed25519, mldsa65 = (binary(found[name], size) for name, size in _SIZES.items())
-    if not isinstance(found["id"], str) or not re.fullmatch(identity.ID, found["id"]):
-        raise ValueError("has a signer without a proper id")
-    return PublicKey(found["id"], b"", b"", ed25519, mldsa65)
+    """Whom the field `signer` names, a document of a public key. Raises `ValueError`."""
+    return identity.from_document(fields.get("signer"))
 
 
 def same(one: PublicKey, other: PublicKey) -> bool:
-    """Whether two public keys check the same signatures; ids and the rest prove nothing."""
-    return all(getattr(one, k) == getattr(other, k) for k in _SIZES)
+    """Whether two public keys check the same signatures: a secret has two, of two ids."""
+    return (one.ed25519, one.mldsa65) == (other.ed25519, other.mldsa65)
 
 
 def now() -> str:
