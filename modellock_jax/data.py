@@ -113,9 +113,9 @@ def load(name: str, *, size: tuple[int, int] | None = None, data_dir: str | None
             root = root.__cause__
         missing = getattr(root, "name", None) or str(root)
         raise ImportError(
-            f"load({name!r}) needs {missing}, which cannot be imported: run "
-            f'pip install "modellock-jax[study]", and install {missing} by itself where that does '
-            "not bring it"
+            f"load({name!r}) needs {missing}, which cannot be imported: from a clone of this project, "
+            f'with the extra `study`, run pip install -e ".[study]", and install {missing} by itself '
+            "where that does not bring it"
         ) from error
 
 

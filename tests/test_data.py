@@ -203,5 +203,5 @@ def test_a_missing_package_names_the_extra(
     name: str, module: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, module, None)
-    with pytest.raises(ImportError, match=rf'{name}.*{module}.*"modellock-jax\[study\]"'):
+    with pytest.raises(ImportError, match=rf'{name}.*{module}.*clone.*"\.\[study\]"'):
         load(name)

@@ -246,5 +246,5 @@ def test_a_share_shows_nothing():
 
 def test_without_the_package(monkeypatch):
     monkeypatch.setitem(sys.modules, "shamir_mnemonic", None)
-    with pytest.raises(ImportError, match=r'pip install "modellock-jax\[backup\]"'):
+    with pytest.raises(ImportError, match=r'clone .* pip install -e "\.\[backup\]"'):
         shares.split(SECRET, 2, 3)

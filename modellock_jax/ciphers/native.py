@@ -1,4 +1,4 @@
-"""The ciphers as compiled calls on CPUs, where `modellock-jax-native` is installed."""
+"""The ciphers as compiled calls on CPUs, where `native/` of a clone is installed."""
 
 import functools
 import importlib

@@ -84,7 +84,7 @@ def doctor(as_json: Json = False) -> None:
         "atomic writes in this folder": _works("replace"),
         "shares (shamir-mnemonic)": _imports("shamir_mnemonic"),
         "keyring": _imports("keyring"),
-        "compiled ciphers": _imports("modellock_jax_native", "./native, in the sources"),
+        "compiled ciphers": _imports("modellock_jax_native", "./native, from a clone"),
     }
     optional = {"shares (shamir-mnemonic)", "keyring", "compiled ciphers"}
     needed = [name for name, fault in found.items() if fault and name not in optional]

@@ -35,7 +35,7 @@ def stream_lock() -> Lock:
     was trained on, another model), draw a fresh nonce, `key._replace(nonce=...)`: otherwise the two
     locked files XOR to the XOR of the plain ones.
 
-    On CPUs one compiled call opens a leaf, where `modellock-jax-native` is installed; the bits are
+    On CPUs one compiled call opens a leaf, where `native/` of a clone is installed; the bits are
     those of JAX alone, which serves accelerators, `vmap` over keys and `jax.export`.
 
     Raises `TypeError` for leaves that are not whole bytes, and when differentiated.
@@ -66,7 +66,7 @@ def in_jax() -> Lock:
 
 
 def is_compiled() -> bool:
-    """Whether `modellock-jax-native` is there, so that a CPU opens leaves by a compiled call."""
+    """Whether `native/` is installed, so that a CPU opens leaves by a compiled call."""
     return native.has_chacha20()
 
 

@@ -140,7 +140,8 @@ def package() -> Any:
         return importlib.import_module("shamir_mnemonic")
     except ImportError:
         raise ImportError(
-            'shares need the package shamir-mnemonic: pip install "modellock-jax[backup]"'
+            "shares need the package shamir-mnemonic: from a clone of this project, with the extra "
+            '`backup`, run pip install -e ".[backup]"'
         ) from None
 
 
