@@ -1,6 +1,6 @@
 """Registers for tests, and their writing in children that are killed; a program like `crash_worker`."""
 
-import hashlib
+import os
 from pathlib import Path
 
 import crash_worker
@@ -13,15 +13,14 @@ COPY = {"scheme": "stream_lock()", "plain": "0" * 64, "copy": "1" * 64}
 
 def add(path: str) -> None:
     with register.extending(path, OWNER) as writer:
-        writer.add("bob", BOB.id, **COPY)
+        writer.add("bob", os.urandom(16).hex(), os.urandom(32).hex(), **COPY)
 
 
 def file_of(path: Path, users: list[str]) -> Path:
     """A register with a line for each of these users, in order."""
     with register.extending(path, OWNER) as writer:
         for user in users:
-            key = hashlib.sha256(f"{user}{len(writer.register.entries)}".encode()).hexdigest()[:32]
-            writer.add(user, key, **COPY)
+            writer.add(user, os.urandom(16).hex(), os.urandom(32).hex(), **COPY)
     return path
 
 

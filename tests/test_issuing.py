@@ -31,7 +31,7 @@ def test_every_user_has_a_copy_and_a_key_of_his_own(plain, tmp_path):
     assert out.stat().st_mode & 0o777 == 0o700
     found = register.read(book, public(OWNER))
     assert found.entries == tuple(one.entry for one in issued)
-    for number, one in enumerate(issued, 1):
+    for one in issued:
         assert opened(one, tmp_path) == plain.read_bytes()
         assert one.key.stat().st_mode & 0o777 == 0o600
         assert one.entry.copy == hashlib.sha256(one.copy.read_bytes()).hexdigest()
@@ -39,7 +39,7 @@ def test_every_user_has_a_copy_and_a_key_of_his_own(plain, tmp_path):
         assert one.entry.scheme == "stream_lock()"
         own = keys.load(one.key)
         assert own.id == one.entry.key == locked.locked_info(one.copy).key_id
-        assert own == issuing.user_secret(OWNER, found.id, one.entry.user, number)
+        assert own == issuing.user_secret(OWNER, found.id, one.entry.user, one.entry.salt)
         for secret in (OWNER, own):
             text = book.read_bytes() + one.copy.read_bytes()
             assert secret._reveal() not in text
@@ -110,22 +110,63 @@ def test_faults_come_before_anything_is_written(plain, tmp_path):
 
 
 def test_what_was_interrupted_is_completed(plain, tmp_path, monkeypatch):
-    """Before the register's line everything is there, and is the same when it is done again."""
+    """Under another key: what the first attempt left might be in somebody's hands already."""
     out, book = tmp_path / "out", tmp_path / "r"
     with monkeypatch.context() as m:
         m.setattr(register.Writer, "add", interrupted)
         with pytest.raises(KeyboardInterrupt):
             issue(plain, out, ["alice"], OWNER, book)
-    (key,) = out.glob("alice.*.key")
-    before = key.read_bytes()
+    left = {*out.iterdir()}
+    assert len(left) == 2
     assert not register.read(book).entries
     (one,) = issue(plain, out, ["alice"], OWNER, book)
-    assert (one.key, key.read_bytes()) == (key, before)
     assert opened(one, tmp_path) == plain.read_bytes()
-    bobs = issuing.user_secret(OWNER, register.read(book).id, "bob", 2)
-    (out / f"bob.{bobs.id}.key").write_bytes(b"something else")
-    with pytest.raises(FileExistsError):
-        issue(plain, out, ["bob"], OWNER, book)
+    assert {*out.iterdir()} == left | {one.copy, one.key}
+    assert {*issuing.unfinished(out, ["alice", "bob"], register.read(book))} == left
+    assert issuing.unfinished(out, ["bob"], register.read(book)) == []
+    (old,) = {*out.glob("*.key")} - {one.key}
+    assert keys.load(old) != keys.load(one.key)
+
+
+def lost_line(book, _):
+    book.write_bytes(b"".join(book.read_bytes().splitlines(True)[:-1]))
+
+
+def cut_line(book, _):
+    book.write_bytes(book.read_bytes()[:-7])
+
+
+def from_a_backup(book, before):
+    book.write_bytes(before)
+
+
+@pytest.mark.parametrize("harm", [lost_line, cut_line, from_a_backup])
+@pytest.mark.parametrize("again", [False, True], ids=["first", "again"])
+def test_no_key_comes_twice_whatever_becomes_of_the_register(plain, tmp_path, harm, again):
+    out, book = tmp_path / "out", tmp_path / "r"
+    issue(plain, out, ["alice"] if again else ["bob"], OWNER, book)
+    before = book.read_bytes()
+    (first,) = issue(plain, out, ["alice"], OWNER, book, again=again)
+    harm(book, before)
+    (second,) = issue(plain, out, ["alice"], OWNER, book, again=again)
+    assert first.entry.number == second.entry.number
+    assert first.entry.key != second.entry.key
+    assert keys.load(first.key) != keys.load(second.key)
+    with pytest.raises(WrongKey):
+        locked.unlock_file(second.copy, tmp_path / "x", keys.load(first.key))
+    left = issuing.unfinished(out, ["alice"], register.read(book))
+    assert {*left} == {first.copy, first.key}
+
+
+def test_two_copies_of_one_register_give_different_keys(plain, tmp_path):
+    issue(plain, tmp_path / "out", ["bob"], OWNER, tmp_path / "r")
+    (tmp_path / "s").write_bytes((tmp_path / "r").read_bytes())
+    found = [
+        issue(plain, tmp_path / name, ["alice"], OWNER, tmp_path / book)[0]
+        for name, book in (("o", "r"), ("p", "s"))
+    ]
+    assert found[0].entry.number == found[1].entry.number
+    assert keys.load(found[0].key) != keys.load(found[1].key)
 
 
 def interrupted(*_):
@@ -142,9 +183,13 @@ def test_from_the_command_line(plain, tmp_path):
     here = ["issue", "m.st", "out", "--register", "r.jsonl", "--key", "owner.key"]
     told = json.loads(good(tmp_path, *here, "--user", "alice", "--user", "bob", "--json"))
     alice, bob = told["issued"]
-    assert (alice["user"], bob["number"]) == ("alice", 2)
+    assert (alice["user"], bob["number"], told["unfinished"]) == ("alice", 2, [])
+    left = tmp_path / "out" / f"alice.{'0' * 32}.key"
+    left.write_bytes(b"")
     again = ["--user", "alice", "--reissue", "--revoke", "revoked.json"]
-    assert b"its head is" in good(tmp_path, *here, *again)
+    said = good(tmp_path, *here, *again).decode()
+    assert "its head is" in said
+    assert f"out/{left.name}: in no line of r.jsonl" in said
     (tmp_path / "out" / "revoked.json").write_bytes((tmp_path / "revoked.json").read_bytes())
     unlocking = ["unlock", alice["copy_file"], "x", "--key", alice["key_file"]]
     bad(5, f"key {alice['key']} was revoked", tmp_path, *unlocking)

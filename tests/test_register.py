@@ -83,7 +83,7 @@ def test_only_a_remembered_head_tells_a_cut_off_end(tmp_path):
 def test_a_register_made_by_somebody_else_is_told_by_the_issuers_key(tmp_path):
     path = tmp_path / "r"
     with register.extending(path, MALLORY) as writer:
-        writer.add("alice", ALICE.id, **COPY)
+        writer.add("alice", ALICE.id, "2" * 64, **COPY)
     assert register.read(path).signer.id == MALLORY.id
     with pytest.raises(Tampered, match=f"signed by {MALLORY.id}"):
         register.read(path, public(OWNER))
@@ -100,7 +100,8 @@ def test_a_register_made_by_somebody_else_is_told_by_the_issuers_key(tmp_path):
     [
         {"number": 2}, {"number": True}, {"number": "1"}, {"user": "../alice"}, {"user": 5},
         {"key": "x"}, {"time": "now"}, {"plain": ""}, {"scheme": "\x1b[2J"}, {"more": ""},
-        {"previous": "0" * 64}, {"format": "another"}, {"supersedes": "me"},
+        {"previous": "0" * 64}, {"salt": "0" * 63}, {"salt": None}, {"extra": None}, {"version": "2"},
+        {"format": "another"}, {"supersedes": "me"},
     ],
 )  # fmt: skip
 def test_a_signed_line_of_another_form_is_refused(change, tmp_path):
@@ -110,15 +111,26 @@ def test_a_signed_line_of_another_form_is_refused(change, tmp_path):
     path.write_bytes(first + signed.line(fields, OWNER))
     assert register.read(path).entries
     path.write_bytes(first + signed.line(fields | change, OWNER))
-    with pytest.raises(Tampered):
+    with pytest.raises(Unreadable if "version" in change else Tampered):
         register.read(path)
+
+
+def test_no_key_and_no_salt_is_entered_twice(tmp_path):
+    path = tmp_path / "r"
+    with register.extending(path, OWNER) as writer:
+        writer.add("alice", ALICE.id, "2" * 64, **COPY)
+        before = path.read_bytes()
+        for key, salt in ((ALICE.id, "3" * 64), (BOB.id, "2" * 64)):
+            with pytest.raises(ValueError, match="was issued before"):
+                writer.add("bob", key, salt, **COPY)
+    assert path.read_bytes() == before
 
 
 def test_no_line_is_written_that_could_not_be_read(tmp_path):
     path = file_of(tmp_path / "r", ["alice"])
     before = path.read_bytes()
     with register.extending(path, OWNER) as writer, pytest.raises(ValueError, match="'user'"):
-        writer.add("../bob", BOB.id, **COPY)
+        writer.add("../bob", BOB.id, "2" * 64, **COPY)
     assert path.read_bytes() == before
 
 

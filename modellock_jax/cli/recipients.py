@@ -155,7 +155,7 @@ def _rewrite(
     lines += [f"{word}: {', '.join(names)}" for word, names in words if names]
     tell(
         as_json,
-        "\n".join(lines),
+        lines,
         recipients=[recipients.name_of(stanza) for stanza in new.stanzas],
         **changes._asdict(),
         expires=new.expires,

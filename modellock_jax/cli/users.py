@@ -42,7 +42,7 @@ def issue(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Lock a copy for each user under a key of his own, USER.KEYID.safetensors and USER.KEYID.key."""
+    """Lock a copy for each user under a key of their own, USER.KEYID.safetensors and USER.KEYID.key."""
     from modellock_jax.vault import issuing
 
     secret = need_secret(key)
@@ -51,13 +51,21 @@ def issue(
             path, output, user, secret, book, scheme, again=again, revocations=revoke, done=done
         )
     lines = [f"{one.entry.user}: {one.copy}, opened by {one.key}" for one in issued]
-    head = register.read(book).head
-    lines.append(f"{book}: {len(issued)} lines more, signed by {secret.id}; its head is {head}")
+    made = register.read(book)
+    lines.append(
+        f"{book}: {len(issued)} lines more, signed by {secret.id}; its head is {made.head}"
+    )
+    left = issuing.unfinished(output, user, made)
+    lines += [
+        f"{path}: in no line of {book}, left by a command that was cut off or by lines that were "
+        "lost; do not give it out"
+        for path in left
+    ]
     found = [
         one.entry._asdict() | {"copy_file": str(one.copy), "key_file": str(one.key)}
         for one in issued
     ]
-    tell(as_json, lines, issued=found, head=head)
+    tell(as_json, lines, issued=found, head=made.head, unfinished=list(map(str, left)))
 
 
 @book.command("list")

@@ -1,6 +1,5 @@
 """Copies of one checkpoint, each locked under a key of its user's own, and entered in a register."""
 
-import contextlib
 import hashlib
 import os
 import re
@@ -8,28 +7,44 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from modellock_jax.vault import file_schemes, keys, revocation
+from modellock_jax.vault import file_schemes, identity, keys, revocation
 from modellock_jax.vault.envelope import read_directory, reading
 from modellock_jax.vault.keys import Secret
 from modellock_jax.vault.locked import Done, lock_file
-from modellock_jax.vault.register import USER, Entry, Writer, extending
+from modellock_jax.vault.register import USER, Entry, Register, Writer, extending
 
 
 class Issued(NamedTuple):
-    """`entry`: of the register; `copy`: the user's locked file; `key`: his key file, mode 0600."""
+    """`entry`: of the register; `copy`: the user's locked file; `key`: their key file, mode 0600."""
 
     entry: Entry
     copy: Path
     key: Path
 
 
-def user_secret(secret: Secret, register: str, user: str, number: int) -> Secret:
-    """The key of a user's copy, by HKDF from the issuer's secret, the register's id and the number.
+def user_secret(secret: Secret, register: str, user: str, salt: str) -> Secret:
+    """The key of a user's copy, by HKDF from the issuer's secret, the register's id and a line's salt.
 
     **Guarantees.** The same again, so none is stored; and one user's key tells nothing of the
-    issuer's or of another user's, if HMAC-SHA256 is pseudo-random.
+    issuer's or of another user's, if HMAC-SHA256 is pseudo-random. The salt is fresh for each copy,
+    so that none has another's key, whatever became of the register's lines.
     """
-    return Secret(secret.derive(32, "issued copy", register, user, str(number)))
+    return Secret(secret.derive(32, "issued copy", register, user, salt))
+
+
+def unfinished(folder: str | os.PathLike[str], users: Iterable[str], book: Register) -> list[Path]:
+    """Copies and keys of these users in a folder that no line of the register names.
+
+    A command that was killed left them, or lines were lost. Nothing of ours gives them out again:
+    the next copy has another key.
+    """
+    names, known = set(users), {entry.key for entry in book.entries}
+    found = []
+    for path in sorted(Path(folder).iterdir()):
+        parts = re.fullmatch(rf"(.+)\.({identity.ID})\.(safetensors|key)", path.name)
+        if parts and parts[1] in names and parts[2] not in known:
+            found.append(path)
+    return found
 
 
 def issue(
@@ -44,9 +59,9 @@ def issue(
     revocations: str | os.PathLike[str] | None = None,
     done: Done = lambda _: None,
 ) -> list[Issued]:
-    """Lock a copy of a plain safetensors file for each user, under a key of his own.
+    """Lock a copy of a plain safetensors file for each user, under a key of their own.
 
-    Writes `folder/USER.KEYID.safetensors` and, for him to be given over another way, his key file
+    Writes `folder/USER.KEYID.safetensors` and, to be given to them over another way, their key file
     `folder/USER.KEYID.key`; then a line of `register`. `secret` is the issuer's: it signs, and users'
     keys come from it. `again`: users who have a copy get another, under a new key; the register notes
     the old key as superseded, and the list `revocations`, if one is given, revokes it.
@@ -57,10 +72,12 @@ def issue(
     Threat model: users who each have their own copy and key. What a copy is worth without its key
     depends on the scheme: `LockedInfo.about` says it.
 
-    **Guarantees.** No two copies have one key. Killed at any moment, the register is whole, and whoever
-    is in it has his copy and his key; the same command again, without him, completes the rest.
-    Not protected: a user holds the plain weights and can pass them on, and nothing in them says whose
-    they were; users who compare plain weights see that they are the same.
+    **Guarantees.** No two copies have one key, whether lines of the register were lost, it was copied
+    or put back from a backup, or a command was killed. Killed at any moment, the register is whole,
+    and whoever is in it has their copy and their key; the same command again, without them, completes
+    the rest, and what the killed one left in the folder is what `unfinished` finds. Not protected: a
+    user holds the plain weights and can pass them on, and nothing in them says whose they were;
+    users who compare plain weights see that they are the same.
 
     >>> import tempfile
     >>> import numpy as np
@@ -106,25 +123,15 @@ def _one(
     done: Done,
 ) -> Issued:
     old = writer.register.current.get(user)
-    own = user_secret(secret, writer.register.id, user, len(writer.register.entries) + 1)
+    salt = os.urandom(32).hex()
+    own = user_secret(secret, writer.register.id, user, salt)
     copy, key = (folder / f"{user}.{own.id}.{kind}" for kind in ("safetensors", "key"))
     lock_file(source, copy, own, scheme, done=done)
-    _keep(own, key)
+    keys.save(own, key)
     if old is not None and revocations is not None:
         revocation.revoke(revocations, [old.key], secret, f"superseded by {own.id}")
-    # Last, so that a user is in the register when all of his is there, and the rest can be repeated.
-    return Issued(writer.add(user, own.id, scheme, plain, _sha256(copy)), copy, key)
-
-
-def _keep(secret: Secret, path: Path) -> None:
-    """Write a key file, or leave the same one, from a command that was killed, as it is."""
-    try:
-        keys.save(secret, path)
-    except FileExistsError:
-        with contextlib.suppress(OSError, ValueError):
-            if keys.load(path) == secret:
-                return
-        raise
+    # Last, so that a user is in the register when all that is theirs is there.
+    return Issued(writer.add(user, own.id, salt, scheme, plain, _sha256(copy)), copy, key)
 
 
 def _check(users: list[str]) -> None:

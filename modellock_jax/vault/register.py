@@ -8,7 +8,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from modellock_jax.vault import identity, signed
+from modellock_jax.vault import identity, signed, texts
 from modellock_jax.vault.errors import Tampered, Unreadable, WrongKey
 from modellock_jax.vault.files import (
     hold,
@@ -24,19 +24,21 @@ FORMAT = "modellock-jax register"
 USER = r"\w[\w.@+-]{0,49}"  # so that it is the beginning of a file's name on every system
 _START = f'{{"extra":{{}},"format":"{FORMAT}"'.encode()
 _FIRST = {"format", "id", "time", "signer", "extra"}
-_HASH = "[0-9a-f]{64}"
-_TEXTS = {"user": USER, "key": identity.ID, "scheme": "[ -~]{1,500}", "plain": _HASH}
+_HASH = "[0-9a-f]{64}"  # and any other 32 bytes
+_TEXTS = {"user": USER, "key": identity.ID, "salt": _HASH, "scheme": "[ -~]{1,500}", "plain": _HASH}
 _TEXTS |= {"copy": _HASH, "time": "[0-9T:+-]{25}", "supersedes": f"({identity.ID})?"}
 
 
 class Entry(NamedTuple):
-    """One copy that was issued. `number`: of its line, from 1; `user`; `key`: the id of his key;
-    `scheme`: of the lock; `plain`, `copy`: SHA-256 of the file before and after, hex; `time`: UTC,
-    ISO; `supersedes`: the id of the user's key before, or empty."""
+    """One copy that was issued. `number`: of its line, from 1; `user`; `key`: the id of their key;
+    `salt`: 32 random bytes that the key was derived with, hex; `scheme`: of the lock; `plain`,
+    `copy`: SHA-256 of the file before and after, hex; `time`: UTC, ISO; `supersedes`: the id of the
+    user's key before, or empty."""
 
     number: int
     user: str
     key: str
+    salt: str
     scheme: str
     plain: str
     copy: str
@@ -55,7 +57,7 @@ class Register(NamedTuple):
 
     @property
     def current(self) -> dict[str, Entry]:
-        """By user the last copy that he was given."""
+        """By user the last copy that they were given."""
         return {entry.user: entry for entry in self.entries}
 
 
@@ -65,7 +67,7 @@ def read(
     """Read a register and check every line of it.
 
     `signed_by`: the issuer's public key, without which a register that somebody else made is not
-    told from his. `head`: one that was remembered, of the register as it is or as it once was.
+    told from theirs. `head`: one that was remembered, of the register as it is or as it once was.
     Raises `Tampered` if a line was changed, removed or put elsewhere, if `signed_by` or `head` does not
     fit; `Unreadable` if it is no register.
 
@@ -77,7 +79,7 @@ def read(
     """
     with os.fdopen(open_to_read(path), "rb") as file:
         data = file.read()
-    found, heads = _parse(_whole(data), path)
+    found, heads = _parse(_whole(texts.without_mark(data)), path)
     if signed_by is not None and not signed.same(found.signer, signed_by):
         raise Tampered(f"{path} is signed by {found.signer.id}, and not by {signed_by.id}")
     if head and head not in heads:
@@ -94,16 +96,18 @@ class Writer:
         self._file, self._at, self._secret = file, at, secret
         self.register = found
 
-    def add(self, user: str, key: str, scheme: str, plain: str, copy: str) -> Entry:
+    def add(self, user: str, key: str, salt: str, scheme: str, plain: str, copy: str) -> Entry:
         """Add a line and bring it to the disk; `Entry` has the arguments. Raises `ValueError`
-        for a field of another form, `OSError`.
+        for a field of another form and for a key that has a line already, `OSError`.
 
         **Guarantees.** Killed at any moment, the register is the old one or has the whole line.
         """
         before = self.register.current.get(user)
         number, supersedes = len(self.register.entries) + 1, before.key if before else ""
-        entry = Entry(number, user, key, scheme, plain, copy, signed.now(), supersedes)
+        entry = Entry(number, user, key, salt, scheme, plain, copy, signed.now(), supersedes)
         _check(entry)
+        if any(key == other.key or salt == other.salt for other in self.register.entries):
+            raise ValueError(f"key {key} was issued before; every copy has a key of its own")
         fields = {"format": FORMAT, "previous": self.register.head} | entry._asdict()
         line = signed.line(fields, self._secret)
         _append(self._file, self._at, line)
@@ -128,7 +132,8 @@ def extending(path: str | os.PathLike[str], secret: Secret) -> Iterator[Writer]:
     >>> secret = keys.generate()
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     with extending(f"{folder}/r", secret) as writer:
-    ...         _ = writer.add("alice", "0123456789abcdef" * 2, "stream_lock()", "0" * 64, "1" * 64)
+    ...         key, salt = "0123456789abcdef" * 2, "2" * 64
+    ...         _ = writer.add("alice", key, salt, "stream_lock()", "0" * 64, "1" * 64)
     ...     read(f"{folder}/r", identity.public_key(secret)).current["alice"].key
     '0123456789abcdef0123456789abcdef'
     """
@@ -141,10 +146,12 @@ def extending(path: str | os.PathLike[str], secret: Secret) -> Iterator[Writer]:
         hold(file, path)
         with open(file, "rb", closefd=False) as stream:
             data = stream.read()
-        if not (whole := _whole(data)):
-            if not _START.startswith(data[: len(_START)]):
-                raise _no_register(path)
-            _append(file, 0, whole := _first(secret))
+        text = texts.without_mark(data)
+        begin = len(data) - len(text)
+        if not (whole := _whole(text)):
+            if not _START.startswith(text[: len(_START)]):
+                raise _no_register(path, text)
+            _append(file, begin, whole := _first(secret))
         if new:
             sync_directory(target.parent)
         found, _ = _parse(whole, path)
@@ -153,7 +160,7 @@ def extending(path: str | os.PathLike[str], secret: Secret) -> Iterator[Writer]:
                 f"{path} is the register of key {found.signer.id} and not of {secret.id}; use its "
                 "issuer's key, or begin another register"
             )
-        yield Writer(file, len(whole), secret, found)
+        yield Writer(file, begin + len(whole), secret, found)
     finally:
         os.close(file)
 
@@ -181,8 +188,8 @@ def _first(secret: Secret) -> bytes:
 
 def _parse(data: bytes, path: str | os.PathLike[str]) -> tuple[Register, list[str]]:
     """The register of these lines, and its heads after each of them."""
-    if not data.startswith(_START):
-        raise _no_register(path)
+    if texts.kind(data) != "register":
+        raise _no_register(path, data)
     heads: list[str] = []
     entries: list[Entry] = []
     for number, line in enumerate(data.splitlines(keepends=True)):
@@ -231,5 +238,11 @@ def _check(entry: Entry) -> None:
             raise ValueError(f"has a field {name!r} that is not as it should be")
 
 
-def _no_register(path: str | os.PathLike[str]) -> Unreadable:
-    return Unreadable(f"{path} is not a register of modellock-jax; name one, or issue a first copy")
+def _no_register(path: str | os.PathLike[str], data: bytes) -> Unreadable:
+    kind = texts.kind(data)
+    what = texts.encoding_fault(data) or (
+        f"is {texts.KINDS[kind]} and no register; name a register"
+        if kind
+        else "is not a register of modellock-jax; name one, or issue a first copy"
+    )
+    return Unreadable(f"{path} {what}")

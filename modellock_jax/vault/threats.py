@@ -115,8 +115,9 @@ THREATS: dict[str, Threat] = {
     ),
     "issue": Threat(
         STANDARD,
-        "Each user's copy is locked under a key of his own, derived one way from the issuer's: one "
-        "user's key opens no other's copy. The register says who has which, and a line in it that is "
+        "Each user's copy is locked under a key of their own, derived one way from the issuer's and fresh "
+        "random bytes: one user's key opens no other's copy, and no two copies have one key, even where "
+        "the register was cut, copied or put back from a backup. The register says who has which, and a line in it that is "
         "changed, removed or put elsewhere is noticed, since lines are signed and chained.",
         "Users can compare what they opened, and a leaked plain model does not say whose it was. Lines "
         "cut off the register's end are noticed only by who remembers its head; the users' names lie "
