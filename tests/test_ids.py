@@ -216,7 +216,7 @@ def test_who_was_added_replaced_and_removed_is_told(path, tmp_path):
     told = json.loads(good(tmp_path, *adds, "--json"))
     assert (told["added"], told["replaced"], told["removed"]) == ([carol.id], [BOB.id], [])
     text = good(tmp_path, *adds).decode()
-    assert f"given anew: {BOB.id}, {carol.id}" in text
+    assert f"given anew: {BOB.id}, {carol.id}\n" in text
     told = json.loads(good(tmp_path, "recipients", "rm", m, carol.id, *alice, "--json"))
     assert (told["added"], told["replaced"], told["removed"]) == ([], [], [carol.id])
     rewrap = ["rewrap", m, "--to", "classic.pub", "--to", "bob.pub", *alice]

@@ -20,7 +20,7 @@ from modellock_jax.cli.inputs import (
     show,
     tell,
 )
-from modellock_jax.vault import keys, recipients, rewrite
+from modellock_jax.vault import keys, recipients, rewrite, threats
 from modellock_jax.vault.header import Header
 
 people = typer.Typer(no_args_is_help=True, help="Who can open a sealed file.")
@@ -71,7 +71,7 @@ def rm(
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Take people off a file. Who has an older copy, or opened it, keeps what he has: see rotate."""
+    """Take people off a file. Whoever has an older copy, or its head, still opens it: see rotate."""
 
     def change(made: Header, _: bytes) -> Header:
         names = {recipients.name_of(stanza) for stanza in made.stanzas}
@@ -82,7 +82,7 @@ def rm(
         kept = tuple(s for s in made.stanzas if recipients.name_of(s) not in ids)
         return made._replace(stanzas=kept)
 
-    _rewrite(file, key, change, sign, dry_run, as_json)
+    _rewrite(file, key, change, sign, dry_run, as_json, threats.OLD_HEAD)
 
 
 @app.command()
@@ -96,14 +96,14 @@ def rewrap(
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Put new recipients in the place of all old ones; the body and its key stay as they are."""
+    """Put new recipients in the place of all old ones. The file's key stays as it is: see rotate."""
     whom = chosen_recipients(to, passphrase)
 
     def change(made: Header, file_key: bytes) -> Header:
         new = recipients.wrap_all(file_key, whom, made.file_id)
         return made._replace(stanzas=new)
 
-    _rewrite(file, key, change, sign, dry_run, as_json)
+    _rewrite(file, key, change, sign, dry_run, as_json, threats.OLD_HEAD)
 
 
 @app.command()
@@ -116,10 +116,18 @@ def expire(
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Set the date after which our tools do not open a file; other programs need not care."""
+    """Set the date after which our tools do not open a file. Other programs, and old heads, do."""
     until = moment(date)
     text = until.isoformat(timespec="seconds") if until else ""
-    _rewrite(file, key, lambda made, _: made._replace(expires=text), sign, dry_run, as_json)
+    _rewrite(
+        file,
+        key,
+        lambda made, _: made._replace(expires=text),
+        sign,
+        dry_run,
+        as_json,
+        threats.OLD_HEAD,
+    )
 
 
 def _rewrite(
@@ -129,6 +137,7 @@ def _rewrite(
     sign: list[Path],
     dry_run: bool,
     as_json: bool,
+    cannot: str = "",
 ) -> None:
     if str(file) == "-":
         raise ValueError("a file is changed in place, so - will not do; name a file")
@@ -153,6 +162,7 @@ def _rewrite(
     ]
     words = zip(("added", "given anew", "removed"), changes)
     lines += [f"{word}: {', '.join(names)}" for word, names in words if names]
+    lines += [f"What it cannot do: {cannot}"] if cannot else []
     tell(
         as_json,
         lines,
@@ -160,5 +170,6 @@ def _rewrite(
         **changes._asdict(),
         expires=new.expires,
         signers=[secret.id for secret in signers],
+        cannot=cannot,
         written=not dry_run,
     )

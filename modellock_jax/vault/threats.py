@@ -13,6 +13,12 @@ class Threat(NamedTuple):
 
 
 LOCK, STANDARD = "research lock", "standard cryptography"
+OLD_HEAD = (
+    "A head is replaced and not revoked: whoever kept the file as it was can put its first bytes back, "
+    "and with them the old date, recipients and signatures. To rule that out, give the content another "
+    "key with `rotate`, and destroy the old file."
+)
+"""What rewriting a file's head cannot do, and the remedy."""
 _OWN_USER = "Whoever runs the opened model holds its plain weights."
 
 THREATS: dict[str, Threat] = {
@@ -70,7 +76,7 @@ THREATS: dict[str, Threat] = {
         "Somebody who has the file, or can write another in its place, and no recipient's key: names, "
         "shapes, types and values are encrypted and authenticated (AES-256-GCM).",
         "In the open: the size, the recipients' key ids, the expiry date and the signers. A recipient "
-        "can keep and pass on what he opened.",
+        "can keep and pass on what they opened.",
         "No.",
     ),
     "recipients": Threat(
@@ -78,20 +84,23 @@ THREATS: dict[str, Threat] = {
         "The file's key is wrapped for each recipient: HPKE (RFC 9180) with X25519 and ML-KEM-768, or "
         "X25519 alone, which a future quantum computer could read from a copy kept today; or a "
         "passphrase by Argon2id (RFC 9106), which is as strong as the passphrase.",
-        "Removing a recipient does not take back what he opened, nor old copies of the file. Anyone "
-        "who can open a file can rewrite it for others: require a signature where that matters.",
+        "Removing a recipient takes nothing back: not what they opened, and not the file. "
+        + OLD_HEAD
+        + " Anyone who can open a file can rewrite it for others: require a signature where that matters.",
         "No.",
     ),
     "rotate": Threat(
         STANDARD,
-        "A former recipient who kept the old file's key: the new file has another.",
-        "He still has the old file and what was in it.",
+        "A former recipient who kept the old file's key, or its old head: the new file has another key.",
+        "They still have the old file and what was in it.",
         "No.",
     ),
     "expire": Threat(
         STANDARD,
-        "Our tools do not open the file after its date, which nobody without the file's key can change.",
-        "Other programs, and a clock set back, do not care: a date is a reminder, not a lock.",
+        "Our tools do not open the file after its date, which nobody without the file's key can write "
+        "anew.",
+        "Other programs, and a clock set back, do not care: a date is a reminder, not a lock. "
+        + OLD_HEAD,
         "By design it binds only tools that obey it.",
     ),
     "revoke": Threat(
@@ -103,7 +112,7 @@ THREATS: dict[str, Threat] = {
         "that are offline open as before. An opener without the list, or with an old one, is not told; "
         "other programs do not look. For a file that nobody signed, everybody's list counts, so whoever "
         "can write beside it can have it refused. To lock somebody out of the next version, rotate or "
-        "issue again, and leave him out.",
+        "issue again, and leave them out.",
         "By design it binds only tools that obey it.",
     ),
     "sign": Threat(
@@ -115,10 +124,11 @@ THREATS: dict[str, Threat] = {
     ),
     "issue": Threat(
         STANDARD,
-        "Each user's copy is locked under a key of their own, derived one way from the issuer's and fresh "
-        "random bytes: one user's key opens no other's copy, and no two copies have one key, even where "
-        "the register was cut, copied or put back from a backup. The register says who has which, and a line in it that is "
-        "changed, removed or put elsewhere is noticed, since lines are signed and chained.",
+        "Each user's copy is locked under a key of their own, derived one way from the issuer's and "
+        "fresh random bytes: one user's key opens no other's copy, and no two copies have one key, even "
+        "where the register was cut, copied or put back from a backup. The register says who has which, "
+        "and a line in it that is changed, removed or put elsewhere is noticed, since lines are signed "
+        "and chained.",
         "Users can compare what they opened, and a leaked plain model does not say whose it was. Lines "
         "cut off the register's end are noticed only by who remembers its head; the users' names lie "
         "open in it. Whoever has the issuer's key has every user's. What the copy's own lock is worth "
@@ -165,7 +175,7 @@ def page() -> str:
     first = (
         "# Threat model\n\n"
         "Printed by `modellock-jax explain ALL`. The attacker always holds the file, knows the scheme, "
-        "the architecture and this code, and has some data; he does not have the key. Out of scope "
+        "the architecture and this code, and has some data, and does not have the key. Out of scope "
         "everywhere: whoever uses the opened model, code in the same process, a machine under the "
         "attacker's control, side channels, and traces in memory and swap.\n\n"
         "A *research lock* changes weights so that a file still loads as a model; most are broken, and "
