@@ -40,7 +40,7 @@ def test_a_revoked_recipient_is_refused_wherever_the_list_is_present(path, bobs,
     assert str(bobs) in refused(path, revoked=[bobs])
     monkeypatch.setenv(revocation.LISTS, str(bobs))
     refused(path)
-    monkeypatch.setenv(revocation.LISTS, os.pathsep.join(["", str(bobs), ""]))
+    monkeypatch.setenv(revocation.LISTS, os.pathsep.join([str(bobs), str(bobs)]))
     refused(path)
     monkeypatch.delenv(revocation.LISTS)
     for name in ("revoked.json", "m.sealed.revoked.json"):
@@ -66,12 +66,51 @@ def test_a_list_that_cannot_be_read_is_an_error(path, tmp_path, monkeypatch):
         with pytest.raises(Unreadable, match=name):
             envelope.load(path, ALICE, revoked=[tmp_path / name])
         monkeypatch.setenv(revocation.LISTS, str(tmp_path / name))
-        with pytest.raises(Unreadable, match=name):
+        with pytest.raises(Unreadable, match=rf"{name}.*\$MODELLOCK_REVOKED names it: correct"):
             envelope.load(path, ALICE)
         monkeypatch.delenv(revocation.LISTS)
     (path.parent / "revoked.json").symlink_to(tmp_path / "absent.json")
-    with pytest.raises(Unreadable, match="revoked"):
+    with pytest.raises(Unreadable, match=r"revoked.*it was read because it lies beside"):
         envelope.load(path, ALICE)
+
+
+@pytest.mark.parametrize("form", ["", ":", "{}:", ":{}", "{}::{}"])
+def test_an_empty_entry_of_the_variable_is_an_error(path, bobs, monkeypatch, form):
+    """It may be what is left of a name that was not set: nobody would be refused."""
+    monkeypatch.setenv(revocation.LISTS, form.replace(":", os.pathsep).format(bobs, bobs))
+    for who in (ALICE, BOB):
+        with pytest.raises(Unreadable, match="MODELLOCK_REVOKED has an empty entry; name"):
+            envelope.load(path, who)
+
+
+OTHERS = {
+    "another program's": (b'{"revoked": ["token"]}', "is no revocation list of modellock-jax"),
+    "a register": (b'{"extra":{},"format":"modellock-jax register"', "is a register, and no"),
+    "UTF-16": ('{"extra":{},"format"'.encode("utf-16"), "is in UTF-16, .* save it as UTF-8"),
+    "a directory": (None, "is a directory"),
+    "too long": (b" " * (revocation.LONGEST + 1), "more than 16777216 bytes"),
+    "empty": (b"", "is no revocation list"),
+}
+
+
+@pytest.mark.parametrize(("content", "text"), OTHERS.values(), ids=OTHERS)
+@pytest.mark.parametrize("name", ["revoked.json", "m.sealed.revoked.json"])
+def test_what_is_no_list_is_an_error_that_says_why_it_was_read(path, name, content, text):
+    place = path.parent / name
+    place.mkdir() if content is None else place.write_bytes(content)
+    for signers in ([], [OWNER]):
+        envelope.save(some(), path, [public(ALICE)], signers=signers)
+        why = f"{name}.*{text}.*it was read because it lies beside .*m.sealed.*or move"
+        with pytest.raises(Unreadable, match=why):
+            envelope.load(path, ALICE)
+
+
+def test_the_mark_that_editors_put_first_is_no_harm(path, bobs, tmp_path):
+    marked = tmp_path / "marked.json"
+    marked.write_bytes(b"\xef\xbb\xbf" + bobs.read_bytes())
+    refused(path, revoked=[marked])
+    revocation.update(tmp_path / "mine.json", marked)
+    assert (tmp_path / "mine.json").read_bytes() == bobs.read_bytes()
 
 
 def test_an_old_list_does_not_hide_a_newer_one(path, bobs, tmp_path):
@@ -84,17 +123,36 @@ def test_an_old_list_does_not_hide_a_newer_one(path, bobs, tmp_path):
         refused(path, revoked=[tmp_path / asked])
 
 
-def test_of_a_signed_file_only_its_signers_list_counts(path, bobs, tmp_path):
+def test_a_list_that_is_named_counts_whoever_signed_the_file(path, tmp_path, monkeypatch):
+    """Whoever names it vouches for it: it is the reader's own choice, and no stranger's."""
+    envelope.save(some(), path, [public(ALICE), public(BOB)], signers=[OWNER])
+    foreign = tmp_path / "foreign.json"
+    revocation.revoke(foreign, [BOB.id], MALLORY, "left the company")
+    refused(path, revoked=[foreign])
+    monkeypatch.setenv(revocation.LISTS, str(foreign))
+    refused(path)
+    shutil.copy(foreign, path.parent / "revoked.json")
+    monkeypatch.setenv(revocation.LISTS, str(path.parent / "revoked.json"))
+    refused(path)  # beside it too, but named
+    with pytest.raises(Expired, match="left the company"):
+        rewrite(path, BOB, adding(public(MALLORY)))
+
+
+def test_beside_a_signed_file_only_its_signers_list_counts(path, bobs, tmp_path):
     envelope.save(some(), path, [public(ALICE), public(BOB)], signers=[OWNER, ALICE])
     foreign = tmp_path / "foreign.json"
     revocation.revoke(foreign, [ALICE.id, BOB.id], MALLORY)
-    shutil.copy(foreign, path.parent / "revoked.json")
-    assert same(envelope.load(path, BOB), some())
-    with pytest.raises(ValueError, match=f"signed by {MALLORY.id}, who did not sign"):
-        envelope.load(path, BOB, revoked=[foreign])
+    for name in ("revoked.json", "m.sealed.revoked.json"):
+        shutil.copy(foreign, path.parent / name)
+        for who in (ALICE, BOB):
+            text = f"{name} is a list of {MALLORY.id}, who did not sign .*lies beside.*--revoked"
+            with pytest.raises(Unreadable, match=text):
+                envelope.load(path, who)
+        (path.parent / name).unlink()
     refused(path, revoked=[bobs])
     shutil.copy(bobs, path.parent / "m.sealed.revoked.json")
     refused(path)
+    shutil.copy(foreign, path.parent / "revoked.json")
     # Of a file that nobody signed, everybody's list counts.
     (path.parent / "m.sealed.revoked.json").unlink()
     envelope.save(some(), path, [public(ALICE)])

@@ -62,7 +62,7 @@ def revoke(
     Threat model: the holder of a key who uses our tools, on a machine where the list is present.
 
     **Guarantees.** `path` is at every moment the old list or the whole new one; of two at a time none
-    is lost. Nobody without the signer's secret can make, extend or shorten a list of his. Not
+    is lost. Nobody without the signer's secret can make, extend or shorten a list of theirs. Not
     protected: who copied the file's key or the plain values keeps them; a reader without the list, or
     with an old one, is not told; copies that are offline open as before; other programs do not look.
 
@@ -119,7 +119,7 @@ def update(path: AnyPath, newer: AnyPath) -> RevocationList:
 
     **Guarantees.** Whatever is offered, no key that the reader's list refuses is let in again.
     """
-    data = _bytes_of(newer)
+    data = texts.without_mark(_bytes_of(newer))
     new = _decode(data, newer)
     with _only_one(path) as target:
         old = read(target) if os.path.lexists(target) else None
@@ -143,28 +143,30 @@ def refused(
 
     Looked at are `lists`, those that the environment variable MODELLOCK_REVOKED names (like PATH),
     and beside the file, or where a link to it leads, `revoked.json` and `NAME.revoked.json`. All of
-    them count, so that an old list does not hide a newer one; but for a signed file, whose header is
-    `made`, only those of who signed it. Raises `Unreadable` and `Tampered` as `read`, and if one of
-    `lists` does not count for this file `ValueError`.
+    them count, so that an old list does not hide a newer one. Raises `Unreadable` and `Tampered` as
+    `read`, and `Unreadable` for an empty entry of the variable, and beside a signed file, whose header
+    is `made`, for a list of somebody who did not sign it.
 
-    **Guarantees.** A list that is present and damaged is an error and never passed over.
+    **Guarantees.** No list that is named or present is passed over: it counts, or is an error that
+    says why it was read. Whoever names a list vouches for it, whoever signed it.
     """
     found: dict[str, str] = {}
-    asked = [Path(one) for one in lists]
-    for place in dict.fromkeys([*asked, *_places(path)]):
-        one = read(place)
-        if made is not None and made.signatures and not _signed(made, one.signer):
-            if place in asked:
-                raise ValueError(
-                    f"{place} is signed by {one.signer.id}, who did not sign {path}; give its "
-                    "issuer's list"
-                )
-            continue
+    for place, why in _places(path, lists).items():
+        try:
+            one = read(place)
+        except (Unreadable, Tampered) as error:
+            raise type(error)(f"{error}; {why}" if why else str(error)) from None
+        foreign = made is not None and made.signatures and not _signed(made, one.signer)
+        if foreign and why == _beside(path):
+            raise Unreadable(
+                f"{place} is a list of {one.signer.id}, who did not sign {path}; {why}, or name it by "
+                f"--revoked or ${LISTS} if you want it to count"
+            )
         for key in one.revoked:
-            why = f" ({key.reason})" if key.reason else ""
+            because = f" ({key.reason})" if key.reason else ""
             found.setdefault(
                 key.id,
-                f"key {key.id} was revoked on {key.time}{why}, says {place}, number {one.serial}, "
+                f"key {key.id} was revoked on {key.time}{because}, says {place}, number {one.serial}, "
                 f"signed by {one.signer.id}; ask the issuer for a new key",
             )
     return found
@@ -194,11 +196,32 @@ def _check(found: dict[str, str], *names: str) -> None:
             raise Expired(found[name])
 
 
-def _places(path: AnyPath) -> Iterator[Path]:
-    yield from (Path(one) for one in os.environ.get(LISTS, "").split(os.pathsep) if one)
+def _places(path: AnyPath, lists: Iterable[AnyPath]) -> dict[Path, str]:
+    """The lists to be read, each once, and why each of them is: whose fault it is if it cannot be."""
+    named = os.environ.get(LISTS)
+    entries = [] if named is None else named.split(os.pathsep)
+    if not all(entries):
+        raise Unreadable(
+            f"${LISTS} has an empty entry; name revocation lists, with {os.pathsep} between them, or "
+            "unset it"
+        )
+    found = dict.fromkeys(map(Path, lists), "")
+    for entry in entries:
+        found.setdefault(Path(entry), f"${LISTS} names it: correct it there, or put the list there")
+    known = set(map(os.path.realpath, found))
     for target in dict.fromkeys((Path(path), Path(os.path.realpath(path)))):
-        beside = (target.with_name(f"{target.name}.{BESIDE}"), target.with_name(BESIDE))
-        yield from (place for place in beside if os.path.lexists(place))
+        for place in (target.with_name(f"{target.name}.{BESIDE}"), target.with_name(BESIDE)):
+            if os.path.lexists(place) and os.path.realpath(place) not in known:
+                known.add(os.path.realpath(place))
+                found[place] = _beside(path)
+    return found
+
+
+def _beside(path: AnyPath) -> str:
+    return (
+        f"it was read because it lies beside {path}, where lists are looked for: put the right list "
+        "there, or move what is no list of the file's issuer"
+    )
 
 
 def _signed(made: Header, signer: PublicKey) -> bool:
@@ -229,14 +252,24 @@ def _encode(made: RevocationList, secret: Secret) -> bytes:
 
 def _decode(data: bytes, path: AnyPath) -> RevocationList:
     if texts.kind(data) != "revocation list" or len(data) > LONGEST:
-        raise Unreadable(f"{path} is not a revocation list of modellock-jax; get it again")
+        raise Unreadable(f"{path} {_no_list(data)}")
     try:
-        return _parse(signed.parse(data))
+        return _parse(signed.parse(texts.without_mark(data)))
     except Unreadable as error:
-        raise Unreadable(f"{path} {error}; get it again") from None
+        raise Unreadable(f"{path} {error}") from None
     except (KeyError, TypeError, ValueError) as error:
         why = error if type(error) is ValueError else "is not as it was written"
         raise Tampered(f"{path} {why}: it was changed or cut off; get it again") from None
+
+
+def _no_list(data: bytes) -> str:
+    if len(data) > LONGEST:
+        return f"has more than {LONGEST} bytes, which no revocation list has"
+    if fault := texts.encoding_fault(data):
+        return fault
+    kind = texts.kind(data)
+    what = f"is {texts.KINDS[kind]}, and" if kind else "is"
+    return f"{what} no revocation list of modellock-jax"
 
 
 def _parse(fields: dict[str, Any]) -> RevocationList:
@@ -247,7 +280,8 @@ def _parse(fields: dict[str, Any]) -> RevocationList:
     revoked = tuple(Revoked(**one) for one in fields["revoked"])
     for one in revoked:
         signed.check_time(one.time)
-        if not re.fullmatch(identity.ID, one.id) or not str(one.reason).isprintable():
+        reason = isinstance(one.reason, str) and len(one.reason) <= _REASON
+        if not re.fullmatch(identity.ID, one.id) or not reason or not one.reason.isprintable():
             raise ValueError("has a key without a proper id or reason")
     issued, signer = signed.check_time(fields["issued"]), signed.signer_of(fields)
     return RevocationList(fields["serial"], issued, signer, revoked, fields["extra"])

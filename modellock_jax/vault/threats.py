@@ -84,9 +84,9 @@ THREATS: dict[str, Threat] = {
         "The file's key is wrapped for each recipient: HPKE (RFC 9180) with X25519 and ML-KEM-768, or "
         "X25519 alone, which a future quantum computer could read from a copy kept today; or a "
         "passphrase by Argon2id (RFC 9106), which is as strong as the passphrase.",
+        "Anyone who can open a file can rewrite it for others: require a signature where that matters. "
         "Removing a recipient takes nothing back: not what they opened, and not the file. "
-        + OLD_HEAD
-        + " Anyone who can open a file can rewrite it for others: require a signature where that matters.",
+        + OLD_HEAD,
         "No.",
     ),
     "rotate": Threat(
@@ -110,8 +110,9 @@ THREATS: dict[str, Threat] = {
         "shorten a list of the issuer's, and a damaged one is an error.",
         "It takes nothing back: who copied the file's key or the plain values keeps them, and copies "
         "that are offline open as before. An opener without the list, or with an old one, is not told; "
-        "other programs do not look. For a file that nobody signed, everybody's list counts, so whoever "
-        "can write beside it can have it refused. To lock somebody out of the next version, rotate or "
+        "other programs do not look. Whoever can write beside a file can have it refused: "
+        "of a file that nobody signed everybody's list counts, and beside a signed one another's is an "
+        "error. To lock somebody out of the next version, rotate or "
         "issue again, and leave them out.",
         "By design it binds only tools that obey it.",
     ),
