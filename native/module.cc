@@ -8,7 +8,7 @@ namespace {
 
 PyModuleDef definition = {PyModuleDef_HEAD_INIT, "modellock_jax_native",
                           "`chacha20` and, where the processor has AES, `aes_through`: handlers for "
-                          "jax.ffi.register_ffi_target.",
+                          "jax.ffi.register_ffi_target, compiled for the interface `API`.",
                           -1};
 
 bool Add(PyObject* module, const char* name, XLA_FFI_Handler* handler) {
@@ -24,6 +24,13 @@ bool Add(PyObject* module, const char* name, XLA_FFI_Handler* handler) {
 PyMODINIT_FUNC PyInit_modellock_jax_native() {
   PyObject* module = PyModule_Create(&definition);
   if (module == nullptr) return nullptr;
+  PyObject* api = Py_BuildValue("(ii)", XLA_FFI_API_MAJOR, XLA_FFI_API_MINOR);
+  if (PyModule_AddObjectRef(module, "API", api) < 0) {
+    Py_XDECREF(api);
+    Py_DECREF(module);
+    return nullptr;
+  }
+  Py_DECREF(api);
   if (!Add(module, "chacha20", Chacha20) || (HasAes() && !Add(module, "aes_through", AesThrough))) {
     Py_DECREF(module);
     return nullptr;

@@ -1,5 +1,8 @@
 """The ciphers as compiled calls: the bits of `cryptography` and of JAX alone, at every place."""
 
+import sys
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,7 +15,7 @@ import modellock_jax as ml
 from modellock_jax.ciphers import aes, native
 from modellock_jax.schemes.stream_lock import in_jax
 
-pytest.importorskip("modellock_jax_native")
+module = pytest.importorskip("modellock_jax_native")
 
 CALL = "modellock_jax_chacha20"
 AES_CALL = "modellock_jax_aes_through"
@@ -192,3 +195,13 @@ def test_blocks_that_cannot_be_are_refused():
                 words, counts, np.zeros(17, np.uint8), True
             )
         )
+
+
+def test_calls_compiled_for_a_newer_interface_are_left_out(monkeypatch):
+    # Registered, they would end all work of JAX on CPUs.
+    major, minor = module.API
+    assert module.API <= native._api()
+    newer = SimpleNamespace(API=(major, minor + 1), chacha20=module.chacha20)
+    monkeypatch.setitem(sys.modules, "modellock_jax_native", newer)
+    with pytest.warns(UserWarning, match="compiled for a newer jaxlib and is left out; from a clone"):
+        assert native._held.__wrapped__() == frozenset()

@@ -2,7 +2,10 @@
 
 import functools
 import importlib
+import re
+import warnings
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -17,10 +20,25 @@ def _held() -> frozenset[str]:
         module = importlib.import_module("modellock_jax_native")
     except ModuleNotFoundError:
         return frozenset()
+    # XLA runs calls compiled for an older interface; of a newer one it would refuse all work on CPUs.
+    if getattr(module, "API", (0, 0)) > _api():
+        warnings.warn(
+            "modellock_jax_native was compiled for a newer jaxlib and is left out; from a clone, run "
+            "pip install --force-reinstall --no-deps --no-build-isolation ./native",
+            stacklevel=2,
+        )
+        return frozenset()
     names = {"chacha20", "aes_through"} & set(vars(module))
     for name in names:
         jax.ffi.register_ffi_target(_target(name), getattr(module, name), platform="cpu")
     return frozenset(names)
+
+
+def _api() -> tuple[int, int]:
+    """The version of the interface for compiled calls that the installed jaxlib has."""
+    header = Path(jax.ffi.include_dir(), "xla/ffi/api/c_api.h").read_text()
+    major, minor = re.findall(r"#define XLA_FFI_API_M(?:AJ|IN)OR (\d+)", header)
+    return int(major), int(minor)
 
 
 def _target(name: str) -> str:
