@@ -13,6 +13,7 @@ from typing import Any, NamedTuple, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from modellock_jax.layers import as_layers, stack_up
 from modellock_jax.masks import Chained, Mask, Selected, check_met
@@ -38,6 +39,7 @@ class Source(Protocol):
 
     def words(self, n: int, /) -> Any: ...
     def split(self, n: int, /) -> list["Source"]: ...
+    def for_lock(self, lock: str, /) -> "Source": ...
 
 
 Rng = Any
@@ -181,7 +183,9 @@ def chain(*locks: Lock) -> Lock:
     the decryption of the earlier ones. A lock that needs its gradient (`adv_params`) must therefore
     come before bit ciphers, and a chain in the wrong order raises instead of doing nothing.
 
-    Raises `ValueError` if no lock is given, `TypeError` if the key is not one key per lock.
+    Raises `ValueError` if no lock is given, and in encrypt if two links have one key: a lock could
+    undo another. Under `jit` that is seen where both are one argument. `TypeError` if the key is not
+    one key per lock.
     """
     if not locks:
         raise ValueError("chain: give at least one lock, as in chain(deep_lock(), stream_lock())")
@@ -199,6 +203,7 @@ def chain(*locks: Lock) -> Lock:
 
     def encrypt(key: Key, params: Params, /, loss: Loss | None = None) -> tuple[Params, Key]:
         finished = []
+        _check_apart(keys_of(key))
         for lock, k in zip(locks, keys_of(key)):
             params, k = lock.encrypt(k, params, loss)
             loss = None if loss is None else _after(loss, lock, k)
@@ -222,6 +227,25 @@ def chain(*locks: Lock) -> Lock:
     return Lock(init, encrypt, decrypt, scramble if scrambles else _scramble, mask)
 
 
+def _check_apart(keys: tuple[Key, ...]) -> None:
+    for j, later in enumerate(keys):
+        for i, earlier in enumerate(keys[:j]):
+            if _is_same(earlier, later):
+                raise ValueError(
+                    f"chain: links {i + 1} and {j + 1} have the same key; draw one for each with "
+                    "init(rng, params)"
+                )
+
+
+def _is_same(one: Key, other: Key) -> bool:
+    leaves, others = jax.tree.leaves(one), jax.tree.leaves(other)
+    if jax.tree.structure(one) != jax.tree.structure(other) or not leaves:
+        return False
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves + others):
+        return all(a is b for a, b in zip(leaves, others))
+    return all(np.array_equal(a, b) for a, b in zip(leaves, others))
+
+
 def _after(loss: Loss, lock: Lock, key: Key) -> Loss:
     return lambda params: loss(lock.decrypt(key, params))
 
@@ -232,8 +256,8 @@ def only(lock: Lock, where: Callable[[str], bool]) -> Lock:
     `where(path)` gets a leaf's path such as `"params/Dense_0/kernel"` for encrypt and decrypt, and
     a site's name such as `"Dense_0"` for the mask. `scramble` acts on inputs and is not restricted.
 
-    Raises `ValueError` if no leaf satisfies `where`, or, in a forward, if no site does and the lock has
-    a mask.
+    From a host `Source`, the key depends on which leaves are chosen. Raises `ValueError` if no leaf
+    satisfies `where`, or, in a forward, if no site does and the lock has a mask.
 
     >>> import jax, modellock_jax as ml
     >>> params = {"a": jax.numpy.ones(4), "b": jax.numpy.ones(4)}
@@ -259,7 +283,9 @@ def only(lock: Lock, where: Callable[[str], bool]) -> Lock:
         )
 
     def init(rng: Rng, params: Params) -> Key:
-        return lock.init(rng, select(params))
+        chosen = select(params)
+        known = jax.tree.leaves(paths(chosen))
+        return lock.init(for_lock(rng, f"only({known!r})"), chosen)
 
     def encrypt(key: Key, params: Params, /, loss: Loss | None = None) -> tuple[Params, Key]:
         inner = None if loss is None else lambda chosen: loss(merge(chosen, params))
@@ -276,20 +302,56 @@ def only(lock: Lock, where: Callable[[str], bool]) -> Lock:
 def paths(params: Params) -> Params:
     """The path of each leaf, as a tree like `params`: `"params/Dense_0/kernel"`.
 
-    Raises `ValueError` if the tree has no leaves.
+    Raises `ValueError` if the tree has no leaves, and where two places read alike: two leaves of one
+    path, or a name that contains `/` beside a branch, as `"a/b"` beside `"a"`.
+
+    **Guarantees.** No two leaves have one path; the part of a path before a `/` is one place of the tree
+    for all leaves below it.
     """
-    tree = jax.tree_util.tree_map_with_path(
-        lambda path, _: jax.tree_util.keystr(path, simple=True, separator="/"), params
-    )
-    if not jax.tree.leaves(tree):
+    found = jax.tree_util.tree_flatten_with_path(params)
+    if not found[0]:
         raise ValueError("the parameters are an empty pytree: there is nothing to lock")
-    return tree
+    places: dict[str, Any] = {}
+    texts = []
+    for keys, _ in found[0]:
+        names = [jax.tree_util.keystr((key,), simple=True) for key in keys]
+        text = "/".join(names)
+        texts.append(text)
+        # A beginning of the path ends after a key, or inside of one.
+        ends = {"/".join(names[:n]): keys[:n] for n in range(1, len(names) + 1)}
+        cuts = [i for i, sign in enumerate(text) if sign == "/"]
+        for at in (text[:i] for i in cuts):
+            if places.setdefault(at, ends.get(at)) != ends.get(at):
+                raise _alike(at, text)
+        if text in places:
+            raise _alike(text, text)
+        places[text] = _LEAF
+    return jax.tree.unflatten(found[1], texts)
 
 
-def random_words(rng: Rng, n: int) -> jax.Array:
-    """`n` random words, uint32 `[n]`, from a JAX PRNG key or a host `Source`."""
+_LEAF = object()
+
+
+def _alike(at: str, path: str) -> ValueError:
+    return ValueError(
+        f"two places in the parameters read `{at}`, one of them in the path `{path}`: a name has a `/` "
+        "in it, or is a number written as text; rename it"
+    )
+
+
+def for_lock(rng: Rng, lock: str) -> Rng:
+    """A host `Source` for one lock, named with all its settings; a JAX PRNG key stays as it is."""
+    return rng.for_lock(lock) if hasattr(rng, "words") else rng
+
+
+def random_words(rng: Rng, n: int, lock: str) -> jax.Array:
+    """`n` random words, uint32 `[n]`, from a JAX PRNG key, or those of `lock` from a host `Source`.
+
+    `lock` is the lock with all settings that its key depends on. Exact twins, which open one another's
+    models with one key, name themselves alike.
+    """
     if hasattr(rng, "words"):
-        return jnp.asarray(rng.words(n), jnp.uint32)
+        return jnp.asarray(rng.for_lock(lock).words(n), jnp.uint32)
     return jax.random.bits(rng, (n,), jnp.uint32)
 
 
@@ -327,3 +389,14 @@ def check_key(
 def _describe(key: Key) -> str:
     length = f" of {len(key)}" if type(key) in (tuple, list) else ""
     return f"a {type(key).__name__}{length}"
+
+
+def hidden(key: Any) -> str:
+    """The repr of a lock's key: what its fields are, and not what is in them."""
+    fields = ", ".join(
+        f"{name}={jnp.result_type(value)}{list(jnp.shape(value))}"
+        if hasattr(value, "shape")
+        else f"{name}={type(value).__name__}"
+        for name, value in zip(key._fields, key)
+    )
+    return f"{type(key).__name__}({fields})"

@@ -49,6 +49,14 @@ def blocks(key: jax.Array, nonces: jax.Array, counters: jax.Array, run: int = 1)
     return lax.platform_dependent(key, nonces, counters, cpu=by_blocks, default=by_rows)
 
 
+def prf(key: jax.Array, words: jax.Array) -> jax.Array:
+    """Eight words, uint32 `[8]`, of a key, uint32 `[8]`, for four words, uint32 `[4]`.
+
+    The first half of ChaCha20's block whose counter and nonce are the four words.
+    """
+    return blocks(key, words[1:], words[:1])[0, :8]
+
+
 def _own(nonces: jax.Array, counters: jax.Array, run: int) -> list[jax.Array]:
     """The counters and the three words of the nonces, `[N * run]` each; a nonce for all is none."""
     steps = lax.broadcasted_iota(jnp.uint32, (counters.shape[0], run), 1)

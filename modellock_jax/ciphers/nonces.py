@@ -1,16 +1,26 @@
-"""A nonce for each leaf of a tree, on the host."""
+"""What of a stream's place is known on the host: the nonce of a leaf, the key of a tree."""
 
 import hashlib
 
 import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
 
 def leaf_nonce(path: str) -> np.ndarray:
-    """What a leaf's nonce is before the key's nonce is added by XOR, uint32 `[3]`.
+    """The first two words of a leaf's nonce, uint32 `[2]`: 64 bits of SHA-256 of its path.
 
-    The first 96 bits of SHA-256 of its path, as little-endian words.
+    The third is the upper half of the number of a block, 0 within the first 256 GiB of a leaf.
 
     >>> leaf_nonce("params/Dense_0/kernel").tolist()
-    [2814769714, 960786627, 1308113423]
+    [2814769714, 960786627]
     """
-    return np.frombuffer(hashlib.sha256(path.encode()).digest()[:12], "<u4")
+    return np.frombuffer(hashlib.sha256(path.encode()).digest()[:8], "<u4").astype(np.uint32)
+
+
+def tree_key(key: bytes, nonce: bytes) -> bytes:
+    """The key of a tree's streams, 32 bytes, for the lock's key and a nonce of 12 bytes.
+
+    The first half of ChaCha20's block with the counter 0, as XChaCha20 derives its subkey.
+    """
+    block = Cipher(algorithms.ChaCha20(key, bytes(4) + nonce), mode=None).encryptor()
+    return block.update(bytes(64))[:32]

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from modellock_jax.base import Key, Lock, Loss, Params, Rng, check_key, random_words
+from modellock_jax.base import Key, Lock, Loss, Params, Rng, check_key, hidden, random_words
 from modellock_jax.bits import bitwise, check_leaves, from_uint, to_uint
 from modellock_jax.ciphers import chacha
 from modellock_jax.schemes.shards import Part, by_leaves
@@ -29,6 +29,9 @@ class AdvParamsKey(NamedTuple):
     leaf: jax.Array
     position: jax.Array
     bits: jax.Array
+
+    def __repr__(self) -> str:
+        return hidden(self)
 
 
 class _Search(NamedTuple):
@@ -91,12 +94,13 @@ def adv_params(
             f"and step above 0, not {count=}, {budget=}, {pool=}, {margin=}, {step=}"
         )
     shapes = (8,), (count,), (count,), (count,)
+    name = f"adv_params({count=}, {step=}, {margin=}, {budget=}, {pool=}, {stop=})"
 
     def init(rng: Rng, params: Params) -> AdvParamsKey:
         check_leaves("adv_params", params)
         layers_of(params)
         none = jnp.full(count, -1, jnp.int32)
-        return AdvParamsKey(random_words(rng, 8), none, none, jnp.zeros(count, jnp.uint32))
+        return AdvParamsKey(random_words(rng, 8, name), none, none, jnp.zeros(count, jnp.uint32))
 
     def encrypt(key: Key, params: Params, /, loss: Loss | None = None) -> tuple[Params, Key]:
         check_leaves("adv_params", params)

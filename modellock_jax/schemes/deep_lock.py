@@ -11,7 +11,7 @@ from typing import Any, Literal, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from modellock_jax.base import Key, Lock, Loss, Params, Rng, check_key, random_words
+from modellock_jax.base import Key, Lock, Loss, Params, Rng, check_key, hidden, random_words
 from modellock_jax.bits import (
     bitwise,
     check_leaves,
@@ -33,6 +33,9 @@ class DeepLockKey(NamedTuple):
     """`master`: uint32 `[4]` or `[8]`, the AES key as little-endian words."""
 
     master: jax.Array
+
+    def __repr__(self) -> str:
+        return hidden(self)
 
 
 def deep_lock(key_bits: int = 128, restart: Literal["never", "leaf"] = "never") -> Lock:
@@ -73,7 +76,7 @@ def deep_lock(key_bits: int = 128, restart: Literal["never", "leaf"] = "never") 
 
     def init(rng: Rng, params: Params) -> DeepLockKey:
         check_leaves("deep_lock", params)
-        return DeepLockKey(random_words(rng, n))
+        return DeepLockKey(random_words(rng, n, f"deep_lock(key_bits={key_bits}, restart={restart!r})"))
 
     def through(key: DeepLockKey, params: Params, unlock: bool) -> Params:
         leaves, tree = jax.tree.flatten(params)

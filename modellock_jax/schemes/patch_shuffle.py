@@ -14,6 +14,7 @@ from modellock_jax.schemes.pixel_shuffle import (
     block_entries,
     draw_permutation,
     permutation_bits,
+    shuffle_name,
 )
 from modellock_jax.schemes.shards import Part, by_parts, cut
 
@@ -78,7 +79,7 @@ def patch_shuffle(patch: int, channels: int = 3) -> Lock:
 
     def init(rng: Rng, params: Params) -> PixelKey:
         embedding(params)
-        return PixelKey(draw_permutation(rng, n))
+        return PixelKey(draw_permutation(rng, n, shuffle_name(patch, channels)))
 
     def encrypt(key: Key, params: Params, /, loss: Loss | None = None) -> tuple[Params, Key]:
         check_key("patch_shuffle", key, PixelKey, (n,))

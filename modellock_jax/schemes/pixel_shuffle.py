@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from modellock_jax.base import Key, Lock, Params, Rng, check_key, random_words
+from modellock_jax.base import Key, Lock, Params, Rng, check_key, hidden, random_words
 
 
 class PixelKey(NamedTuple):
@@ -22,11 +22,17 @@ class PixelKey(NamedTuple):
 
     permutation: jax.Array
 
+    def __repr__(self) -> str:
+        return hidden(self)
+
 
 class NegativeKey(NamedTuple):
     """`negative`: bool `[block * block * channels]`, true on half of the entries."""
 
     negative: jax.Array
+
+    def __repr__(self) -> str:
+        return hidden(self)
 
 
 class FfxKey(NamedTuple):
@@ -34,6 +40,9 @@ class FfxKey(NamedTuple):
 
     chosen: jax.Array
     table: jax.Array
+
+    def __repr__(self) -> str:
+        return hidden(self)
 
 
 ImageShape = tuple[int, int, int] | None
@@ -66,7 +75,7 @@ def pixel_shuffle(block: int, channels: int = 3, image_shape: ImageShape = None)
     n = block_entries("pixel_shuffle", block, channels, image_shape)
 
     def init(rng: Rng, params: Params) -> PixelKey:
-        return PixelKey(draw_permutation(rng, n))
+        return PixelKey(draw_permutation(rng, n, shuffle_name(block, channels)))
 
     def scramble(key: Key, x: jax.Array) -> jax.Array:
         check_key("pixel_shuffle", key, PixelKey, (n,))
@@ -102,7 +111,8 @@ def negative_positive(block: int, channels: int = 3, image_shape: ImageShape = N
     n = block_entries("negative_positive", block, channels, image_shape)
 
     def init(rng: Rng, params: Params) -> NegativeKey:
-        return NegativeKey(draw_permutation(rng, n) < n // 2)
+        name = f"negative_positive(block={block}, channels={channels})"
+        return NegativeKey(draw_permutation(rng, n, name) < n // 2)
 
     def scramble(key: Key, x: jax.Array) -> jax.Array:
         check_key("negative_positive", key, NegativeKey, (n,))
@@ -136,7 +146,7 @@ def ffx(block: int, channels: int = 3, image_shape: ImageShape = None) -> Lock:
 
     def init(rng: Rng, params: Params) -> FfxKey:
         # One draw of both: the first n words rank the entries, the others the 256 values.
-        words = random_words(rng, 2 * (n + 256))
+        words = random_words(rng, 2 * (n + 256), f"ffx(block={block}, channels={channels})")
         chosen = _rank(words[: 2 * n]) < n // 2
         return FfxKey(chosen, _rank(words[2 * n :]).astype(jnp.uint8))
 
@@ -165,9 +175,14 @@ def block_entries(scheme: str, block: int, channels: int, image_shape: ImageShap
     return block * block * channels
 
 
-def draw_permutation(rng: Rng, n: int) -> jax.Array:
-    """A random permutation, int32 `[n]`."""
-    return _rank(random_words(rng, 2 * n))
+def draw_permutation(rng: Rng, n: int, lock: str) -> jax.Array:
+    """A random permutation, int32 `[n]`, for a lock of that name."""
+    return _rank(random_words(rng, 2 * n, lock))
+
+
+def shuffle_name(block: int, channels: int) -> str:
+    """The one name of `pixel_shuffle` and its twin `patch_shuffle`, which share their key."""
+    return f"shuffle(block={block}, channels={channels})"
 
 
 def swap_two(rng: jax.Array, key: Any) -> Any:

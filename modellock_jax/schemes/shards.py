@@ -3,6 +3,7 @@
 XLA cannot tell that a key stream may be made anywhere, and would send it from device to device.
 """
 
+import math
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -59,16 +60,10 @@ def by_parts(body: Body) -> Callable[[Hashable, Any, Sequence[jax.Array]], list[
         return body(static, args, parts, leaves)
 
     def on_mesh(static: Hashable, shardings: Any, whole: Any) -> Callable[..., list[jax.Array]]:
-        names = [
-            (*s.spec, *[None] * (leaf.ndim - len(s.spec))) for s, leaf in zip(shardings, whole)
-        ]
+        names = _names(shardings, whole)
 
         def here(args: Any, leaves: Sequence[jax.Array]) -> list[jax.Array]:
-            parts = [
-                Part(leaf.shape, tuple(0 if not n else lax.axis_index(n) for n in axes), axes)
-                for leaf, axes in zip(whole, names)
-            ]
-            return body(static, args, parts, leaves)
+            return body(static, args, _parts(whole, names), leaves)
 
         return here
 
@@ -109,6 +104,95 @@ def by_parts(body: Body) -> Callable[[Hashable, Any, Sequence[jax.Array]], list[
         return one(args, leaves)
 
     return run
+
+
+def sum_over_parts(
+    body: Callable[..., jax.Array],
+) -> Callable[[Hashable, jax.Array, Sequence[jax.Array]], jax.Array]:
+    """A compiled `f(static, arg, leaves) -> sum`, whatever the leaves' shardings.
+
+    `body(static, arg, parts, leaves)` gets what that of `by_parts` does, and returns integers
+    `[leaves, N]`: what each leaf's part adds to the sum `[N]`.
+
+    **Guarantees.** The only thing that devices exchange are the N integers, once.
+    """
+
+    @partial(jax.jit, static_argnums=0)
+    def whole(static: Hashable, arg: jax.Array, leaves: Sequence[jax.Array]) -> jax.Array:
+        parts = [Part(leaf.shape, (0,) * leaf.ndim, (None,) * leaf.ndim) for leaf in leaves]
+        return body(static, arg, parts, leaves).sum(0, dtype=jnp.uint32)
+
+    def on_mesh(static: Hashable, mesh: Any, shardings: Any, whole: Any) -> Callable[..., jax.Array]:
+        names = _names(shardings, whole)
+        split = [{n for axis in axes for n in _each(axis)} for axes in names]
+        used = tuple(name for name in mesh.axis_names if any(name in one for one in split))
+
+        def here(arg: jax.Array, leaves: Sequence[jax.Array]) -> jax.Array:
+            added = body(static, arg, _parts(whole, names), leaves)
+            # What several devices hold is counted on the first of them.
+            counts = [
+                jnp.all(jnp.array([lax.axis_index(n) == 0 for n in used if n not in one], bool))
+                for one in split
+            ]
+            total = jnp.where(jnp.array(counts)[:, None], added, 0).sum(0, dtype=jnp.uint32)
+            return lax.psum(total, used) if used else total
+
+        return here
+
+    def partition(static: Hashable, mesh: Any, given: Any, _: Any) -> Any:
+        arg, leaves = given
+        shardings = [leaf.sharding for leaf in leaves]
+        alike = NamedSharding(mesh, P())
+        return mesh, on_mesh(static, mesh, shardings, leaves), alike, (alike, shardings)
+
+    automatic = custom_partitioning(whole, static_argnums=(0,))
+    automatic.def_partition(partition, sharding_rule=_added_up)
+
+    @partial(jax.jit, static_argnums=0)
+    def run(static: Hashable, arg: jax.Array, leaves: Sequence[jax.Array]) -> jax.Array:
+        leaves = [jnp.asarray(leaf) for leaf in leaves]
+        shardings = [jax.typeof(leaf).sharding for leaf in leaves]
+        explicit = [s for s in shardings if AxisType.Explicit in s.mesh.axis_types]
+        if explicit:
+            mesh = explicit[0].mesh
+            mapped = jax.shard_map(
+                on_mesh(static, mesh, shardings, leaves),
+                mesh=mesh,
+                in_specs=(P(), [s.spec for s in shardings]),
+                out_specs=P(),
+                check_vma=False,
+            )
+            return mapped(arg, leaves)
+
+        @custom_vmap
+        def one(arg: jax.Array, leaves: Sequence[jax.Array]) -> jax.Array:
+            return automatic(static, arg, leaves)
+
+        @one.def_vmap
+        def many(size: int, batched: Any, *given: Any) -> Any:
+            axes = jax.tree.map(lambda b: 0 if b else None, batched)
+            return jax.vmap(partial(whole, static), tuple(axes), axis_size=size)(*given), True
+
+        return one(arg, leaves)
+
+    return run
+
+
+def _each(names: Any) -> tuple[str, ...]:
+    return () if names is None else (names,) if isinstance(names, str) else tuple(names)
+
+
+def _names(shardings: Any, leaves: Any) -> list[tuple[Any, ...]]:
+    """For each leaf and axis, the mesh axes over which it is split, or None."""
+    return [(*s.spec, *[None] * (leaf.ndim - len(s.spec))) for s, leaf in zip(shardings, leaves)]
+
+
+def _parts(whole: Any, names: list[tuple[Any, ...]]) -> list[Part]:
+    """The parts of leaves on the device where this is traced."""
+    return [
+        Part(leaf.shape, tuple(0 if not n else lax.axis_index(n) for n in axes), axes)
+        for leaf, axes in zip(whole, names)
+    ]
 
 
 def by_leaves(
@@ -153,6 +237,16 @@ def _every_axis_alone(_: Hashable, mesh: Any, given: Any, results: Any) -> SdySh
     ]
     alone = tuple(name for mapping in axes[:first] for name in mapping)
     return SdyShardingRule(tuple(axes), tuple(axes[first:]), need_replication_factors=alone)
+
+
+def _added_up(_: Hashable, mesh: Any, given: Any, results: Any) -> SdyShardingRule:
+    """Any axis of any leaf may be split; the array before them and the sum are whole everywhere."""
+    axes = [
+        ArrayMapping(*(f"axis{i}_{k}" for k in range(len(value.shape))))
+        for i, value in enumerate(given)
+    ]
+    alone = (*axes[0], "sum")
+    return SdyShardingRule(tuple(axes), (ArrayMapping("sum"),), need_replication_factors=alone)
 
 
 def cut(whole: jax.Array, part: Part, shape: tuple[int, ...]) -> jax.Array:

@@ -10,7 +10,17 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from modellock_jax.base import Key, Lock, Loss, Params, Rng, check_key, paths, random_words
+from modellock_jax.base import (
+    Key,
+    Lock,
+    Loss,
+    Params,
+    Rng,
+    check_key,
+    hidden,
+    paths,
+    random_words,
+)
 from modellock_jax.bits import bitwise, check_leaves, from_uint, to_uint
 from modellock_jax.schemes.shards import Part, by_leaves
 
@@ -19,6 +29,9 @@ class SignKey(NamedTuple):
     """`signs`: int8 `[bits]`, each +1 or -1 (a relaxed key may hold floats)."""
 
     signs: jax.Array
+
+    def __repr__(self) -> str:
+        return hidden(self)
 
 
 def sign_mask(bits: int = 256, per: Literal["channel", "unit"] = "channel") -> Lock:
@@ -54,7 +67,7 @@ def sign_mask(bits: int = 256, per: Literal["channel", "unit"] = "channel") -> L
         return h * signs.reshape((1,) * (h.ndim - len(units)) + units)
 
     def init(rng: Rng, params: Params) -> SignKey:
-        return _draw(rng, bits)
+        return _draw(rng, bits, per)
 
     return Lock(init, mask=mask)
 
@@ -100,7 +113,7 @@ def sign_flip(bits: int = 256) -> Lock:
 
     def init(rng: Rng, params: Params) -> SignKey:
         check(params)
-        return _draw(rng, bits)
+        return _draw(rng, bits, "channel")
 
     def decrypt(key: Key, locked: Params) -> Params:
         check(locked)
@@ -180,8 +193,10 @@ def _check(bits: int) -> None:
         raise ValueError(f"bits must be at least 1, not {bits}")
 
 
-def _draw(rng: Rng, bits: int) -> SignKey:
-    return SignKey(1 - 2 * (random_words(rng, bits) & 1).astype(jnp.int8))
+def _draw(rng: Rng, bits: int, per: str) -> SignKey:
+    # One name for sign_mask per channel and sign_flip, which share their key.
+    words = random_words(rng, bits, f"signs(bits={bits}, per={per!r})")
+    return SignKey(1 - 2 * (words & 1).astype(jnp.int8))
 
 
 def _signs(signs: jax.Array, units: tuple[int, ...]) -> jax.Array:

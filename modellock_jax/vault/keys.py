@@ -78,10 +78,11 @@ class Secret:
         return self._ids
 
     def source(self, label: str) -> "KeySource":
-        """The words of `label`, for a lock's `init`; the same label, the same words.
+        """The words of `label`, for a lock's `init`; the same label and lock, the same key.
 
-        Use a new label for each lock, model and version of it: the same label again is the same
-        key and, in `stream_lock`, the same nonce. Raises `TypeError` if `label` is not a str.
+        A lock's key depends on its name, its settings and its place in a chain too, so that no two
+        locks share one but exact twins, `sign_mask` per channel and `sign_flip`, `pixel_shuffle` and
+        `patch_shuffle`. Use a new label for each model. Raises `TypeError` if `label` is not a str.
         """
         if not isinstance(label, str):
             raise TypeError(f"source: the label must be a str, not {type(label).__name__}")
@@ -133,9 +134,9 @@ class Secret:
 class KeySource:
     """The secret words of one label, from `Secret.source`: the `rng` of a lock's `init`.
 
-    **Guarantees.** Both methods are pure: called again they return the same; who needs two draws
+    **Guarantees.** All methods are pure: called again they return the same; who needs two draws
     splits. The words are the ChaCha20 stream (Nir & Langley 2018, RFC 8439), nonce and counter
-    zero, of a key that HKDF-SHA256 derives for this label and these splits alone: as good as random
+    zero, of a key that HKDF-SHA256 derives for this label, these splits and this lock alone: as good as random
     to those without the secret, if HMAC-SHA256 and ChaCha20 are pseudo-random functions.
 
     >>> Secret(bytes(32)).source("model 1").words(2).tolist()
@@ -155,7 +156,16 @@ class KeySource:
 
     def split(self, n: int, /) -> list["KeySource"]:
         """`n` sources, independent of one another and of this one. Raises as `words` does."""
-        return [KeySource(self._secret, *self._path, str(i)) for i in range(_count("split", n))]
+        places = range(1, _count("split", n) + 1)
+        return [KeySource(self._secret, *self._path, f"place {i} of {n}") for i in places]
+
+    def for_lock(self, lock: str, /) -> "KeySource":
+        """The source of one lock, named with all its settings, independent of every other's."""
+        return KeySource(self._secret, *self._path, f"lock {lock}")
+
+    def for_file(self, nonce: str, /) -> "KeySource":
+        """The source of one file, which has a nonce of its own."""
+        return KeySource(self._secret, *self._path, f"file {nonce}")
 
     def __repr__(self) -> str:
         return f"KeySource(id={self._secret.id!r}, path={list(self._path)})"
