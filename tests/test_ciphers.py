@@ -16,6 +16,7 @@ from table import bytes_of, make_params, random_bits, same_bits
 
 import modellock_jax as ml
 from modellock_jax.ciphers import aes, chacha
+from modellock_jax.ciphers.nonces import tree_key
 
 hexed = bytes.fromhex
 sampled = settings(derandomize=True, max_examples=25, deadline=None)
@@ -251,10 +252,13 @@ def test_stream_lock_is_chacha20_of_a_host_library_on_every_leaf() -> None:
     raw = hashlib.sha256(b"any key").digest()
     nonce = hashlib.sha256(b"any nonce").digest()[:12]
     params = make_params()
-    locked, _ = ml.stream_lock().encrypt(ml.StreamKey(words(raw), words(nonce)), params)
+    locked, key = ml.stream_lock().encrypt(ml.StreamKey(words(raw), words(nonce)), params)
+    assert (key.key == words(raw)).all()
+    own = host_stream(raw, bytes_of(key.nonce), 0, 32)
+    assert own == tree_key(raw, bytes_of(key.nonce))
     plain = dict(walk(params))
     assert len(plain) == 13
     for path, leaf in walk(locked):
-        own = xor(hashlib.sha256(path.encode()).digest()[:12], nonce)
-        stream = host_stream(raw, own, 0, leaf.nbytes)
+        start = hashlib.sha256(path.encode()).digest()[:8] + bytes(4)
+        stream = host_stream(own, start, 0, leaf.nbytes)
         assert xor(bytes_of(leaf), stream) == bytes_of(plain[path]), path

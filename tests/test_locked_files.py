@@ -1,5 +1,7 @@
 """Locked files: they load as before, come back to the bit with the key, and with it alone."""
 
+import json
+
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -62,10 +64,14 @@ def test_the_cipher_of_the_host_is_that_of_the_graph(plain, tmp_path):
     path, arrays = plain
     info = locked.lock_file(path, tmp_path / "l", ALICE, "stream_lock", label="model/v1")
     taken = {k: v for k, v in arrays.items() if v.dtype.itemsize < 8 and v.dtype != np.bool_}
-    nonce = jnp.asarray(np.frombuffer(bytes.fromhex(info.nonce), "<u4"))
-    lock = ml.stream_lock()
-    key = lock.init(ALICE.source("model/v1"), taken)._replace(nonce=nonce)
-    expected, _ = jax.jit(lock.encrypt)(key, jax.tree.map(jnp.asarray, taken))
+    nonce = jnp.asarray(np.frombuffer(bytes.fromhex(json.loads(info.finish)[0]), "<u4"))
+    lock, source = (
+        ml.stream_lock(),
+        ALICE.source("model/v1").for_file(f"{info.nonce} {info.scheme}"),
+    )
+    key = lock.init(source, taken)._replace(nonce=nonce)
+    # What locks under a finished key is what opens.
+    expected = jax.jit(lock.decrypt)(key, jax.tree.map(jnp.asarray, taken))
     hidden = dict(safetensors.deserialize((tmp_path / "l").read_bytes()))
     for name, leaf in expected.items():
         assert bytes(hidden[name]["data"]) == np.asarray(leaf).tobytes()

@@ -8,7 +8,7 @@ colludes has no use for another user's weights. What is left to lose is the othe
 | --- | --- |
 | `sign_flip` | the other key, exactly: `sign_flip_known_plaintext` |
 | `deep_lock` | the other master key: `deep_lock_base_model(copy, plain)` |
-| `stream_lock` | that copy's key stream and no key: under a fresh nonce the next copy stays shut |
+| `stream_lock` | that copy's key stream and no key: the next copy has another stream and stays shut |
 | `adv_params` | the other key's positions and true bits: `compare_copies([copy, plain])` |
 
 Without any key, copies may still be compared, averaged, or put to the vote.

@@ -24,11 +24,11 @@ def stream_reuse(
     with `jit` and `vmap`. Raises `ValueError` for another scheme, or trees that do not fit.
 
     Threat model: the owner trained on and locked again with the same key, under `stream_lock` with
-    the same nonce as well; the attacker holds both files, and the plain weights of one, which was
-    published or leaked. The key itself is not needed.
+    the same finished nonce as well, which its `encrypt` never gives twice; the attacker holds both
+    files, and the plain weights of one, which was published or leaked. The key is not needed.
 
-    **Guarantees.** Exact on bits under one key stream. Under a fresh nonce, as `stream_lock` asks
-    for every encryption, the result is noise.
+    **Guarantees.** Exact on bits under one key stream. Under what `stream_lock.encrypt` makes of two
+    trees, the result is noise.
 
     >>> import jax, modellock_jax as ml
     >>> old, new = {"w": jax.numpy.ones(4)}, {"w": jax.numpy.array([1.0, 2.0, 3.0, 4.0])}

@@ -76,7 +76,9 @@ def deep_lock(key_bits: int = 128, restart: Literal["never", "leaf"] = "never") 
 
     def init(rng: Rng, params: Params) -> DeepLockKey:
         check_leaves("deep_lock", params)
-        return DeepLockKey(random_words(rng, n, f"deep_lock(key_bits={key_bits}, restart={restart!r})"))
+        return DeepLockKey(
+            random_words(rng, n, f"deep_lock(key_bits={key_bits}, restart={restart!r})")
+        )
 
     def through(key: DeepLockKey, params: Params, unlock: bool) -> Params:
         leaves, tree = jax.tree.flatten(params)

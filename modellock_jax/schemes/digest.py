@@ -159,7 +159,9 @@ def _cut(part: Part, leaf: jax.Array) -> _Cut:
     bounds = (length, *own[axis + 1 :]), [jnp.uint32(0), *starts[axis + 1 :]]
     if own[-1] * size % 4 == 0 and part.shape[-1] * size % 4 == 0:
         rows = _as_words(rows)
-    return _Cut(rows, number, partial(_of_part, (length, *part.shape[axis + 1 :]), size, bounds, rows))
+    return _Cut(
+        rows, number, partial(_of_part, (length, *part.shape[axis + 1 :]), size, bounds, rows)
+    )
 
 
 def _as_words(rows: jax.Array) -> jax.Array:
@@ -202,7 +204,9 @@ def _of_part(
     inner = (*outer, last // each)
     words = table[..., : math.prod(inner)].reshape(*table.shape[:2], *inner)
     sizes = (*own[:-1], own[-1] // each)
-    words = jnp.pad(words, [(0, 0)] * 2 + [(0, max(0, -n % max(k, 1))) for n, k in zip(inner, sizes)])
+    words = jnp.pad(
+        words, [(0, 0)] * 2 + [(0, max(0, -n % max(k, 1))) for n, k in zip(inner, sizes)]
+    )
     at = [*starts[:-1], starts[-1] // each]
     zero = jnp.uint32(0)
     cut = lax.dynamic_slice(words, [zero, zero, *at], (*table.shape[:2], *sizes))

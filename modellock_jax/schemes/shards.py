@@ -3,7 +3,6 @@
 XLA cannot tell that a key stream may be made anywhere, and would send it from device to device.
 """
 
-import math
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
 from typing import Any, NamedTuple
@@ -122,7 +121,9 @@ def sum_over_parts(
         parts = [Part(leaf.shape, (0,) * leaf.ndim, (None,) * leaf.ndim) for leaf in leaves]
         return body(static, arg, parts, leaves).sum(0, dtype=jnp.uint32)
 
-    def on_mesh(static: Hashable, mesh: Any, shardings: Any, whole: Any) -> Callable[..., jax.Array]:
+    def on_mesh(
+        static: Hashable, mesh: Any, shardings: Any, whole: Any
+    ) -> Callable[..., jax.Array]:
         names = _names(shardings, whole)
         split = [{n for axis in axes for n in _each(axis)} for axes in names]
         used = tuple(name for name in mesh.axis_names if any(name in one for one in split))
@@ -140,7 +141,7 @@ def sum_over_parts(
         return here
 
     def partition(static: Hashable, mesh: Any, given: Any, _: Any) -> Any:
-        arg, leaves = given
+        leaves = given[1]
         shardings = [leaf.sharding for leaf in leaves]
         alike = NamedSharding(mesh, P())
         return mesh, on_mesh(static, mesh, shardings, leaves), alike, (alike, shardings)

@@ -135,7 +135,9 @@ def _for(use: int, *words: Any) -> jax.Array:
 def _finished_nonce(key: StreamKey, params: Params) -> jax.Array:
     """Three words, a pseudo-random function of the nonce before, the tree's structure and its digest."""
     zero = jnp.uint32(0)
-    digest = tree_digest(chacha.prf(key.key, _for(_HASH, zero, zero, zero)), jax.tree.leaves(params))
+    digest = tree_digest(
+        chacha.prf(key.key, _for(_HASH, zero, zero, zero)), jax.tree.leaves(params)
+    )
     state = chacha.prf(key.key, _for(_FINISH, *key.nonce))
     # Each step takes four words and gives the key of the next.
     for words in (*jnp.asarray(structure(params)).reshape(2, 4), *digest.reshape(2, 4)):
@@ -148,8 +150,8 @@ def _check_nonces(names: Sequence[str]) -> None:
     for name in names:
         if (other := seen.setdefault(leaf_nonce(name).tobytes(), name)) != name:
             raise ValueError(
-                f"stream_lock: the leaves `{other}` and `{name}` would share a key stream, since the hashes "
-                "of their names begin alike; rename one"
+                f"stream_lock: the leaves `{other}` and `{name}` would share a key stream, since "
+                "the hashes of their names begin alike; rename one"
             )
 
 
@@ -202,9 +204,7 @@ def place_of(
     return entry >> (in_block.bit_length() - 1), entry.low & np.uint32(in_block - 1)
 
 
-def _blocks(
-    key: jax.Array, nonces: jax.Array, runs: list[_Runs], is_long: bool
-) -> list[jax.Array]:
+def _blocks(key: jax.Array, nonces: jax.Array, runs: list[_Runs], is_long: bool) -> list[jax.Array]:
     """The key stream of the runs of each leaf, uint32 `[runs, words]`, and some words more."""
     counts = np.array([run.skip.size for run in runs], np.int64)
     blocks = np.array([run.blocks for run in runs], np.int64)
@@ -320,7 +320,9 @@ def _choose(
         return call
 
     choice = native.on_cpu(with_places(_native), with_places(partial(_in_jax, False)))
-    return choice(key, nonces, *(run.first.low for run in runs), *(run.skip for run in runs), *leaves)
+    return choice(
+        key, nonces, *(run.first.low for run in runs), *(run.skip for run in runs), *leaves
+    )
 
 
 def key_bits(params: Params, sites: Any) -> float:

@@ -3,13 +3,14 @@
 import ast
 import functools
 import inspect
+import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
-from modellock_jax.ciphers.nonces import leaf_nonce
+from modellock_jax.ciphers.nonces import leaf_nonce, tree_key
 from modellock_jax.vault.keys import KeySource
 from modellock_jax.vault.tensors import NAMES, Tensor
 
@@ -150,31 +151,48 @@ def check_tensors(scheme: str, found: Iterable[Tensor]) -> None:
             )
 
 
-def turned(
-    scheme: str,
-    encrypts: bool,
-    source: KeySource,
-    nonce: bytes,
-    found: tuple[Tensor, ...],
-    body: np.ndarray,
-) -> np.ndarray:
-    """The bytes of all tensors, uint8 like `body`, locked or unlocked.
+def lock_body(
+    scheme: str, source: KeySource, found: tuple[Tensor, ...], body: np.ndarray
+) -> tuple[np.ndarray, list[str]]:
+    """The bytes of all tensors locked, uint8 like `body`, and what finishes the lock's key.
 
-    `scheme`: as `settled` wrote it; `source`: of the lock's key; `nonce`: 12 bytes of the file's own.
+    `scheme`: as `settled` wrote it; `source`: of the lock's key, which no other file has. What
+    finishes a key is public: in hex, one text for each link of the chain, empty where there is none.
     Raises `ValueError` if there is no tensor.
     """
     if not found:
         raise ValueError("the file has no tensors: there is nothing to lock")
     if scheme == _ON_HOST:
-        return _by_openssl(source, nonce, found, body)
+        nonce = os.urandom(12)
+        return _by_openssl(source, nonce, found, body), [nonce.hex()]
     tree = {tensor.name: _view(tensor, body) for tensor in found}
-    key = _with_nonce(_lock(scheme).init(source, tree), nonce)
-    leaves = _program(scheme, encrypts)(key, tree)
-    result = np.empty_like(body)
-    for tensor in found:
-        flat = np.asarray(leaves[tensor.name]).reshape(-1)
-        result[tensor.begin : tensor.end] = flat.view(np.uint8)
-    return result
+    locked, key = _program(scheme, True)(_lock(scheme).init(source, tree), tree)
+    return _bytes_of(locked, found, body), [_finish_of(one) for one in _links(key)]
+
+
+def unlock_body(
+    scheme: str,
+    source: KeySource,
+    finish: list[str],
+    found: tuple[Tensor, ...],
+    body: np.ndarray,
+) -> np.ndarray:
+    """The inverse of `lock_body`, which gave `finish`. Raises `ValueError` where that does not fit."""
+    if len(finish) != len(names(scheme)):
+        raise ValueError("what finishes the keys does not fit the lock")
+    if scheme == _ON_HOST:
+        return _by_openssl(source, bytes.fromhex(finish[0]), found, body)
+    tree = {tensor.name: _view(tensor, body) for tensor in found}
+    return _bytes_of(
+        _program(scheme, False)(opening_key(scheme, source, finish, tree), tree), found, body
+    )
+
+
+def opening_key(scheme: str, source: KeySource, finish: list[str], locked: Any) -> "Key":
+    """The finished key of a locked tree."""
+    key = _lock(scheme).init(source, locked)
+    links = tuple(_finished(one, text) for one, text in zip(_links(key), finish, strict=True))
+    return links if len(links) > 1 else links[0]
 
 
 @functools.lru_cache(maxsize=8)
@@ -184,18 +202,19 @@ def _program(scheme: str, encrypts: bool) -> Callable[["Key", Any], Any]:
     import jax
 
     lock = _lock(scheme)
-    return jax.jit((lambda key, tree: lock.encrypt(key, tree)[0]) if encrypts else lock.decrypt)
+    return jax.jit(lock.encrypt if encrypts else lock.decrypt)
 
 
 def _by_openssl(
     source: KeySource, nonce: bytes, found: Iterable[Tensor], body: np.ndarray
 ) -> np.ndarray:
     """`stream_lock` on the host: the same bits, and no program to compile for each file's shapes."""
-    key, result = source.words(8).astype("<u4").tobytes(), np.empty_like(body)
+    key = source.for_lock(_ON_HOST).words(8).astype("<u4").tobytes()
+    stream, result = tree_key(key, nonce), np.empty_like(body)
     for tensor in found:
         # RFC 8439: the block counter, 0, and the nonce; a tensor's name is its path in the tree.
-        start = bytes(4) + (leaf_nonce(tensor.name) ^ np.frombuffer(nonce, "<u4")).tobytes()
-        cipher = Cipher(algorithms.ChaCha20(key, start), mode=None).encryptor()
+        start = bytes(4) + leaf_nonce(tensor.name).astype("<u4").tobytes() + bytes(4)
+        cipher = Cipher(algorithms.ChaCha20(stream, start), mode=None).encryptor()
         at = slice(tensor.begin, tensor.end)
         cipher.update_into(body[at].data, result[at].data)
     return result
@@ -207,8 +226,24 @@ def _view(tensor: Tensor, body: np.ndarray) -> np.ndarray:
     return body[tensor.begin : tensor.end].view(dtype).reshape(shape)
 
 
-def _with_nonce(key: "Key", nonce: bytes) -> "Key":
-    """The key with the file's nonce wherever a nonce is; in a chain every lock has its own key."""
-    if hasattr(key, "nonce"):
-        return key._replace(nonce=np.frombuffer(nonce, "<u4").astype(np.uint32))
-    return tuple(_with_nonce(k, nonce) for k in key) if type(key) is tuple else key
+def _bytes_of(leaves: Any, found: Iterable[Tensor], body: np.ndarray) -> np.ndarray:
+    result = np.empty_like(body)
+    for tensor in found:
+        flat = np.asarray(leaves[tensor.name]).reshape(-1)
+        result[tensor.begin : tensor.end] = flat.view(np.uint8)
+    return result
+
+
+def _links(key: "Key") -> tuple["Key", ...]:
+    return key if type(key) is tuple else (key,)
+
+
+def _finish_of(key: "Key") -> str:
+    nonce = getattr(key, "nonce", None)
+    return "" if nonce is None else np.asarray(nonce).astype("<u4").tobytes().hex()
+
+
+def _finished(key: "Key", text: str) -> "Key":
+    if not hasattr(key, "nonce"):
+        return key
+    return key._replace(nonce=np.frombuffer(bytes.fromhex(text), "<u4").astype(np.uint32))

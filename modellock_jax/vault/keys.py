@@ -116,7 +116,7 @@ class Secret:
     @clears_frames
     def derive(self, length: int, *parts: str) -> bytes:
         """`length` secret bytes for a purpose, named by `parts`; the caller keeps them hidden."""
-        encoded = [part.encode() for part in ("modellock-jax keys v1", *parts)]
+        encoded = [part.encode() for part in ("modellock-jax keys v2", *parts)]
         # Each part behind its length, so that no two lists of parts are the same bytes.
         info = b"".join(len(part).to_bytes(4, "big") + part for part in encoded)
         return HKDF(SHA256(), length, salt=None, info=info).derive(self._reveal())
@@ -136,11 +136,11 @@ class KeySource:
 
     **Guarantees.** All methods are pure: called again they return the same; who needs two draws
     splits. The words are the ChaCha20 stream (Nir & Langley 2018, RFC 8439), nonce and counter
-    zero, of a key that HKDF-SHA256 derives for this label, these splits and this lock alone: as good as random
-    to those without the secret, if HMAC-SHA256 and ChaCha20 are pseudo-random functions.
+    zero, of a key that HKDF-SHA256 derives for this label, these splits and this lock alone: as good
+    as random to those without the secret, if HMAC-SHA256 and ChaCha20 are pseudo-random functions.
 
     >>> Secret(bytes(32)).source("model 1").words(2).tolist()
-    [2208959937, 1399211550]
+    [2507637904, 259233950]
     """
 
     __slots__ = ("_path", "_secret")

@@ -21,10 +21,10 @@ from modellock_jax.vault.files import (
     strict_json,
     write_all,
 )
-from modellock_jax.vault.keys import Secret
+from modellock_jax.vault.keys import KeySource, Secret
 from modellock_jax.vault.tensors import METADATA, Directory
 
-MARK, VERSION = "modellock-jax locked file", "1"
+MARK, VERSION = "modellock-jax locked file", "2"
 _MARK = "modellock"  # the metadata field; the others are `modellock.NAME`
 
 Done = Callable[[int], None]  # told how many bytes are written
@@ -34,9 +34,10 @@ class LockedInfo(NamedTuple):
     """What a locked file tells everybody, as text.
 
     `about`: the threat model in words; `scheme`: the lock with all its settings; `key_id`: of the
-    secret; `label`: of the lock's key; `nonce`: 12 fresh bytes, `check`: 16 bytes that a right key
-    gives, `tag`: 32 bytes over all else and the locked values, all three in hex; `original`: the
-    head of the plain file, JSON.
+    secret; `label`: of the lock's key; `nonce`: 32 fresh bytes, `check`: 16 bytes that a right key
+    gives, `tag`: 32 bytes over all else and the locked values, all three in hex; `finish`: what
+    finishes the key of each link of the lock, a JSON list of hex; `original`: the head of the plain
+    file, JSON.
     """
 
     about: str
@@ -46,6 +47,7 @@ class LockedInfo(NamedTuple):
     nonce: str
     check: str
     tag: str
+    finish: str
     original: str
 
 
@@ -55,17 +57,18 @@ def lock_file(
     secret: Secret,
     scheme: str,
     *,
-    label: str | None = None,
+    label: str = "locked file",
     done: Done = lambda _: None,
 ) -> LockedInfo:
     """Lock the tensors of a safetensors file, whoever wrote it; the new file still loads.
 
     `scheme`: `"stream_lock"`, `"deep_lock(key_bits=256)"`, `"sign_flip(bits=8)+stream_lock"`;
-    `file_schemes.ABOUT` has all. The lock's key is `init(secret.source(label), ...)`, under a new
-    random label unless one is given. The lock meets the tensors as a dict by name, so in the order
-    of their names' code points; the bytes of the file keep their own order. Values of 64 bits go in
-    as two uint32 along the last axis, bools as uint8. Names, shapes and types stay, and so does the
-    metadata, with fields `modellock*` added. Bools may then hold bytes other than 0 and 1.
+    `file_schemes.ABOUT` has all. The lock's key is derived from the secret, `label`, the lock with
+    all its settings and 32 fresh bytes, so that no two files share one, under one label or not.
+    The lock meets the tensors as a dict by name, so in the order of their names' code points; the
+    bytes of the file keep their own order. Values of 64 bits go in as two uint32 along the last
+    axis, bools as uint8. Names, shapes and types stay, and so does the metadata, with fields
+    `modellock*` added. Bools may then hold bytes other than 0 and 1.
 
     Raises `Unreadable` unless `source` is a whole safetensors file, `ValueError` for a scheme that
     cannot lock a file, tensors that it cannot take, a file that is locked or sealed already.
@@ -73,13 +76,12 @@ def lock_file(
     Threat model: the attacker has the locked file and not the secret. What the lock is then worth
     depends on the scheme, and most schemes are broken: `LockedInfo.about` says by what.
 
-    **Guarantees.** `unlock_file` gives the same file back, to the bit, or an error. The nonce is from
-    the operating system, fresh each time, so `stream_lock` uses no key stream twice, under the same
-    label too; under other locks the same label is the same key. Nothing in the file tells more of
-    the secret than the locked values do. `path` is at every moment the old file or the whole new
-    one, and a new one no more open to others than `source`. Not protected: names, shapes, types and
-    metadata; a loader that does not check the tag loads locked or changed values without an error.
-    The whole file is held in memory, several times.
+    **Guarantees.** `unlock_file` gives the same file back, to the bit, or an error. No two files
+    have one key. Nothing in the file tells more of the secret than the locked values do. `path` is
+    at every moment the old file or the whole new one, and a new one no more open to others than
+    `source`. Not protected: names, shapes, types and metadata; a loader that does not check the
+    tag loads locked or changed values without an error. The whole file is held in memory, several
+    times.
 
     >>> import tempfile
     >>> from safetensors.numpy import load_file, save_file
@@ -94,14 +96,14 @@ def lock_file(
     (array([0., 1., 2.]), False)
     """
     scheme = file_schemes.settled(scheme)
-    label = f"locked file {os.urandom(16).hex()}" if label is None else label
     directory, body, mode = _read_plain(source)
     file_schemes.check_tensors(scheme, directory.tensors)
-    nonce = os.urandom(12).hex()
+    nonce = os.urandom(32).hex()
     about, original = file_schemes.about(scheme), directory.head[8:].decode()
-    info = LockedInfo(about, scheme, secret.id, label, nonce, "", "", original)
+    info = LockedInfo(about, scheme, secret.id, label, nonce, "", "", "", original)
     info = info._replace(check=_check(info, secret))
-    body = _turned(True, secret, info, directory, body)
+    body, finish = file_schemes.lock_body(scheme, _source(secret, info), directory.tensors, body)
+    info = info._replace(finish=json.dumps(finish))
     info = info._replace(tag=_tag(info, body, secret))
     head = _head(info)
     if len(head) > tensors.LONGEST:
@@ -140,7 +142,9 @@ def unlock_file(
         os.close(file)
     if not hmac.compare_digest(_tag(info, body, secret).encode(), info.tag.encode()):
         raise Tampered(f"{source} was changed after it was locked; get the file again")
-    body = _turned(False, secret, info, directory, body)
+    finish = strict_json(info.finish.encode())
+    source_of_key = _source(secret, info)
+    body = file_schemes.unlock_body(info.scheme, source_of_key, finish, directory.tensors, body)
     text = info.original.encode()
     _write(path, mode, len(text).to_bytes(8, "little") + text, body, done)
 
@@ -241,11 +245,8 @@ def _tag(info: LockedInfo, body: np.ndarray, secret: Secret) -> str:
     return hmac.digest(key, message, "sha256").hex()
 
 
-def _turned(
-    encrypts: bool, secret: Secret, info: LockedInfo, directory: Directory, body: np.ndarray
-) -> np.ndarray:
-    source, nonce = secret.source(info.label), bytes.fromhex(info.nonce)
-    return file_schemes.turned(info.scheme, encrypts, source, nonce, directory.tensors, body)
+def _source(secret: Secret, info: LockedInfo) -> KeySource:
+    return secret.source(info.label).for_file(f"{info.nonce} {info.scheme}")
 
 
 def _read_body(file: int, directory: Directory) -> np.ndarray:
