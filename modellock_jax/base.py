@@ -239,7 +239,8 @@ def _check_apart(keys: tuple[Key, ...]) -> None:
 
 def _is_same(one: Key, other: Key) -> bool:
     leaves, others = jax.tree.leaves(one), jax.tree.leaves(other)
-    if jax.tree.structure(one) != jax.tree.structure(other) or not leaves:
+    trees: list[Any] = [jax.tree.structure(key) for key in (one, other)]
+    if not leaves or trees[0] != trees[1]:
         return False
     if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves + others):
         return all(a is b for a, b in zip(leaves, others))

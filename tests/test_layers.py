@@ -197,7 +197,8 @@ def test_scanned_flax_modules_need_no_edit(make, few_optimisations):
     assert same_bits(jax.jit(user)(key, locked, x), jax.jit(forward)(params, x))
     made = jax.make_jaxpr(user)(key, locked, x)
     loops = [eqn.params["jaxpr"] for eqn in made.jaxpr.eqns if eqn.primitive.name == "scan"]
-    assert any(" xor " in str(loop) for loop in loops)
+    opens = " xor ", "modellock_jax_on_cpu"  # in JAX, and where the ciphers are compiled
+    assert any(word in str(loop) for loop in loops for word in opens)
 
 
 def test_one_program_runs_with_many_keys(few_optimisations):

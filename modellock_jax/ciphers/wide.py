@@ -27,11 +27,11 @@ class Wide(NamedTuple):
         low = jnp.asarray(low, jnp.uint32)
         return cls(jnp.zeros_like(low), low)
 
-    def __add__(self, other: Any) -> "Wide":  # type: ignore[override]
+    def __add__(self, other: Any) -> "Wide":
         low = self.low + other.low
         return Wide(self.high + other.high + (low < self.low).astype(jnp.uint32), low)
 
-    def __mul__(self, times: Any) -> "Wide":  # type: ignore[override]
+    def __mul__(self, times: Any) -> "Wide":
         """Times an int from 0 to 2^64 - 1."""
         low, high = (np.uint32(times >> shift & 0xFFFFFFFF) for shift in (0, 32))
         return Wide(self.low * high + self.high * low + _upper(self.low, low), self.low * low)
