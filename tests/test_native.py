@@ -203,5 +203,7 @@ def test_calls_compiled_for_a_newer_interface_are_left_out(monkeypatch):
     assert native._api() >= module.API
     newer = SimpleNamespace(API=(major, minor + 1), chacha20=module.chacha20)
     monkeypatch.setitem(sys.modules, "modellock_jax_native", newer)
-    with pytest.warns(UserWarning, match="compiled for a newer jaxlib and is left out; from a clone"):
+    with pytest.warns(
+        UserWarning, match="compiled for a newer jaxlib and is left out; from a clone"
+    ):
         assert native._held.__wrapped__() == frozenset()
