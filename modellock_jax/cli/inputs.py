@@ -17,6 +17,7 @@ from modellock_jax.cli import streams
 from modellock_jax.vault import identity, keys, recipients
 from modellock_jax.vault.errors import Unreadable, VaultError
 from modellock_jax.vault.files import printable
+from modellock_jax.vault.frames import clears_frames
 from modellock_jax.vault.header import Header
 from modellock_jax.vault.identity import PublicKey
 from modellock_jax.vault.keys import Secret
@@ -62,6 +63,7 @@ def default_key_file() -> Path:
     return Path(home) / "modellock-jax" / "default.key"
 
 
+@clears_frames
 def find_secret(named: Path | None) -> Secret | None:
     """The secret from the flag, the default file, the environment or the keyring, in this order."""
     if named is not None:
@@ -96,6 +98,7 @@ def find_unlocker(named: Path | None, made: Header) -> Unlocker:
     return need_secret(None)
 
 
+@clears_frames
 def ask_passphrase(confirm: bool) -> Passphrase:
     """From the environment, or typed where nobody sees it. Raises `ValueError` without either."""
     if text := os.environ.get(PASSPHRASE):

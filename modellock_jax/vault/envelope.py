@@ -12,6 +12,7 @@ from modellock_jax.vault import chunks, header, recipients, revocation, tensors
 from modellock_jax.vault.chunks import Chunk, Cipher
 from modellock_jax.vault.errors import Tampered, Unreadable
 from modellock_jax.vault.files import open_to_read, replacing, write_all
+from modellock_jax.vault.frames import clears_frames
 from modellock_jax.vault.header import Header
 from modellock_jax.vault.identity import PublicKey
 from modellock_jax.vault.keys import Secret
@@ -21,6 +22,7 @@ from modellock_jax.vault.rewrite import head_of
 from modellock_jax.vault.tensors import Directory, Tensor
 
 
+@clears_frames
 def save(
     arrays: Mapping[str, np.ndarray],
     path: str | os.PathLike[str],
@@ -66,6 +68,7 @@ def save(
     _seal(directory, read, path, recipients, expires, signers, done)
 
 
+@clears_frames
 def seal_file(
     source: str | os.PathLike[str],
     path: str | os.PathLike[str],
@@ -147,6 +150,7 @@ def _seal(
         write_all(file, header.encode(made), 0)
 
 
+@clears_frames
 def open_sealed(
     path: str | os.PathLike[str],
     unlocker: Unlocker,
@@ -182,6 +186,7 @@ def open_sealed(
         raise
 
 
+@clears_frames
 def rotate(
     sealed: Sealed,
     path: str | os.PathLike[str],

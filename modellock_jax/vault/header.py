@@ -13,6 +13,7 @@ from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from modellock_jax.vault import identity, recipients, tensors
 from modellock_jax.vault.errors import Expired, Tampered, Unreadable, VaultError, WrongKey
 from modellock_jax.vault.files import canonical, strict_json
+from modellock_jax.vault.frames import clears_frames
 from modellock_jax.vault.identity import PublicKey
 from modellock_jax.vault.keys import Secret
 from modellock_jax.vault.recipients import Stanza, Unlocker, binary
@@ -50,12 +51,14 @@ class Header(NamedTuple):
         return hashlib.sha256(canonical(fixed)).digest()
 
 
+@clears_frames
 def file_key_use(file_key: bytes, file_id: bytes, use: str) -> bytes:
     """A key of 32 bytes for one use of the file's key."""
     info = f"modellock-jax v1 {use}".encode()
     return HKDF(SHA256(), 32, salt=file_id, info=info).derive(file_key)
 
 
+@clears_frames
 def finish(header: Header, file_key: bytes, signers: tuple[Secret, ...] = ()) -> Header:
     """The header with the signatures of `signers`, no others, its MAC, and more room if it needs it.
 
@@ -91,11 +94,13 @@ def _mac(header: Header, file_key: bytes) -> bytes:
     return hmac.digest(key, canonical(_fields(header, without=("mac",))), "sha256")
 
 
+@clears_frames
 def file_key_of(header: Header, unlocker: Unlocker) -> bytes:
     """The file's key, 32 bytes, for a recipient; raises as `opened_by`."""
     return opened_by(header, unlocker)[1]
 
 
+@clears_frames
 def opened_by(header: Header, unlocker: Unlocker) -> tuple[str, bytes]:
     """The name of the stanza that a recipient opens, and the file's key, 32 bytes.
 

@@ -22,6 +22,7 @@ from cryptography.hazmat.primitives.hpke import (
 from modellock_jax.vault import texts
 from modellock_jax.vault.errors import Unreadable
 from modellock_jax.vault.files import canonical, creating, open_to_read, strict_json, write_all
+from modellock_jax.vault.frames import clears_frames
 
 if TYPE_CHECKING:
     from modellock_jax.vault.keys import Secret
@@ -71,6 +72,7 @@ class PublicKey(NamedTuple):
         return self.fingerprint[:32]
 
 
+@clears_frames
 def public_key(secret: "Secret", classic: bool = False) -> PublicKey:
     """The public half of a secret; `classic` leaves the post-quantum part away, which is another id.
 
@@ -91,6 +93,7 @@ def ids_of(secret: "Secret") -> dict[str, str]:
     return {HYBRID: whole.id, CLASSIC: whole._replace(mlkem768=b"").id}
 
 
+@clears_frames
 def encrypt(message: bytes, public: PublicKey, info: bytes) -> bytes:
     """Encrypt to the holder of a secret by HPKE (RFC 9180), X25519 or ML-KEM-768 with X25519."""
     x25519 = X25519PublicKey.from_public_bytes(public.x25519)
@@ -100,6 +103,7 @@ def encrypt(message: bytes, public: PublicKey, info: bytes) -> bytes:
     return _SUITES[HYBRID].encrypt(message, MLKEM768X25519PublicKey(mlkem768, x25519), info=info)
 
 
+@clears_frames
 def decrypt(ciphertext: bytes, secret: "Secret", kind: str, info: bytes) -> bytes:
     """What `encrypt` hid. Raises `cryptography.exceptions.InvalidTag` if it was not for this secret."""
     x25519 = _x25519(secret)
@@ -109,6 +113,7 @@ def decrypt(ciphertext: bytes, secret: "Secret", kind: str, info: bytes) -> byte
     return _SUITES[HYBRID].decrypt(ciphertext, both, info=info)
 
 
+@clears_frames
 def sign(secret: "Secret", message: bytes) -> dict[str, str]:
     """Sign by Ed25519 and by ML-DSA-65; both must hold."""
     return {

@@ -56,9 +56,9 @@ class Secret:
 
     __slots__ = ("_ids", "_reveal", "origin")
 
+    @clears_frames
     def __init__(self, raw: bytes, origin: Origin | None = None) -> None:
         if not isinstance(raw, bytes) or len(raw) != 32:
-            del raw  # a traceback shows what a frame still holds
             raise ValueError("Secret: `raw` must be 32 random bytes; use generate() or load(path)")
         # A closure, because whatever prints an object's attributes does not look into one.
         self._reveal = lambda: raw
@@ -148,6 +148,7 @@ class KeySource:
     def __init__(self, secret: Secret, *path: str) -> None:
         self._secret, self._path = secret, path
 
+    @clears_frames
     def words(self, n: int, /) -> np.ndarray:
         """The first `n` words, uint32 `[n]`. Raises `ValueError` unless 0 <= n <= 2**36."""
         key = algorithms.ChaCha20(self._secret.derive(32, "words", *self._path), bytes(16))

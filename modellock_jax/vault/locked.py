@@ -21,6 +21,7 @@ from modellock_jax.vault.files import (
     strict_json,
     write_all,
 )
+from modellock_jax.vault.frames import clears_frames
 from modellock_jax.vault.keys import KeySource, Secret
 from modellock_jax.vault.tensors import METADATA, Directory
 
@@ -51,6 +52,7 @@ class LockedInfo(NamedTuple):
     original: str
 
 
+@clears_frames
 def lock_file(
     source: str | os.PathLike[str],
     path: str | os.PathLike[str],
@@ -112,6 +114,7 @@ def lock_file(
     return info
 
 
+@clears_frames
 def unlock_file(
     source: str | os.PathLike[str],
     path: str | os.PathLike[str],

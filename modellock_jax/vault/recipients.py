@@ -12,6 +12,7 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 from cryptography.hazmat.primitives.kdf.argon2 import Argon2id
 
 from modellock_jax.vault import identity
+from modellock_jax.vault.frames import clears_frames
 from modellock_jax.vault.identity import PublicKey
 from modellock_jax.vault.keys import Secret
 
@@ -25,11 +26,13 @@ class Passphrase:
 
     __slots__ = ("_reveal",)
 
+    @clears_frames
     def __init__(self, text: str) -> None:
         if not text:
             raise ValueError("the passphrase is empty")
         self._reveal = lambda: text.encode()
 
+    @clears_frames
     def key(self, salt: bytes) -> bytes:
         """32 bytes by Argon2id (RFC 9106, its second recommended setting: 64 MiB, 3 passes)."""
         stretch = Argon2id(salt=salt, length=32, iterations=3, lanes=4, memory_cost=65_536)
@@ -51,6 +54,7 @@ Recipient = PublicKey | Passphrase
 Unlocker = Secret | Passphrase
 
 
+@clears_frames
 def wrap(file_key: bytes, recipient: Recipient, file_id: bytes) -> Stanza:
     """The key of the file `file_id` for one recipient, as text fields.
 
@@ -71,6 +75,7 @@ def wrap(file_key: bytes, recipient: Recipient, file_id: bytes) -> Stanza:
     return check({"type": recipient.kind, "id": recipient.id, "wrapped": _text(wrapped)})
 
 
+@clears_frames
 def wrap_all(file_key: bytes, whom: Iterable[Recipient], file_id: bytes) -> tuple[Stanza, ...]:
     """A stanza for each recipient, in order, and one for who is given twice; raises as `wrap`."""
     once: list[Recipient] = []
@@ -92,6 +97,7 @@ def merged(old: tuple[Stanza, ...], new: tuple[Stanza, ...]) -> tuple[Stanza, ..
     return tuple(stanza for stanza in old if name_of(stanza) not in named) + new
 
 
+@clears_frames
 def unwrap(stanza: Stanza, unlocker: Unlocker, file_id: bytes) -> bytes | None:
     """The file's key, or None if the stanza is for somebody else, or was changed.
 

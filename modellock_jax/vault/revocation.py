@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from modellock_jax.vault import header, identity, signed, texts
 from modellock_jax.vault.errors import Expired, Tampered, Unreadable, WrongKey
 from modellock_jax.vault.files import hold, need_directory, open_to_read, replacing, write_all
+from modellock_jax.vault.frames import clears_frames
 from modellock_jax.vault.header import Header
 from modellock_jax.vault.identity import PublicKey
 from modellock_jax.vault.keys import Secret
@@ -177,6 +178,7 @@ def check(path: AnyPath, secret: Secret, lists: Iterable[AnyPath] = ()) -> None:
     _check(refused(path, lists), *secret.ids.values())
 
 
+@clears_frames
 def file_key_of(
     path: AnyPath, made: Header, unlocker: Unlocker, lists: Iterable[AnyPath] = ()
 ) -> bytes:

@@ -8,6 +8,7 @@ from pathlib import Path
 from modellock_jax.vault import chunks, header, identity, revocation, tensors
 from modellock_jax.vault.errors import Tampered, VaultError
 from modellock_jax.vault.files import hold, open_to_read, replacing, write_all
+from modellock_jax.vault.frames import clears_frames
 from modellock_jax.vault.header import Header
 from modellock_jax.vault.keys import Secret
 from modellock_jax.vault.recipients import Unlocker
@@ -53,6 +54,7 @@ def journal_of(path: str | os.PathLike[str]) -> Path:
     return target.with_name(f".{target.name}.modellock-journal")
 
 
+@clears_frames
 def rewrite(
     path: str | os.PathLike[str],
     unlocker: Unlocker,

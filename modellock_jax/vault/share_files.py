@@ -15,6 +15,7 @@ from modellock_jax.vault.files import (
     sync_directory,
     write_all,
 )
+from modellock_jax.vault.frames import clears_frames
 from modellock_jax.vault.shares import Share
 
 WORDS = 33  # of a share of 32 bytes
@@ -29,6 +30,7 @@ _FIELDS = {
 }
 
 
+@clears_frames
 def save(split: Sequence[Share], folder: str | os.PathLike[str]) -> list[Path]:
     """Write shares into a new folder, `share-1-of-5.txt` and so on; gives the paths.
 
@@ -85,6 +87,7 @@ def _text(share: Share) -> str:
     )
 
 
+@clears_frames
 def load(path: str | os.PathLike[str]) -> Share:
     """Read a share file that `save` wrote, or that was typed from its print; `save` has an example.
 

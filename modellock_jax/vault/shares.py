@@ -16,6 +16,7 @@ from itertools import combinations
 from typing import Any, NamedTuple, NoReturn
 
 from modellock_jax.vault.errors import Tampered, VaultError, WrongKey
+from modellock_jax.vault.frames import clears_frames
 from modellock_jax.vault.keys import Secret
 from modellock_jax.vault.recipients import Passphrase
 
@@ -57,6 +58,7 @@ class Drill(NamedTuple):
     possible: int
 
 
+@clears_frames
 def split(
     secret: Secret, threshold: int, count: int, passphrase: Passphrase | None = None
 ) -> list[Share]:
@@ -99,6 +101,7 @@ def split(
     return [Share(words, secret.id, count, passphrase is not None) for words in group]
 
 
+@clears_frames
 def join(shares: Iterable[Share], passphrase: Passphrase | None = None) -> Secret:
     """The key that shares restore; `split` has an example.
 
@@ -112,6 +115,7 @@ def join(shares: Iterable[Share], passphrase: Passphrase | None = None) -> Secre
     return _restore(_each_once(shares), passphrase)
 
 
+@clears_frames
 def drill(
     shares: Iterable[Share], key: Secret | str, passphrase: Passphrase | None = None
 ) -> Drill:
