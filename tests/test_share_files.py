@@ -247,7 +247,7 @@ def test_what_commands_refuse(folder, tmp_path, monkeypatch):
         (2, "4 of 3 shares", ("split", "a.key", "t", "--threshold", 4, "--shares", 3)),
         (6, "no key file absent.key", ("split", "absent.key", "t")),
         (6, "absent.txt", ("join", one, "absent.txt", "c.key")),
-        (6, "a.key is no share file", ("join", one, "a.key", "c.key")),
+        (6, "a.key is a secret key file and no share file", ("join", one, "a.key", "c.key")),
     ):
         ended, said = run("backup", *words)
         assert (ended, said.count("\n")) == (code, 1), said

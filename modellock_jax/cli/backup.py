@@ -57,15 +57,19 @@ def join(
     output: Annotated[Path, typer.Argument(help="The key file to write.")],
     as_json: Json = False,
 ) -> None:
-    """Restore a key file from its shares."""
+    """Restore a key file, and its public half beside it, from its shares."""
     given = [share_files.load(path) for path in sources]
     secret = shares.join(given, _passphrase(given))
-    keys.save(secret, output)
+    public = keys.save_both(secret, output)
     tell(
         as_json,
-        f"{output}: key {secret.id}, restored from {len(given)} shares",
+        [
+            f"{output}: key {secret.id}, restored from {len(given)} shares",
+            f"{output}.pub: its public half {public.id}",
+        ],
         id=secret.id,
         key=str(output),
+        public=f"{output}.pub",
     )
 
 

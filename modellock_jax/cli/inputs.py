@@ -212,6 +212,13 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
         yield lambda count: shown.advance(task, count)
 
 
+def _is_about(error: VaultError, options: dict[str, Any]) -> bool:
+    """Whether an error names one of a command's files itself, which need not be the model."""
+    values = [value if isinstance(value, list) else [value] for value in options.values()]
+    given = (one for some in values for one in some if isinstance(one, Path))
+    return any(str(path) in str(error) for path in given)
+
+
 def on_files(command: Callable[..., None]) -> Callable[..., None]:
     """A command whose faults name its file, and for which an unreadable one is exit code 6."""
 
@@ -223,7 +230,7 @@ def on_files(command: Callable[..., None]) -> Callable[..., None]:
             raise Unreadable(str(error)) from None
         except VaultError as error:
             name = options.get("source") or options.get("file")
-            if name is None or str(name) in str(error):
+            if name is None or _is_about(error, options):
                 raise
             raise type(error)(f"{name}: {error}") from None
 

@@ -1,4 +1,4 @@
-"""`keygen`: a new key, or one derived from a key above it."""
+"""`keygen`: a new key, one derived from a key above it, or the public half of one."""
 
 from pathlib import Path
 from typing import Annotated
@@ -24,27 +24,53 @@ def keygen(
     path: Annotated[
         str, typer.Option(help="A name for each level below --from, as team/user/model.")
     ] = "",
+    public_of: Annotated[
+        Path | None,
+        typer.Option(
+            "--public", help="Write no key, but the public half of this key file to OUTPUT."
+        ),
+    ] = None,
     as_json: Json = False,
 ) -> None:
     """A new key from the operating system, or one below a key: OUTPUT, and OUTPUT.pub to give away."""
     if (parent is None) != (not path):
         raise ValueError("--from FILE and --path NAME/NAME belong together; give both or none")
+    if public_of is not None:
+        if parent is not None:
+            raise ValueError("--public KEY needs no --from: derive the key first, or name it")
+        _publish(keys.load(public_of), output, classic, as_json)
+        return
     secret = keys.load(parent).child(path) if parent else keys.generate()
     origin = secret.origin
-    public = identity.public_key(secret, classic)
-    keys.save(secret, output)
-    beside = Path(f"{output}.pub")
-    identity.save_public(public, beside)
+    public = keys.save_both(secret, output, classic)
     backup = f"{origin.path} below {origin.parent}" if origin else "keep a backup"
     tell(
         as_json,
-        [
-            f"{output}: key {public.id}, keep it secret; {backup}",
-            f"{beside}: its public half, to be given away; fingerprint {public.fingerprint}",
-        ],
-        id=public.id,
+        [f"{output}: key {secret.id}, keep it secret; {backup}", _about(f"{output}.pub", public)],
+        id=secret.id,
         key=str(output),
-        public=str(beside),
+        public=f"{output}.pub",
+        public_id=public.id,
         fingerprint=public.fingerprint,
         **(origin._asdict() if origin else {}),
+    )
+
+
+def _publish(secret: keys.Secret, output: Path, classic: bool, as_json: bool) -> None:
+    public = identity.public_key(secret, classic)
+    identity.save_public(public, output)
+    tell(
+        as_json,
+        _about(str(output), public),
+        id=secret.id,
+        public=str(output),
+        public_id=public.id,
+        fingerprint=public.fingerprint,
+    )
+
+
+def _about(path: str, public: identity.PublicKey) -> str:
+    return (
+        f"{path}: public half {public.id} ({public.kind}), to be given away; fingerprint "
+        f"{public.fingerprint}"
     )

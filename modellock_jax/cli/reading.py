@@ -8,11 +8,13 @@ from typing import Annotated
 
 import typer
 
-from modellock_jax.cli import streams
+from modellock_jax.cli import streams, texts
 from modellock_jax.cli.app import app
 from modellock_jax.cli.inputs import In, Json, default_key_file, on_files, readable, show
 from modellock_jax.vault import envelope, header, recipients, rewrite, threats
 from modellock_jax.vault.errors import Unreadable
+from modellock_jax.vault.texts import encoding_fault
+from modellock_jax.vault.texts import kind as kind_of_text
 
 
 @app.command()
@@ -21,7 +23,13 @@ def inspect(source: In, as_json: Json = False) -> None:
     """What a file tells without a key: its kind, who can open it, who signed it, how big it is."""
     with readable(source) as path:
         with envelope.reading(path) as file:
-            size = os.fstat(file).st_size
+            size, start = os.fstat(file).st_size, os.pread(file, 4096, 0)
+        if fault := encoding_fault(start):
+            raise Unreadable(f"{source} {fault}")
+        if kind := kind_of_text(start):
+            lines, fields = texts.describe(kind, path)
+            show(as_json, [f"{source}: {lines[0]}", *lines[1:]], bytes=size, **fields)
+            return
         try:
             made = rewrite.read_header(path)
         except Unreadable:

@@ -9,6 +9,7 @@ reads it, or a backup of it, has the key.
 """
 
 import base64
+import contextlib
 import hmac
 import json
 import operator
@@ -26,8 +27,10 @@ from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
 from modellock_jax.vault import identity, texts
+from modellock_jax.vault.errors import Unreadable
 from modellock_jax.vault.files import check_private, creating, write_all
 from modellock_jax.vault.frames import clears_frames
+from modellock_jax.vault.identity import PublicKey
 
 _FORMAT = "modellock-jax key"
 VERSION = 2
@@ -222,6 +225,28 @@ def save(secret: Secret, path: str | os.PathLike[str]) -> None:
     with creating(path, 0o600) as file:
         # A view, because a traceback shows what the frames of a failed write hold.
         write_all(file, memoryview(_document(secret).encode()), 0)
+
+
+def save_both(secret: Secret, path: str | os.PathLike[str], classic: bool = False) -> PublicKey:
+    """Write a key file, and its public half to `PATH.pub`, where a public half of it may be already.
+
+    Gives what is in `PATH.pub`. Raises `FileExistsError` if there is another file at either path.
+
+    **Guarantees.** As `save`; nothing is overwritten. Killed in between, or on an error, there may be a
+    key file without its public half, which `identity.save_public` makes again.
+    """
+    beside = Path(f"{path}.pub")
+    public = identity.public_key(secret, classic)
+    if os.path.lexists(beside):
+        with contextlib.suppress(Unreadable):
+            there = identity.load_public(beside)
+            if there.id in secret.ids.values():
+                save(secret, path)
+                return there
+        raise FileExistsError(f"{beside} exists and is no public half of this key; move it away")
+    save(secret, path)
+    identity.save_public(public, beside)
+    return public
 
 
 def load(path: str | os.PathLike[str]) -> Secret:

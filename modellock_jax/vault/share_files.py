@@ -5,7 +5,7 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from modellock_jax.vault import identity, shares, temporary
+from modellock_jax.vault import identity, shares, temporary, texts
 from modellock_jax.vault.errors import Tampered, Unreadable, VaultError
 from modellock_jax.vault.files import (
     check_private,
@@ -111,7 +111,11 @@ def load(path: str | os.PathLike[str]) -> Share:
 def _parse(data: bytes, name: str) -> Share | VaultError:
     """The share, or what is wrong: an exception from here would carry the text along."""
     slip39 = shares.package()
-    head, _, below = data.decode("utf-8", "replace").partition("\nWords:")
+    if fault := texts.encoding_fault(data):
+        return Unreadable(f"{name} {fault}")
+    if (kind := texts.kind(data)) not in ("", "share of a key"):
+        return Unreadable(f"{name} is {texts.KINDS[kind]} and no share file; give share files")
+    head, _, below = texts.without_mark(data).decode("utf-8", "replace").partition("\nWords:")
     if len(data) > _LONGEST or head.strip().splitlines()[:1] != [_FORMAT]:
         return Unreadable(f"{name} is no share file of version 2, whose first line is `{_FORMAT}`")
     fields: dict[str, tuple[str, ...]] = {}
