@@ -152,7 +152,7 @@ def _cut(part: Part, leaf: jax.Array) -> _Cut:
         shift = (starts[axis] % within).astype(jnp.int32)
         uint = lax.dynamic_update_slice_in_dim(longer, uint, shift, axis)
     counts = (*own[:axis], stretches)
-    number = _numbers(part.shape, counts, starts, length)
+    number = number_of(part.shape, counts, starts, length)
     rows = uint.reshape(math.prod(counts), -1)
     if not any(part.names[axis + 1 :]):
         return _Cut(_as_words(rows), number, None)
@@ -173,7 +173,7 @@ def _as_words(rows: jax.Array) -> jax.Array:
     return lax.bitcast_convert_type(rows.reshape(rows.shape[0], -1, each), jnp.uint32)
 
 
-def _numbers(
+def number_of(
     shape: tuple[int, ...], counts: tuple[int, ...], starts: list[Any], length: int
 ) -> Wide:
     """The number of each row among those of the whole leaf, in C order, flat."""
