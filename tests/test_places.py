@@ -76,9 +76,10 @@ def test_rows_of_the_digest_have_numbers_of_their_own(name):
 def test_wide_numbers_are_pythons():
     rng = np.random.default_rng(2)
     for _ in range(200):
-        a, b, times = (
-            int(rng.integers(0, 2**64, dtype=np.uint64)) >> int(rng.integers(64)) for _ in range(3)
+        draws = rng.integers(0, 2**64, 3, dtype=np.uint64) >> rng.integers(
+            0, 64, 3, dtype=np.uint64
         )
+        a, b, times = map(int, draws)
         shift = int(rng.integers(0, 32))
         one, other = (Wide(jnp.uint32(n >> 32), jnp.uint32(n & 0xFFFFFFFF)) for n in (a, b))
         for found, right in (

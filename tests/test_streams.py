@@ -1,5 +1,7 @@
 """No block of a key stream is met by two blocks of plain text, whatever is locked under one key."""
 
+import os
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,8 +14,10 @@ from table import bytes_of, random_bits, same_bits
 
 import modellock_jax as ml
 from modellock_jax.base import paths
+from modellock_jax.bits import stack
 
 pytestmark = pytest.mark.run_once
+EXAMPLES = int(os.environ.get("EXAMPLES", "8"))  # that hypothesis draws; many take long to compile
 LOCK = ml.stream_lock()
 KEY = LOCK.init(jax.random.key(7), jnp.zeros(1))
 MESH = jax.make_mesh((4,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -94,30 +98,46 @@ def reads_alike(tree):
     return any(len(places) > 1 for places in ends.values())
 
 
-@settings(max_examples=8, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck))
-@given(drawn=st.lists(TREES, min_size=1, max_size=2), split=st.booleans())
-def test_trees_of_any_names(met, drawn, split):
-    """Names with `/`, `.` and digits, lists, shardings; what reads alike is refused."""
+def split(tree):
+    """Each leaf over four devices, where its first axis divides."""
+
+    def place(leaf):
+        spec = P("x") if leaf.shape[0] % 4 == 0 else P()
+        return jax.device_put(leaf, NamedSharding(MESH, spec))
+
+    return jax.tree.map(place, tree)
+
+
+@settings(
+    max_examples=EXAMPLES, derandomize=True, deadline=None, suppress_health_check=list(HealthCheck)
+)
+@given(
+    drawn=st.lists(TREES, min_size=1, max_size=2), way=st.sampled_from(["whole", "split", "batch"])
+)
+def test_trees_of_any_names(met, drawn, way):
+    """Names with `/`, `.` and digits, lists, shardings, batches; what reads alike is refused."""
     for tree in map(grown, drawn):
         if reads_alike(tree):
             with pytest.raises(ValueError, match="two places in the parameters read `"):
                 LOCK.encrypt(KEY, tree)
             continue
-        if split:
-
-            def place(leaf):
-                spec = P("x") if leaf.shape[0] % 4 == 0 else P()
-                return jax.device_put(leaf, NamedSharding(MESH, spec))
-
-            tree = jax.tree.map(place, tree)
-        locked, key = LOCK.encrypt(KEY, tree)
-        met.add(told(tree), tree, locked)
-        assert same_bits(LOCK.decrypt(key, locked), tree)
+        if way == "batch":
+            both = jax.tree.map(lambda leaf: stack([leaf, leaf[::-1]]), tree)
+            made = jax.device_get((both, *jax.vmap(lambda t: LOCK.encrypt(KEY, t))(both)))
+            made = [jax.tree.map(lambda a, i=i: a[i], made) for i in range(2)]
+        else:
+            given_tree = split(tree) if way == "split" else tree
+            made = [(tree, *LOCK.encrypt(KEY, given_tree))]
+        for plain, locked, key in made:
+            met.add(told(plain), plain, locked)
+            assert same_bits(LOCK.decrypt(key, locked), plain)
 
 
 @pytest.fixture(scope="module")
 def met():
-    return Met()
+    found = Met()
+    yield found
+    print(f"{len(found.by)} blocks of key stream, {found.pairs} pairs")
 
 
 def test_an_nnx_state_and_its_dict():
