@@ -132,4 +132,23 @@ def measure(quick: bool) -> list[Row]:
                         row("ciphers", case, f"{name}, beside all cores", rate, "GB/s", limit=ALL_CORES,
                             ratios=taken / seconds[ALL_CORES], sense="<=", target=target)
                     )  # fmt: skip
+        rows += _beside_decrypt(dtype, params, 0.0 if quick else 1.0)
+    return rows
+
+
+def _beside_decrypt(dtype: str, params: Any, seconds: float) -> list[Row]:
+    """What the digest of all that is locked adds to `encrypt`."""
+    rows = []
+    for name in (name for name in LOCKS if name.startswith("stream_lock")):
+        ways = {
+            way: lambda f=program, k=key, p=given: f(k, p)
+            for way, (program, key, given) in programs(name, params).items()
+        }
+        taken = alternate(ways, seconds)
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+        rate = size / 1e9 / float(np.median(taken["encrypt"]))
+        rows.append(
+            row("ciphers", f"encrypt {dtype}, beside decrypt", name, rate, "GB/s", limit="its decrypt",
+                ratios=taken["encrypt"] / taken["decrypt"], sense="<=", target=3.0)
+        )  # fmt: skip
     return rows
