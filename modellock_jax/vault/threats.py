@@ -65,8 +65,8 @@ THREATS: dict[str, Threat] = {
     ),
     "stream_lock": Threat(
         LOCK,
-        "Every bit is masked with ChaCha20 (RFC 8439) under a nonce of its own: without the key the "
-        "bits tell nothing, as long as no nonce comes twice.",
+        "Every bit is masked with ChaCha20 (RFC 8439) under a nonce that depends on all that is locked: "
+        "without the key the bits tell nothing, but that equal models under one key are equal.",
         "Names, shapes and dtypes lie open; in memory nothing notices a changed bit (the file does). "
         + _OWN_USER,
         "No attack on its bits is known.",
