@@ -67,8 +67,8 @@ def test_other_containers_come_back_with_like():
     ("tree", "error", "message"),
     [
         ({}, ValueError, "empty pytree"),
-        ({"a/b": np.ones(1), "a": {"b": np.ones(1)}}, ValueError, "two leaves have the name 'a/b'"),
-        ({"a": np.ones(1), "a/b": np.ones(1)}, ValueError, "'a' is an array and has 'a/b' below it"),
+        ({"a/b": np.ones(1), "a": {"b": np.ones(1)}}, ValueError, "two places in the parameters read"),
+        ({"a": np.ones(1), "a/b": np.ones(1)}, ValueError, "two places in the parameters read"),
         ({"a": 1.0}, TypeError, "the leaf 'a' is a float, which safetensors does not have"),
         ({"a": np.array(["x"])}, TypeError, "the leaf 'a' is dtype <U1"),
         ({"a": np.ones(2, object)}, TypeError, "the leaf 'a' is dtype object"),
