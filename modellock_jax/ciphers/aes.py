@@ -81,7 +81,8 @@ def begin(master: jax.Array) -> Schedule:
     return Schedule(words, jnp.uint32(1), jnp.bool_(False))
 
 
-def _next(at: Schedule) -> Schedule:
+def after(at: Schedule) -> Schedule:
+    """The schedule after one round key."""
     turned = _turned_sub_word(at.words[-1]) ^ at.rcon
     middle, rcon = at.middle, _xtime(at.rcon)
     if len(at.words) == 8:
@@ -99,7 +100,7 @@ def run(schedule: Schedule, rounds: int) -> tuple[Schedule, jax.Array]:
     """The next `rounds` round keys, uint32 `[rounds, 4]`, and the schedule after them."""
 
     def step(at: Schedule, _: None) -> tuple[Schedule, jax.Array]:
-        return _next(at), jnp.stack(at.words[:4])
+        return after(at), jnp.stack(at.words[:4])
 
     return lax.scan(step, schedule, None, length=rounds, unroll=_UNROLL)
 
@@ -112,7 +113,7 @@ def starts(schedule: Schedule, times: int, rounds: int) -> tuple[Schedule, Sched
     """
 
     def step(at: Schedule, _: None) -> tuple[Schedule, Schedule]:
-        return lax.fori_loop(0, rounds, lambda _, at: _next(at), at, unroll=_UNROLL), at
+        return lax.fori_loop(0, rounds, lambda _, at: after(at), at, unroll=_UNROLL), at
 
     return lax.scan(step, schedule, None, length=times)
 
@@ -169,7 +170,7 @@ def loop_through(
         both = [(block[0, j], at.words[j]) for j in range(4)]
         new = jnp.stack([sub(x) ^ key if inverse else sub(x ^ key) for x, key in both])
         new = lax.bitcast_convert_type(new[None], blocks.dtype)
-        return _next(at), lax.dynamic_update_slice(blocks, new, (i, 0))
+        return after(at), lax.dynamic_update_slice(blocks, new, (i, 0))
 
     # In place: nothing is written but the blocks. Beyond a few steps at a time XLA gives each
     # operation a call of its own, which is some thirty times slower.

@@ -24,7 +24,8 @@ from modellock_jax.bits import (
 )
 from modellock_jax.ciphers import aes, native
 from modellock_jax.layers import Stacked
-from modellock_jax.schemes.shards import Part, by_parts, cut
+from modellock_jax.schemes.plain import entries_from, fill
+from modellock_jax.schemes.shards import Part, by_parts, by_platform, cut
 
 _STRETCH = 2**16  # round keys, 1 MiB
 
@@ -102,8 +103,7 @@ def deep_lock(key_bits: int = 128, restart: Literal["never", "leaf"] = "never") 
     return Lock(init, encrypt, decrypt)
 
 
-@by_parts
-def _through_sbox(
+def _body(
     how: tuple[bool, str], master: jax.Array, parts: list[Part], leaves: list[jax.Array]
 ) -> list[jax.Array]:
     unlock, restart = how
@@ -113,6 +113,40 @@ def _through_sbox(
         by_leaf = native.on_cpu(partial(_leaf_by_leaf, unlock), partial(_masked, how, parts))
         return by_leaf(master, *leaves)
     return _masked(how, parts, master, *leaves)
+
+
+def _plain(
+    how: tuple[bool, str], master: jax.Array, parts: list[Part], leaves: list[jax.Array]
+) -> list[jax.Array]:
+    """Every device runs the whole schedule, and keeps of each leaf what its part needs."""
+    unlock, restart = how
+    masters = _leaf_keys(master, len(leaves)) if restart == "leaf" else [master]
+    at, new = aes.begin(masters[0]), []
+    for i, (part, leaf) in enumerate(zip(parts, leaves)):
+        if restart == "leaf":
+            at = aes.begin(masters[i])
+        at, opened = _plain_leaf(unlock, part.shape, part.names, part.numbers, at, leaf)
+        new.append(opened)
+    return new
+
+
+# Compiled once for all leaves of a shape.
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _plain_leaf(
+    unlock: bool, shape: Any, names: Any, numbers: Any, at: aes.Schedule, leaf: jax.Array
+) -> tuple[aes.Schedule, jax.Array]:
+    bits = to_uint(leaf)
+
+    def words(at: aes.Schedule) -> tuple[aes.Schedule, list[jax.Array]]:
+        return aes.after(at), entries_from(at.words[:4], bits.dtype.itemsize)
+
+    at, mask = fill(Part(shape, numbers, names), leaf.shape, bits.dtype, 0, at, words)
+    table = jnp.asarray(aes.INV_SBOX if unlock else aes.SBOX)
+    bits = substitute(bits, table) ^ mask if unlock else substitute(bits ^ mask, table)
+    return at, from_uint(bits, leaf.dtype)
+
+
+_through_sbox = by_parts(_body, _plain)
 
 
 def _leaf_by_leaf(unlock: bool, master: jax.Array, *leaves: jax.Array) -> list[jax.Array]:
@@ -174,15 +208,25 @@ def _layer_by_layer(how: tuple[bool, str], master: jax.Array, leaves: list[Any])
     masters = _leaf_keys(master, len(leaves)) if restart == "leaf" else [master]
     schedule, new = aes.begin(masters[0]), list[Any]()
 
+    def opened(
+        start: aes.Schedule, leaf: jax.Array, in_place: bool = False
+    ) -> tuple[aes.Schedule, jax.Array]:
+        def usual(start: aes.Schedule, leaf: jax.Array) -> tuple[aes.Schedule, jax.Array]:
+            after, (new,) = _in_one_pass(unlock, start, [leaf], in_place)
+            return after, new
+
+        plain = partial(_plain_leaf, unlock, leaf.shape, (None,) * leaf.ndim, (0,) * leaf.ndim)
+        return by_platform(plain, usual, start, leaf)
+
     def open_layer(start: aes.Schedule, _: jax.Array, layer: jax.Array) -> jax.Array:
-        return _in_one_pass(unlock, start, [layer], in_place=True)[1][0]
+        return opened(start, layer, in_place=True)[1]
 
     for i, leaf in enumerate(leaves):
         if restart == "leaf":
             schedule = aes.begin(masters[i])
         if not isinstance(leaf, Stacked):
-            schedule, (opened,) = _in_one_pass(unlock, schedule, [leaf])
-            new.append(opened)
+            schedule, whole = opened(schedule, leaf)
+            new.append(whole)
             continue
         layers, size = leaf.shape[0], leaf.size * leaf.dtype.itemsize
         if size % (16 * layers):

@@ -16,7 +16,8 @@ from modellock_jax.schemes.pixel_shuffle import (
     permutation_bits,
     shuffle_name,
 )
-from modellock_jax.schemes.shards import Part, by_parts, cut
+from modellock_jax.schemes.plain import write
+from modellock_jax.schemes.shards import Part, by_parts
 
 
 def patch_shuffle(patch: int, channels: int = 3) -> Lock:
@@ -92,19 +93,45 @@ def patch_shuffle(patch: int, channels: int = 3) -> Lock:
     return Lock(init, encrypt, decrypt)
 
 
-@by_parts
-def _permute_rows(
+def _gather_rows(
     _: None, order: jax.Array, parts: list[Part], leaves: list[jax.Array]
 ) -> list[jax.Array]:
     (part,), (uint,) = parts, leaves
-    own = uint.shape
-    for axis, names in enumerate(part.names[:-1]):
-        if names:
-            uint = lax.all_gather(uint, names, axis=axis, tiled=True)
-    # All rows, and of each the entries that lie here.
-    shape = (*part.shape[:-1], own[-1])
-    uint = uint[tuple(slice(n) for n in shape)].reshape(order.shape[0], own[-1])[order]
-    return [cut(uint.reshape(shape), Part(shape, (*part.numbers[:-1], 0), part.names), own)]
+    if any(part.names[:-1]):
+        return _row_by_row(None, order, parts, leaves)
+    rows = uint.reshape(order.shape[0], uint.shape[-1])
+    return [rows[order].reshape(uint.shape)]
+
+
+def _row_by_row(
+    _: None, order: jax.Array, parts: list[Part], leaves: list[jax.Array]
+) -> list[jax.Array]:
+    """Each device needs no memory but that of its part; rows that are split go round one by one."""
+    (part,), (uint,) = parts, leaves
+    shape, own = part.shape[:-1], uint.shape
+    split = [axis for axis in range(len(shape)) if part.names[axis]]
+    over = [name for axis in split for name in jax.tree.leaves(part.names[axis])]
+
+    def fetched(row: jax.Array) -> jax.Array:
+        index, inside = list(jnp.unravel_index(row, shape)), jnp.bool_(True)
+        for axis in split:
+            index[axis] -= part.numbers[axis] * own[axis]
+            inside &= (index[axis] >= 0) & (index[axis] < own[axis])
+        # A gather of one row, not a slice: where the rows are split XLA adds up what each device has of
+        # it, and fetches no more.
+        (entries,) = uint.at[tuple(i[None] for i in index)].get(mode="clip")
+        if not over:
+            return entries
+        return lax.psum(jnp.where(inside, entries, jnp.zeros((), uint.dtype)), over)
+
+    def step(row: jax.Array, new: jax.Array) -> jax.Array:
+        return write(part, new, (*jnp.unravel_index(row, shape), None), fetched(order[row]))
+
+    # What is written over is the leaf, and not zeros, so that XLA keeps its sharding.
+    return [lax.fori_loop(0, order.shape[0], step, uint)]
+
+
+_permute_rows = by_parts(_gather_rows, _row_by_row)
 
 
 def patch_bits(params: Params, sites: Any, patch: int, channels: int = 3) -> float:

@@ -12,6 +12,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jax.sharding import AxisType
 
 from modellock_jax.base import Key, Lock, Params, Rng, check_key, hidden, random_words
 
@@ -154,11 +155,11 @@ def ffx(block: int, channels: int = 3, image_shape: ImageShape = None) -> Lock:
         check_key("ffx", key, FfxKey, (n,), (256,))
         _check_image("ffx", x.shape, block, channels)
         if x.dtype == jnp.uint8:
-            coded = key.table[x]
+            coded = _look_up(key.table, x)
         else:
             level = jnp.clip(jnp.round(x * 255), 0, 255).astype(jnp.uint8)
             # Looked up: XLA divides by 255 in one program and multiplies by its inverse in another.
-            coded = jnp.asarray(np.arange(256) / 255, x.dtype)[key.table][level]
+            coded = _look_up(jnp.asarray(np.arange(256) / 255, x.dtype)[key.table], level)
         return jnp.where(_tile(key.chosen, block, x), coded, x)
 
     return Lock(init, scramble=scramble)
@@ -241,6 +242,12 @@ def _order(permutation: jax.Array, block: int, shape: tuple[int, ...]) -> jax.Ar
     # that it bounds each index on one side alone.
     order = jnp.zeros((place.size,), jnp.uint32).at[place.astype(np.int32)]
     return order.set(source, unique_indices=True, mode="promise_in_bounds")
+
+
+def _look_up(table: jax.Array, index: jax.Array) -> jax.Array:
+    sharding = jax.typeof(index).sharding
+    explicit = AxisType.Explicit in sharding.mesh.axis_types
+    return table.at[index].get(out_sharding=sharding if explicit else None)
 
 
 def _tile(entries: jax.Array, block: int, x: jax.Array) -> jax.Array:

@@ -1,6 +1,9 @@
 """What a lock does to the entries of a leaf, done by each device on its own part of it.
 
-XLA cannot tell that a key stream may be made anywhere, and would send it from device to device.
+XLA cannot tell that a key stream may be made anywhere, and would send it from device to device. So it is
+told, by `custom_partitioning`; but TPUs with several chips do not know that
+(https://github.com/jax-ml/jax/issues/38196). There a lock is written in operations that XLA splits by
+itself.
 """
 
 from collections.abc import Callable, Hashable, Sequence
@@ -38,8 +41,13 @@ class Part(NamedTuple):
 
 Body = Callable[..., list[jax.Array]]
 
+as_on_tpus = jax.make_user_context(default_value=False)
+"""`with as_on_tpus(True)`: take the TPUs' way on any platform, to test it."""
 
-def by_parts(body: Body) -> Callable[[Hashable, Any, Sequence[jax.Array]], list[jax.Array]]:
+
+def by_parts(
+    body: Body, plain: Body | None = None
+) -> Callable[[Hashable, Any, Sequence[jax.Array]], list[jax.Array]]:
     """A compiled `f(static, args, leaves) -> leaves` that keeps shapes, dtypes and shardings.
 
     `body(static, args, parts, leaves)` gets all of `args`, a tree of arrays, on every device, and
@@ -47,24 +55,36 @@ def by_parts(body: Body) -> Callable[[Hashable, Any, Sequence[jax.Array]], list[
     the same shapes and dtypes. Leaves that are not sharded are whole, and so are those under `vmap`
     on a mesh with automatic axes. Inside a `shard_map` the part there is the leaf.
 
+    `plain`, by default `body`, takes its place on TPUs: of the same bits, in operations that XLA splits
+    without collectives, since with automatic axes its parts are whole leaves there.
+
     **Guarantees.** On a mesh whose axes are all automatic, or all explicit, no device talks to another
     unless `body` does so or `args` are sharded. `jax.export` saves a program for several devices only
     from explicit axes, which `jax.make_mesh` makes; one for a single device, always.
     """
 
-    # Compiled, so that constants in `body` are its own: custom_partitioning takes none.
-    @partial(jax.jit, static_argnums=0)
-    def whole(static: Hashable, args: Any, leaves: Sequence[jax.Array]) -> list[jax.Array]:
-        parts = [Part(leaf.shape, (0,) * leaf.ndim, (None,) * leaf.ndim) for leaf in leaves]
-        return body(static, args, parts, leaves)
+    plain = plain or body
+    choose = partial(_choose, plain, body)
+
+    def on_whole(body: Body) -> Body:
+        # Compiled, so that constants in `body` are its own: custom_partitioning takes none.
+        @partial(jax.jit, static_argnums=0)
+        def whole(static: Hashable, args: Any, leaves: Sequence[jax.Array]) -> list[jax.Array]:
+            parts = [Part(leaf.shape, (0,) * leaf.ndim, (None,) * leaf.ndim) for leaf in leaves]
+            return body(static, args, parts, leaves)
+
+        return whole
+
+    whole = on_whole(body)
+    plain_whole = whole if plain is body else on_whole(plain)
 
     def on_mesh(static: Hashable, shardings: Any, whole: Any) -> Callable[..., list[jax.Array]]:
         names = _names(shardings, whole)
 
-        def here(args: Any, leaves: Sequence[jax.Array]) -> list[jax.Array]:
+        def on_parts(body: Body, args: Any, leaves: Sequence[jax.Array]) -> list[jax.Array]:
             return body(static, args, _parts(whole, names), leaves)
 
-        return here
+        return partial(choose, on_parts)
 
     def partition(static: Hashable, mesh: Any, given: Any, _: Any) -> Any:
         args, leaves = given
@@ -92,12 +112,15 @@ def by_parts(body: Body) -> Callable[[Hashable, Any, Sequence[jax.Array]], list[
 
         @custom_vmap
         def one(args: Any, leaves: Sequence[jax.Array]) -> list[jax.Array]:
-            return automatic(static, args, leaves)
+            return _choose(
+                plain_whole, automatic, lambda f, *given: f(static, *given), args, leaves
+            )
 
         @one.def_vmap
         def many(size: int, batched: Any, *given: Any) -> Any:
             axes = jax.tree.map(lambda b: 0 if b else None, batched)
-            found = jax.vmap(partial(whole, static), tuple(axes), axis_size=size)(*given)
+            choice = partial(_choose, plain_whole, whole, lambda f, *given: f(static, *given))
+            found = jax.vmap(choice, tuple(axes), axis_size=size)(*given)
             return found, [True] * len(found)
 
         return one(args, leaves)
@@ -196,14 +219,30 @@ def _parts(whole: Any, names: list[tuple[Any, ...]]) -> list[Part]:
     ]
 
 
+def by_platform(plain: Callable[..., Any], usual: Callable[..., Any], *args: Any) -> Any:
+    """`plain(*args)` on TPUs, and `usual(*args)` elsewhere: trees of arrays, of the same bits."""
+    if plain is usual or as_on_tpus.value:
+        return plain(*args)
+    return lax.platform_dependent(*args, tpu=plain, default=usual)
+
+
+def _choose(
+    plain: Body, usual: Body, call: Callable[..., list[jax.Array]], args: Any, leaves: Any
+) -> list[jax.Array]:
+    """`call(plain, args, leaves)` on TPUs, and elsewhere `call(usual, args, leaves)`."""
+    if plain is usual:
+        return call(usual, args, leaves)
+    return by_platform(partial(call, plain), partial(call, usual), args, leaves)
+
+
 def by_leaves(
-    body: Body,
+    body: Body, plain: Body | None = None
 ) -> Callable[[Sequence[Hashable], Any, Sequence[Any]], list[Any]]:
     """`by_parts` for a body that treats each leaf alone: `f(static for each leaf, args, leaves)`.
 
     Of a `Stacked` leaf the body gets one layer, when it is used.
     """
-    at_once = by_parts(body)
+    at_once, plain = by_parts(body, plain), plain or body
 
     def run(each: Sequence[Hashable], args: Any, leaves: Sequence[Any]) -> list[Any]:
         new = list(leaves)
@@ -214,7 +253,7 @@ def by_leaves(
             for i, leaf in zip(whole, done):
                 new[i] = leaf
         for i in set(range(len(leaves))) - set(whole):
-            step = partial(_on_layer, body, each[i], leaves[i].shape)
+            step = partial(_on_layer, plain, body, each[i], leaves[i].shape)
             new[i] = leaves[i].then(step, leaves[i].everywhere(args))
         return new
 
@@ -222,11 +261,22 @@ def by_leaves(
 
 
 def _on_layer(
-    body: Body, static: Hashable, shape: tuple[int, ...], args: Any, number: Any, layer: jax.Array
+    plain: Body,
+    body: Body,
+    static: Hashable,
+    shape: tuple[int, ...],
+    args: Any,
+    number: Any,
+    layer: jax.Array,
 ) -> jax.Array:
     rest = len(shape) - 1
-    part = Part(shape, (number, *[0] * rest), ("layers", *[None] * rest), True)
-    return body((static,), args, [part], [layer[None]])[0][0]
+
+    def on_part(body: Body, args: Any, given: Any) -> list[jax.Array]:
+        number, layer = given
+        part = Part(shape, (number, *[0] * rest), ("layers", *[None] * rest), True)
+        return body((static,), args, [part], [layer[None]])
+
+    return _choose(plain, body, on_part, args, (number, layer))[0][0]
 
 
 def _every_axis_alone(_: Hashable, mesh: Any, given: Any, results: Any) -> SdyShardingRule:

@@ -1,0 +1,149 @@
+"""The way that locks take on TPUs with several chips, which know no custom partitioning."""
+
+import json
+import os
+import subprocess
+import sys
+
+import pytest
+
+WORKER = """
+import json, re, sys
+import jax
+import jax.numpy as jnp
+from jax import NamedSharding, P
+from jax.sharding import AxisType
+from table import bytes_of, random_bits
+import modellock_jax as ml
+from modellock_jax.schemes.shards import as_on_tpus
+
+NAMES = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter|collective-broadcast"
+COLLECTIVE = re.compile(f"({NAMES})(?:-start)?[(]")
+LEAVES = {
+    "rows": ((512, 250), P(("x", "y")), "float32"), "columns": ((120, 1000), P(None, ("y", "x")), "float32"),
+    "both": ((256, 512), P("y", "x"), "bfloat16"), "odd": ((3, 4, 6, 10), P(None, "x", None, "y"), "int8"),
+}
+PATCH = {"rows": ((64, 512), P(("x", "y")), "float32"), "columns": ((64, 512), P(None, "x"), "float32")}
+PATCH["both"] = ((4, 4, 4, 512), P("x", None, None, "y"), "bfloat16")
+TREES = {
+    "deep_lock": (ml.deep_lock(), LEAVES), "stream_lock": (ml.stream_lock(), LEAVES),
+    "deep_lock leaf": (ml.deep_lock(256, restart="leaf"), LEAVES),
+    "sign_flip": (ml.sign_flip(bits=7), {n: LEAVES[n] for n in ("rows", "columns", "both", "odd")}),
+    "adv_params": (ml.adv_params(count=3), {n: LEAVES[n] for n in ("rows", "columns", "both")}),
+    **{f"patch_shuffle {n}": (ml.patch_shuffle(4, channels=4), {n: PATCH[n]}) for n in PATCH},
+    "sign_mask": (ml.sign_mask(bits=7), {"columns": LEAVES["columns"]}),
+}
+
+
+def make(name):
+    lock, leaves = TREES[name]
+    params = {
+        leaf: {"kernel": random_bits(jax.random.key(0), shape, dtype)}
+        for leaf, (shape, _, dtype) in leaves.items()
+    }
+    if name == "adv_params":
+        params = jax.tree.map(lambda a: jnp.nan_to_num(a) * 0 + jnp.arange(a.size).reshape(a.shape).astype(a.dtype), params)
+    return lock, params, {leaf: {"kernel": spec} for leaf, (_, spec, _) in leaves.items()}
+
+
+def loss(params):
+    return sum((leaf.astype("float32") ** 2).mean() for leaf in jax.tree.leaves(params))
+
+
+def forward(params, x, tap=ml.untapped):
+    return tap("site", jax.tree.leaves(params)[0] + x)
+
+
+def same(a, b):
+    pairs = zip(jax.tree.leaves(a), jax.tree.leaves(b), strict=True)
+    return all(bytes_of(x) == bytes_of(y) for x, y in pairs)
+
+
+def check(name):
+    lock, params, specs = make(name)
+    key = lock.init(jax.random.key(1), params)
+    encrypt = jax.jit(lambda k, p: lock.encrypt(k, p, loss))
+    locked, finished = encrypt(key, params)
+    found = {"custom calls": [], "changed": not same(locked, params)}
+    for kind in (AxisType.Auto, AxisType.Explicit):
+        mesh = jax.make_mesh((4, 2), ("x", "y"), axis_types=(kind, kind))
+        put = lambda tree: jax.device_put(tree, jax.tree.map(lambda s: NamedSharding(mesh, s), specs))
+        given, sharded, to_open = (*jax.device_put((key, finished), NamedSharding(mesh, P())), ), put(params), put(locked)
+        x = jnp.zeros_like(jax.tree.leaves(sharded)[0])
+        programs = {
+            "encrypt": (lambda k, p: lock.encrypt(k, p, loss), (given[0], sharded), (locked, finished)),
+            "decrypt": (lock.decrypt, (given[1], to_open), params),
+            "user": (ml.user_forward(lock, forward), (given[1], to_open, x), None),
+        }
+        for what, (function, args, right) in programs.items():
+            traced = jax.jit(function).trace(*args)
+            text = traced.lower(lowering_platforms=("tpu",)).as_text()
+            found["custom calls"] += re.findall("custom_call @?([A-Za-z_]+)", text)
+            if what == "user" or (what == "encrypt" and kind == AxisType.Explicit):
+                continue
+            with as_on_tpus(True):
+                compiled = jax.jit(lambda *args: function(*args)).lower(*args).compile()
+            out = compiled(*args)
+            part = sum(leaf.addressable_shards[0].data.nbytes for leaf in jax.tree.leaves(sharded))
+            new = jax.tree.leaves(out[0] if what == "encrypt" else out)
+            found[f"{what} {kind.name}"] = {
+                "collectives": sorted(set(COLLECTIVE.findall(compiled.as_text()))),
+                "share": compiled.memory_analysis().temp_size_in_bytes / part,
+                "right": same(out, right),
+                "placed": all(
+                    a.sharding.is_equivalent_to(b.sharding, a.ndim)
+                    for a, b in zip(new, jax.tree.leaves(sharded), strict=True)
+                ),
+            }
+    return found
+
+
+assert len(jax.devices()) == 8
+print(json.dumps({name: check(name) for name in sys.argv[1:] or TREES}))
+"""
+
+
+@pytest.fixture(scope="module")
+def found():
+    environment = os.environ | {
+        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
+        "JAX_PLATFORMS": "cpu",
+        "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path]),
+    }
+    worker = subprocess.run(
+        [sys.executable, "-c", WORKER], capture_output=True, text=True, check=False, env=environment
+    )
+    assert worker.returncode == 0, worker.stderr
+    return json.loads(worker.stdout)
+
+
+PARAMETER_LOCKS = ["deep_lock", "deep_lock leaf", "sign_flip", "adv_params", "stream_lock"]
+PROGRAMS = ["encrypt Auto", "decrypt Auto", "decrypt Explicit"]
+
+
+def test_no_program_for_tpus_has_a_custom_call(found):
+    assert {name: lock["custom calls"] for name, lock in found.items()} == dict.fromkeys(found, [])
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_it_gives_the_bits_of_one_device_and_keeps_shardings(found, program):
+    for name, lock in found.items():
+        assert lock["changed"] == (name != "sign_mask"), name
+        assert lock[program]["right"], name
+        assert lock[program]["placed"], name
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_it_needs_at_most_twice_the_memory_of_a_device_s_own_part(found, program):
+    search = {"adv_params"} if program.startswith("encrypt") else set()
+    shares = {name: lock[program]["share"] for name, lock in found.items() if name not in search}
+    assert max(shares.values()) <= 2, shares
+
+
+@pytest.mark.parametrize("program", PROGRAMS)
+def test_no_device_talks_to_another_but_where_it_is_said(found, program):
+    told = {"patch_shuffle rows": ["all-reduce"], "patch_shuffle both": ["all-reduce"]}
+    if program.startswith("encrypt"):
+        told |= {"adv_params": ["all-reduce"]}  # its loss, and which weight is the best of all
+    collectives = {name: lock[program]["collectives"] for name, lock in found.items()}
+    assert collectives == {name: told.get(name, []) for name in found}
