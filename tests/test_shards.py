@@ -159,7 +159,7 @@ def test_patch_shuffle_fetches_the_rows_it_permutes_and_nothing_else(found, leaf
         assert program["right"], program["what"]
         assert program["placed"], program["what"]
         names = {name for _, name in program["collectives"]}
-        assert names == (set() if leaf == "columns" else {"all-gather"})
+        assert names == (set() if leaf == "columns" else {"all-reduce"})
 
 
 def test_each_device_makes_its_own_part_of_the_key_stream(found):

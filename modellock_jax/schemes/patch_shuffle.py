@@ -35,7 +35,7 @@ def patch_shuffle(patch: int, channels: int = 3) -> Lock:
 
     **Guarantees.** decrypt inverts encrypt on bits. Attention and later layers are untouched: the
     attacker misses the order of `patch * patch * channels` rows and nothing else. An embedding whose
-    rows are split over devices is gathered by each of them; one split along D alone is not.
+    rows are split over devices is sent round row by row; one split along D alone is not.
 
     Source: Kiya et al. (2022), arXiv 2207.05366, 2207.11939.
 
