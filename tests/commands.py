@@ -64,7 +64,8 @@ def bad(code, text, folder, *words, **options):
 def _fresh(folder, words, given, environment):
     done = subprocess.run(
         [sys.executable, "-c", MAIN, *words],
-        cwd=folder, input=given, capture_output=True, env=environment, check=False,
+        start_new_session=True, check=False,
+        cwd=folder, input=given, capture_output=True, env=environment,
     )  # fmt: skip
     return Ran(done.returncode, done.stdout, done.stderr.decode())
 
@@ -115,6 +116,7 @@ def _serve():
 
 def _become(task):
     """The process that the command line would have started."""
+    os.setsid()  # without a terminal that could be asked for a passphrase
     os.chdir(task["folder"])
     os.environ.clear()
     os.environ.update(task["environment"])

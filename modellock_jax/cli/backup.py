@@ -5,8 +5,15 @@ from typing import Annotated
 
 import typer
 
+from modellock_jax.cli import paths
 from modellock_jax.cli.app import app
-from modellock_jax.cli.inputs import Json, ask_passphrase, on_files, tell
+from modellock_jax.cli.choosing import (
+    NewPassphraseFile,
+    PassphraseFile,
+    ask_passphrase,
+    load_secret,
+)
+from modellock_jax.cli.inputs import Json, on_files, tell
 from modellock_jax.vault import keys, share_files, shares
 from modellock_jax.vault.recipients import Passphrase
 from modellock_jax.vault.shares import Share
@@ -22,7 +29,7 @@ Shares = Annotated[list[Path], typer.Argument(help="Share files, as many as are 
 @backup.command()
 @on_files
 def split(
-    key: Annotated[Path, typer.Argument(help="The key file to back up.")],
+    key: Annotated[Path, typer.Argument(parser=paths.named, help="The key file to back up.")],
     folder: Annotated[Path, typer.Argument(help="A new folder for the share files.")],
     threshold: Annotated[int, typer.Option(help="How many shares restore the key.")] = 3,
     count: Annotated[int, typer.Option("--shares", help="How many shares there are.")] = 5,
@@ -30,13 +37,15 @@ def split(
         bool,
         typer.Option("--passphrase", help="Restoring shall need a passphrase too: asks for it."),
     ] = False,
+    passphrase_file: NewPassphraseFile = None,
     as_json: Json = False,
 ) -> None:
     """Write shares of a key, one file for each holder, and prove that they restore it."""
-    secret = keys.load(key)
-    words = ask_passphrase(confirm=True) if passphrase else None
-    paths = share_files.save(shares.split(secret, threshold, count, words), folder)
-    drill = shares.drill(map(share_files.load, paths), secret, words)
+    secret = load_secret(key)
+    asks = passphrase or passphrase_file is not None
+    words = ask_passphrase(confirm=True, file=passphrase_file) if asks else None
+    written = share_files.save(shares.split(secret, threshold, count, words), folder)
+    drill = shares.drill(map(share_files.load, written), secret, words)
     tell(
         as_json,
         [
@@ -45,7 +54,7 @@ def split(
         ],
         id=secret.id,
         threshold=threshold,
-        shares=[str(path) for path in paths],
+        shares=[str(path) for path in written],
         combinations=drill.tried,
     )
 
@@ -55,11 +64,12 @@ def split(
 def join(
     sources: Shares,
     output: Annotated[Path, typer.Argument(help="The key file to write.")],
+    passphrase_file: PassphraseFile = None,
     as_json: Json = False,
 ) -> None:
     """Restore a key file, and its public half beside it, from its shares."""
     given = [share_files.load(path) for path in sources]
-    secret = shares.join(given, _passphrase(given))
+    secret = shares.join(given, _passphrase(given, passphrase_file))
     public = keys.save_both(secret, output)
     tell(
         as_json,
@@ -78,17 +88,19 @@ def join(
 def drill(
     sources: Shares,
     key: Annotated[
-        Path | None, typer.Option("--key", help="The key file they must restore.")
+        Path | None,
+        typer.Option("--key", parser=paths.named, help="The key file they must restore."),
     ] = None,
     key_id: Annotated[str, typer.Option("--id", help="Or its id, where the file is not.")] = "",
+    passphrase_file: PassphraseFile = None,
     as_json: Json = False,
 ) -> None:
     """Prove that shares restore a key, without showing or writing it."""
     if (key is None) == (not key_id):
         raise ValueError("name the key that the shares must restore: --key FILE, or --id ID")
-    wanted = keys.load(key) if key else key_id
+    wanted = load_secret(key) if key else key_id
     given = [share_files.load(path) for path in sources]
-    done = shares.drill(given, wanted, _passphrase(given))
+    done = shares.drill(given, wanted, _passphrase(given, passphrase_file))
     tell(
         as_json,
         f"{len(given)} shares of key {done.key_id}; {_proved(done)}",
@@ -100,8 +112,8 @@ def drill(
     )
 
 
-def _passphrase(given: list[Share]) -> Passphrase | None:
-    return ask_passphrase(confirm=False) if given[0].passphrase else None
+def _passphrase(given: list[Share], file: Path | None) -> Passphrase | None:
+    return ask_passphrase(confirm=False, file=file) if given[0].passphrase else None
 
 
 def _proved(done: shares.Drill) -> str:

@@ -4,7 +4,7 @@ import contextlib
 import functools
 import json
 import os
-import sys
+import shutil
 import tempfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
@@ -13,42 +13,37 @@ from typing import Annotated, Any
 
 import typer
 
-from modellock_jax.cli import streams
-from modellock_jax.vault import identity, keys, recipients
+from modellock_jax.cli import choosing, paths, streams
+from modellock_jax.vault import identity, recipients
 from modellock_jax.vault.errors import Unreadable, VaultError
 from modellock_jax.vault.files import printable
-from modellock_jax.vault.frames import clears_frames
-from modellock_jax.vault.header import Header
 from modellock_jax.vault.identity import PublicKey
 from modellock_jax.vault.keys import Secret
-from modellock_jax.vault.recipients import Passphrase, Unlocker
 
-KEY = "MODELLOCK_KEY"
-PASSPHRASE = "MODELLOCK_PASSPHRASE"
-
-In = Annotated[Path, typer.Argument(help="The file to read; - for standard input.")]
-Out = Annotated[Path, typer.Argument(help="The file to write; - for standard output.")]
-KeyFile = Annotated[
-    Path | None,
-    typer.Option(
-        "--key",
-        help="Your key file. Otherwise: the default key file, $MODELLOCK_KEY (its content), the "
-        "keyring, $MODELLOCK_PASSPHRASE, a prompt.",
-    ),
+To = Annotated[
+    list[Path],
+    typer.Option("--to", parser=paths.named, help="A recipient's public key file; repeat it."),
 ]
-To = Annotated[list[Path], typer.Option("--to", help="A recipient's public key file; repeat it.")]
 WithPassphrase = Annotated[
     bool, typer.Option("--passphrase", help="Also for whoever knows a passphrase: asks for it.")
 ]
-Sign = Annotated[list[Path], typer.Option("--sign", help="Sign with this key file; repeat it.")]
+Sign = Annotated[
+    list[Path],
+    typer.Option("--sign", parser=paths.named, help="Sign with this key file; repeat it."),
+]
 SignedBy = Annotated[
     list[Path],
-    typer.Option("--signed-by", help="Refuse without the signature of this public key; repeat it."),
+    typer.Option(
+        "--signed-by",
+        parser=paths.named,
+        help="Refuse without the signature of this public key; repeat it.",
+    ),
 ]
 RevokedBy = Annotated[
     list[Path],
     typer.Option(
         "--revoked",
+        parser=paths.named,
         help="Refuse the keys on this revocation list; repeat it. Always looked at: those that "
         "$MODELLOCK_REVOKED names, and NAME.revoked.json and revoked.json beside the file.",
     ),
@@ -57,56 +52,9 @@ Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and write nothing.")]
 
 
-def default_key_file() -> Path:
-    """Where a key file is looked for if none is named."""
-    home = os.environ.get("XDG_CONFIG_HOME") or Path.home() / ".config"
-    return Path(home) / "modellock-jax" / "default.key"
-
-
-@clears_frames
-def find_secret(named: Path | None) -> Secret | None:
-    """The secret from the flag, the default file, the environment or the keyring, in this order."""
-    if named is not None:
-        return keys.load(named)
-    if default_key_file().is_file():
-        return keys.load(default_key_file())
-    if text := os.environ.get(KEY):
-        return keys.parse(text.encode(), f"${KEY}")
-    with contextlib.suppress(ImportError):
-        import keyring
-
-        if text := keyring.get_password("modellock-jax", "default"):
-            return keys.parse(text.encode(), "the keyring's modellock-jax/default")
-    return None
-
-
-def need_secret(named: Path | None) -> Secret:
-    """As `find_secret`. Raises `ValueError` if there is none."""
-    found = find_secret(named)
-    if found is None:
-        raise ValueError(f"no key: give --key FILE, or put one at {default_key_file()}")
-    return found
-
-
-def find_unlocker(named: Path | None, made: Header) -> Unlocker:
-    """A secret, or for a file that has one the passphrase, from the environment or a prompt."""
-    found = find_secret(named)
-    if found is not None:
-        return found
-    if any(stanza["type"] == recipients.PASSPHRASE for stanza in made.stanzas):
-        return ask_passphrase(confirm=False)
-    return need_secret(None)
-
-
-@clears_frames
-def ask_passphrase(confirm: bool) -> Passphrase:
-    """From the environment, or typed where nobody sees it. Raises `ValueError` without either."""
-    if text := os.environ.get(PASSPHRASE):
-        return Passphrase(text)
-    if not sys.stdin.isatty():
-        raise ValueError(f"no passphrase: set ${PASSPHRASE}, or run this in a terminal")
-    text = typer.prompt("Passphrase", hide_input=True, confirmation_prompt=confirm, err=True)
-    return Passphrase(text)
+def signers(paths: list[Path]) -> list[Secret]:
+    """The secrets in these files."""
+    return [choosing.load_secret(path) for path in paths]
 
 
 def publics(paths: list[Path]) -> list[PublicKey]:
@@ -114,11 +62,13 @@ def publics(paths: list[Path]) -> list[PublicKey]:
     return [identity.load_public(path) for path in paths]
 
 
-def chosen_recipients(to: list[Path], passphrase: bool) -> list[recipients.Recipient]:
+def chosen_recipients(
+    to: list[Path], passphrase: bool, passphrase_file: Path | None
+) -> list[recipients.Recipient]:
     """Who shall be able to open a file. Raises `ValueError` if nobody."""
     found: list[recipients.Recipient] = [*publics(to)]
-    if passphrase:
-        found.append(ask_passphrase(confirm=True))
+    if passphrase or passphrase_file:
+        found.append(choosing.ask_passphrase(confirm=True, file=passphrase_file))
     if not found:
         raise ValueError("name a recipient: --to FILE.pub or --passphrase")
     return found
@@ -157,34 +107,32 @@ def show(as_json: bool, lines: str | list[str], /, **fields: Any) -> None:
 
 @contextlib.contextmanager
 def readable(path: Path) -> Iterator[Path]:
-    """A file's path; for `-` a copy of standard input that only this process can read."""
-    if str(path) != "-":
-        yield path
-        return
-    streams.need(0)
-    # In a directory of its own, so that nothing of others lies beside it.
-    with tempfile.TemporaryDirectory(prefix="modellock-", dir=_memory()) as folder:
-        copy = Path(folder) / "stdin"
-        with open(copy, "xb") as stream:
-            while piece := sys.stdin.buffer.read(2**20):
-                stream.write(piece)
-        yield copy
+    """A file's path; for a stream that of a copy that only this process can read."""
+    with paths.reading(path) as given:
+        if isinstance(given, Path):
+            yield given
+            return
+        # In a directory of its own, so that nothing of others lies beside it.
+        with tempfile.TemporaryDirectory(prefix="modellock-", dir=_memory()) as folder:
+            copy = Path(folder) / "stdin"
+            with open(copy, "xb") as stream:
+                shutil.copyfileobj(given, stream)
+            yield copy
 
 
 @contextlib.contextmanager
-def writable(path: Path) -> Iterator[Path]:
-    """A file's path; for `-` one whose content goes to standard output when it is whole."""
-    if str(path) != "-":
-        yield path
-        return
-    streams.need(1)
-    with tempfile.TemporaryDirectory(prefix="modellock-", dir=_memory()) as folder:
-        whole = Path(folder) / "whole"
-        yield whole
-        with open(whole, "rb") as stream:
-            while piece := stream.read(2**20):
-                sys.stdout.buffer.write(piece)
-        sys.stdout.buffer.flush()
+def writable(path: Path, force: bool) -> Iterator[Path]:
+    """A file's path; for a stream one whose content goes there when it is whole."""
+    with paths.writing(path, force) as target:
+        if isinstance(target, Path):
+            yield target
+            return
+        with tempfile.TemporaryDirectory(prefix="modellock-", dir=_memory()) as folder:
+            whole = Path(folder) / "whole"
+            yield whole
+            with open(whole, "rb") as stream:
+                shutil.copyfileobj(stream, target)
+            target.flush()
 
 
 def _memory() -> str | None:

@@ -6,6 +6,7 @@ from typing import Annotated
 import typer
 
 from modellock_jax.cli.app import app
+from modellock_jax.cli.choosing import load_secret
 from modellock_jax.cli.inputs import Json, on_files, tell
 from modellock_jax.vault import identity, keys
 
@@ -38,9 +39,9 @@ def keygen(
     if public_of is not None:
         if parent is not None:
             raise ValueError("--public KEY needs no --from: derive the key first, or name it")
-        _publish(keys.load(public_of), output, classic, as_json)
+        _publish(load_secret(public_of), output, classic, as_json)
         return
-    secret = keys.load(parent).child(path) if parent else keys.generate()
+    secret = load_secret(parent).child(path) if parent else keys.generate()
     origin = secret.origin
     public = keys.save_both(secret, output, classic)
     backup = f"{origin.path} below {origin.parent}" if origin else "keep a backup"

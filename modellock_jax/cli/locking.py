@@ -4,20 +4,11 @@ from typing import Annotated
 
 import typer
 
+from modellock_jax.cli import paths
 from modellock_jax.cli.app import app
-from modellock_jax.cli.inputs import (
-    In,
-    Json,
-    KeyFile,
-    Out,
-    RevokedBy,
-    need_secret,
-    on_files,
-    progress,
-    readable,
-    tell,
-    writable,
-)
+from modellock_jax.cli.choosing import Choice, KeyFile
+from modellock_jax.cli.inputs import Json, RevokedBy, on_files, progress, readable, tell, writable
+from modellock_jax.cli.paths import Force, In, Out
 
 
 @app.command()
@@ -32,19 +23,20 @@ def lock(
         ),
     ] = "stream_lock",
     key: KeyFile = None,
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Lock the tensors of a safetensors file; names, shapes and types stay in the open: see seal."""
     from modellock_jax.vault import locked
 
-    secret = need_secret(key)
+    secret = Choice(key).first()
     with (
         readable(source) as path,
-        writable(output) as target,
+        writable(output, force) as target,
         progress("locking", path.stat().st_size) as done,
     ):
         info = locked.lock_file(path, target, secret, scheme, done=done)
-    if str(output) != "-":
+    if not paths.is_output(output):
         tell(
             as_json,
             [f"{source} locked into {output} with key {info.key_id}", info.about],
@@ -62,17 +54,20 @@ def unlock(
     output: Out,
     key: KeyFile = None,
     revoked: RevokedBy = [],  # noqa: B006
+    force: Force = False,
     as_json: Json = False,
 ) -> None:
     """Give back the file that was locked, to the bit, or say why not."""
     from modellock_jax.vault import locked
 
-    secret = need_secret(key)
+    choice = Choice(key)
     with (
         readable(source) as path,
-        writable(output) as target,
+        writable(output, force) as target,
         progress("unlocking", path.stat().st_size) as done,
+        choice.explained(),
     ):
+        secret = choice.of([locked.locked_info(path).key_id])
         locked.unlock_file(path, target, secret, revoked=revoked, done=done)
-    if str(output) != "-":
+    if not paths.is_output(output):
         tell(as_json, f"{source} unlocked into {output}", output=str(output))

@@ -10,8 +10,10 @@ import typer
 
 from modellock_jax.cli import streams, texts
 from modellock_jax.cli.app import app
-from modellock_jax.cli.inputs import In, Json, default_key_file, on_files, readable, show
-from modellock_jax.vault import envelope, header, recipients, rewrite, threats
+from modellock_jax.cli.choosing import default_key_file
+from modellock_jax.cli.inputs import Json, on_files, readable, show
+from modellock_jax.cli.paths import In
+from modellock_jax.vault import envelope, header, recipients, rewrite, temporary, threats
 from modellock_jax.vault.errors import Unreadable
 from modellock_jax.vault.texts import encoding_fault
 from modellock_jax.vault.texts import kind as kind_of_text
@@ -100,8 +102,14 @@ def doctor(as_json: Json = False) -> None:
         f"{'ok     ' if not why else 'missing'}  {name}{why and ': ' + why}"
         for name, why in found.items()
     ]
-    there = "there" if default_key_file().is_file() else "not there, which is fine"
-    lines.append(f"default key file {default_key_file()}: {there}")
+    default = default_key_file()
+    there = "there" if default and default.is_file() else "not there, which is fine"
+    lines.append(f"default key file {default or 'in no home folder'}: {there}")
+    lines += [
+        f"left behind by a command that was killed, unless it still runs: {path}; delete it"
+        for folder in dict.fromkeys((Path.cwd(), Path(tempfile.gettempdir())))
+        for path in temporary.left_in(folder)
+    ]
     show(as_json, lines, faults={name: why for name, why in found.items() if why})
     if needed:
         raise ValueError(f"not all that is needed works: {', '.join(needed)}")

@@ -5,28 +5,31 @@ from typing import Annotated
 
 import typer
 
+from modellock_jax.cli import paths
 from modellock_jax.cli.app import app
+from modellock_jax.cli.choosing import Choice, KeyFile, NewPassphraseFile
 from modellock_jax.cli.inputs import (
     DryRun,
     Json,
-    KeyFile,
     Sign,
     To,
     WithPassphrase,
     chosen_recipients,
-    find_unlocker,
     moment,
     on_files,
     show,
+    signers,
     tell,
 )
-from modellock_jax.vault import keys, recipients, rewrite, threats
+from modellock_jax.vault import recipients, rewrite, threats
 from modellock_jax.vault.header import Header
 
 people = typer.Typer(no_args_is_help=True, help="Who can open a sealed file.")
 app.add_typer(people, name="recipients")
 
-File = Annotated[Path, typer.Argument(help="A sealed file, which is changed in place.")]
+File = Annotated[
+    Path, typer.Argument(parser=paths.named, help="A sealed file, which is changed in place.")
+]
 
 
 @people.command("list")
@@ -46,13 +49,14 @@ def add(
     file: File,
     to: To = [],  # noqa: B006
     passphrase: WithPassphrase = False,
+    passphrase_file: NewPassphraseFile = None,
     key: KeyFile = None,
     sign: Sign = [],  # noqa: B006
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
     """Let more people open a file; its body is not touched."""
-    whom = chosen_recipients(to, passphrase)
+    whom = chosen_recipients(to, passphrase, passphrase_file)
 
     def change(made: Header, file_key: bytes) -> Header:
         new = recipients.wrap_all(file_key, whom, made.file_id)
@@ -91,13 +95,14 @@ def rewrap(
     file: File,
     to: To = [],  # noqa: B006
     passphrase: WithPassphrase = False,
+    passphrase_file: NewPassphraseFile = None,
     key: KeyFile = None,
     sign: Sign = [],  # noqa: B006
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
     """Put new recipients in the place of all old ones. The file's key stays as it is: see rotate."""
-    whom = chosen_recipients(to, passphrase)
+    whom = chosen_recipients(to, passphrase, passphrase_file)
 
     def change(made: Header, file_key: bytes) -> Header:
         new = recipients.wrap_all(file_key, whom, made.file_id)
@@ -139,23 +144,25 @@ def _rewrite(
     as_json: bool,
     cannot: str = "",
 ) -> None:
-    if str(file) == "-":
-        raise ValueError("a file is changed in place, so - will not do; name a file")
+    if paths.is_stream(file):
+        raise ValueError("a file is changed in place, so a pipe will not do; name a file")
     made = rewrite.read_header(file)
-    signers = [keys.load(path) for path in sign]
-    if made.signatures and not signers:
+    vouching = signers(sign)
+    if made.signatures and not vouching:
         names = ", ".join(signature["id"] for signature in made.signatures)
         raise ValueError(f"{file} is signed by {names}, and a change undoes that: give --sign FILE")
-    unlocker = find_unlocker(key, made)
+    choice = Choice(key)
+    unlocker = choice.unlocker(made)
     before: list[Header] = []
 
     def noted(made: Header, file_key: bytes) -> Header:
         before.append(made)  # as it is now that no other process changes it
         return change(made, file_key)
 
-    new = rewrite.rewrite(file, unlocker, noted, signers, dry_run=dry_run)
+    with choice.explained():
+        new = rewrite.rewrite(file, unlocker, noted, vouching, dry_run=dry_run)
     changes = recipients.changes(before[0].stanzas, new.stanzas)
-    signed = f"signed by {', '.join(s.id for s in signers)}" if signers else "not signed"
+    signed = f"signed by {', '.join(s.id for s in vouching)}" if vouching else "not signed"
     lines = [
         f"{file} {'would have' if dry_run else 'has'} {len(new.stanzas)} recipients; {signed}"
         + (f"; expires {new.expires}" if new.expires else "")
@@ -169,7 +176,7 @@ def _rewrite(
         recipients=[recipients.name_of(stanza) for stanza in new.stanzas],
         **changes._asdict(),
         expires=new.expires,
-        signers=[secret.id for secret in signers],
+        signers=[secret.id for secret in vouching],
         cannot=cannot,
         written=not dry_run,
     )

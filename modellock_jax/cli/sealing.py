@@ -1,35 +1,33 @@
 """`seal`, `open`, `verify` and `rotate`: whole files."""
 
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from modellock_jax.cli import streams
+from modellock_jax.cli import paths
 from modellock_jax.cli.app import app
+from modellock_jax.cli.choosing import Choice, KeyFile, NewPassphraseFile, PassphraseFile
 from modellock_jax.cli.inputs import (
     DryRun,
-    In,
     Json,
-    KeyFile,
-    Out,
     RevokedBy,
     Sign,
     SignedBy,
     To,
     WithPassphrase,
     chosen_recipients,
-    find_unlocker,
     moment,
     on_files,
     progress,
     publics,
     readable,
+    signers,
     tell,
     writable,
 )
-from modellock_jax.vault import envelope, keys, rewrite
+from modellock_jax.cli.paths import Force, In, Out
+from modellock_jax.vault import envelope, rewrite
 
 Expires = Annotated[
     str, typer.Option("--expires", help="A date, as 2027-01-31, after which it is not opened.")
@@ -43,23 +41,26 @@ def seal(
     output: Out,
     to: To = [],  # noqa: B006
     passphrase: WithPassphrase = False,
+    passphrase_file: NewPassphraseFile = None,
     expires: Expires = "",
     sign: Sign = [],  # noqa: B006
+    force: Force = False,
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
     """Encrypt a safetensors file for named recipients; names and shapes are hidden too."""
-    whom, until = chosen_recipients(to, passphrase), moment(expires)
-    signers = [keys.load(path) for path in sign]
+    whom, until = chosen_recipients(to, passphrase, passphrase_file), moment(expires)
+    vouching = signers(sign)
     with readable(source) as path:
         size = path.stat().st_size
         if dry_run:
+            paths.check(output, force)
             with envelope.reading(path) as file:
                 envelope.read_directory(file, source)
         else:
-            with writable(output) as target, progress("sealing", size) as done:
-                envelope.seal_file(path, target, whom, expires=until, signers=signers, done=done)
-    if str(output) != "-":
+            with writable(output, force) as target, progress("sealing", size) as done:
+                envelope.seal_file(path, target, whom, expires=until, signers=vouching, done=done)
+    if not paths.is_output(output):
         word = "would be sealed" if dry_run else "sealed"
         tell(
             as_json,
@@ -77,27 +78,24 @@ def open_(
     source: In,
     output: Out,
     key: KeyFile = None,
+    passphrase_file: PassphraseFile = None,
     signed_by: SignedBy = [],  # noqa: B006
     revoked: RevokedBy = [],  # noqa: B006
+    force: Force = False,
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
     """Decrypt a sealed file into the plain safetensors file that it was."""
-    with readable(source) as path, _opened(path, key, signed_by, revoked) as sealed:
+    choice = Choice(key, passphrase_file)
+    with readable(source) as path, _opened(path, choice, signed_by, revoked) as sealed:
         size = sealed.directory.size
-        with progress("opening", size) as done:
-            if dry_run:
-                for _ in sealed.plain(done):
-                    pass
-            elif str(output) == "-":
-                streams.need(1)
-                _check(sealed)
-                for piece in sealed.plain(done):
-                    sys.stdout.buffer.write(piece)
-                sys.stdout.buffer.flush()
-            else:
-                sealed.export(output, done)
-    if str(output) != "-":
+        if dry_run:
+            paths.check(output, force)
+            _check(sealed)
+        else:
+            with paths.writing(output, force) as target:
+                _export(sealed, target)
+    if not paths.is_output(output):
         word = "can be opened" if dry_run else f"opened into {output}"
         tell(
             as_json,
@@ -114,12 +112,14 @@ def open_(
 def verify(
     source: In,
     key: KeyFile = None,
+    passphrase_file: PassphraseFile = None,
     signed_by: SignedBy = [],  # noqa: B006
     revoked: RevokedBy = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
     """Check every byte of a sealed file with a recipient's key, and write nothing."""
-    with readable(source) as path, _opened(path, key, signed_by, revoked) as sealed:
+    choice = Choice(key, passphrase_file)
+    with readable(source) as path, _opened(path, choice, signed_by, revoked) as sealed:
         _check(sealed)
         count = len(sealed.names)
     checked = [public.id for public in publics(signed_by)]
@@ -134,21 +134,25 @@ def rotate(
     output: Out,
     to: To = [],  # noqa: B006
     passphrase: WithPassphrase = False,
+    passphrase_file: NewPassphraseFile = None,
     expires: Expires = "",
     key: KeyFile = None,
     sign: Sign = [],  # noqa: B006
+    force: Force = False,
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
     """Encrypt a file anew under a fresh file key, for the recipients named now and nobody else."""
-    whom, until = chosen_recipients(to, passphrase), moment(expires)
-    signers = [keys.load(path) for path in sign]
-    with readable(source) as path, _opened(path, key, [], []) as sealed:
+    whom, until = chosen_recipients(to, passphrase, passphrase_file), moment(expires)
+    vouching = signers(sign)
+    with readable(source) as path, _opened(path, Choice(key), [], []) as sealed:
         size = sealed.directory.size
-        if not dry_run:
-            with writable(output) as target, progress("rotating", size) as done:
-                envelope.rotate(sealed, target, whom, expires=until, signers=signers, done=done)
-    if str(output) != "-":
+        if dry_run:
+            paths.check(output, force)
+        else:
+            with writable(output, force) as target, progress("rotating", size) as done:
+                envelope.rotate(sealed, target, whom, expires=until, signers=vouching, done=done)
+    if not paths.is_output(output):
         word = "would be" if dry_run else "is"
         tell(
             as_json,
@@ -161,11 +165,23 @@ def rotate(
 
 
 def _opened(
-    path: Path, key: Path | None, signed_by: list[Path], revoked: list[Path]
+    path: Path, choice: Choice, signed_by: list[Path], revoked: list[Path]
 ) -> envelope.Sealed:
-    made = rewrite.read_header(path)
-    unlocker = find_unlocker(key, made)
-    return envelope.open_sealed(path, unlocker, signed_by=publics(signed_by), revoked=revoked)
+    unlocker = choice.unlocker(rewrite.read_header(path))
+    with choice.explained():
+        return envelope.open_sealed(path, unlocker, signed_by=publics(signed_by), revoked=revoked)
+
+
+def _export(sealed: envelope.Sealed, target: paths.Target) -> None:
+    if not isinstance(target, Path):
+        _check(sealed)  # all of it, before anybody gets any of it
+    with progress("opening", sealed.directory.size) as done:
+        if isinstance(target, Path):
+            sealed.export(target, done)
+        else:
+            for piece in sealed.plain(done):
+                target.write(piece)
+            target.flush()
 
 
 def _check(sealed: envelope.Sealed) -> None:

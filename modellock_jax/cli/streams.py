@@ -3,11 +3,12 @@
 import contextlib
 import os
 import sys
-from typing import TextIO
+from typing import BinaryIO, TextIO
 
 from modellock_jax.vault.files import printable
 
 _closed: set[int] = set()  # of 0, 1, 2: those that were closed when the command began
+_taken = ""  # what standard input is
 
 
 def prepare() -> None:
@@ -15,7 +16,9 @@ def prepare() -> None:
 
     Else the next file that is opened would be the standard output of whatever prints.
     """
+    global _taken
     _closed.clear()
+    _taken = ""
     for number, name in enumerate(("stdin", "stdout", "stderr")):
         try:
             os.fstat(number)
@@ -28,11 +31,26 @@ def prepare() -> None:
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 
-def need(number: int) -> None:
-    """Raises `OSError` if the standard stream 0 or 1 was closed when the command began."""
-    if number in _closed:
-        name = ("input", "output")[number]
-        raise OSError(f"standard {name} is closed; name a file instead of -")
+def take_input(what: str) -> BinaryIO:
+    """Standard input, for one purpose. Raises `OSError` if it is closed, `ValueError` a second time."""
+    global _taken
+    if 0 in _closed:
+        raise OSError("standard input is closed; name a file instead of -")
+    if _taken:
+        raise ValueError(f"standard input can be {_taken} or {what}, not both; name a file")
+    _taken = what
+    return sys.stdin.buffer
+
+
+def output() -> BinaryIO:
+    """Standard output, for what is no text. Raises `OSError` if it is closed or a terminal."""
+    if 1 in _closed:
+        raise OSError("standard output is closed; name a file instead of -")
+    if sys.stdout.isatty():
+        raise OSError(
+            "standard output is a terminal, which cannot show this; name a file, or pipe it"
+        )
+    return sys.stdout.buffer
 
 
 def put(text: str) -> None:

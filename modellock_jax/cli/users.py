@@ -6,18 +6,17 @@ from typing import Annotated
 import typer
 
 from modellock_jax.cli.app import app
+from modellock_jax.cli.choosing import Choice, KeyFile
 from modellock_jax.cli.inputs import (
     DryRun,
-    In,
     Json,
-    KeyFile,
-    need_secret,
     on_files,
     progress,
     readable,
     show,
     tell,
 )
+from modellock_jax.cli.paths import In
 from modellock_jax.vault import identity, register, revocation, threats
 
 book = typer.Typer(no_args_is_help=True, help="Who has which copy, under which key.")
@@ -45,7 +44,7 @@ def issue(
     """Lock a copy for each user under a key of their own, USER.KEYID.safetensors and USER.KEYID.key."""
     from modellock_jax.vault import issuing
 
-    secret = need_secret(key)
+    secret = Choice(key).first()
     with readable(source) as path, progress("issuing", path.stat().st_size * len(user)) as done:
         issued = issuing.issue(
             path, output, user, secret, book, scheme, again=again, revocations=revoke, done=done
@@ -123,7 +122,7 @@ def revoke(
         made, new = revocation.update(file, newer), []
     else:
         before = revocation.read(file).ids if file.exists() else set()
-        made = revocation.revoke(file, ids or [], need_secret(key), reason, dry_run=dry_run)
+        made = revocation.revoke(file, ids or [], Choice(key).first(), reason, dry_run=dry_run)
         new = sorted(made.ids - before)
     tell(
         as_json,

@@ -1,0 +1,150 @@
+"""What a command reads and writes: files, standard streams, pipes and devices, by one rule."""
+
+import contextlib
+import os
+import re
+import stat
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Annotated, Any, BinaryIO
+
+import typer
+
+from modellock_jax.cli import streams
+from modellock_jax.vault.files import need_directory, printable
+
+STANDARD = Path("-")
+
+
+def named(text: str) -> Path:
+    """The path of an argument: `-` alone is a standard stream, and `./-` a file of that name."""
+    path = Path(text)
+    return Path.cwd() / path if path == STANDARD and text != "-" else path
+
+
+In = Annotated[
+    Path,
+    typer.Argument(parser=named, help="The file or pipe to read; - for standard input."),
+]
+Out = Annotated[
+    Path,
+    typer.Argument(
+        parser=named,
+        help="The file to write, behind a link too; one that is there only with --force. A pipe or a "
+        "device is written to; - for standard output.",
+    ),
+]
+Force = Annotated[
+    bool, typer.Option("--force", help="Replace OUTPUT if it is there. Keys are never replaced.")
+]
+Source = Path | BinaryIO
+Target = Path | BinaryIO
+
+
+def is_stream(path: Path) -> bool:
+    """Whether what a path names is read or written once, from its beginning to its end.
+
+    Raises `OSError` if the system does not say.
+    """
+    if path == STANDARD:
+        return True
+    try:
+        found = os.stat(path).st_mode
+    except FileNotFoundError:
+        return False
+    return not (stat.S_ISREG(found) or stat.S_ISDIR(found))
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[Source]:
+    """A file's path, or a stream that is open. Raises `OSError`."""
+    if path == STANDARD:
+        yield streams.take_input("the file to read")
+    elif is_stream(path):
+        with open(path, "rb") as stream:
+            yield stream
+    else:
+        yield path
+
+
+@contextlib.contextmanager
+def writing(path: Path, force: bool) -> Iterator[Target]:
+    """A path that a new file may take, or a stream that is open; checked before anything is done.
+
+    Raises `FileExistsError` for a file that is there without `force`, and for a key always; `OSError`
+    for a directory and for a terminal, which takes no binary data unless it is named.
+    """
+    number = _descriptor(path)
+    if path == STANDARD:
+        yield streams.output()
+    elif number is not None:
+        with os.fdopen(os.dup(number), "wb") as stream:
+            yield stream
+    elif is_stream(path):
+        if stat.S_ISBLK(os.stat(path).st_mode):
+            raise OSError(f"{printable(path)} is a disk; name a file on it")
+        with open(path, "wb") as stream:
+            yield stream
+    else:
+        check_new(path, force)
+        yield path
+
+
+def is_output(path: Path) -> bool:
+    """Whether a path is standard output by any name, where nothing else may then be printed."""
+    return path == STANDARD or _descriptor(path) == 1
+
+
+def check(path: Path, force: bool) -> None:
+    """As the beginning of `writing`, for a dry run."""
+    if path == STANDARD:
+        streams.output()
+    elif _descriptor(path) is None and not is_stream(path):
+        check_new(path, force)
+
+
+def check_new(path: Path, force: bool) -> None:
+    """Refuse to write to a path; raises as `writing`."""
+    need_directory(path)
+    if os.path.isdir(path):
+        raise IsADirectoryError(f"{printable(path)} is a directory; name a file in it")
+    if not os.path.exists(path):
+        return
+    if _is_key(path):
+        raise FileExistsError(f"{printable(path)} is a key or a share, which is never replaced")
+    if not force:
+        raise FileExistsError(f"{printable(path)} is there already; give --force to replace it")
+
+
+def size_of(given: Source) -> int | None:
+    """How many bytes will be read, if that is known."""
+    return given.stat().st_size if isinstance(given, Path) else None
+
+
+def content(path: Path, most: int) -> bytes:
+    """The first `most` bytes of a small file, a pipe, or standard input. Raises `OSError`."""
+    if path == STANDARD:
+        return _all(streams.take_input("a key or a passphrase"), most)
+    with open(path, "rb") as stream:
+        return _all(stream, most)
+
+
+def _all(stream: Any, most: int) -> bytes:
+    found = b""
+    while len(found) < most and (piece := stream.read(most - len(found))):
+        found += piece
+    return found
+
+
+def _descriptor(path: Path) -> int | None:
+    """The open file that a name of the system stands for: opened anew it would be cut or refused."""
+    if str(path) == "/dev/stdout":
+        return 1
+    found = re.fullmatch("/dev/fd/([0-9]+)|/proc/self/fd/([0-9]+)", str(path))
+    return int(found[1] or found[2]) if found else None
+
+
+def _is_key(path: Path) -> bool:
+    with contextlib.suppress(OSError), open(path, "rb") as file:
+        return bool(re.search(rb'modellock-jax (key"|share of a key)', file.read(4096)))
+    return False
