@@ -187,7 +187,7 @@ def path_first(folder):
 
 def test_output_that_is_there_keeps_its_mode(folder, tmp_path):
     (tmp_path / "x").touch(0o600)
-    good(folder, "open", "m.sealed", tmp_path / "x", *KEY)
+    good(folder, "open", "m.sealed", tmp_path / "x", *KEY, "--force")
     assert stat.S_IMODE((tmp_path / "x").stat().st_mode) == 0o600
     (tmp_path / "y.sealed").write_bytes((folder / "m.sealed").read_bytes())
     (tmp_path / "y.sealed").chmod(0o600)

@@ -103,7 +103,8 @@ def test_a_checkpoint_goes_through_every_command(name, keys, tmp_path):
     refused(3, "not for this key", "verify", "m.sealed", *key["alice"])
     do("rewrap", "m.sealed", "--to", public["alice"], *key["bob"], *sign)
     do("rotate", "m.sealed", "r.sealed", "--to", public["bob"], *key["alice"], *sign)
-    do("open", "r.sealed", "again.safetensors", *key["bob"])
+    refused(2, "--force", "open", "r.sealed", "again.safetensors", *key["bob"])
+    do("open", "r.sealed", "again.safetensors", *key["bob"], "--force")
     assert (tmp_path / "again.safetensors").read_bytes() == plain
 
     hurt = bytearray((tmp_path / "r.sealed").read_bytes())

@@ -13,6 +13,7 @@ from modellock_jax.cli import paths, streams
 from modellock_jax.vault import keys, recipients
 from modellock_jax.vault.errors import Unreadable, VaultError, WrongKey
 from modellock_jax.vault.files import printable
+from modellock_jax.vault.frames import clears_frames
 from modellock_jax.vault.header import Header
 from modellock_jax.vault.keys import Secret
 from modellock_jax.vault.recipients import Passphrase, Unlocker
@@ -160,11 +161,13 @@ def _place(name: str, look: Callable[[], Secret | None], absent: str) -> Place:
     return Place(name, found, "" if found else absent)
 
 
+@clears_frames
 def _from_environment() -> Secret | None:
     text = os.environ.get(KEY)
     return keys.parse(os.fsencode(text), f"${KEY}") if text else None
 
 
+@clears_frames
 def _from_keyring() -> Secret | None:
     try:
         import keyring
@@ -193,6 +196,7 @@ def default_key_file() -> Path | None:
     return home / "modellock-jax" / "default.key"
 
 
+@clears_frames
 def load_secret(path: Path) -> Secret:
     """The secret in a key file, in a pipe, or on standard input; raises as `keys.load`."""
     if not paths.is_stream(path):
@@ -201,6 +205,7 @@ def load_secret(path: Path) -> Secret:
     return keys.parse(paths.content(path, 8192), name)
 
 
+@clears_frames
 def passphrase_in(path: Path) -> Passphrase:
     """The passphrase in a file, without the line end behind it. Raises `ValueError`."""
     data = paths.content(path, _LONGEST + 1)
@@ -213,6 +218,7 @@ def passphrase_in(path: Path) -> Passphrase:
     return Passphrase(text.removesuffix("\n").removesuffix("\r"))
 
 
+@clears_frames
 def ask_passphrase(confirm: bool, file: Path | None = None, tried: str = "") -> Passphrase:
     """From a file, the environment, or typed at the terminal where nobody sees it, even if standard
     input is what is opened. Raises `ValueError` without any."""

@@ -6,7 +6,7 @@ import re
 import stat
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any, BinaryIO
+from typing import Annotated, BinaryIO
 
 import typer
 
@@ -61,10 +61,15 @@ def reading(path: Path) -> Iterator[Source]:
     if path == STANDARD:
         yield streams.take_input("the file to read")
     elif is_stream(path):
-        with open(path, "rb") as stream:
+        with _opened(path) as stream:
             yield stream
     else:
         yield path
+
+
+def _opened(path: Path) -> BinaryIO:
+    number = _descriptor(path)
+    return open(path, "rb") if number is None else os.fdopen(os.dup(number), "rb")
 
 
 @contextlib.contextmanager
@@ -124,24 +129,17 @@ def size_of(given: Source) -> int | None:
 def content(path: Path, most: int) -> bytes:
     """The first `most` bytes of a small file, a pipe, or standard input. Raises `OSError`."""
     if path == STANDARD:
-        return _all(streams.take_input("a key or a passphrase"), most)
-    with open(path, "rb") as stream:
-        return _all(stream, most)
-
-
-def _all(stream: Any, most: int) -> bytes:
-    found = b""
-    while len(found) < most and (piece := stream.read(most - len(found))):
-        found += piece
-    return found
+        return streams.take_input("a key or a passphrase").read(most)
+    with _opened(path) as stream:
+        return stream.read(most)
 
 
 def _descriptor(path: Path) -> int | None:
-    """The open file that a name of the system stands for: opened anew it would be cut or refused."""
-    if str(path) == "/dev/stdout":
-        return 1
-    found = re.fullmatch("/dev/fd/([0-9]+)|/proc/self/fd/([0-9]+)", str(path))
-    return int(found[1] or found[2]) if found else None
+    """The open file that a name of the system stands for; another opening may wait, or cut it."""
+    if str(path) in ("/dev/stdin", "/dev/stdout"):
+        return int(str(path) == "/dev/stdout")
+    found = re.fullmatch("/(?:dev|proc/self)/fd/([0-9]+)", str(path))
+    return int(found[1]) if found else None
 
 
 def _is_key(path: Path) -> bool:

@@ -28,6 +28,7 @@ from modellock_jax.cli.inputs import (
 )
 from modellock_jax.cli.paths import Force, In, Out
 from modellock_jax.vault import envelope, rewrite
+from modellock_jax.vault.identity import PublicKey
 
 Expires = Annotated[
     str, typer.Option("--expires", help="A date, as 2027-01-31, after which it is not opened.")
@@ -86,8 +87,8 @@ def open_(
     dry_run: DryRun = False,
 ) -> None:
     """Decrypt a sealed file into the plain safetensors file that it was."""
-    choice = Choice(key, passphrase_file)
-    with readable(source) as path, _opened(path, choice, signed_by, revoked) as sealed:
+    choice, wanted = Choice(key, passphrase_file), publics(signed_by)
+    with readable(source) as path, _opened(path, choice, wanted, revoked) as sealed:
         size = sealed.directory.size
         if dry_run:
             paths.check(output, force)
@@ -118,11 +119,11 @@ def verify(
     as_json: Json = False,
 ) -> None:
     """Check every byte of a sealed file with a recipient's key, and write nothing."""
-    choice = Choice(key, passphrase_file)
-    with readable(source) as path, _opened(path, choice, signed_by, revoked) as sealed:
+    choice, wanted = Choice(key, passphrase_file), publics(signed_by)
+    with readable(source) as path, _opened(path, choice, wanted, revoked) as sealed:
         _check(sealed)
         count = len(sealed.names)
-    checked = [public.id for public in publics(signed_by)]
+    checked = [public.id for public in wanted]
     by = f"signed by {', '.join(checked)}" if checked else "no signature asked for"
     tell(as_json, f"{source}: whole; {count} tensors; {by}", tensors=count, signed_by=checked)
 
@@ -165,11 +166,11 @@ def rotate(
 
 
 def _opened(
-    path: Path, choice: Choice, signed_by: list[Path], revoked: list[Path]
+    path: Path, choice: Choice, signed_by: list[PublicKey], revoked: list[Path]
 ) -> envelope.Sealed:
     unlocker = choice.unlocker(rewrite.read_header(path))
     with choice.explained():
-        return envelope.open_sealed(path, unlocker, signed_by=publics(signed_by), revoked=revoked)
+        return envelope.open_sealed(path, unlocker, signed_by=signed_by, revoked=revoked)
 
 
 def _export(sealed: envelope.Sealed, target: paths.Target) -> None:

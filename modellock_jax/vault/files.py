@@ -202,12 +202,25 @@ def open_to_read(path: str | os.PathLike[str]) -> int:
         # Without waiting: a pipe that nobody writes would block.
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
     except (OSError, ValueError) as error:
-        why = error.strerror if isinstance(error, OSError) else error
-        raise Unreadable(f"{printable(path)}: cannot be read ({why}); check the path") from None
+        raise _unreadable(path, error) from None
     if not stat.S_ISREG(os.fstat(file).st_mode):
         os.close(file)
         raise Unreadable(f"{printable(path)} is a directory, a pipe or a device; name a file")
     return file
+
+
+def read_small(path: str | os.PathLike[str], most: int) -> bytes:
+    """The first `most` bytes of a file or a pipe that somebody has named. Raises `Unreadable`."""
+    try:
+        with open(path, "rb") as stream:
+            return stream.read(most)
+    except (OSError, ValueError) as error:
+        raise _unreadable(path, error) from None
+
+
+def _unreadable(path: str | os.PathLike[str], error: OSError | ValueError) -> Unreadable:
+    why = error.strerror if isinstance(error, OSError) else error
+    return Unreadable(f"{printable(path)}: cannot be read ({why}); check the path")
 
 
 # Letters and signs that show nothing, though Unicode counts them as printable.

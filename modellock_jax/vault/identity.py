@@ -21,7 +21,14 @@ from cryptography.hazmat.primitives.hpke import (
 
 from modellock_jax.vault import texts
 from modellock_jax.vault.errors import Unreadable
-from modellock_jax.vault.files import canonical, creating, open_to_read, strict_json, write_all
+from modellock_jax.vault.files import (
+    canonical,
+    creating,
+    printable,
+    read_small,
+    strict_json,
+    write_all,
+)
 from modellock_jax.vault.frames import clears_frames
 
 if TYPE_CHECKING:
@@ -198,13 +205,9 @@ def load_public(path: str | os.PathLike[str]) -> PublicKey:
     ...     load_public(f"{folder}/owner.pub") == public
     True
     """
-    file = open_to_read(path)
-    try:
-        found = _parse(os.read(file, _LONGEST + 1))
-    finally:
-        os.close(file)
+    found = _parse(read_small(path, _LONGEST + 1))
     if isinstance(found, str):
-        raise Unreadable(f"{path} {found}")
+        raise Unreadable(f"{printable(path)} {found}")
     return found
 
 

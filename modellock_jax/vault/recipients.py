@@ -4,6 +4,7 @@ import base64
 import hmac
 import os
 import re
+import unicodedata
 from collections.abc import Iterable
 from typing import Any, NamedTuple, NoReturn
 
@@ -22,7 +23,13 @@ Stanza = dict[str, str]
 
 
 class Passphrase:
-    """A passphrase, which no repr, pickle or copy shows. Raises `ValueError` if it is empty."""
+    r"""A passphrase, which no repr, pickle or copy shows, in Unicode's normal form NFC.
+
+    So it is the same from every keyboard. Raises `ValueError` if it is empty, or no Unicode text.
+
+    >>> Passphrase("u\u0308ber") == Passphrase("\u00fcber")
+    True
+    """
 
     __slots__ = ("_reveal",)
 
@@ -30,7 +37,11 @@ class Passphrase:
     def __init__(self, text: str) -> None:
         if not text:
             raise ValueError("the passphrase is empty")
-        self._reveal = lambda: text.encode()
+        raw = unicodedata.normalize("NFC", text).encode(errors="surrogatepass")
+        if any("\ud800" <= sign <= "\udfff" for sign in text):
+            del text, raw  # a traceback shows what a frame still holds
+            raise ValueError("the passphrase is no Unicode text; set it in UTF-8")
+        self._reveal = lambda: raw
 
     @clears_frames
     def key(self, salt: bytes) -> bytes:
