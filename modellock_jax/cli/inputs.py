@@ -4,6 +4,7 @@ import contextlib
 import functools
 import json
 import os
+import re
 import shutil
 import tempfile
 from collections.abc import Callable, Iterator
@@ -164,7 +165,9 @@ def _is_about(error: VaultError, options: dict[str, Any]) -> bool:
     """Whether an error names one of a command's files itself, which need not be the model."""
     values = [value if isinstance(value, list) else [value] for value in options.values()]
     given = (one for some in values for one in some if isinstance(one, Path))
-    return any(str(path) in str(error) for path in given)
+    text = str(error).partition("; tried ")[0]
+    names = (re.escape(name) for path in given for name in (str(path), printable(path)))
+    return any(re.search(rf"(?<![\w/.-]){name}(?![\w/-])", text) for name in names)
 
 
 def on_files(command: Callable[..., None]) -> Callable[..., None]:
