@@ -21,10 +21,12 @@ class Case:
         publics = [public(ALICE), identity.public_key(BOB, classic=True)]
         self.path = folder / "m.sealed"
         envelope.save(some(1), folder / "other", publics, signers=[OWNER])
-        envelope.save(some(0), self.path, publics, signers=[OWNER])
+        called = {"name": 'résnet \\ "7"', "serial": 7}
+        envelope.save(some(0), self.path, publics, signers=[OWNER], **called)
         self.data, self.other = self.path.read_bytes(), (folder / "other").read_bytes()
         (self.made, self.body), (self.made2, self.body2) = apart(self.data), apart(self.other)
-        self.parts = chunks.of_directory(tensors.lay_out(some(), {}))
+        size = chunks.plain_size(len(self.body))
+        self.parts = [chunks.chunk(i, size) for i in range(chunks.count(size))]
         self.used = len(self.data[: self.made.room].rstrip(b" "))
         self.file_key = header.file_key_of(self.made, ALICE)
 
@@ -170,6 +172,11 @@ def edit_header(case, rng):
         ("signatures", made.signatures * 2),
         ("signatures", (made.signatures[0] | {"id": BOB.id},)),
         ("stanzas", other.stanzas),
+        ("name", "another"),
+        ("name", ""),
+        ("serial", made.serial + 1),
+        ("serial", 0),
+        ("extra", (("more", "x"),)),
     ]
     for _ in range(rng.integers(1, 3)):
         name, value = news[rng.integers(len(news))]
@@ -220,7 +227,7 @@ def edit_stanzas(case, rng):
 
 
 def metadata_of(case):
-    return dict(tensors.parse(case.data[: case.made.room]).metadata)
+    return tensors.parse(case.data[: case.made.room]).metadata
 
 
 def written(case, metadata, shape=None, end=None, text=None):
@@ -243,7 +250,7 @@ def edit_metadata(case, rng):
     fields = json.loads(metadata["header"])
     what = rng.integers(10)
     if what == 0:
-        metadata["version"] = ["0", "2", "", "1 ", "01", "1.0"][rng.integers(6)]
+        metadata["version"] = ["0", "1", "3", "", "2 ", "02", "2.0"][rng.integers(7)]
     elif what == 1:
         metadata["modellock"] = ["", header.MARK + "!", header.MARK.upper()][rng.integers(3)]
     elif what == 2:

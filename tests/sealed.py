@@ -6,7 +6,17 @@ from pathlib import Path
 
 import numpy as np
 
-from modellock_jax.vault import envelope, header, identity, keys, recipients, revocation, tensors
+from modellock_jax.vault import (
+    chunks,
+    envelope,
+    header,
+    identity,
+    keys,
+    opened,
+    recipients,
+    revocation,
+    tensors,
+)
 from modellock_jax.vault.header import Header
 from modellock_jax.vault.identity import PublicKey
 from modellock_jax.vault.keys import Secret
@@ -61,8 +71,28 @@ def same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> bool:
 
 def apart(data: bytes) -> tuple[Header, bytes]:
     """A sealed file's header and body."""
-    at = tensors.head_length(data[:8], len(data))
+    at = header.head_length(data, len(data))
     return header.decode(data[:at], len(data)), data[at:]
+
+
+def body_of(file_key: bytes, made: Header, kind: str, plain: bytes) -> bytes:
+    """What a recipient can do: a body of their own under a file's own key."""
+    cipher = chunks.Cipher(header.file_key_use(file_key, made.file_id, "payload"), made.binding)
+    plain = kind.encode().ljust(opened.INDEX, b"\0") + plain
+    sealed = bytearray(chunks.sealed_size(len(plain)))
+
+    def write(place: int, chunk: bytes) -> None:
+        sealed[place : place + len(chunk)] = chunk
+
+    pieces = [plain[i : i + chunks.CHUNK] for i in range(0, len(plain), chunks.CHUNK)]
+    chunks.seal_all(cipher, pieces, write, lambda _: None, hashed=False, in_turn=True)
+    return bytes(sealed)
+
+
+def plain_of(arrays: dict[str, np.ndarray]) -> bytes:
+    """Arrays as the safetensors file that `envelope.save` seals."""
+    directory = tensors.lay_out(arrays, {})
+    return directory.head + b"".join(arrays[t.name].tobytes() for t in directory.tensors)
 
 
 def together(made: Header, body: bytes) -> bytes:

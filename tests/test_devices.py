@@ -13,7 +13,7 @@ from jax.sharding import SingleDeviceSharding
 from sealed import ALICE, public
 from test_checkpoint import any_bits
 
-from modellock_jax.vault import chunks, devices, envelope
+from modellock_jax.vault import chunks, devices, envelope, opened
 from modellock_jax.vault.checkpoint import to_names
 from modellock_jax.vault.errors import Tampered
 from modellock_jax.vault.tensors import DTYPES
@@ -60,10 +60,10 @@ def test_any_sharding_of_any_shape(small, tmp_path, spec):
     for name in [n for n, a in arrays.items() if not fits(sharding, a)]:
         del arrays[name]
     with seal(tmp_path / "m", arrays) as sealed:
-        opened = devices.on_devices(sealed, sharding)
+        arrived = devices.on_devices(sealed, sharding)
     assert len(arrays) >= 2
     for i, array in arrays.items():
-        found = opened[i.split("/")[0]]["w"]
+        found = arrived[i.split("/")[0]]["w"]
         assert found.sharding == sharding
         assert found.committed
         assert same_bits(found, array), array.shape
@@ -84,8 +84,8 @@ def test_every_dtype_keeps_its_bits(small, tmp_path):
     one = SingleDeviceSharding(jax.devices()[2])
     with seal(tmp_path / "m", arrays) as sealed:
         for sharding in (NamedSharding(mesh(), P("x", "y")), one):
-            opened = devices.on_devices(sealed, sharding)
-            assert {name for name, a in arrays.items() if same_bits(opened[name], a)} == {*arrays}
+            arrived = devices.on_devices(sealed, sharding)
+            assert {name for name, a in arrays.items() if same_bits(arrived[name], a)} == {*arrays}
     assert len(arrays) == 15
 
 
@@ -98,8 +98,8 @@ def test_64_bits_are_kept_or_refused(tmp_path):
         ):
             devices.on_devices(sealed, sharding)
         with jax.enable_x64(True):
-            opened = devices.on_devices(sealed, sharding)
-            assert all(same_bits(opened[name], array) for name, array in arrays.items())
+            arrived = devices.on_devices(sealed, sharding)
+            assert all(same_bits(arrived[name], array) for name, array in arrays.items())
 
 
 def test_shardings_by_name_and_trees(tmp_path):
@@ -113,10 +113,10 @@ def test_shardings_by_name_and_trees(tmp_path):
 
     with seal(tmp_path / "m", arrays) as sealed:
         for sharding in (choose, {"a": {"w": rows, "b": whole}}, {"a/w": rows, "a/b": whole}):
-            opened = devices.on_devices(sealed, sharding)["a"]
-            assert (opened["w"].sharding, opened["b"].sharding) == (rows, whole)
-            assert same_bits(opened["w"], arrays["a/w"])
-            assert same_bits(opened["b"], arrays["a/b"])
+            arrived = devices.on_devices(sealed, sharding)["a"]
+            assert (arrived["w"].sharding, arrived["b"].sharding) == (rows, whole)
+            assert same_bits(arrived["w"], arrays["a/w"])
+            assert same_bits(arrived["b"], arrays["a/b"])
         like = jax.eval_shape(
             lambda: {"a": {"b": jax.numpy.zeros(4), "w": jax.numpy.zeros((4, 4))}}
         )
@@ -149,7 +149,7 @@ def test_what_cannot_be_is_refused_before_anything_is_decrypted(tmp_path, monkey
             devices.on_devices(sealed, rows, {"w": arrays["w"]})
 
 
-def test_a_changed_chunk_opens_nowhere(tmp_path):
+def test_a_changed_chunk_opens_nowhere(small, tmp_path):
     with seal(tmp_path / "m", {"w": np.ones((4, 4), "f4")}):
         pass
     content = bytearray((tmp_path / "m").read_bytes())
@@ -164,7 +164,7 @@ def opened_chunks(monkeypatch):
     numbers, real = [], chunks.Cipher.open
 
     def spy(cipher, chunk, *buffers):
-        numbers.append(chunk.number)
+        numbers.append(chunk)
         real(cipher, chunk, *buffers)
 
     monkeypatch.setattr(chunks.Cipher, "open", spy)
@@ -172,25 +172,31 @@ def opened_chunks(monkeypatch):
 
 
 def test_each_shard_decrypts_its_own_chunks(small, tmp_path, monkeypatch):
-    """1280 bytes in 20 chunks, which are 2 to 21 of the file; half a chunk is shared at each border."""
+    """1280 bytes behind a head, in chunks of 64; each border lies within a chunk, which both decrypt."""
     with seal(tmp_path / "m", {"w": any_bits(np.dtype("f4"), (8, 40))}) as sealed:
         (tensor,) = sealed.directory.tensors
-        first = len(sealed._chunks["directory"]) + 1
+        first = opened.INDEX + len(sealed.directory.head)
         numbers = opened_chunks(monkeypatch)
-        for spec, expected in (
-            (P("x"), [*range(20)]),  # 10 chunks each
-            (P(("x", "y")), [*range(20)]),  # 5 chunks each
-            (P(), [*range(20)]),  # once, though four devices hold it
-        ):
+
+        def holding(shards):
+            """The chunks of so many equal parts, one after another."""
+            size = 1280 // shards
+            ends = [(first + i * size, first + (i + 1) * size - 1) for i in range(shards)]
+            return [n for low, high in ends for n in range(low // 64, high // 64 + 1)]
+
+        for spec, shards in (
+            (P("x"), 2),
+            (P(("x", "y")), 4),
+            (P(), 1),
+        ):  # once, for all that hold it
             numbers.clear()
             devices.on_devices(sealed, NamedSharding(mesh(), spec))
-            assert sorted(n - first for n in numbers) == expected, spec
+            assert sorted(numbers) == sorted(holding(shards)), spec
         for rows in range(8):
             numbers.clear()
             sealed.read(tensor, 160 * rows, memoryview(bytearray(160)))
-            needed = {*range(160 * rows // 64, -(-160 * (rows + 1) // 64))}
-            assert {n - first for n in numbers} == needed
-            assert len(numbers) == len(needed)
+            begin = first + 160 * rows
+            assert sorted(numbers) == [*range(begin // 64, (begin + 159) // 64 + 1)]
 
 
 @pytest.mark.parametrize("start", [0, 1, 63, 64, 65, 100, 640])
@@ -279,5 +285,5 @@ def test_eight_devices_and_the_memory_of_one_shard(tmp_path, spec, more):
 def test_a_tree_of_a_trained_model_comes_back(tmp_path):
     params = {"params": {"Dense_0": {"kernel": jax.numpy.ones((8, 4)), "bias": jax.numpy.zeros(4)}}}
     with seal(tmp_path / "m", to_names(params)) as sealed:
-        opened = devices.on_devices(sealed, NamedSharding(mesh(), P("x")), params)
-    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), opened, params))
+        arrived = devices.on_devices(sealed, NamedSharding(mesh(), P("x")), params)
+    assert jax.tree.all(jax.tree.map(lambda a, b: bool((a == b).all()), arrived, params))

@@ -74,6 +74,7 @@ def test_a_plain_loader_gets_one_row_of_bytes(path):
         assert set(metadata) == {"about", "checksum", "header", "modellock", "version"}
         assert "can keep and pass on a copy" in metadata["about"]
     fields = {"id", "body", "digest", "expires", "recipients", "mac", "signatures", "room"}
+    fields |= {"name", "serial", "extra"}
     assert set(json.loads(metadata["header"])) == fields
     shapes = [str(list(array.shape)) for array in arrays.values()]
     assert not any(shape in str(metadata).replace(", ", ",") for shape in shapes)

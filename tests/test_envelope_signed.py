@@ -4,9 +4,22 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import numpy as np
 import pytest
-from sealed import ALICE, BOB, MALLORY, OWNER, apart, header_of, public, same, some, together
+from sealed import (
+    ALICE,
+    BOB,
+    MALLORY,
+    OWNER,
+    apart,
+    body_of,
+    header_of,
+    plain_of,
+    public,
+    same,
+    some,
+    together,
+)
 
-from modellock_jax.vault import chunks, envelope, header, tensors
+from modellock_jax.vault import chunks, envelope, header
 from modellock_jax.vault.errors import Expired, Tampered, WrongKey
 
 
@@ -44,16 +57,8 @@ def test_expiry(path):
 
 def swap_body(data: bytes, file_key: bytes, arrays: dict[str, np.ndarray]) -> bytes:
     """What a recipient can do: other content under the file's own key, the header as it was."""
-    made, body = apart(data)
-    directory = tensors.lay_out(arrays, {})
-    plain = {f"tensor/{n}": a.tobytes() for n, a in arrays.items()}
-    plain |= {"length": len(directory.head).to_bytes(8, "little"), "directory": directory.head}
-    cipher = chunks.Cipher(header.file_key_use(file_key, made.file_id, "payload"), made.binding)
-    swapped = bytearray(len(body))
-    for part in chunks.of_directory(directory):
-        into = memoryview(swapped)[part.place : part.place + part.length + chunks.TAG]
-        cipher.seal(part, plain[part.name][part.start : part.start + part.length], into)
-    return together(made, bytes(swapped))
+    made, _ = apart(data)
+    return together(made, body_of(file_key, made, "safetensors", plain_of(arrays)))
 
 
 def test_a_required_signature_cannot_be_taken_away(path, small_chunks):

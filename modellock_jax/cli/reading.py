@@ -13,7 +13,7 @@ from modellock_jax.cli.app import app
 from modellock_jax.cli.choosing import default_key_file
 from modellock_jax.cli.inputs import Json, on_files, readable, show
 from modellock_jax.cli.paths import In
-from modellock_jax.vault import envelope, header, recipients, rewrite, temporary, threats
+from modellock_jax.vault import envelope, header, naming, recipients, rewrite, temporary, threats
 from modellock_jax.vault.errors import Unreadable
 from modellock_jax.vault.texts import encoding_fault
 from modellock_jax.vault.texts import kind as kind_of_text
@@ -57,6 +57,7 @@ def inspect(source: In, as_json: Json = False) -> None:
     signers = [signature["id"] for signature in made.signatures]
     lines = [
         f"{source}: {header.MARK}, version {header.VERSION}, {size} bytes",
+        f"name:       {naming.called(made.name, made.serial)}",
         f"recipients: {', '.join(whom)}",
         f"signed by:  {', '.join(signers) or 'nobody'} (checked only by open and verify --signed-by)",
         f"expires:    {made.expires or 'never'}",
@@ -68,6 +69,8 @@ def inspect(source: In, as_json: Json = False) -> None:
         kind=header.MARK,
         version=header.VERSION,
         bytes=size,
+        name=made.name,
+        serial=made.serial,
         recipients=[{"type": s["type"], "id": recipients.name_of(s)} for s in made.stanzas],
         signatures=signers,
         expires=made.expires,

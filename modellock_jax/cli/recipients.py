@@ -146,21 +146,20 @@ def _rewrite(
 ) -> None:
     if paths.is_stream(file):
         raise ValueError("a file is changed in place, so a pipe will not do; name a file")
-    made = rewrite.read_header(file)
-    vouching = signers(sign)
-    if made.signatures and not vouching:
-        names = ", ".join(signature["id"] for signature in made.signatures)
-        raise ValueError(f"{file} is signed by {names}, and a change undoes that: give --sign FILE")
-    choice = Choice(key)
-    unlocker = choice.unlocker(made)
+    vouching, choice = signers(sign), Choice(key)
     before: list[Header] = []
 
-    def noted(made: Header, file_key: bytes) -> Header:
+    def unlocker(made: Header) -> recipients.Unlocker:
         before.append(made)  # as it is now that no other process changes it
-        return change(made, file_key)
+        if made.signatures and not vouching:
+            names = ", ".join(signature["id"] for signature in made.signatures)
+            raise ValueError(
+                f"{file} is signed by {names}, and a change undoes that: give --sign FILE"
+            )
+        return choice.unlocker(made)
 
     with choice.explained():
-        new = rewrite.rewrite(file, unlocker, noted, vouching, dry_run=dry_run)
+        new = rewrite.rewrite(file, unlocker, change, vouching, dry_run=dry_run)
     changes = recipients.changes(before[0].stanzas, new.stanzas)
     signed = f"signed by {', '.join(s.id for s in vouching)}" if vouching else "not signed"
     lines = [
@@ -176,6 +175,8 @@ def _rewrite(
         recipients=[recipients.name_of(stanza) for stanza in new.stanzas],
         **changes._asdict(),
         expires=new.expires,
+        name=new.name,
+        serial=new.serial,
         signers=[secret.id for secret in vouching],
         cannot=cannot,
         written=not dry_run,

@@ -27,12 +27,34 @@ from modellock_jax.cli.inputs import (
     writable,
 )
 from modellock_jax.cli.paths import Force, In, Out
-from modellock_jax.vault import envelope, rewrite
+from modellock_jax.vault import envelope, naming
+from modellock_jax.vault.header import Header
 from modellock_jax.vault.identity import PublicKey
+from modellock_jax.vault.opened import BYTES
 
 Expires = Annotated[
     str, typer.Option("--expires", help="A date, as 2027-01-31, after which it is not opened.")
 ]
+
+Name = Annotated[
+    str | None,
+    typer.Option("--name", help="What it is, for all to read: --expect asks for it. Signed too."),
+]
+Serial = Annotated[
+    int | None, typer.Option("--serial", help="Which version of that, from 1 upwards. Signed too.")
+]
+Expect = Annotated[
+    str | None,
+    typer.Option(
+        "--expect",
+        help="Refuse another file: NAME, NAME@SERIAL, or NAME@SERIAL+ for that version or a later. "
+        "Only with --signed-by does more than the recipients' word stand behind it.",
+    ),
+]
+AS_BYTES = (
+    "It is no safetensors file and was sealed as bytes: it opens as a whole, without names, single "
+    "arrays or shards, and nothing in it was looked at."
+)
 
 
 @app.command()
@@ -45,28 +67,48 @@ def seal(
     passphrase_file: NewPassphraseFile = None,
     expires: Expires = "",
     sign: Sign = [],  # noqa: B006
+    name: Name = None,
+    serial: Serial = None,
     force: Force = False,
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Encrypt a safetensors file for named recipients; names and shapes are hidden too."""
+    """Encrypt a safetensors file for named recipients; names and shapes are hidden too.
+
+    A file of any other kind is sealed as it is, and opens as a whole only.
+    """
     whom, until = chosen_recipients(to, passphrase, passphrase_file), moment(expires)
     vouching = signers(sign)
     with readable(source) as path:
         size = path.stat().st_size
         if dry_run:
             paths.check(output, force)
-            with envelope.reading(path) as file:
-                envelope.read_directory(file, source)
+            with envelope.content_of(path) as content:
+                kind = content.kind
         else:
             with writable(output, force) as target, progress("sealing", size) as done:
-                envelope.seal_file(path, target, whom, expires=until, signers=vouching, done=done)
+                kind = envelope.seal_file(
+                    path,
+                    target,
+                    whom,
+                    expires=until,
+                    signers=vouching,
+                    name=name or "",
+                    serial=serial or 0,
+                    done=done,
+                )
     if not paths.is_output(output):
         word = "would be sealed" if dry_run else "sealed"
         tell(
             as_json,
-            f"{source} {word} into {output} for {len(whom)} recipients, {size} bytes",
+            [
+                f"{source} {word} into {output} for {len(whom)} recipients, {size} bytes",
+                *([AS_BYTES] if kind == BYTES else []),
+            ],
             output=str(output),
+            kind=kind,
+            name=name or "",
+            serial=serial or 0,
             recipients=len(whom),
             bytes=size,
             written=not dry_run,
@@ -81,6 +123,7 @@ def open_(
     key: KeyFile = None,
     passphrase_file: PassphraseFile = None,
     signed_by: SignedBy = [],  # noqa: B006
+    expect: Expect = None,
     revoked: RevokedBy = [],  # noqa: B006
     force: Force = False,
     as_json: Json = False,
@@ -88,8 +131,8 @@ def open_(
 ) -> None:
     """Decrypt a sealed file into the plain safetensors file that it was."""
     choice, wanted = Choice(key, passphrase_file), publics(signed_by)
-    with readable(source) as path, _opened(path, choice, wanted, revoked) as sealed:
-        size = sealed.directory.size
+    with readable(source) as path, _opened(path, choice, wanted, expect, revoked) as sealed:
+        made, tensors, size = sealed.header, _tensors(sealed), sealed.size
         if dry_run:
             paths.check(output, force)
             _check(sealed)
@@ -100,9 +143,11 @@ def open_(
         word = "can be opened" if dry_run else f"opened into {output}"
         tell(
             as_json,
-            f"{source} {word}, {len(sealed.names)} tensors, {size} bytes",
+            f"{source} {word}: {_called(made, signed_by)}, {_counted(tensors)}, {size} bytes",
             output=str(output),
-            tensors=len(sealed.names),
+            name=made.name,
+            serial=made.serial,
+            tensors=tensors,
             bytes=size,
             written=not dry_run,
         )
@@ -115,17 +160,25 @@ def verify(
     key: KeyFile = None,
     passphrase_file: PassphraseFile = None,
     signed_by: SignedBy = [],  # noqa: B006
+    expect: Expect = None,
     revoked: RevokedBy = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
     """Check every byte of a sealed file with a recipient's key, and write nothing."""
     choice, wanted = Choice(key, passphrase_file), publics(signed_by)
-    with readable(source) as path, _opened(path, choice, wanted, revoked) as sealed:
+    with readable(source) as path, _opened(path, choice, wanted, expect, revoked) as sealed:
         _check(sealed)
-        count = len(sealed.names)
+        made, tensors = sealed.header, _tensors(sealed)
     checked = [public.id for public in wanted]
     by = f"signed by {', '.join(checked)}" if checked else "no signature asked for"
-    tell(as_json, f"{source}: whole; {count} tensors; {by}", tensors=count, signed_by=checked)
+    tell(
+        as_json,
+        f"{source}: whole; {_called(made, signed_by)}; {_counted(tensors)}; {by}",
+        name=made.name,
+        serial=made.serial,
+        tensors=tensors,
+        signed_by=checked,
+    )
 
 
 @app.command()
@@ -139,20 +192,37 @@ def rotate(
     expires: Expires = "",
     key: KeyFile = None,
     sign: Sign = [],  # noqa: B006
+    name: Name = None,
+    serial: Serial = None,
+    signed_by: SignedBy = [],  # noqa: B006
+    expect: Expect = None,
+    revoked: RevokedBy = [],  # noqa: B006
     force: Force = False,
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Encrypt a file anew under a fresh file key, for the recipients named now and nobody else."""
+    """Encrypt a file anew under a fresh file key, for the recipients named now and nobody else.
+
+    It keeps its name and serial number unless others are given.
+    """
     whom, until = chosen_recipients(to, passphrase, passphrase_file), moment(expires)
     vouching = signers(sign)
-    with readable(source) as path, _opened(path, Choice(key), [], []) as sealed:
-        size = sealed.directory.size
+    with readable(source) as path, _opened(path, Choice(key), publics(signed_by), expect, revoked) as sealed:
+        size = sealed.size
         if dry_run:
             paths.check(output, force)
         else:
             with writable(output, force) as target, progress("rotating", size) as done:
-                envelope.rotate(sealed, target, whom, expires=until, signers=vouching, done=done)
+                envelope.rotate(
+                    sealed,
+                    target,
+                    whom,
+                    expires=until,
+                    signers=vouching,
+                    name=name,
+                    serial=serial,
+                    done=done,
+                )
     if not paths.is_output(output):
         word = "would be" if dry_run else "is"
         tell(
@@ -166,26 +236,37 @@ def rotate(
 
 
 def _opened(
-    path: Path, choice: Choice, signed_by: list[PublicKey], revoked: list[Path]
+    path: Path,
+    choice: Choice,
+    signed_by: list[PublicKey],
+    expect: str | None,
+    revoked: list[Path],
 ) -> envelope.Sealed:
-    unlocker = choice.unlocker(rewrite.read_header(path))
     with choice.explained():
-        return envelope.open_sealed(path, unlocker, signed_by=signed_by, revoked=revoked)
+        return envelope.open_sealed(
+            path, choice.unlocker, signed_by=signed_by, expect=expect, revoked=revoked
+        )
 
 
 def _export(sealed: envelope.Sealed, target: paths.Target) -> None:
-    if not isinstance(target, Path):
-        _check(sealed)  # all of it, before anybody gets any of it
-    with progress("opening", sealed.directory.size) as done:
-        if isinstance(target, Path):
-            sealed.export(target, done)
-        else:
-            for piece in sealed.plain(done):
-                target.write(piece)
-            target.flush()
+    with progress("opening", sealed.size) as done:
+        sealed.export(target, done)
 
 
 def _check(sealed: envelope.Sealed) -> None:
-    with progress("checking", sealed.directory.size) as done:
-        for _ in sealed.plain(done):
-            pass
+    with progress("checking", sealed.size) as done:
+        sealed.check(done)
+
+
+def _tensors(sealed: envelope.Sealed) -> int | None:
+    return None if sealed.kind == BYTES else len(sealed.directory.tensors)
+
+
+def _counted(tensors: int | None) -> str:
+    return "no safetensors file" if tensors is None else f"{tensors} tensors"
+
+
+def _called(made: Header, signed_by: list[Path]) -> str:
+    """What a file is called, and on whose word."""
+    words = naming.called(made.name, made.serial)
+    return words if signed_by or not made.name else f"{words} (so its recipients say)"

@@ -9,10 +9,10 @@ import jax
 import numpy as np
 
 from modellock_jax.base import Params, paths
-from modellock_jax.vault import chunks, tensors
-from modellock_jax.vault.envelope import read_directory
+from modellock_jax.vault import sources, tensors
+from modellock_jax.vault.envelope import directory_of
 from modellock_jax.vault.errors import Unreadable
-from modellock_jax.vault.files import need_directory, open_to_read
+from modellock_jax.vault.files import need_directory
 
 
 def to_names(params: Params) -> dict[str, np.ndarray]:
@@ -99,17 +99,14 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """
     if os.path.isdir(path):
         return _read_orbax(Path(path))
-    file = open_to_read(path)
-    try:
-        directory = read_directory(file, path)
+    with sources.opened(path) as reader:
+        directory = directory_of(reader)
         arrays = {}
         for tensor in directory.tensors:
             raw = np.empty(tensor.end - tensor.begin, np.uint8)
-            chunks.read_all(file, raw, len(directory.head) + tensor.begin)
+            reader.read_into(raw, len(directory.head) + tensor.begin)
             arrays[tensor.name] = raw.view(tensor.dtype).reshape(tensor.shape)
         return arrays
-    finally:
-        os.close(file)
 
 
 def _read_orbax(path: Path) -> dict[str, np.ndarray]:

@@ -1,63 +1,66 @@
-"""The body of a sealed file: a directory and its arrays, in chunks that are encrypted one by one."""
+"""The body of a sealed file: one run of bytes, in chunks that are encrypted one by one."""
 
 import hashlib
+import itertools
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from typing import Any, NamedTuple
 
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from modellock_jax.vault.errors import Tampered
-from modellock_jax.vault.files import write_all
-from modellock_jax.vault.tensors import Directory
+from modellock_jax.vault.sources import Reader
 
-CHUNK, TAG = 2**21, 16
-LENGTH = 8  # bytes of the first chunk: how long the directory is
+CHUNK, TAG, HASH = 2**21, 16, 32
 THREADS = min(4, os.cpu_count() or 1)
 
 
 class Chunk(NamedTuple):
-    """`length` bytes of `name` from `start` on are sealed at `place` of the body, as number `number`."""
+    """`length` plain bytes from `start` on are sealed at `place` of the body, as number `number`."""
 
     number: int
-    name: str
     start: int
     length: int
     place: int
 
 
-def plan(parts: Iterable[tuple[str, int]], index: int = 0, place: int = 0) -> Iterator[Chunk]:
-    """The chunks of named parts of so many bytes each, one after another.
+def count(size: int) -> int:
+    """How many chunks so many plain bytes make."""
+    return -(-size // CHUNK)
 
-    >>> [tuple(chunk) for chunk in plan([("a", 3), ("b", 0), ("c", 1)])]
-    [(0, 'a', 0, 3, 0), (1, 'c', 0, 1, 19)]
+
+def chunk(number: int, size: int) -> Chunk:
+    """One of the chunks that `size` plain bytes make.
+
+    >>> tuple(chunk(1, CHUNK + 3))
+    (1, 2097152, 3, 2097168)
     """
-    for name, size in parts:
-        for start in range(0, size, CHUNK):
-            length = min(CHUNK, size - start)
-            yield Chunk(index, name, start, length, place)
-            index, place = index + 1, place + length + TAG
+    start = number * CHUNK
+    return Chunk(number, start, min(CHUNK, size - start), number * (CHUNK + TAG))
 
 
-def of_directory(directory: Directory) -> list[Chunk]:
-    """All chunks of a file with this directory."""
-    arrays = ((f"tensor/{t.name}", t.end - t.begin) for t in directory.tensors)
-    return list(plan([("length", LENGTH), ("directory", len(directory.head)), *arrays]))
+def sealed_size(size: int) -> int:
+    """Bytes of the body of so many plain bytes."""
+    return size + count(size) * TAG
 
 
-def sealed_size(chunks: Sequence[Chunk]) -> int:
-    """Bytes of a body of these chunks."""
-    return chunks[-1].place + chunks[-1].length + TAG
+def plain_size(body: int) -> int:
+    """The inverse of `sealed_size`. Raises `Tampered` if no body has this size."""
+    size = body - -(-body // (CHUNK + TAG)) * TAG
+    if size < 1 or sealed_size(size) != body:
+        raise Tampered("the body has a size that none can have; get the file again")
+    return size
 
 
 class Cipher:
-    """AES-256-GCM under the payload key of one file; `binding` ties every chunk to its header.
+    """AES-256-GCM under the payload key of one file; `binding` ties every chunk to that file.
 
     **Guarantees.** The nonce is the chunk's number, and a payload key seals one body once, so no
-    nonce comes twice. A chunk opens at its own place, in its own tensor and file, and nowhere else.
+    nonce comes twice. A chunk opens at its own place in its own file, and nowhere else.
     """
 
     __slots__ = ("_aead", "_binding")
@@ -65,131 +68,95 @@ class Cipher:
     def __init__(self, key: bytes, binding: bytes) -> None:
         self._aead, self._binding = AESGCM(key), binding
 
-    def seal(self, chunk: Chunk, data: Any, into: Any) -> None:
+    def seal(self, number: int, data: Any, into: Any) -> None:
         """Encrypt `data` into a buffer of `TAG` bytes more."""
-        self._aead.encrypt_into(self._nonce(chunk), data, self._bound(chunk), into)
+        self._aead.encrypt_into(number.to_bytes(12, "big"), data, self._binding, into)
 
-    def open(self, chunk: Chunk, sealed: Any, into: Any) -> None:
+    def open(self, number: int, sealed: Any, into: Any) -> None:
         """Decrypt into a buffer of `TAG` bytes less. Raises `Tampered`, with zeros in the buffer."""
         try:
-            self._aead.decrypt_into(self._nonce(chunk), sealed, self._bound(chunk), into)
+            self._aead.decrypt_into(number.to_bytes(12, "big"), sealed, self._binding, into)
         except InvalidTag:
-            memoryview(into).cast("B")[:] = bytes(chunk.length)
+            memoryview(into).cast("B")[:] = bytes(len(sealed) - TAG)
             raise Tampered(
-                f"chunk {chunk.number} was changed, moved or comes from another file; get the file again"
+                f"chunk {number} was changed, moved or comes from another file; get the file again"
             ) from None
-
-    def _nonce(self, chunk: Chunk) -> bytes:
-        return chunk.number.to_bytes(12, "big")
-
-    def _bound(self, chunk: Chunk) -> bytes:
-        return self._binding + chunk.name.encode("utf-8", "surrogatepass")
 
 
 def seal_all(
     cipher: Cipher,
-    chunks: Sequence[Chunk],
-    read: Callable[[Chunk], Any],
-    file: int,
-    at: int,
+    pieces: Iterable[Any],
+    write: Callable[[int, Any], None],
     done: Callable[[int], None],
-) -> None:
-    """Encrypt every chunk that `read` gives, and write it to a file whose body begins at `at`."""
-    local = threading.local()
+    *,
+    hashed: bool,
+    in_turn: bool,
+) -> bytes:
+    """Encrypt pieces of `CHUNK` bytes; `write` is told places in the body and sealed chunks.
 
-    def one(chunk: Chunk) -> None:
-        if not hasattr(local, "buffer"):
-            local.buffer = bytearray(CHUNK + TAG)
-        sealed = memoryview(local.buffer)[: chunk.length + TAG]
-        cipher.seal(chunk, read(chunk), sealed)
-        write_all(file, sealed, at + chunk.place)
-        done(chunk.length)
-
-    _each(one, chunks)
-
-
-def open_all(
-    cipher: Cipher,
-    chunks: Sequence[Chunk],
-    file: int,
-    at: int,
-    into: Callable[[Chunk], Any],
-    done: Callable[[int], None],
-) -> None:
-    """Decrypt chunks of a file whose body begins at `at`, each into the buffer that `into` gives."""
-    local = threading.local()
-
-    def one(chunk: Chunk) -> None:
-        if not hasattr(local, "buffer"):
-            local.buffer = bytearray(CHUNK + TAG)
-        sealed = memoryview(local.buffer)[: chunk.length + TAG]
-        read_all(file, sealed, at + chunk.place)
-        cipher.open(chunk, sealed, into(chunk))
-        done(chunk.length)
-
-    _each(one, chunks)
-
-
-def open_range(
-    cipher: Cipher,
-    chunks: Sequence[Chunk],
-    start: int,
-    into: memoryview,
-    file: int,
-    at: int,
-    done: Callable[[int], None],
-) -> None:
-    """Fill a view of bytes from the byte `start` on of what `chunks`, all of one name, make up.
-
-    No chunk is decrypted that holds none of them.
+    It is called from several threads at once, or, if `in_turn`, by this one in the chunks' order.
+    Gives the SHA-256 digests of all sealed chunks one after another if `hashed`, else nothing.
     """
-    edges: dict[int, bytearray] = {}  # the chunks of which only a part is wanted
+    buffers = Buffers()
 
-    def place(chunk: Chunk) -> Any:
-        first = chunk.start - start
-        if first >= 0 and first + chunk.length <= len(into):
-            return into[first : first + chunk.length]
-        return edges.setdefault(first, bytearray(chunk.length))
+    def one(item: tuple[int, Any]) -> tuple[bytes, Any]:
+        number, piece = item
+        size = len(piece) + TAG
+        sealed = memoryview(bytearray(size)) if in_turn else buffers.whole[:size]
+        cipher.seal(number, piece, sealed)
+        digest = hashlib.sha256(sealed).digest() if hashed else b""
+        if not in_turn:
+            write(number * (CHUNK + TAG), sealed)
+        done(len(piece))
+        return digest, sealed
 
-    wanted = chunks[start // CHUNK : -(-(start + len(into)) // CHUNK)]
-    open_all(cipher, wanted, file, at, place, done)
-    for first, data in edges.items():
-        begin, end = max(first, 0), min(first + len(data), len(into))
-        into[begin:end] = data[begin - first : end - first]
+    digests = bytearray()
+    for number, (digest, sealed) in enumerate(in_order(one, enumerate(pieces))):
+        if in_turn:
+            write(number * (CHUNK + TAG), sealed)
+        digests += digest
+    return bytes(digests)
 
 
-def digest(file: int, at: int, size: int, done: Callable[[int], None]) -> bytes:
-    """SHA-256 over the SHA-256 of each `CHUNK` bytes of a body: what a signature vouches for."""
-    local = threading.local()
+def digests_of(reader: Reader, at: int, body: int, done: Callable[[int], None]) -> bytes:
+    """The SHA-256 digests of all sealed chunks of a body that begins at `at`, one after another."""
+    buffers = Buffers()
 
-    def one(start: int) -> bytes:
-        if not hasattr(local, "buffer"):
-            local.buffer = bytearray(CHUNK)
-        part = memoryview(local.buffer)[: min(CHUNK, size - start)]
-        read_all(file, part, at + start)
+    def one(place: int) -> bytes:
+        part = buffers.whole[: min(CHUNK + TAG, body - place)]
+        reader.read_into(part, at + place)
         done(len(part))
         return hashlib.sha256(part).digest()
 
-    return hashlib.sha256(b"".join(_each(one, range(0, size, CHUNK)))).digest()
+    return b"".join(in_order(one, range(0, body, CHUNK + TAG)))
 
 
-def read_all(file: int, into: Any, offset: int) -> None:
-    """Fill a buffer from an offset of a file. Raises `Tampered` if the file ends before."""
-    view = memoryview(into).cast("B")
-    while view:
-        count = os.preadv(file, [view], offset)
-        if count == 0:
-            raise Tampered("the file became shorter while it was read")
-        view, offset = view[count:], offset + count
+class Buffers(threading.local):
+    """Room for one sealed chunk in each thread."""
+
+    def __init__(self) -> None:
+        self.whole = memoryview(bytearray(CHUNK + TAG))
 
 
-def _each(work: Callable[[Any], Any], items: Sequence[Any]) -> list[Any]:
-    if len(items) < 3:
-        return [work(item) for item in items]
+def in_order(work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
+    """What `work` makes of each item, in order, a few at a time; `items` are drawn as they go.
+
+    >>> list(in_order(abs, [-1, 2, -3]))
+    [1, 2, 3]
+    """
+    items = iter(items)
+    first = list(itertools.islice(items, 2))
+    if len(first) < 2:  # which needs no thread
+        yield from map(work, first)
+        return
+    ahead: deque[Future[Any]] = deque()
     with ThreadPoolExecutor(THREADS) as pool:
-        futures = [pool.submit(work, item) for item in items]
         try:
-            return [future.result() for future in futures]
-        except BaseException:
+            for item in itertools.chain(first, items):
+                ahead.append(pool.submit(work, item))
+                if len(ahead) > 2 * THREADS:
+                    yield ahead.popleft().result()
+            while ahead:
+                yield ahead.popleft().result()
+        finally:
             pool.shutdown(cancel_futures=True)
-            raise

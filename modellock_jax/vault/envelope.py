@@ -1,51 +1,60 @@
 """Sealed files: a checkpoint encrypted and authenticated, for named recipients."""
 
 import contextlib
+import itertools
 import os
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from datetime import UTC, datetime
+from collections.abc import Iterable, Iterator, Mapping
+from datetime import datetime
 from typing import Any
 
 import numpy as np
 
-from modellock_jax.vault import chunks, header, recipients, revocation, tensors
-from modellock_jax.vault.chunks import Chunk, Cipher
-from modellock_jax.vault.errors import Tampered, Unreadable
-from modellock_jax.vault.files import open_to_read, replacing, write_all
+from modellock_jax.vault import header, identity, kinds, revocation, sources, tensors, writing
+from modellock_jax.vault.body import Done, quiet
+from modellock_jax.vault.chunks import Cipher
+from modellock_jax.vault.errors import Unreadable
+from modellock_jax.vault.files import open_to_read, printable
 from modellock_jax.vault.frames import clears_frames
-from modellock_jax.vault.header import Header
 from modellock_jax.vault.identity import PublicKey
 from modellock_jax.vault.keys import Secret
-from modellock_jax.vault.opened import Done, Sealed, bytes_of, quiet
-from modellock_jax.vault.recipients import Recipient, Unlocker
-from modellock_jax.vault.rewrite import head_of
-from modellock_jax.vault.tensors import Directory, Tensor
+from modellock_jax.vault.opened import BYTES, TENSORS, Sealed, bytes_of
+from modellock_jax.vault.recipients import Recipient
+from modellock_jax.vault.rewrite import AnyUnlocker, head_of, unlocker_for
+from modellock_jax.vault.sources import AnySource, Reader
+from modellock_jax.vault.targets import AnyTarget
+from modellock_jax.vault.tensors import Directory
+from modellock_jax.vault.writing import Content
 
 
 @clears_frames
 def save(
     arrays: Mapping[str, np.ndarray],
-    path: str | os.PathLike[str],
+    target: AnyTarget,
     recipients: Iterable[Recipient],
     *,
     metadata: Mapping[str, str] | None = None,
     expires: datetime | None = None,
     signers: Iterable[Secret] = (),
+    name: str = "",
+    serial: int = 0,
     done: Done = quiet,
 ) -> None:
-    """Seal named arrays of any shape into `path`, for each of `recipients`.
+    """Seal named arrays of any shape into `target`, a path or a binary file object.
 
-    `metadata` is kept with the names, inside. After `expires`, which needs a time zone, our tools do
-    not open the file. `signers` vouch for the whole content. Raises `ValueError` without recipients
-    or with more than 8 passphrases, `TypeError` for dtypes that safetensors lacks, `OSError` if the
-    disk refuses.
+    `metadata` is kept with the arrays' names, inside. After `expires`, which needs a time zone, our
+    tools do not open the file. `signers` vouch for the whole content, and for `name` and `serial`,
+    which all can read: what it is and which version, for `open_sealed(expect=)`. Raises `ValueError`
+    without recipients, with more than 4,096 or one of them twice, or with more than 8 passphrases, and
+    for what `naming.check_name` refuses; `TypeError` for dtypes that safetensors lacks, `OSError` if
+    the disk refuses.
 
     Threat model: the attacker has the file, and can write another in its place.
 
-    **Guarantees.** Without a recipient's secret, nothing but sizes, key ids, the date and the
-    signers. What `load` gives is what was saved, to the bit, or an error. `path` is at every moment
-    the old file or the whole new one. Not protected: a recipient can keep and pass on what he
-    opened, whatever the date says.
+    **Guarantees.** Without a recipient's secret, nothing but sizes, name and serial number, key ids,
+    the date and the signers. What `load` gives is what was saved, to the bit, or an error. A path is
+    at every moment the old file or the whole new one; a file object gets ciphertext alone. Not
+    protected: a recipient can keep and pass on what they opened, whatever the date says. Without
+    signers, any recipient can put other content, name and number in their place.
 
     Source: AES-256-GCM in chunks that know their place, after STREAM (Hoang et al. 2015), a key
     wrapped for each recipient, as age does.
@@ -58,167 +67,195 @@ def save(
     ...     load(f"{folder}/m.sealed", secret)
     {'w': array([0., 1., 2.])}
     """
-    arrays = {name: np.asarray(array, order="C") for name, array in arrays.items()}
+    arrays = {key: np.asarray(array, order="C") for key, array in arrays.items()}
+    about = writing.cover(recipients, expires, signers, name, serial)
     directory = tensors.lay_out(arrays, metadata or {})
-    flat = {name: bytes_of(array) for name, array in arrays.items()}
-
-    def read(tensor: Tensor, start: int, length: int) -> Any:
-        return flat[tensor.name][start : start + length]
-
-    _seal(directory, read, path, recipients, expires, signers, done)
+    flat = (bytes_of(arrays[tensor.name]) for tensor in directory.tensors)
+    content = Content(TENSORS, itertools.chain([directory.head], flat), directory.size)
+    writing.seal(content, target, about, done)
 
 
 @clears_frames
 def seal_file(
-    source: str | os.PathLike[str],
-    path: str | os.PathLike[str],
+    source: AnySource,
+    target: AnyTarget,
     recipients: Iterable[Recipient],
     *,
     expires: datetime | None = None,
     signers: Iterable[Secret] = (),
+    name: str = "",
+    serial: int = 0,
     done: Done = quiet,
-) -> None:
-    """Seal a safetensors file, of any size and whoever wrote it, as `save` does arrays.
+) -> str:
+    """Seal a file of any kind and size, whoever wrote it, as `save` does arrays.
 
-    Raises `Unreadable` if it is not a whole safetensors file; else as `save`.
+    `source`: a path, bytes, or a binary file object, which is read once. Gives the kind of what was
+    sealed: `"safetensors"`, or `"bytes"` for any other file, which opens as a whole alone, without
+    arrays by name. Raises `Unreadable` for a safetensors file that is not whole; else as `save`.
 
-    **Guarantees.** As `save`; `Sealed.export` gives the same bytes back, order and metadata too.
+    **Guarantees.** As `save`; `Sealed.export` gives the same bytes back. Of the source nothing but
+    ciphertext is written anywhere, a stream's neither.
     """
-    with reading(source) as file:
-        directory = read_directory(file, source)
-        start = len(directory.head)
-
-        def read(tensor: Tensor, offset: int, length: int) -> Any:
-            data = bytearray(length)
-            chunks.read_all(file, data, start + tensor.begin + offset)
-            return data
-
-        _seal(directory, read, path, recipients, expires, signers, done)
+    about = writing.cover(recipients, expires, signers, name, serial)
+    with content_of(source) as content:
+        writing.seal(content, target, about, done)
+    return content.kind
 
 
-def read_directory(file: int, path: str | os.PathLike[str]) -> Directory:
-    """The directory of an open safetensors file. Raises `Unreadable`."""
-    size = os.fstat(file).st_size
+@contextlib.contextmanager
+def content_of(source: AnySource) -> Iterator[Content]:
+    """What `seal_file` makes of a source. Raises `Unreadable` for a damaged safetensors file."""
+    called = sources.name_of(source)
+    reader = sources.at_offsets(source)
+    if reader is None:
+        yield _content_of_stream(source, called)
+        return
+    with reader:
+        kind = BYTES
+        if kinds.is_safetensors(reader.read(kinds.START), called):
+            directory_of(reader)
+            kind = TENSORS
+        yield Content(kind, reader.pieces(sources.PIECE), reader.size)
+
+
+def _content_of_stream(source: Any, called: str) -> Content:
+    pieces = sources.stream(source)
+    start = sources.first(pieces, kinds.START)
+    if not kinds.is_safetensors(start, called):
+        return Content(BYTES, itertools.chain([start], pieces), None)
+    length = 8 + int.from_bytes(start[:8], "little")
+    if length <= tensors.LONGEST:
+        start += sources.first(pieces, length - len(start))
     try:
-        head = os.pread(file, tensors.head_length(os.pread(file, 8, 0), size), 0)
-        directory = tensors.parse(head)
-        if directory.size != size:
-            raise ValueError(f"should have {directory.size} bytes and has {size}")
+        head = start[: tensors.head_length(start[:8], len(start))]
+        size = tensors.parse(head).size
     except ValueError as error:
-        raise Unreadable(f"{path} {error}; give a whole safetensors file") from None
+        raise _not_whole(called, error) from None
+
+    def whole() -> Iterator[bytes]:
+        found = 0
+        for piece in itertools.chain([start], pieces):
+            found += len(piece)
+            yield piece
+        if found != size:
+            raise _not_whole(called, f"should have {size} bytes and has {found}")
+
+    return Content(TENSORS, whole(), size)
+
+
+def directory_of(reader: Reader) -> Directory:
+    """The directory of a safetensors file. Raises `Unreadable`, which names the kind of others."""
+    kinds.need_safetensors(reader.read(kinds.START), reader.name)
+    try:
+        directory = tensors.parse(reader.read(tensors.head_length(reader.read(8), reader.size)))
+        if directory.size != reader.size:
+            raise ValueError(f"should have {directory.size} bytes and has {reader.size}")
+    except ValueError as error:
+        raise _not_whole(reader.name, error) from None
     return directory
 
 
-def _seal(
-    directory: Directory,
-    read: Callable[[Tensor, int, int], Any],
-    path: str | os.PathLike[str],
-    whom: Iterable[Recipient],
-    expires: datetime | None,
-    signers: Iterable[Secret],
-    done: Done,
-) -> None:
-    if expires is not None and expires.utcoffset() is None:
-        raise ValueError("expires: give a date and time with a time zone")
-    parts, whom, signers = chunks.of_directory(directory), tuple(whom), tuple(signers)
-    if not whom:
-        raise ValueError("a sealed file needs a recipient; give a public key or a passphrase")
-    file_key, file_id = os.urandom(32), header.new_id()
-    made = Header(
-        file_id,
-        chunks.sealed_size(parts),
-        bytes(32) if signers else b"",
-        expires.astimezone(UTC).isoformat(timespec="seconds") if expires else "",
-        recipients.wrap_all(file_key, whom, file_id),
-    )
-    made = header.finish(made, file_key, signers)
-    cipher = Cipher(header.file_key_use(file_key, file_id, "payload"), made.binding)
-    named = {f"tensor/{t.name}": t for t in directory.tensors}
-    first = {"length": len(directory.head).to_bytes(chunks.LENGTH, "little")}
-    first["directory"] = directory.head
+def read_directory(file: int, path: str | os.PathLike[str]) -> Directory:
+    """As `directory_of`, of an open file."""
+    with sources.of_file(file, path) as reader:
+        return directory_of(reader)
 
-    def part(chunk: Chunk) -> Any:
-        if chunk.name in first:
-            return first[chunk.name][chunk.start : chunk.start + chunk.length]
-        return read(named[chunk.name], chunk.start, chunk.length)
 
-    with replacing(path) as file:
-        chunks.seal_all(cipher, parts, part, file, made.room, done)
-        if signers:
-            made = made._replace(digest=chunks.digest(file, made.room, made.body, quiet))
-            made = header.finish(made, file_key, signers)
-        write_all(file, header.encode(made), 0)
+def _not_whole(called: str, why: object) -> Unreadable:
+    return Unreadable(f"{printable(called)} {why}; give a whole safetensors file")
 
 
 @clears_frames
 def open_sealed(
-    path: str | os.PathLike[str],
-    unlocker: Unlocker,
+    source: AnySource,
+    unlocker: AnyUnlocker,
     *,
     signed_by: Iterable[PublicKey] = (),
+    expect: str | None = None,
     revoked: Iterable[str | os.PathLike[str]] = (),
     now: datetime | None = None,
     done: Done = quiet,
 ) -> Sealed:
     """Open a sealed file with a recipient's secret or passphrase; close it, or use it in `with`.
 
+    `source`: a path, bytes, or a binary file object; a stream is copied, sealed as it is, into a
+    nameless file in `$TMPDIR`. `unlocker`: it, or a function that chooses it by the `Header`.
     Every key of `signed_by` must have signed it; the whole body is then read and checked first.
-    A key on a revocation list is refused: on those of `revoked`, and on all that
-    `revocation.refused` finds. Raises `WrongKey`, `Tampered`, `Expired` and `Unreadable`, each with
-    what to do.
+    `expect`: `"NAME"`, `"NAME@SERIAL"` or `"NAME@SERIAL+"`, for that version or a later; without a
+    signature nobody but its recipients vouches for the name. A key on a revocation list is refused:
+    on those of `revoked`, and on all that `revocation.refused` finds. Raises `WrongKey`, `Tampered`,
+    `Expired` and `Unreadable`, each with what to do.
 
     **Guarantees.** Nothing of a changed chunk is given out; a removed signature is not overlooked, nor
-    a list that is present.
+    a list that is present. Head and directory are read once. With `signed_by`, every later read
+    gives what they signed or `Tampered`, whatever happens to the file.
     """
-    file = open_to_read(path)
+    signed_by = tuple(signed_by)
+    reader = sources.opened(source)
     try:
-        made, at = head_of(file, path)
-        file_key = revocation.file_key_of(path, made, unlocker, revoked)
+        made, at = head_of(reader)
+        file_key = revocation.file_key_of(reader.path, made, unlocker_for(unlocker, made), revoked)
         header.check_date(made, now)
-        signed_by = tuple(signed_by)
         header.check_signed(made, signed_by)
-        if signed_by and chunks.digest(file, at, made.body, done) != made.digest:
-            raise Tampered("the content is not what was signed; get the file again")
+        header.check_expected(made, expect)
         key = header.file_key_use(file_key, made.file_id, "payload")
-        return Sealed(file, at, made, Cipher(key, made.binding))
+        sealed = Sealed(reader, made, Cipher(key, made.binding), at)
+        if signed_by:
+            sealed.check_digest(done)
+        sealed.begin()
+        return sealed
     except BaseException:
-        os.close(file)
+        reader.close()
         raise
 
 
 @clears_frames
 def rotate(
     sealed: Sealed,
-    path: str | os.PathLike[str],
+    target: AnyTarget,
     recipients: Iterable[Recipient],
     *,
     expires: datetime | None = None,
     signers: Iterable[Secret] = (),
+    name: str | None = None,
+    serial: int | None = None,
     done: Done = quiet,
 ) -> None:
     """Seal the content of an open sealed file anew, under a fresh file key; raises as `save`.
 
+    `name`, `serial`: the old ones unless given. If one of `signers` signed the old file, its content
+    must be what they signed, else `Tampered`.
+
     **Guarantees.** Who could open the old file and is no recipient now cannot open the new one, even
-    if he kept the old file's key. Plain values are written to no file.
+    if they kept the old file's key. Plain values are written to no file.
     """
-
-    def read(tensor: Tensor, start: int, length: int) -> Any:
-        data = bytearray(length)
-        sealed.read(tensor, start, memoryview(data))
-        return data
-
-    _seal(sealed.directory, read, path, recipients, expires, signers, done)
+    old, signers = sealed.header, tuple(signers)
+    about = writing.cover(
+        recipients,
+        expires,
+        signers,
+        old.name if name is None else name,
+        old.serial if serial is None else serial,
+    )
+    before = {signature["id"] for signature in old.signatures}
+    for public in (identity.public_key(one) for one in signers if one.id in before):
+        header.check_signed(old, (public,))
+        sealed.check_digest()
+    writing.seal(Content(sealed.kind, sealed.plain(), sealed.size), target, about, done)
 
 
 def load(
-    path: str | os.PathLike[str],
-    unlocker: Unlocker,
+    source: AnySource,
+    unlocker: AnyUnlocker,
     *,
     signed_by: Iterable[PublicKey] = (),
+    expect: str | None = None,
     revoked: Iterable[str | os.PathLike[str]] = (),
 ) -> dict[str, np.ndarray]:
     """All arrays of a sealed file by name; `save` has an example, `open_sealed` the errors."""
-    with open_sealed(path, unlocker, signed_by=signed_by, revoked=revoked) as sealed:
+    with open_sealed(
+        source, unlocker, signed_by=signed_by, expect=expect, revoked=revoked
+    ) as sealed:
         return sealed.load()
 
 

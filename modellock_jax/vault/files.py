@@ -298,3 +298,10 @@ def canonical(value: Any) -> bytes:
     b'{"a":"\\\\u00e9","b":1}'
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
+
+
+def canonical_pieces(value: Any) -> Iterator[bytes]:
+    """`canonical`, piece by piece, so that a long text is never whole in memory."""
+    encoder = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
+    for piece in encoder.iterencode(value):
+        yield piece.encode()

@@ -4,36 +4,42 @@ import hashlib
 import hmac
 import os
 import re
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from modellock_jax.vault import identity, recipients, tensors
-from modellock_jax.vault.errors import Expired, Tampered, Unreadable, VaultError, WrongKey
-from modellock_jax.vault.files import canonical, strict_json
+from modellock_jax.vault import identity, naming, recipients, tensors
+from modellock_jax.vault.errors import Expired, Tampered, Unreadable, WrongKey
+from modellock_jax.vault.files import canonical, canonical_pieces, strict_json
 from modellock_jax.vault.frames import clears_frames
 from modellock_jax.vault.identity import PublicKey
 from modellock_jax.vault.keys import Secret
 from modellock_jax.vault.recipients import Stanza, Unlocker, binary
 
-MARK, VERSION = "modellock-jax sealed file", "1"
+MARK, VERSION = "modellock-jax sealed file", "2"
 ABOUT = (
     "Names, shapes, types and values of the tensors are encrypted and authenticated (AES-256-GCM). "
-    "In the open: the size, the recipients' key ids, the expiry date and the signers. Whoever can "
-    "open the file holds the plain weights, and can keep and pass on a copy."
+    "In the open: the size, the file's name and serial number, the recipients' key ids, the expiry "
+    "date and the signers. Whoever can open the file holds the plain content, and can keep and pass "
+    "on a copy."
 )
 ROOM = 65_536  # bytes that the head takes at least, so that recipients can be added in place
+LONGEST = 2**24  # bytes of the head
 SHOWN = 5  # recipients that an error names
 MOST_PASSPHRASES = 8  # of one file: each costs an opener a second and 64 MiB
+MOST_RECIPIENTS, MOST_SIGNATURES, MOST_EXTRA = 4096, 64, 64
 
 
 class Header(NamedTuple):
-    """`file_id`: 16 bytes, fresh for every key of the file; `body`: bytes after the head;
-    `digest`: of the body, 32 bytes, or empty if it never was signed; `expires`: an ISO date and time
-    in UTC, or empty; `signatures`: of all but the MAC; `mac`: of all the rest under the file's key;
-    `room`: bytes of the head, 0 until `finish` finds how many it needs."""
+    """`file_id`: 16 bytes, fresh for every key of the file; `body`: bytes after the head; `digest`:
+    SHA-256 of the sealed chunks' digests, 32 bytes, or empty if it never was signed; `expires`: an
+    ISO date and time in UTC, or empty; `name`, `serial`: as the owner calls it, empty and 0 if they
+    do not; `extra`: for later releases, text by name, which readers keep and pass over;
+    `signatures`: of all but the MAC; `mac`: of all the rest under the file's key; `room`: bytes of
+    the head, 0 until `finish` finds how many it needs."""
 
     file_id: bytes
     body: int
@@ -43,18 +49,21 @@ class Header(NamedTuple):
     mac: bytes = bytes(32)
     signatures: tuple[dict[str, str], ...] = ()
     room: int = 0
+    name: str = ""
+    serial: int = 0
+    extra: tuple[tuple[str, str], ...] = ()
 
     @property
     def binding(self) -> bytes:
-        """What every chunk is bound to, 32 bytes: all of the header that stays when it is rewritten."""
-        fixed = {"mark": MARK, "version": VERSION, "id": self.file_id.hex(), "body": self.body}
+        """What every chunk is bound to, 32 bytes: the format and the file, whatever its length."""
+        fixed = {"mark": MARK, "version": VERSION, "id": self.file_id.hex()}
         return hashlib.sha256(canonical(fixed)).digest()
 
 
 @clears_frames
 def file_key_use(file_key: bytes, file_id: bytes, use: str) -> bytes:
     """A key of 32 bytes for one use of the file's key."""
-    info = f"modellock-jax v1 {use}".encode()
+    info = f"modellock-jax v2 {use}".encode()
     return HKDF(SHA256(), 32, salt=file_id, info=info).derive(file_key)
 
 
@@ -62,20 +71,31 @@ def file_key_use(file_key: bytes, file_id: bytes, use: str) -> bytes:
 def finish(header: Header, file_key: bytes, signers: tuple[Secret, ...] = ()) -> Header:
     """The header with the signatures of `signers`, no others, its MAC, and more room if it needs it.
 
-    Raises `ValueError` if nobody could open it: too many recipients, or passphrases.
+    Raises `ValueError` for what `decode` would refuse: too many recipients, or one of them twice.
     """
-    if sum(s["type"] == recipients.PASSPHRASE for s in header.stanzas) > MOST_PASSPHRASES:
-        raise ValueError(f"a file has at most {MOST_PASSPHRASES} passphrases; give public keys")
-    recipients.check_names(header.stanzas)
+    try:
+        check_stanzas(header.stanzas)
+    except ValueError as error:
+        raise ValueError(f"the file {error}") from None
+    naming.check_name(header.name, header.serial)
     finished = _finish(header, file_key, signers)
-    needed = len(encode(finished._replace(room=0))) + len(str(tensors.LONGEST))
-    if needed > tensors.LONGEST:
+    needed = len(encode(finished._replace(room=0))) + len(str(LONGEST))
+    if needed > LONGEST:
         raise ValueError("too many recipients for one file; seal it again for some of them")
     if needed <= header.room:
         return finished
     # Twice what is needed, so that in-place rewriting stays the rule as recipients are added.
-    room = min(-(-2 * needed // ROOM) * ROOM, tensors.LONGEST)
+    room = min(-(-2 * needed // ROOM) * ROOM, LONGEST)
     return _finish(header._replace(room=room), file_key, signers)
+
+
+def check_stanzas(stanzas: Sequence[Stanza]) -> None:
+    """Raises `ValueError` for recipients that no file has: too many, or one of them twice."""
+    if sum(stanza["type"] == recipients.PASSPHRASE for stanza in stanzas) > MOST_PASSPHRASES:
+        raise ValueError(f"has more than {MOST_PASSPHRASES} passphrases; give public keys")
+    if len(stanzas) > MOST_RECIPIENTS:
+        raise ValueError(f"has more than {MOST_RECIPIENTS} recipients; seal it twice")
+    recipients.check_names(stanzas)
 
 
 def _finish(header: Header, file_key: bytes, signers: tuple[Secret, ...]) -> Header:
@@ -85,13 +105,22 @@ def _finish(header: Header, file_key: bytes, signers: tuple[Secret, ...]) -> Hea
 
 
 def _signed(header: Header) -> bytes:
-    return canonical({"mark": MARK, "version": VERSION} | _fields(header, without=_SEALS))
+    digest = _digest(_fields(header, without=_SEALS)).hex()
+    return canonical({"mark": MARK, "version": VERSION, "header": digest})
 
 
 def _mac(header: Header, file_key: bytes) -> bytes:
     key = file_key_use(file_key, header.file_id, "header")
     # With the signatures, so that only a recipient could take one away.
-    return hmac.digest(key, canonical(_fields(header, without=("mac",))), "sha256")
+    return hmac.digest(key, _digest(_fields(header, without=("mac",))), "sha256")
+
+
+def _digest(fields: dict[str, Any]) -> bytes:
+    """SHA-256 of the canonical JSON text, which is never whole in memory."""
+    made = hashlib.sha256()
+    for piece in canonical_pieces(fields):
+        made.update(piece)
+    return made.digest()
 
 
 @clears_frames
@@ -127,6 +156,12 @@ def check_date(header: Header, now: datetime | None = None) -> None:
         raise Expired(f"the file expired on {header.expires}; ask its owner for a new one")
 
 
+def check_expected(header: Header, expected: str | None) -> None:
+    """Raises `Tampered` unless the file has the name and the serial number that are expected."""
+    if expected is not None:
+        naming.check_expected(header.name, header.serial, expected)
+
+
 def check_signed(header: Header, signers: tuple[PublicKey, ...]) -> None:
     """Raises `Tampered` unless every one of `signers` signed this header."""
     message = _signed(header) if signers else b""
@@ -143,22 +178,45 @@ def encode(header: Header) -> bytes:
 
     Raises `ValueError` if it needs more.
     """
-    text = canonical(_fields(header)).decode()
-    checksum = hashlib.sha256(text.encode()).hexdigest()
-    metadata = {"modellock": MARK, "version": VERSION, "about": ABOUT}
-    metadata |= {"checksum": checksum, "header": text}
-    body = [tensors.Tensor("sealed", tensors.DTYPES["U8"], (header.body,), 0, header.body)]
-    return tensors.head(body, metadata, header.room)
+    text = canonical(_fields(header))
+    checksum = hashlib.sha256(text).hexdigest().encode()
+    quoted = text.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
+    made = b"".join([_BEFORE, checksum, b'","header":"', quoted, _after(header.body)])
+    length = header.room or -(-(8 + len(made)) // 8) * 8
+    if 8 + len(made) > length:
+        raise ValueError(f"a head of {8 + len(made)} bytes does not fit into {length}")
+    return (length - 8).to_bytes(8, "little") + made.ljust(length - 8)
 
 
-def no_header(start: bytes) -> VaultError:
-    """What is wrong with a file that begins so and has no head to read."""
-    if start[8:].startswith(_START):
-        return Tampered("the file is cut off, or its beginning was changed; get the file again")
-    return Unreadable("not a file that modellock-jax sealed; name one, or get the file again")
+_START = f'{{"{tensors.METADATA}":{{"modellock":"{MARK}","version":"'.encode()
+_BEFORE = _START + f'{VERSION}","about":"{ABOUT}","checksum":"'.encode()
+_HEADER = re.compile(rb'([0-9a-f]{64})","header":"([^"\\]*+(?:\\["\\][^"\\]*+)*+)')
 
 
-_START = f'{{"{tensors.METADATA}":{{"modellock":"{MARK}"'.encode()
+def _after(body: int) -> bytes:
+    entry = f'{{"dtype":"U8","shape":[{body}],"data_offsets":[0,{body}]}}'
+    return f'"}},"sealed":{entry}}}'.encode()
+
+
+def head_length(start: bytes, size: int) -> int:
+    """Bytes of the head of a sealed file of `size` bytes that begins so.
+
+    Raises `Unreadable` if the file is of another kind or version, `Tampered` if it is cut off.
+    """
+    if not start[8:].startswith(_START):
+        raise Unreadable("not a file that modellock-jax sealed; name one, or get the file again")
+    version = re.match(rb'([0-9]{1,9})"', start[8 + len(_START) :])
+    if version and version[1] != VERSION.encode():
+        raise Unreadable(
+            f"sealed in version {version[1].decode()} of the format; this release reads {VERSION} alone"
+        )
+    length = 8 + int.from_bytes(start[:8], "little")
+    if not version or not 8 < length <= min(size, LONGEST):
+        raise Tampered("the file is cut off, or its beginning was changed; get the file again")
+    return length
+
+
+START = 8 + len(_BEFORE)  # bytes of a file that tell its kind
 
 
 def decode(head: bytes, size: int) -> Header:
@@ -166,26 +224,41 @@ def decode(head: bytes, size: int) -> Header:
 
     Raises `Unreadable` if the file is of another kind or version, `Tampered` unless the head is, to
     the last byte, one that `encode` wrote.
+
+    **Guarantees.** Memory of at most three times the head's bytes, whatever is in them, and 4 MiB.
     """
+    head_length(head[:START], size)
     try:
-        metadata = tensors.parse(head).metadata
-    except ValueError:
-        metadata = {}
-    if metadata.get("modellock") != MARK:
-        raise no_header(head)
-    if metadata.get("version") != VERSION:
-        raise Unreadable(f"not of version {VERSION}, the only one that this release opens")
-    try:
-        header = _header(strict_json(metadata["header"].encode()))
-        if header.room != len(head) or encode(header) != head:
+        text, end = _text_in(head)
+        header = _header(strict_json(text))
+        after = _after(header.body)
+        padding = len(head) - end - len(after)
+        if not head.startswith(after, end) or head.count(b" ", end + len(after)) != padding:
             raise ValueError("is not as it was written")
-    except (KeyError, TypeError, ValueError) as error:
+        digest = _digest(_fields(header)).hex().encode()
+        if len(head) != header.room or not head.startswith(digest, START):
+            raise ValueError("is not as it was written")
+    except (KeyError, TypeError, ValueError, OverflowError) as error:
         raise Tampered(f"the header {_why(error)}; get the file again") from None
     if size != len(head) + header.body:
         raise Tampered(
             f"the file has {size} bytes and should have {len(head) + header.body}: cut off, or added to"
         )
     return header
+
+
+def _text_in(head: bytes) -> tuple[bytes, int]:
+    """The JSON text of the header in a head, and where that ends there. Raises `ValueError`."""
+    found = _HEADER.match(head, START)
+    if not head.startswith(_BEFORE, 8) or not found:
+        raise ValueError("is not as it was written")
+    # No byte 0 stands in a text of JSON.
+    text = found[2].replace(b"\\\\", b"\0").replace(b'\\"', b'"').replace(b"\0", b"\\")
+    if hashlib.sha256(text).hexdigest().encode() != found[1]:
+        raise ValueError("is damaged")
+    if sum(map(text.count, (b"{", b"[", b","))) > 5 * MOST_RECIPIENTS + 1000:
+        raise ValueError("has more parts than it can have")
+    return text, found.end()
 
 
 def _fields(header: Header, without: tuple[str, ...] = ()) -> dict[str, Any]:
@@ -198,6 +271,9 @@ def _fields(header: Header, without: tuple[str, ...] = ()) -> dict[str, Any]:
         "mac": header.mac.hex(),
         "signatures": list(header.signatures),
         "room": header.room,
+        "name": header.name,
+        "serial": header.serial,
+        "extra": dict(header.extra),
     }
     return {name: value for name, value in fields.items() if name not in without}
 
@@ -216,12 +292,18 @@ def _header(fields: Any) -> Header:
     date = fields["expires"]
     if date != "" and datetime.fromisoformat(date).utcoffset() is None:
         raise ValueError("has an expiry date without a time zone")
+    naming.check_name(fields["name"], fields["serial"])
     stanzas = tuple(recipients.check(stanza) for stanza in fields["recipients"])
-    if sum(stanza["type"] == recipients.PASSPHRASE for stanza in stanzas) > MOST_PASSPHRASES:
-        raise ValueError(f"has more than {MOST_PASSPHRASES} passphrases")
-    recipients.check_names(stanzas)
+    check_stanzas(stanzas)
+    if len(fields["signatures"]) > MOST_SIGNATURES:
+        raise ValueError(f"has more than {MOST_SIGNATURES} signatures")
     for signature in fields["signatures"]:
         check_signature(signature)
+    extra = fields["extra"]
+    if not isinstance(extra, dict) or not all(isinstance(text, str) for text in extra.values()):
+        raise ValueError("has extra fields that are not text")
+    if len(extra) > MOST_EXTRA:
+        raise ValueError(f"has more than {MOST_EXTRA} extra fields")
     return Header(
         bytes.fromhex(fields["id"]),
         fields["body"],
@@ -231,6 +313,9 @@ def _header(fields: Any) -> Header:
         bytes.fromhex(fields["mac"]),
         tuple(fields["signatures"]),
         fields["room"],
+        fields["name"],
+        fields["serial"],
+        tuple(extra.items()),
     )
 
 

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from modellock_jax.vault import chunks, file_schemes, header, revocation, tensors
+from modellock_jax.vault import chunks, file_schemes, header, revocation, sources, tensors
 from modellock_jax.vault.envelope import read_directory
 from modellock_jax.vault.errors import Tampered, Unreadable, WrongKey
 from modellock_jax.vault.files import (
@@ -254,7 +254,7 @@ def _source(secret: Secret, info: LockedInfo) -> KeySource:
 
 def _read_body(file: int, directory: Directory) -> np.ndarray:
     body = np.empty(directory.size - len(directory.head), np.uint8)
-    chunks.read_all(file, body, len(directory.head))
+    sources.read_all(file, body, len(directory.head))
     return body
 
 

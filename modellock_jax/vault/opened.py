@@ -1,60 +1,66 @@
 """An open sealed file: its names, its metadata, and its arrays one by one."""
 
 import contextlib
-import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from modellock_jax.vault import chunks, tensors
-from modellock_jax.vault.chunks import Chunk, Cipher
-from modellock_jax.vault.errors import Tampered
-from modellock_jax.vault.files import mode_of, replacing, write_all
+from modellock_jax.vault import tensors
+from modellock_jax.vault.body import Body, Done, quiet
+from modellock_jax.vault.chunks import Cipher
+from modellock_jax.vault.errors import Tampered, Unreadable
 from modellock_jax.vault.header import Header
+from modellock_jax.vault.sources import Reader
+from modellock_jax.vault.targets import AnyTarget, write_pieces
 from modellock_jax.vault.tensors import Directory, Tensor
 
-Done = Callable[[int], None]  # told how many bytes are done, from several threads
-
-
-def quiet(_: int) -> None:
-    """Tell nobody."""
+INDEX = 16  # bytes at the beginning of the body: the kind of what follows, and zeros
+TENSORS, BYTES = "safetensors", "bytes"
+KINDS = {name.encode().ljust(INDEX, b"\0"): name for name in (TENSORS, BYTES, "set")}
 
 
 class Sealed(contextlib.AbstractContextManager["Sealed"]):
-    """An open sealed file: names, metadata, and arrays one by one; made by `envelope.open_sealed`."""
+    """An open sealed file: names, metadata, and arrays one by one; made by `envelope.open_sealed`.
 
-    def __init__(self, file: int, at: int, made: Header, cipher: Cipher) -> None:
-        self._file, self._at, self._cipher = file, at, cipher
+    `header`: as it was read, once; `kind`: `"safetensors"`, or `"bytes"` for any other file, which
+    opens as a whole alone; `size`: plain bytes of it.
+
+    **Guarantees.** Everything comes from the file that was open when its head was read; where
+    signatures were asked for, from the very bytes that they vouch for, whatever happens to the file
+    afterwards.
+    """
+
+    def __init__(self, reader: Reader, made: Header, cipher: Cipher, at: int) -> None:
+        self._reader, self._body = reader, Body(reader, at, made.body, cipher)
         self.header = made
-        self.directory, self._chunks = self._read_directory()
+        self._directory: Directory | None = None
 
-    def _read_directory(self) -> tuple[Directory, dict[str, list[Chunk]]]:
-        length = chunks.LENGTH + chunks.TAG
-        if self.header.body < length:
-            raise Tampered("the file has no body")
-        count = int.from_bytes(self._open(chunks.plan([("length", chunks.LENGTH)])), "little")
-        if count > self.header.body:
-            raise Tampered("the directory is longer than the file")
-        head = self._open(chunks.plan([("directory", count)], 1, length))
+    def begin(self) -> None:
+        """Read the index, and the directory of tensors. Raises `Tampered` and `Unreadable`."""
+        size = self._body.size
+        if size < INDEX or (index := bytes(self._body.read(0, INDEX))) not in KINDS:
+            raise Unreadable("holds what this release does not know; open it with a newer one")
+        self.kind, self.size = KINDS[index], size - INDEX
+        if self.kind != TENSORS:
+            return
         try:
-            directory = tensors.parse(bytes(head))
+            first = bytes(self._body.read(INDEX, min(8, self.size)))
+            head = self._body.read(INDEX, tensors.head_length(first, self.size))
+            self._directory = tensors.parse(bytes(head))
         except ValueError as error:
-            raise Tampered(f"the directory {error}") from None
-        fits = directory.size <= self.header.body  # else the plan alone could fill the memory
-        parts = chunks.of_directory(directory) if fits else []
-        if not fits or chunks.sealed_size(parts) != self.header.body:
+            raise Tampered(f"what is sealed {error}") from None
+        if self._directory.size != self.size:
             raise Tampered("the directory is of another file")
-        found: dict[str, list[Chunk]] = {}
-        for part in parts:
-            found.setdefault(part.name, []).append(part)
-        return directory, found
 
-    def _open(self, parts: Iterable[Chunk], done: Done = quiet) -> bytearray:
-        parts = list(parts)
-        data = bytearray(sum(part.length for part in parts))
-        chunks.open_range(self._cipher, parts, 0, memoryview(data), self._file, self._at, done)
-        return data
+    @property
+    def directory(self) -> Directory:
+        """The head of the safetensors file. Raises `Unreadable` if it is none."""
+        if self._directory is None:
+            raise Unreadable(
+                "holds no safetensors file but bytes: use `export`, or the command open"
+            )
+        return self._directory
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -68,7 +74,7 @@ class Sealed(contextlib.AbstractContextManager["Sealed"]):
 
     def array(self, name: str, done: Done = quiet) -> np.ndarray:
         """One array, decrypted alone. Raises `KeyError` for an unknown name, `Tampered`."""
-        tensor = next((t for t in self.directory.tensors if t.name == name), None)
+        tensor = self.directory.tensors.find(name)
         if tensor is None:
             raise KeyError(f"there is no array {name!r} in this file")
         array = np.empty(tensor.shape, tensor.dtype)
@@ -80,44 +86,50 @@ class Sealed(contextlib.AbstractContextManager["Sealed"]):
 
         **Guarantees.** Plain values are written to no file; peak memory is that of the arrays.
         """
-        arrays = {t.name: np.empty(t.shape, t.dtype) for t in self.directory.tensors}
-        views = {f"tensor/{name}": bytes_of(array) for name, array in arrays.items()}
-
-        def place(chunk: Chunk) -> Any:
-            return views[chunk.name][chunk.start : chunk.start + chunk.length]
-
-        parts = [part for name in views for part in self._chunks.get(name, [])]
-        chunks.open_all(self._cipher, parts, self._file, self._at, place, done)
+        arrays, parts = {}, []
+        for tensor in self.directory.tensors:
+            arrays[tensor.name] = array = np.empty(tensor.shape, tensor.dtype)
+            parts.append((self._place(tensor), bytes_of(array)))
+        self._body.fill(parts, done)
         return arrays
 
     def read(self, tensor: Tensor, start: int, into: memoryview, done: Done = quiet) -> None:
         """Fill a view of bytes with a tensor's, from `start` on. Raises `Tampered`."""
-        parts = self._chunks.get(f"tensor/{tensor.name}", [])
-        chunks.open_range(self._cipher, parts, start, into, self._file, self._at, done)
+        if start < 0 or start + len(into) > tensor.end - tensor.begin:
+            raise ValueError(f"{tensor.name!r} has no {len(into)} bytes from {start} on")
+        self._body.fill([(self._place(tensor) + start, into)], done)
 
-    def plain(self, done: Done = quiet) -> Iterator[bytearray | bytes]:
-        """The plain safetensors file that was sealed, piece by piece. Raises `Tampered`."""
-        yield self.directory.head
-        for tensor in self.directory.tensors:
-            for part in self._chunks.get(f"tensor/{tensor.name}", []):
-                yield self._open([part._replace(start=0)], done)
+    def _place(self, tensor: Tensor) -> int:
+        return INDEX + len(self.directory.head) + tensor.begin
 
-    def export(self, path: str | os.PathLike[str], done: Done = quiet) -> None:
-        """Write the plain file, bit for bit what was sealed. Raises `Tampered` and `OSError`.
+    def plain(self, done: Done = quiet) -> Iterator[Any]:
+        """The plain file that was sealed, piece by piece. Raises `Tampered`."""
+        return self._body.pieces(INDEX, done)
+
+    def check(self, done: Done = quiet) -> None:
+        """Decrypt all of it, and give nothing. Raises `Tampered`."""
+        for _ in self.plain(done):
+            pass
+
+    def export(self, target: AnyTarget, done: Done = quiet) -> None:
+        """Write the plain file, bit for bit what was sealed, to a path or a binary file object.
+
+        A file object, whose bytes cannot be taken back, gets none before all was checked. Raises
+        `Tampered` and `OSError`.
 
         **Guarantees.** A new file is no more open to others than the sealed one; else as `replacing`.
         """
-        with replacing(path, mode_of(self._file)) as file:
-            at = 0
-            for piece in self.plain(done):
-                write_all(file, piece, at)
-                at += len(piece)
+        if hasattr(target, "write"):
+            self.check()
+        write_pieces(target, self.plain(done), self._reader.mode)
+
+    def check_digest(self, done: Done = quiet) -> None:
+        """Read all, and hold every later read to it. Raises `Tampered` if it is not what was signed."""
+        self._body.check(self.header.digest, done)
 
     def close(self) -> None:
         """Close the file; nothing can be read afterwards. Again is no fault."""
-        file, self._file = self._file, -1
-        if file != -1:
-            os.close(file)
+        self._reader.close()
 
     def __exit__(self, *_: object) -> None:
         self.close()

@@ -138,7 +138,7 @@ def update(path: AnyPath, newer: AnyPath) -> RevocationList:
 
 
 def refused(
-    path: AnyPath, lists: Iterable[AnyPath] = (), made: Header | None = None
+    path: AnyPath | None, lists: Iterable[AnyPath] = (), made: Header | None = None
 ) -> dict[str, str]:
     """The ids of the keys that may not open the file `path`, and for each a sentence that says why.
 
@@ -158,7 +158,7 @@ def refused(
         except (Unreadable, Tampered) as error:
             raise type(error)(f"{error}; {why}" if why else str(error)) from None
         foreign = made is not None and made.signatures and not _signed(made, one.signer)
-        if foreign and why == _beside(path):
+        if foreign and path is not None and why == _beside(path):
             raise Unreadable(
                 f"{place} is a list of {one.signer.id}, who did not sign {path}; {why}, or name it by "
                 f"--revoked or ${LISTS} if you want it to count"
@@ -180,7 +180,7 @@ def check(path: AnyPath, secret: Secret, lists: Iterable[AnyPath] = ()) -> None:
 
 @clears_frames
 def file_key_of(
-    path: AnyPath, made: Header, unlocker: Unlocker, lists: Iterable[AnyPath] = ()
+    path: AnyPath | None, made: Header, unlocker: Unlocker, lists: Iterable[AnyPath] = ()
 ) -> bytes:
     """The key of a sealed file, 32 bytes, for a recipient who was not revoked.
 
@@ -198,7 +198,7 @@ def _check(found: dict[str, str], *names: str) -> None:
             raise Expired(found[name])
 
 
-def _places(path: AnyPath, lists: Iterable[AnyPath]) -> dict[Path, str]:
+def _places(path: AnyPath | None, lists: Iterable[AnyPath]) -> dict[Path, str]:
     """The lists to be read, each once, and why each of them is: whose fault it is if it cannot be."""
     named = os.environ.get(LISTS)
     entries = [] if named is None else named.split(os.pathsep)
@@ -211,6 +211,8 @@ def _places(path: AnyPath, lists: Iterable[AnyPath]) -> dict[Path, str]:
     for entry in entries:
         found.setdefault(Path(entry), f"${LISTS} names it: correct it there, or put the list there")
     known = set(map(os.path.realpath, found))
+    if path is None:  # what came through a pipe lies nowhere
+        return found
     for target in dict.fromkeys((Path(path), Path(os.path.realpath(path)))):
         for place in (target.with_name(f"{target.name}.{BESIDE}"), target.with_name(BESIDE)):
             if os.path.lexists(place) and os.path.realpath(place) not in known:

@@ -1,51 +1,65 @@
 """The head of a sealed file rewritten in place: recipients, date and signatures, not the body."""
 
 import contextlib
+import hashlib
 import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from modellock_jax.vault import chunks, header, identity, revocation, tensors
+from modellock_jax.vault import chunks, header, identity, revocation, sources
 from modellock_jax.vault.errors import Tampered, VaultError
 from modellock_jax.vault.files import hold, open_to_read, replacing, write_all
 from modellock_jax.vault.frames import clears_frames
 from modellock_jax.vault.header import Header
 from modellock_jax.vault.keys import Secret
-from modellock_jax.vault.recipients import Unlocker
+from modellock_jax.vault.recipients import Passphrase, Unlocker
+from modellock_jax.vault.sources import AnySource, Reader
 
 Change = Callable[[Header, bytes], Header]  # of a header and the file's key
+AnyUnlocker = Unlocker | Callable[[Header], Unlocker]
 
 
-def read_header(path: str | os.PathLike[str]) -> Header:
+def unlocker_for(unlocker: AnyUnlocker, made: Header) -> Unlocker:
+    """A recipient's secret or passphrase, or what a function chooses by the header."""
+    return unlocker if isinstance(unlocker, Secret | Passphrase) else unlocker(made)
+
+
+def read_header(source: AnySource) -> Header:
     """The header of a sealed file, which needs no key. Raises `Unreadable` and `Tampered`."""
-    file = open_to_read(path)
-    try:
-        return head_of(file, path)[0]
-    finally:
-        os.close(file)
+    with sources.opened(source) as reader:
+        return head_of(reader)[0]
 
 
-ATTEMPTS = 2  # to read a head that may be written, and its journal removed, at this moment
+ATTEMPTS = 3  # to read a head that may be written, and its journal removed, at this moment
 
 
-def head_of(file: int, path: str | os.PathLike[str]) -> tuple[Header, int]:
+def head_of(reader: Reader) -> tuple[Header, int]:
     """The header of an open sealed file, and where its body begins. Raises `Unreadable`, `Tampered`.
 
     If the head was cut off while it was rewritten, it is taken from the journal.
     """
-    size = os.fstat(file).st_size
-    try:
-        length = tensors.head_length(os.pread(file, 8, 0), size)
-    except ValueError:
-        raise header.no_header(os.pread(file, 100, 0)) from None
+    length = header.head_length(reader.read(header.START), reader.size)
+    seen, fault = b"", None
     for _ in range(ATTEMPTS):
-        with contextlib.suppress(VaultError):
-            return header.decode(os.pread(file, length, 0), size), length
+        head = reader.read(length)
+        if seen == (seen := hashlib.sha256(head).digest()):
+            break
+        try:
+            return header.decode(head, reader.size), length
+        except Tampered as error:
+            fault = error
+        del head
+        if reader.path is None:
+            break
         with contextlib.suppress(OSError, VaultError):
-            head = journal_of(path).read_bytes()
-            if len(head) == length:
-                return header.decode(head, size), length
-    return header.decode(os.pread(file, length, 0), size), length
+            return header.decode(_journal(reader.path, length), reader.size), length
+    assert fault is not None
+    raise fault
+
+
+def _journal(path: str | os.PathLike[str], length: int) -> bytes:
+    with open(journal_of(path), "rb") as journal:
+        return journal.read(length + 1)
 
 
 def journal_of(path: str | os.PathLike[str]) -> Path:
@@ -57,7 +71,7 @@ def journal_of(path: str | os.PathLike[str]) -> Path:
 @clears_frames
 def rewrite(
     path: str | os.PathLike[str],
-    unlocker: Unlocker,
+    unlocker: AnyUnlocker,
     change: Change,
     signers: Iterable[Secret] = (),
     dry_run: bool = False,
@@ -76,14 +90,14 @@ def rewrite(
     next rewriting removes. Two rewritings at a time wait for one another.
     """
     signers, named, path = tuple(signers), path, Path(os.path.realpath(path))
-    with _locked(path) as file:
-        old, at = head_of(file, path)
-        file_key = revocation.file_key_of(named, old, unlocker)
+    with _locked(path) as file, sources.of_file(file, path) as reader:
+        old, at = head_of(reader)
+        file_key = revocation.file_key_of(named, old, unlocker_for(unlocker, old))
         new = change(old, file_key)
         if not new.stanzas:
             raise ValueError("the last recipient cannot be removed; delete the file instead")
         if signers:
-            new = new._replace(digest=_digest(file, old, signers))
+            new = new._replace(digest=_digest(reader, at, old, signers))
         new = header.finish(new, file_key, signers)
         head = header.encode(new)
         if dry_run:
@@ -91,17 +105,18 @@ def rewrite(
         if new.room == old.room:
             _in_place(file, head, path)
         else:
-            _with_more_room(file, at, head, new.body, path)
+            _with_more_room(reader, at, head, path)
         return new
 
 
-def _digest(file: int, old: Header, signers: tuple[Secret, ...]) -> bytes:
-    # What they all signed is not read anew: were the body exchanged by a recipient since, he would
-    # be given a signature for it.
+def _digest(reader: Reader, at: int, old: Header, signers: tuple[Secret, ...]) -> bytes:
+    # What they all signed is not read anew: were the body exchanged by a recipient since, they
+    # would be given a signature for it.
     with contextlib.suppress(Tampered):
         header.check_signed(old, tuple(map(identity.public_key, signers)))
         return old.digest
-    digest = chunks.digest(file, old.room, old.body, lambda _: None)
+    found = chunks.digests_of(reader, at, old.body, lambda _: None)
+    digest = hashlib.sha256(found).digest()
     if old.digest and digest != old.digest:
         raise Tampered("the content is not what was signed; get the file again")
     return digest
@@ -131,12 +146,12 @@ def _in_place(file: int, head: bytes, path: Path) -> None:
     journal.unlink()  # should it come back after a power cut, it is as good as the head
 
 
-def _with_more_room(file: int, at: int, head: bytes, body: int, path: Path) -> None:
+def _with_more_room(reader: Reader, at: int, head: bytes, path: Path) -> None:
     with replacing(path) as copy:
         write_all(copy, head, 0)
         buffer = bytearray(chunks.CHUNK)
-        for start in range(0, body, chunks.CHUNK):
-            part = memoryview(buffer)[: min(chunks.CHUNK, body - start)]
-            chunks.read_all(file, part, at + start)
-            write_all(copy, part, len(head) + start)
+        for start in range(at, reader.size, chunks.CHUNK):
+            part = memoryview(buffer)[: min(chunks.CHUNK, reader.size - start)]
+            reader.read_into(part, start)
+            write_all(copy, part, len(head) + start - at)
     journal_of(path).unlink(missing_ok=True)

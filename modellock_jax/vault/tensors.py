@@ -1,8 +1,11 @@
 """The safetensors format: a directory of names, dtypes and shapes before the bytes of the arrays."""
 
+import codecs
 import json
 import math
-from collections.abc import Mapping
+import re
+from array import array
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ml_dtypes
@@ -35,6 +38,7 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 METADATA = "__metadata__"
 LONGEST = 100_000_000  # bytes of a head, as in the format's own reader
 MOST_AXES = 64  # of an array of numpy
+LONGEST_NAME, MOST_FIELDS = 65_536, 4096  # bytes of a name, fields of metadata
 
 
 class Tensor(NamedTuple):
@@ -47,17 +51,93 @@ class Tensor(NamedTuple):
     end: int
 
 
-class Directory(NamedTuple):
-    """`head`: the bytes before the arrays, length included; the tensors in the order of their bytes."""
+class Directory:
+    """The head of a safetensors file: `head`, its bytes, length included; its tensors and metadata.
 
-    head: bytes
-    tensors: tuple[Tensor, ...]
-    metadata: dict[str, str]
+    Only places are kept, some 30 bytes a tensor: entries are read again when they are asked for.
+    """
+
+    __slots__ = ("_metadata", "head", "size", "tensors")
+
+    def __init__(self, head: bytes, places: "_Places", metadata: int) -> None:
+        self.head, self._metadata = head, metadata
+        self.tensors = Tensors(head, places)
+        """In the order of their bytes."""
+        self.size = len(head) + self.tensors.end
+        """Bytes of the whole file."""
 
     @property
-    def size(self) -> int:
-        """Bytes of the whole file."""
-        return len(self.head) + (self.tensors[-1].end if self.tensors else 0)
+    def metadata(self) -> dict[str, str]:
+        """What was saved beside the tensors."""
+        return {name: text.decode() for name, text in self._fields()}
+
+    def field(self, name: str) -> bytes | None:
+        """The UTF-8 text of one field of the metadata."""
+        return next((text for found, text in self._fields() if found == name), None)
+
+    @property
+    def fields(self) -> list[str]:
+        """The names of the fields of the metadata."""
+        return [name for name, _ in self._fields(values=False)]
+
+    def _fields(self, values: bool = True) -> Iterator[tuple[str, bytes]]:
+        found: list[tuple[str, tuple[int, int]]] = []
+
+        def value(name: bytes, member: re.Match[bytes]) -> int:
+            end = _value(self.head, member.end())
+            found.append((name.decode(), (member.end(), end)))
+            return end
+
+        if self._metadata:
+            _table(self.head, self._metadata, value)
+        for name, (begin, end) in found:
+            yield name, _text(self.head[begin:end]) if values else b""
+
+
+class _Places(NamedTuple):
+    """Of each tensor where its entry begins in the head, its bytes' ends, and a hash of its name."""
+
+    entries: "array[int]"
+    begins: "array[int]"
+    ends: "array[int]"
+    hashes: "array[int]"
+
+
+class Tensors(Sequence[Tensor]):
+    """The tensors of a head, read from it one by one. Raises `ValueError` unless they lie well."""
+
+    def __init__(self, head: bytes, places: _Places) -> None:
+        entries, begins, ends, hashes = (np.frombuffer(part, part.typecode) for part in places)
+        order = np.lexsort((ends, begins))
+        self.end = int(ends[order[-1]]) if len(order) else 0
+        if len(order) and (begins[order[0]] or (begins[order[1:]] != ends[order[:-1]]).any()):
+            raise ValueError("has arrays with a gap or an overlap between them")
+        self._head, self._entries, hashes = head, entries[order], hashes[order]
+        self._order = np.argsort(hashes).astype(np.uint32)
+        self._hashes = hashes[self._order]
+        for i in np.flatnonzero(self._hashes[1:] == self._hashes[:-1]):
+            if self[self._order[i]].name == self[self._order[i + 1]].name:
+                raise ValueError("has a key twice")
+
+    def __len__(self) -> int:
+        return len(self._entries)
+
+    def __getitem__(self, i: Any) -> Any:
+        if isinstance(i, slice):
+            return tuple(self[j] for j in range(*i.indices(len(self))))
+        member = _MEMBER.match(self._head, int(self._entries[i]))
+        assert member  # it was read before
+        return _tensor(self._head, member)[0]
+
+    def find(self, name: str) -> Tensor | None:
+        """The tensor of a name."""
+        wanted = hash(name)
+        for i in range(int(np.searchsorted(self._hashes, wanted)), len(self)):
+            if self._hashes[i] != wanted:
+                break
+            if (tensor := self[self._order[i]]).name == name:
+                return tensor
+        return None
 
 
 def head_length(first: bytes, size: int) -> int:
@@ -69,22 +149,126 @@ def head_length(first: bytes, size: int) -> int:
 
 
 def parse(head: bytes) -> Directory:
-    """Read a head. Raises `ValueError` unless its arrays lie without gap or overlap."""
-    document = strict_json(head[8:])
-    if not isinstance(document, dict):
+    """Read a head. Raises `ValueError` unless its arrays lie without gap or overlap.
+
+    **Guarantees.** Memory of at most twice the head's bytes, whatever is in them, and a megabyte.
+    """
+    places, metadata = _Places(array("I"), array("Q"), array("Q"), array("q")), 0
+
+    def value(name: bytes, member: re.Match[bytes]) -> int:
+        nonlocal metadata
+        if name == METADATA.encode():
+            if metadata:
+                raise ValueError("has a key twice")
+            metadata = member.end()
+            return _check_metadata(head, metadata)
+        tensor, end = _tensor(head, member)
+        numbers = member.start(1), tensor.begin, tensor.end, hash(tensor.name)
+        for part, number in zip(places, numbers):
+            part.append(number)
+        return end
+
+    _check_utf8(head)
+    end = _table(head, 8, value)
+    if not _SPACE.fullmatch(head, end):
+        raise ValueError("is not JSON")
+    return Directory(head, places, metadata)
+
+
+_STRING = rb'"[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+"'
+_VALUE = re.compile(_STRING)
+_MEMBER = re.compile(rb"[ \t\n\r]*+(" + _STRING + rb")[ \t\n\r]*+:[ \t\n\r]*+")
+_OPENING, _NEXT = re.compile(rb"[ \t\n\r]*+\{"), re.compile(rb"[ \t\n\r]*+([,}])")
+_EMPTY, _SPACE = re.compile(rb"[ \t\n\r]*+\}"), re.compile(rb"[ \t\n\r]*+")
+_ENTRY = re.compile(rb"\{[^{}]{0,4000}+\}")
+
+
+def _table(head: bytes, at: int, value: Callable[[bytes, re.Match[bytes]], int]) -> int:
+    """Go through a JSON table; `value` is told a name and its place, and says its value's end.
+
+    Gives the table's own end. Raises `ValueError`.
+    """
+    opening = _OPENING.match(head, at)
+    if not opening:
         raise ValueError("has a head that is not a table of tensors")
-    metadata = document.pop(METADATA, {})
-    if not isinstance(metadata, dict) or not all(isinstance(v, str) for v in metadata.values()):
+    if empty := _EMPTY.match(head, opening.end()):
+        return empty.end()
+    at = opening.end()
+    while True:
+        member = _MEMBER.match(head, at)
+        if not member:
+            raise ValueError("has a head that is not a table of tensors")
+        if member.end(1) - member.start(1) > LONGEST_NAME:
+            raise ValueError("has a name that is too long")
+        after = _NEXT.match(head, value(_text(member[1]), member))
+        if not after:
+            raise ValueError("has a head that is not a table of tensors")
+        at = after.end()
+        if after[1] == b"}":
+            return at
+
+
+def _value(head: bytes, at: int) -> int:
+    found = _VALUE.match(head, at)
+    if not found:
         raise ValueError("has metadata that are not text")
-    tensors = sorted(
-        (_entry(name, entry) for name, entry in document.items()), key=lambda t: (t.begin, t.end)
-    )
-    end = 0
-    for tensor in tensors:
-        if tensor.begin != end:
-            raise ValueError("has arrays with a gap or an overlap between them")
-        end = tensor.end
-    return Directory(head, tuple(tensors), metadata)
+    return found.end()
+
+
+def _check_metadata(head: bytes, at: int) -> int:
+    names: set[bytes] = set()
+
+    def value(name: bytes, member: re.Match[bytes]) -> int:
+        if name in names:
+            raise ValueError("has a key twice")
+        names.add(name)
+        if len(names) > MOST_FIELDS:
+            raise ValueError(f"has more than {MOST_FIELDS} fields of metadata")
+        return _value(head, member.end())
+
+    return _table(head, at, value)
+
+
+def _check_utf8(head: bytes) -> None:
+    decoder = codecs.getincrementaldecoder("utf-8")()
+    try:
+        for at in range(8, len(head), 2**16):
+            decoder.decode(head[at : at + 2**16])
+        decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        raise ValueError("is not UTF-8") from None
+
+
+def _text(quoted: bytes) -> bytes:
+    """The UTF-8 bytes of a JSON string. Raises `ValueError` for half a surrogate pair."""
+    slashes = quoted.count(b"\\")
+    if not slashes:
+        return quoted[1:-1]
+    if slashes == 2 * quoted.count(b"\\\\") + quoted.count(b'\\"'):
+        # No sign below a space stands in a JSON string as it is.
+        text = quoted[1:-1].replace(b"\\\\", b"\0").replace(b'\\"', b'"')
+        return text.replace(b"\0", b"\\")
+    made, last = bytearray(), 1
+    for escape in _ESCAPE.finditer(quoted):
+        made += quoted[last : escape.start()]
+        try:
+            made += json.loads(b'"' + escape[0] + b'"').encode()
+        except UnicodeEncodeError:
+            raise ValueError("has a text with half a character") from None
+        last = escape.end()
+    made += quoted[last:-1]
+    return bytes(made)
+
+
+_ESCAPE = re.compile(rb"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u....|\\.")
+
+
+def _tensor(head: bytes, member: re.Match[bytes]) -> tuple[Tensor, int]:
+    """A tensor, and where its entry ends. Raises `ValueError`."""
+    entry = _ENTRY.match(head, member.end())
+    if not entry:
+        raise ValueError("has a tensor without proper dtype, shape and data_offsets")
+    return _entry(_text(member[1]).decode(), strict_json(entry[0])), entry.end()
 
 
 def _entry(name: str, entry: Any) -> Tensor:
@@ -116,34 +300,26 @@ def lay_out(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Di
     for text in (*arrays, *metadata, *metadata.values()):
         if not isinstance(text, str):
             raise TypeError(f"names and metadata must be text, and {text!r} is not")
-    for name, array in arrays.items():
-        if name == METADATA or any("\ud800" <= sign <= "\udfff" for sign in name):
+        if any("\ud800" <= sign <= "\udfff" for sign in text):
+            raise ValueError(f"safetensors cannot hold the text {text!r}; choose another name")
+    for name, one in arrays.items():
+        if name == METADATA:
             raise ValueError(f"safetensors cannot name an array {name!r}; choose another name")
-        if array.dtype not in NAMES:
-            raise TypeError(f"{name!r} has dtype {array.dtype}, which safetensors does not have")
+        if one.dtype not in NAMES:
+            raise TypeError(f"{name!r} has dtype {one.dtype}, which safetensors does not have")
     order = sorted(arrays, key=lambda name: (-arrays[name].dtype.itemsize, name))
-    tensors, at = [], 0
-    for name in order:
-        array = arrays[name]
-        tensors.append(Tensor(name, array.dtype, array.shape, at, at + array.nbytes))
-        at += array.nbytes
-    return Directory(head(tensors, metadata), tuple(tensors), dict(metadata))
-
-
-def head(tensors: list[Tensor], metadata: Mapping[str, str], room: int = 0) -> bytes:
-    """The head of tensors in this order, with spaces at its end up to `room` bytes, or a multiple of 8.
-
-    Raises `ValueError` if it needs more than `room`.
-    """
     table: dict[str, Any] = {METADATA: dict(metadata)} if metadata else {}
-    for tensor in tensors:
-        table[tensor.name] = {
-            "dtype": NAMES[tensor.dtype],
-            "shape": list(tensor.shape),
-            "data_offsets": [tensor.begin, tensor.end],
+    at = 0
+    for name in order:
+        one = arrays[name]
+        table[name] = {
+            "dtype": NAMES[one.dtype],
+            "shape": list(one.shape),
+            "data_offsets": [at, at + one.nbytes],
         }
-    text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
-    length = room or -(-(8 + len(text)) // 8) * 8
-    if 8 + len(text) > length:
-        raise ValueError(f"a head of {8 + len(text)} bytes does not fit into {length}")
-    return (length - 8).to_bytes(8, "little") + text.ljust(length - 8)
+        at += one.nbytes
+    head = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
+    head += b" " * (-len(head) % 8)
+    if len(head) + 8 > LONGEST:
+        raise ValueError("the names and metadata are longer than a head may be; shorten them")
+    return parse(len(head).to_bytes(8, "little") + head)

@@ -1,0 +1,81 @@
+"""What a file is, told by its first bytes and its name."""
+
+import os
+
+from modellock_jax.vault import tensors
+from modellock_jax.vault.errors import Unreadable
+from modellock_jax.vault.files import printable
+
+START = 512  # bytes that tell it
+
+_MARKS = (
+    (0, b"PK\x03\x04", "a ZIP archive, as NumPy's .npz and PyTorch's .pt are"),
+    (0, b"PK\x05\x06", "a ZIP archive, as NumPy's .npz and PyTorch's .pt are"),
+    (0, b"\x93NUMPY", "an array of NumPy (.npy)"),
+    (0, b"GGUF", "a GGUF file"),
+    (0, b"\x89HDF\r\n\x1a\n", "an HDF5 file, as Keras's .h5 is"),
+    (0, b"ARROW1", "an Arrow file"),
+    (0, b"PAR1", "a Parquet file"),
+    (0, b"\x1f\x8b", "a gzip archive"),
+    (0, b"\x28\xb5\x2f\xfd", "a Zstandard archive"),
+    (4, b"TFL3", "a TensorFlow Lite file"),
+    (257, b"ustar", "a tar archive"),
+)
+_ENDINGS = {
+    ".onnx": "an ONNX file",
+    ".msgpack": "a msgpack file, as Flax writes",
+    ".pt": "a pickle of PyTorch",
+    ".pth": "a pickle of PyTorch",
+    ".bin": "a pickle of PyTorch",
+    ".pkl": "a pickle",
+    ".pickle": "a pickle",
+    ".json": "a JSON file",
+    ".pb": "a protobuf",
+}
+_SAFETENSORS = ".safetensors"
+
+
+def is_safetensors(start: bytes, name: str | os.PathLike[str] = "") -> bool:
+    """Whether a file that begins so, and has this name, is meant to be a safetensors file.
+
+    >>> is_safetensors(b"GGUF\\3\\0\\0\\0" + bytes(8))
+    False
+    """
+    length = int.from_bytes(start[:8], "little")
+    begun = len(start) >= 9 and start[8:9] in b"{ \n" and length <= tensors.LONGEST
+    return begun or (os.fspath(name).endswith(_SAFETENSORS) and not _marked(start))
+
+
+def what(start: bytes, name: str | os.PathLike[str] = "") -> str:
+    """A file of another kind in words, "" if its kind is not known.
+
+    >>> what(b"GGUF\\3\\0\\0\\0")
+    'a GGUF file'
+    """
+    ending = os.path.splitext(os.fspath(name))[1].lower()
+    if found := _marked(start):
+        return found
+    if start[:1] == b"\x80" and start[1:2] in b"\2\3\4\5" and start[1:2]:
+        return "a pickle, as PyTorch's .pt once was"
+    if ending in _ENDINGS:
+        return _ENDINGS[ending]
+    if start[:2] in (b"\x08\x07", b"\x08\x08", b"\x08\x09", b"\x08\x0a"):
+        return "an ONNX file"
+    if start[:1] and (0x80 < start[0] <= 0x8F or start[0] in (0xDE, 0xDF)):
+        return "a msgpack file, as Flax writes"
+    return ""
+
+
+def _marked(start: bytes) -> str:
+    return next((word for at, mark, word in _MARKS if start[at:].startswith(mark)), "")
+
+
+def need_safetensors(start: bytes, name: str) -> None:
+    """Raises `Unreadable`, which calls the file by its kind, for one that is no safetensors file."""
+    if is_safetensors(start, name):
+        return
+    kind = what(start, name) or "not a safetensors file"
+    kind = kind if kind.startswith("not") else f"{kind}, not a safetensors file"
+    raise Unreadable(
+        f"{printable(name)} is {kind}: save its tensors as safetensors, or seal it as it is"
+    )
