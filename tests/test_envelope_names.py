@@ -38,7 +38,7 @@ def test_what_is_expected_opens_and_nothing_else(path):
         "résnet 50@8+",
         "Résnet 50",
     ):
-        with pytest.raises(Tampered, match="'résnet 50', serial 7, and .* was expected") as caught:
+        with pytest.raises(Tampered, match=r"'résnet 50', serial 7, and .* was expected") as caught:
             envelope.load(path, ALICE, expect=expect)
         assert caught.value.code == 4
     for expect in ("", "@7", "a@", "a@-1", "a@x", "a@1++", "a@7@8", "a\n", " a", "a@" + "9" * 17):

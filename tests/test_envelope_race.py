@@ -15,7 +15,7 @@ from modellock_jax.vault import chunks, devices, envelope, header, rewrite
 from modellock_jax.vault.errors import Tampered
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-import vault_race  # noqa: E402
+import vault_race
 
 ONE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 

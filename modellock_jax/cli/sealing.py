@@ -207,7 +207,10 @@ def rotate(
     """
     whom, until = chosen_recipients(to, passphrase, passphrase_file), moment(expires)
     vouching = signers(sign)
-    with readable(source) as path, _opened(path, Choice(key), publics(signed_by), expect, revoked) as sealed:
+    with (
+        readable(source) as path,
+        _opened(path, Choice(key), publics(signed_by), expect, revoked) as sealed,
+    ):
         size = sealed.size
         if dry_run:
             paths.check(output, force)

@@ -75,7 +75,8 @@ THREATS: dict[str, Threat] = {
         STANDARD,
         "Somebody who has the file, or can write another in its place, and no recipient's key: names, "
         "shapes, types and values are encrypted and authenticated (AES-256-GCM).",
-        "In the open: the size, the recipients' key ids, the expiry date and the signers. A recipient "
+        "In the open: the size, the name and serial number, the recipients' key ids, the expiry date and "
+        "the signers. A recipient "
         "can keep and pass on what they opened.",
         "No.",
     ),
@@ -119,8 +120,12 @@ THREATS: dict[str, Threat] = {
     "sign": Threat(
         STANDARD,
         "Somebody who puts another model in the file's place, recipients included: Ed25519 and "
-        "ML-DSA-65 over the head and a digest of the whole body, both of which must hold.",
-        "Only an opener who asks for the signature (--signed-by) is protected.",
+        "ML-DSA-65 over the head, its name and serial number, and the digests of all chunks, both of "
+        "which must hold. What is read afterwards is checked against those digests, too, so a file that "
+        "is changed while it is open is noticed.",
+        "Only an opener who asks for the signature (--signed-by) is protected, and only one who says "
+        "which name and serial number they expect (--expect) from an older file of the same signer. "
+        "A name that nobody signed is the word of the recipients.",
         "No.",
     ),
     "issue": Threat(
