@@ -104,7 +104,9 @@ def lock_file(
     about, original = file_schemes.about(scheme), directory.head[8:].decode()
     info = LockedInfo(about, scheme, secret.id, label, nonce, "", "", "", original)
     info = info._replace(check=_check(info, secret))
-    body, finish = file_schemes.lock_body(scheme, _source(secret, info), directory.tensors, body)
+    body, finish = file_schemes.lock_body(
+        scheme, _source(secret, info), tuple(directory.tensors), body
+    )
     info = info._replace(finish=json.dumps(finish))
     info = info._replace(tag=_tag(info, body, secret))
     head = _head(info)
@@ -147,7 +149,9 @@ def unlock_file(
         raise Tampered(f"{source} was changed after it was locked; get the file again")
     finish = strict_json(info.finish.encode())
     source_of_key = _source(secret, info)
-    body = file_schemes.unlock_body(info.scheme, source_of_key, finish, directory.tensors, body)
+    body = file_schemes.unlock_body(
+        info.scheme, source_of_key, finish, tuple(directory.tensors), body
+    )
     text = info.original.encode()
     _write(path, mode, len(text).to_bytes(8, "little") + text, body, done)
 

@@ -75,9 +75,8 @@ THREATS: dict[str, Threat] = {
         STANDARD,
         "Somebody who has the file, or can write another in its place, and no recipient's key: names, "
         "shapes, types and values are encrypted and authenticated (AES-256-GCM).",
-        "In the open: the size, the name and serial number, the recipients' key ids, the expiry date and "
-        "the signers. A recipient "
-        "can keep and pass on what they opened.",
+        "In the open: the size, the name and serial number, the recipients' key ids, the expiry date "
+        "and the signers. A recipient can keep and pass on what they opened.",
         "No.",
     ),
     "recipients": Threat(
