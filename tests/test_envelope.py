@@ -268,7 +268,7 @@ def test_closed_is_closed(path):
     sealed = envelope.open_sealed(path, ALICE)
     sealed.close()
     sealed.close()
-    with pytest.raises(OSError, match="Bad file"):
+    with pytest.raises(ValueError, match="closed file"):
         sealed.load()
 
 

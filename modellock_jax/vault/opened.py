@@ -10,6 +10,7 @@ from modellock_jax.vault import tensors
 from modellock_jax.vault.body import Body, Done, quiet
 from modellock_jax.vault.chunks import Cipher
 from modellock_jax.vault.errors import Tampered, Unreadable
+from modellock_jax.vault.frames import clears_frames
 from modellock_jax.vault.header import Header
 from modellock_jax.vault.sources import Reader
 from modellock_jax.vault.targets import AnyTarget, write_pieces
@@ -36,6 +37,7 @@ class Sealed(contextlib.AbstractContextManager["Sealed"]):
         self.header = made
         self._directory: Directory | None = None
 
+    @clears_frames
     def begin(self) -> None:
         """Read the index, and the directory of tensors. Raises `Tampered` and `Unreadable`."""
         size = self._body.size
@@ -72,6 +74,7 @@ class Sealed(contextlib.AbstractContextManager["Sealed"]):
         """The arrays' names, in the order of their bytes."""
         return [tensor.name for tensor in self.directory.tensors]
 
+    @clears_frames
     def array(self, name: str, done: Done = quiet) -> np.ndarray:
         """One array, decrypted alone. Raises `KeyError` for an unknown name, `Tampered`."""
         tensor = self.directory.tensors.find(name)
@@ -81,6 +84,7 @@ class Sealed(contextlib.AbstractContextManager["Sealed"]):
         self.read(tensor, 0, bytes_of(array), done)
         return array
 
+    @clears_frames
     def load(self, done: Done = quiet) -> dict[str, np.ndarray]:
         """All arrays by name. Raises `Tampered`.
 
@@ -93,6 +97,7 @@ class Sealed(contextlib.AbstractContextManager["Sealed"]):
         self._body.fill(parts, done)
         return arrays
 
+    @clears_frames
     def read(self, tensor: Tensor, start: int, into: memoryview, done: Done = quiet) -> None:
         """Fill a view of bytes with a tensor's, from `start` on. Raises `Tampered`."""
         if start < 0 or start + len(into) > tensor.end - tensor.begin:
@@ -106,11 +111,13 @@ class Sealed(contextlib.AbstractContextManager["Sealed"]):
         """The plain file that was sealed, piece by piece. Raises `Tampered`."""
         return self._body.pieces(INDEX, done)
 
+    @clears_frames
     def check(self, done: Done = quiet) -> None:
         """Decrypt all of it, and give nothing. Raises `Tampered`."""
         for _ in self.plain(done):
             pass
 
+    @clears_frames
     def export(self, target: AnyTarget, done: Done = quiet) -> None:
         """Write the plain file, bit for bit what was sealed, to a path or a binary file object.
 
@@ -123,6 +130,7 @@ class Sealed(contextlib.AbstractContextManager["Sealed"]):
             self.check()
         write_pieces(target, self.plain(done), self._reader.mode)
 
+    @clears_frames
     def check_digest(self, done: Done = quiet) -> None:
         """Read all, and hold every later read to it. Raises `Tampered` if it is not what was signed."""
         self._body.check(self.header.digest, done)

@@ -51,22 +51,20 @@ class Reader(contextlib.AbstractContextManager["Reader"]):
 
 class _File(Reader):
     def __init__(
-        self, file: int, path: str | os.PathLike[str] | None, name: str, base: int = 0
+        self, file: Any, path: str | os.PathLike[str] | None, name: str, base: int = 0
     ) -> None:
-        self.file, self.path, self.name, self._base = file, path, name, base
-        self.size = max(0, os.fstat(file).st_size - base)
-        self.mode = os.fstat(file).st_mode & 0o666
+        self._file, self.path, self.name, self._base = file, path, name, base
+        found = os.fstat(file.fileno())
+        self.size, self.mode = max(0, found.st_size - base), found.st_mode & 0o666
 
     def read_into(self, into: Any, offset: int) -> None:
-        read_all(self.file, into, self._base + offset)
+        read_all(self._file.fileno(), into, self._base + offset)
 
     def read(self, length: int, offset: int = 0) -> bytes:
-        return os.pread(self.file, length, self._base + offset)
+        return os.pread(self._file.fileno(), length, self._base + offset)
 
     def close(self) -> None:
-        file, self.file = self.file, -1
-        if file != -1:
-            os.close(file)
+        self._file.close()
 
 
 class _Memory(Reader):
@@ -98,16 +96,20 @@ def opened(source: AnySource) -> Reader:
     known = at_offsets(source)
     if known is not None:
         return known
-    with tempfile.TemporaryFile(buffering=0) as spool:
+    spool = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115, the reader closes it
+    try:
         for piece in stream(source):
             spool.write(piece)
-        return _File(os.dup(spool.fileno()), None, name_of(source))
+        return _File(spool, None, name_of(source))
+    except BaseException:
+        spool.close()
+        raise
 
 
 def at_offsets(source: AnySource) -> Reader | None:
     """As `opened`, and None for a stream, of which nothing is read yet."""
     if isinstance(source, str | os.PathLike):
-        return _File(open_to_read(source), source, str(source))
+        return _File(io.FileIO(open_to_read(source)), source, str(source))
     if isinstance(source, bytes | bytearray | memoryview):
         return _Memory(source)
     if isinstance(source, io.BytesIO):
@@ -120,7 +122,7 @@ def at_offsets(source: AnySource) -> Reader | None:
     if plain and isinstance(getattr(source, "raw", source), io.FileIO):
         file = source.fileno()
         if stat.S_ISREG(os.fstat(file).st_mode):
-            return _File(os.dup(file), None, name_of(source), source.tell())
+            return _File(io.FileIO(os.dup(file)), None, name_of(source), source.tell())
     return None
 
 
@@ -142,7 +144,7 @@ def first(pieces: Iterator[bytes], count: int) -> bytes:
 
 def of_file(file: int, path: str | os.PathLike[str]) -> Reader:
     """A reader of an open file, which stays open when the reader is closed."""
-    return _File(os.dup(file), path, str(path))
+    return _File(io.FileIO(file, closefd=False), path, str(path))
 
 
 def name_of(source: Any) -> str:
