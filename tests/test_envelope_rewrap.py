@@ -63,9 +63,8 @@ def test_the_date_is_changed(path):
     rewrite(path, ALICE, lambda made, _: made._replace(expires="2020-01-01T00:00:00+00:00"))
     with pytest.raises(Expired):
         envelope.load(path, ALICE)
-    assert same(
-        envelope.open_sealed(path, ALICE, now=datetime(2019, 1, 1, tzinfo=UTC)).load(), some()
-    )
+    with envelope.open_sealed(path, ALICE, now=datetime(2019, 1, 1, tzinfo=UTC)) as sealed:
+        assert same(sealed.load(), some())
 
 
 @pytest.mark.parametrize("who", [MALLORY, Passphrase("horse")], ids=["key", "passphrase"])
