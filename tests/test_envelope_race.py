@@ -96,8 +96,8 @@ def test_a_file_changed_between_any_two_readings(signed, monkeypatch, after):
             overwrite(path, other)
 
     monkeypatch.setattr(chunks.Cipher, "open", counting)
-    with pytest.raises(Tampered, match="changed after it was checked"):
-        opened(path).load()
+    with pytest.raises(Tampered, match="changed after it was checked"), opened(path) as sealed:
+        sealed.load()
 
 
 def test_a_file_replaced_cut_off_or_rewrapped_while_it_is_open(signed):
