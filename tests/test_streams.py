@@ -103,7 +103,7 @@ def split(tree):
 
     def place(leaf):
         spec = P("x") if leaf.shape[0] % 4 == 0 else P()
-        return jax.device_put(leaf, NamedSharding(MESH, spec))
+        return jax.device_put(np.asarray(leaf), NamedSharding(MESH, spec))
 
     return jax.tree.map(place, tree)
 

@@ -31,11 +31,11 @@ _TABLE = 2**32 - 1  # in place of a leaf's number, for the words of the places i
 
 
 class _Cut(NamedTuple):
-    """A part as `rows`, uint `[N, W]`, their numbers in the leaf, and what takes the words of a row's
-    places from the table of all, or None for the first W."""
+    """A part as `rows`, uint `[N, W]`, their numbers in the leaf, or None for 0 to N - 1, and what takes
+    the words of a row's places from the table of all, or None for the first W."""
 
     rows: jax.Array
-    number: Wide
+    number: Wide | None
     take: Callable[[jax.Array], jax.Array] | None
 
 
@@ -63,44 +63,54 @@ def structure(params: Params) -> np.ndarray:
 def _digest(
     numbers: tuple[int, ...], key: jax.Array, parts: list[Part], leaves: list[jax.Array]
 ) -> jax.Array:
-    """What each leaf's part adds, uint32 `[leaves, LANES]`."""
+    """What each leaf's part adds, uint32 `[leaves, LANES]`; the first short one stands for all."""
     counters = jnp.arange(2 * LANES * ROW // 64, dtype=jnp.uint32)
     table = chacha.blocks(key, jnp.array([_TABLE, 0, 0], jnp.uint32), counters)
+    table = table.reshape(LANES, 2, ROW // 4)
     cut = [_cut(part, leaf) for part, leaf in zip(parts, leaves)]
+    factors = _factors(key, numbers, cut)
     ends = np.cumsum([0] + [one.rows.shape[0] for one in cut])
-    own = jnp.asarray(np.repeat(np.array(numbers, np.uint32), np.diff(ends)))
-    low = jnp.concatenate([one.number.low for one in cut])
-    high = jnp.concatenate([one.number.high for one in cut])
-    factors = chacha.blocks(key, jnp.stack([own, high, jnp.zeros_like(own)]), low)[:, :LANES]
-    sums = _sums(table.reshape(LANES, 2, ROW // 4), cut)
-    return jnp.stack(
-        [
-            (one * factors[start:end]).sum(0, dtype=jnp.uint32)
-            for one, start, end in zip(sums, ends, ends[1:])
-        ]
-    )
-
-
-def _sums(table: jax.Array, cut: list[_Cut]) -> list[jax.Array]:
-    """The lanes of every row of every leaf, uint32 `[rows, LANES]` each."""
-    found: list[Any] = [None] * len(cut)
-    short = []
-    for i, (rows, _, take) in enumerate(cut):
-        if take is None and rows.shape[0] <= _SHORT:
-            short.append(i)
-        else:
-            found[i] = _lanes(rows, table[..., : rows.shape[1]] if take is None else take(table))
+    short = [
+        i
+        for i, (one, part) in enumerate(zip(cut, parts))
+        if one.rows.shape[0] <= _SHORT and not any(part.names)
+    ]
+    added = [jnp.zeros(LANES, jnp.uint32)] * len(cut)
+    for i in set(range(len(cut))) - set(short):
+        rows, _, take = cut[i]
+        words = table[..., : rows.shape[1]] if take is None else take(table)
+        added[i] = _sum(_lanes(rows, words), factors[ends[i] : ends[i + 1]])
     # One reduction for all short leaves: a program that XLA compiles soon.
     if short:
-        some = [cut[i].rows for i in short]
-        width = max(rows.shape[1] for rows in some)
-        joined = jnp.concatenate(
-            [jnp.pad(rows, ((0, 0), (0, width - rows.shape[1]))) for rows in some]
+        width = max(cut[i].rows.shape[1] for i in short)
+        rows = jnp.concatenate(
+            [jnp.pad(cut[i].rows, ((0, 0), (0, width - cut[i].rows.shape[1]))) for i in short]
         )
-        ends = np.cumsum([rows.shape[0] for rows in some])[:-1]
-        for i, one in zip(short, jnp.split(_lanes(joined, table[..., :width]), ends)):
-            found[i] = one
-    return found
+        own = np.concatenate([np.arange(ends[i], ends[i + 1]) for i in short])
+        added[short[0]] = _sum(_lanes(rows, table[..., :width]), factors[own])
+    return jnp.stack(added)
+
+
+def _factors(key: jax.Array, numbers: tuple[int, ...], cut: list[_Cut]) -> jax.Array:
+    """The words of each row of each leaf, uint32 `[rows, LANES]`."""
+    counts = [one.rows.shape[0] for one in cut]
+    ends = np.cumsum(counts)
+    row = lax.iota(jnp.uint32, int(ends[-1]))
+    leaf = jnp.searchsorted(
+        jnp.asarray(ends.astype(np.uint32)), row, side="right", method="scan_unrolled"
+    )
+    own = jnp.asarray(np.array(numbers, np.uint32))[leaf]
+    if all(one.number is None for one in cut):
+        number = Wide.of(row - jnp.asarray((ends - counts).astype(np.uint32))[leaf])
+    else:
+        each = [one.number or Wide.of(lax.iota(jnp.uint32, n)) for one, n in zip(cut, counts)]
+        number = Wide(*(jnp.concatenate(words) for words in zip(*each)))
+    nonces = jnp.stack([own, number.high, jnp.zeros_like(own)])
+    return chacha.blocks(key, nonces, number.low)[:, :LANES]
+
+
+def _sum(lanes: jax.Array, factors: jax.Array) -> jax.Array:
+    return (lanes * factors).sum(0, dtype=jnp.uint32)
 
 
 def _lanes(rows: jax.Array, table: jax.Array) -> jax.Array:
@@ -152,7 +162,7 @@ def _cut(part: Part, leaf: jax.Array) -> _Cut:
         shift = (starts[axis] % within).astype(jnp.int32)
         uint = lax.dynamic_update_slice_in_dim(longer, uint, shift, axis)
     counts = (*own[:axis], stretches)
-    number = number_of(part.shape, counts, starts, length)
+    number = number_of(part.shape, counts, starts, length) if any(part.names) else None
     rows = uint.reshape(math.prod(counts), -1)
     if not any(part.names[axis + 1 :]):
         return _Cut(_as_words(rows), number, None)
