@@ -127,3 +127,17 @@ def test_the_lock_holds_what_is_declared():
     held = {package["name"]: package["version"] for package in lock["packages"]}
     for one in map(Requirement, PROJECT["dependencies"] + EXTRAS["all"]):
         assert held[canonicalize_name(one.name)] in one.specifier, one
+
+
+def test_hosted_ci_runs_what_the_metadata_claims_with_pinned_actions():
+    text = (ROOT / ".github" / "workflows" / "ci.yml").read_text()
+    claimed = [c.split(" :: ")[-1] for c in PROJECT["classifiers"] if "Python :: 3." in c]
+    assert f"python: {claimed}".replace("'", '"') in text
+    assert PROJECT["requires-python"] == f">={claimed[0]}"
+    uses = re.findall(r"uses: (\S+)", text)
+    assert uses
+    assert all(re.fullmatch(r"actions/[a-z-]+@v\d+", one) for one in uses)
+    for script in re.findall(r"run: bash (\S+)", text):
+        assert (ROOT / script).is_file()
+    lowest = re.search(r"tests=\((.*?)\)", (ROOT / ".ci" / "lowest").read_text(), re.DOTALL)[1]
+    assert all((ROOT / "tests" / f"test_{name}.py").is_file() for name in lowest.split())
