@@ -164,7 +164,7 @@ def faults(name: str, number: int, code: int, room: Path, before: set[str]) -> l
         shows = MARK[:BEFORE] in path.read_bytes()
         mode, output = path.stat().st_mode & 0o777, path == room / "output"
         if number == signal.SIGKILL:
-            if mode & 0o077 and (shows or room in path.parents and not output):
+            if mode & 0o077 and (shows or (room in path.parents and not output)):
                 found.append(f"{name}: {path.name} has mode {mode:o}")
         elif (room in path.parents and not output) or (code != 0 and shows):
             found.append(f"{name}: {path.name} is left, exit code {code}")
@@ -189,7 +189,13 @@ def measure(folder: Path, count: int, size: int) -> list[dict[str, Any]]:
     for number in SIGNALS:
         cases = [(name, way) for name in COMMANDS for way in WAYS]
         for i, (name, way) in enumerate(cases):
-            row: dict[str, Any] = {"signal": number.name, "command": name, "way": way, "trials": 0, "stopped": 0}
+            row: dict[str, Any] = {
+                "signal": number.name,
+                "command": name,
+                "way": way,
+                "trials": 0,
+                "stopped": 0,
+            }
             row |= {"done": 0, "left": 0, "faults": []}
             for _ in range(count // len(cases) + (i < count % len(cases))):
                 delay = rng.uniform(0, 1.1 * usual[name, way])

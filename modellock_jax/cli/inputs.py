@@ -142,7 +142,7 @@ def _memory() -> str | None:
 
 
 @contextlib.contextmanager
-def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
+def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
     """A bar in bytes on stderr, quiet if that is not a terminal."""
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
@@ -157,7 +157,7 @@ def progress(what: str, total: int) -> Iterator[Callable[[int], None]]:
     with Progress(
         *columns, console=console, transient=True, disable=not console.is_terminal
     ) as shown:
-        task = shown.add_task(what, total=total)
+        task = shown.add_task(what, total=total or None)
         yield lambda count: shown.advance(task, count)
 
 

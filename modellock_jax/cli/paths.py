@@ -37,8 +37,23 @@ Out = Annotated[
 Force = Annotated[
     bool, typer.Option("--force", help="Replace OUTPUT if it is there. Keys are never replaced.")
 ]
-Source = Path | BinaryIO
 Target = Path | BinaryIO
+
+
+class Stream:
+    """A source that is read once: `count` says how many bytes it has given."""
+
+    def __init__(self, raw: BinaryIO, name: str) -> None:
+        self._raw, self.name, self.count = raw, name, 0
+
+    def read(self, size: int = -1) -> bytes:
+        """At most so many bytes, all of them by default."""
+        data = self._raw.read(size)
+        self.count += len(data)
+        return data
+
+
+Source = Path | Stream
 
 
 def is_stream(path: Path) -> bool:
@@ -59,10 +74,10 @@ def is_stream(path: Path) -> bool:
 def reading(path: Path) -> Iterator[Source]:
     """A file's path, or a stream that is open. Raises `OSError`."""
     if path == STANDARD:
-        yield streams.take_input("the file to read")
+        yield Stream(streams.take_input("the file to read"), "standard input")
     elif is_stream(path):
         with _opened(path) as stream:
-            yield stream
+            yield Stream(stream, str(path))
     else:
         yield path
 
@@ -121,9 +136,9 @@ def check_new(path: Path, force: bool) -> None:
         raise FileExistsError(f"{printable(path)} is there already; give --force to replace it")
 
 
-def size_of(given: Source) -> int | None:
-    """How many bytes will be read, if that is known."""
-    return given.stat().st_size if isinstance(given, Path) else None
+def size_of(given: Source) -> int:
+    """How many bytes a file has, or a stream has given."""
+    return given.stat().st_size if isinstance(given, Path) else given.count
 
 
 def content(path: Path, most: int) -> bytes:

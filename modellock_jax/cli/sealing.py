@@ -21,10 +21,8 @@ from modellock_jax.cli.inputs import (
     on_files,
     progress,
     publics,
-    readable,
     signers,
     tell,
-    writable,
 )
 from modellock_jax.cli.paths import Force, In, Out
 from modellock_jax.vault import envelope, naming
@@ -79,16 +77,18 @@ def seal(
     """
     whom, until = chosen_recipients(to, passphrase, passphrase_file), moment(expires)
     vouching = signers(sign)
-    with readable(source) as path:
-        size = path.stat().st_size
+    with paths.reading(source) as given:
         if dry_run:
             paths.check(output, force)
-            with envelope.content_of(path) as content:
+            with envelope.content_of(given) as content:
                 kind = content.kind
+                for _ in content.pieces:  # a stream's faults show when it is read
+                    pass
         else:
-            with writable(output, force) as target, progress("sealing", size) as done:
+            size = paths.size_of(given)
+            with paths.writing(output, force) as target, progress("sealing", size) as done:
                 kind = envelope.seal_file(
-                    path,
+                    given,
                     target,
                     whom,
                     expires=until,
@@ -97,6 +97,7 @@ def seal(
                     serial=serial or 0,
                     done=done,
                 )
+        size = paths.size_of(given)
     if not paths.is_output(output):
         word = "would be sealed" if dry_run else "sealed"
         tell(
@@ -131,7 +132,7 @@ def open_(
 ) -> None:
     """Decrypt a sealed file into the plain safetensors file that it was."""
     choice, wanted = Choice(key, passphrase_file), publics(signed_by)
-    with readable(source) as path, _opened(path, choice, wanted, expect, revoked) as sealed:
+    with paths.reading(source) as given, _opened(given, choice, wanted, expect, revoked) as sealed:
         made, tensors, size = sealed.header, _tensors(sealed), sealed.size
         if dry_run:
             paths.check(output, force)
@@ -166,7 +167,7 @@ def verify(
 ) -> None:
     """Check every byte of a sealed file with a recipient's key, and write nothing."""
     choice, wanted = Choice(key, passphrase_file), publics(signed_by)
-    with readable(source) as path, _opened(path, choice, wanted, expect, revoked) as sealed:
+    with paths.reading(source) as given, _opened(given, choice, wanted, expect, revoked) as sealed:
         _check(sealed)
         made, tensors = sealed.header, _tensors(sealed)
     checked = [public.id for public in wanted]
@@ -208,14 +209,14 @@ def rotate(
     whom, until = chosen_recipients(to, passphrase, passphrase_file), moment(expires)
     vouching = signers(sign)
     with (
-        readable(source) as path,
-        _opened(path, Choice(key), publics(signed_by), expect, revoked) as sealed,
+        paths.reading(source) as given,
+        _opened(given, Choice(key), publics(signed_by), expect, revoked) as sealed,
     ):
         size = sealed.size
         if dry_run:
             paths.check(output, force)
         else:
-            with writable(output, force) as target, progress("rotating", size) as done:
+            with paths.writing(output, force) as target, progress("rotating", size) as done:
                 envelope.rotate(
                     sealed,
                     target,
@@ -239,7 +240,7 @@ def rotate(
 
 
 def _opened(
-    path: Path,
+    given: paths.Source,
     choice: Choice,
     signed_by: list[PublicKey],
     expect: str | None,
@@ -247,7 +248,7 @@ def _opened(
 ) -> envelope.Sealed:
     with choice.explained():
         return envelope.open_sealed(
-            path, choice.unlocker, signed_by=signed_by, expect=expect, revoked=revoked
+            given, choice.unlocker, signed_by=signed_by, expect=expect, revoked=revoked
         )
 
 

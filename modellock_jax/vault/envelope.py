@@ -191,7 +191,7 @@ def open_sealed(
     gives what they signed or `Tampered`, whatever happens to the file.
     """
     signed_by = tuple(signed_by)
-    reader = sources.opened(source)
+    reader = sources.opened(source, header.check_start)
     try:
         made, at = head_of(reader)
         file_key = revocation.file_key_of(reader.path, made, unlocker_for(unlocker, made), revoked)

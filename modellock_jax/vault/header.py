@@ -203,8 +203,7 @@ def head_length(start: bytes, size: int) -> int:
 
     Raises `Unreadable` if the file is of another kind or version, `Tampered` if it is cut off.
     """
-    if not start[8:].startswith(_START):
-        raise Unreadable("not a file that modellock-jax sealed; name one, or get the file again")
+    check_start(start)
     version = re.match(rb'([0-9]{1,9})"', start[8 + len(_START) :])
     if version and version[1] != VERSION.encode():
         raise Unreadable(
@@ -214,6 +213,12 @@ def head_length(start: bytes, size: int) -> int:
     if not version or not 8 < length <= min(size, LONGEST):
         raise Tampered("the file is cut off, or its beginning was changed; get the file again")
     return length
+
+
+def check_start(start: bytes) -> None:
+    """Raises `Unreadable` for what does not begin as a sealed file of any version."""
+    if not start[8:].startswith(_START):
+        raise Unreadable("not a file that modellock-jax sealed; name one, or get the file again")
 
 
 START = 8 + len(_BEFORE)  # bytes of a file that tell its kind

@@ -26,7 +26,7 @@ def unlocker_for(unlocker: AnyUnlocker, made: Header) -> Unlocker:
 
 def read_header(source: AnySource) -> Header:
     """The header of a sealed file, which needs no key. Raises `Unreadable` and `Tampered`."""
-    with sources.opened(source) as reader:
+    with sources.opened(source, header.check_start) as reader:
         return head_of(reader)[0]
 
 

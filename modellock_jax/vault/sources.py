@@ -2,16 +2,25 @@
 
 import contextlib
 import io
+import itertools
 import os
 import stat
 import tempfile
-from collections.abc import Iterable, Iterator
-from typing import Any, BinaryIO
+from collections.abc import Callable, Iterable, Iterator
+from typing import Any, BinaryIO, Protocol
 
 from modellock_jax.vault.errors import Tampered
 from modellock_jax.vault.files import open_to_read
 
-AnySource = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO
+
+class Stream(Protocol):
+    """What is read once, as a binary file object is."""
+
+    def read(self, size: int, /) -> bytes:
+        """At most so many bytes; none at its end."""
+
+
+AnySource = str | os.PathLike[str] | bytes | bytearray | memoryview | BinaryIO | Stream
 PIECE = 2**20  # bytes that are read from a stream at once
 
 
@@ -86,24 +95,33 @@ class _Memory(Reader):
             yield self._data[start : start + size]
 
 
-def opened(source: AnySource) -> Reader:
+def opened(source: AnySource, check: Callable[[bytes], object] = lambda _: None) -> Reader:
     """A reader of all that a source has, from a file object's position on; to be closed.
 
-    A stream without positions is copied, as it is, into a nameless file in `$TMPDIR`: let it be
-    ciphertext. Raises `Unreadable` for a path that names no plain file, `TypeError` for what is no
-    source.
+    A stream without positions is copied, as it is, into a nameless file in `$TMPDIR`, after `check`
+    has refused what does not begin as ciphertext does. Raises `Unreadable` for a path that names no
+    plain file, `TypeError` for what is no source.
     """
     known = at_offsets(source)
     if known is not None:
         return known
     spool = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115, the reader closes it
     try:
-        for piece in stream(source):
+        pieces = stream(source)
+        start = first(pieces, PIECE)
+        check(start)
+        for piece in itertools.chain([start], pieces):
             spool.write(piece)
         return _File(spool, None, name_of(source))
     except BaseException:
         spool.close()
         raise
+
+
+def held(source: AnySource) -> Reader:
+    """As `opened`, for plaintext: a stream is held in memory, and written nowhere."""
+    known = at_offsets(source)
+    return _Memory(b"".join(stream(source))) if known is None else known
 
 
 def at_offsets(source: AnySource) -> Reader | None:
@@ -120,6 +138,7 @@ def at_offsets(source: AnySource) -> Reader | None:
     # Of others, such as gzip's, the descriptor holds something else than they read.
     plain = isinstance(source, io.FileIO | io.BufferedReader | io.BufferedRandom)
     if plain and isinstance(getattr(source, "raw", source), io.FileIO):
+        assert isinstance(source, io.IOBase)
         file = source.fileno()
         if stat.S_ISREG(os.fstat(file).st_mode):
             return _File(io.FileIO(os.dup(file)), None, name_of(source), source.tell())
