@@ -12,12 +12,11 @@ if TYPE_CHECKING:
         Loss,
         Params,
         Tap,
-        chain,
-        only,
         owner_forward,
         untapped,
         user_forward,
     )
+    from modellock_jax.compose import chain, only
     from modellock_jax.schemes.adv_params import AdvParamsKey, adv_params
     from modellock_jax.schemes.deep_lock import DeepLockKey, deep_lock
     from modellock_jax.schemes.patch_shuffle import patch_shuffle
@@ -78,12 +77,11 @@ _HOMES = {
         "Loss",
         "Params",
         "Tap",
-        "chain",
-        "only",
         "owner_forward",
         "untapped",
         "user_forward",
     ),
+    "compose": ("chain", "only"),
     "schemes.adv_params": ("AdvParamsKey", "adv_params"),
     "schemes.deep_lock": ("DeepLockKey", "deep_lock"),
     "schemes.patch_shuffle": ("patch_shuffle",),

@@ -13,13 +13,14 @@ MODULES = {
     for file in PACKAGE.rglob("*.py")
 }
 # What each part may import of the package, beside itself.
-CORE = {"base", "bits", "layers", "masks"}
+CORE = {"base", "bits", "compose", "layers", "masks"}
 TOOLS = {"adapters", "metrics", "models", "train", "data", "tfds_images", "tfds_stand_in"}
 MAY = {
     "layers": set(),
     "masks": set(),
     "base": {"layers", "masks"},
     "bits": {"base", "layers"},
+    "compose": {"base", "masks"},
     "ciphers": set(),
     "schemes": CORE | {"ciphers"},
     "vault": CORE | {"schemes", "ciphers"},

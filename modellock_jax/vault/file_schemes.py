@@ -89,7 +89,7 @@ def _factory(name: str) -> Callable[..., "Lock"]:
 
 
 def _lock(scheme: str) -> "Lock":
-    from modellock_jax.base import chain
+    from modellock_jax.compose import chain
 
     locks = [_factory(name)(**given) for name, given in map(_parsed, scheme.split("+"))]
     return chain(*locks) if len(locks) > 1 else locks[0]
