@@ -57,7 +57,10 @@ def held(error: BaseException) -> Iterator[tuple[str, str]]:
             continue
         seen.add(id(link))
         todo += [link.__cause__, link.__context__]
-        yield "the error", f"{link!r} {vars(link)}"
+        for name in ("args", *(name for name in dir(link) if name[0] != "_")):
+            yield from (
+                (f"the error's {name}", text) for text in _texts(getattr(link, name, None), 2)
+            )
         for frame, line in traceback.walk_tb(link.__traceback__):
             if frame.f_code.co_filename not in OURS:
                 for name, value in frame.f_locals.items():

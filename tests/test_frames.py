@@ -2,6 +2,7 @@
 
 import functools
 import os
+import shutil
 import sys
 from pathlib import Path
 
@@ -79,6 +80,11 @@ def folder(tmp_path, monkeypatch):
     return tmp_path
 
 
+def fresh(folder):
+    """A file that no attempt before left locked: stopped between two lines, a descriptor stays open."""
+    return shutil.copy(folder / "m.sealed", folder / f"{REAL(8).hex()}.sealed")
+
+
 def join(folder):
     return shares.join([share_files.load(f"{folder}/shares/share-{i}-of-3.txt") for i in (1, 2)])
 
@@ -104,7 +110,7 @@ OPERATIONS = {
     ),
     "open": lambda folder: envelope.open_sealed(folder / "m.sealed", SECRET).load(),
     "open with words": lambda folder: envelope.open_sealed(folder / "m.sealed", Passphrase(WORDS)),
-    "rewrite": lambda folder: rewrite(folder / "m.sealed", SECRET, unwrapped_again),
+    "rewrite": lambda folder: rewrite(fresh(folder), SECRET, unwrapped_again),
     "lock": lambda folder: locked.lock_file(folder / "m.st", folder / "x", SECRET, "stream_lock"),
     "unlock": lambda folder: locked.unlock_file(folder / "l.st", folder / "y", SECRET),
     "split": lambda folder: share_files.save(shares.split(SECRET, 2, 3), folder / REAL(8).hex()),

@@ -88,7 +88,8 @@ def _factory(name: str) -> Callable[..., "Lock"]:
     return SCHEMES[name].factory
 
 
-def _lock(scheme: str) -> "Lock":
+def lock_of(scheme: str) -> "Lock":
+    """The lock of a text that `settled` wrote."""
     from modellock_jax.compose import chain
 
     locks = [_factory(name)(**given) for name, given in map(_parsed, scheme.split("+"))]
@@ -165,8 +166,8 @@ def lock_body(
     if scheme == _ON_HOST:
         nonce = os.urandom(12)
         return _by_openssl(source, nonce, found, body), [nonce.hex()]
-    tree = {tensor.name: _view(tensor, body) for tensor in found}
-    locked, key = _program(scheme, True)(_lock(scheme).init(source, tree), tree)
+    tree = tree_of(found, body)
+    locked, key = _program(scheme, True)(lock_of(scheme).init(source, tree), tree)
     return _bytes_of(locked, found, body), [_finish_of(one) for one in _links(key)]
 
 
@@ -182,7 +183,7 @@ def unlock_body(
         raise ValueError("what finishes the keys does not fit the lock")
     if scheme == _ON_HOST:
         return _by_openssl(source, bytes.fromhex(finish[0]), found, body)
-    tree = {tensor.name: _view(tensor, body) for tensor in found}
+    tree = tree_of(found, body)
     return _bytes_of(
         _program(scheme, False)(opening_key(scheme, source, finish, tree), tree), found, body
     )
@@ -190,7 +191,7 @@ def unlock_body(
 
 def opening_key(scheme: str, source: KeySource, finish: list[str], locked: Any) -> "Key":
     """The finished key of a locked tree."""
-    key = _lock(scheme).init(source, locked)
+    key = lock_of(scheme).init(source, locked)
     links = tuple(_finished(one, text) for one, text in zip(_links(key), finish, strict=True))
     return links if len(links) > 1 else links[0]
 
@@ -201,7 +202,7 @@ def _program(scheme: str, encrypts: bool) -> Callable[["Key", Any], Any]:
     one for all files of the same shapes, since a thousand users' copies are locked one by one."""
     import jax
 
-    lock = _lock(scheme)
+    lock = lock_of(scheme)
     return jax.jit(lock.encrypt if encrypts else lock.decrypt)
 
 
@@ -220,8 +221,12 @@ def _by_openssl(
     return result
 
 
+def tree_of(found: Iterable[Tensor], body: np.ndarray) -> dict[str, np.ndarray]:
+    """What a lock gets: the tensors by name, as `taken_as` says, not copied."""
+    return {tensor.name: _view(tensor, body) for tensor in found}
+
+
 def _view(tensor: Tensor, body: np.ndarray) -> np.ndarray:
-    """A tensor in a dtype that JAX takes without narrowing it, not copied."""
     dtype, shape = taken_as(tensor)
     return body[tensor.begin : tensor.end].view(dtype).reshape(shape)
 

@@ -13,7 +13,8 @@ def clears_frames(function: Callable[P, R]) -> Callable[P, R]:
     """A function whose errors hold no local variable, neither its own nor of what it called.
 
     **Guarantees.** Programs that print or send tracebacks with their variables (rich, sentry) find
-    none below the caller. Kept are the error, its message and attributes, and every line's number.
+    none below the caller. Kept are the error, its message and attributes, and every line's number;
+    not kept is an error that another hides by `from None`.
 
     >>> @clears_frames
     ... def divide(secret: int) -> float:
@@ -45,4 +46,6 @@ def _clear(error: BaseException) -> None:
         if link is not None and id(link) not in seen:
             seen.add(id(link))
             traceback.clear_frames(link.__traceback__)
+            if link.__suppress_context__:  # what `from None` hides may hold the text it was about
+                link.__context__ = None
             links += [link.__cause__, link.__context__]

@@ -4,7 +4,7 @@
 cryptographic secret. A key that protects something comes from here.
 
 Threat model. No repr, pickle, copy or error holds the secret, but code in the same process can read
-it, and Python cannot reliably erase bytes from memory. The key file is not encrypted yet: whoever
+it, and Python cannot reliably erase bytes from memory. The key file is not encrypted: whoever
 reads it, or a backup of it, has the key.
 """
 
@@ -14,12 +14,10 @@ import hmac
 import json
 import operator
 import os
-import re
 import secrets
-import unicodedata
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple, NoReturn
+from typing import NamedTuple, NoReturn
 
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
@@ -31,12 +29,7 @@ from modellock_jax.vault.errors import Unreadable
 from modellock_jax.vault.files import check_private, creating, write_all
 from modellock_jax.vault.frames import clears_frames
 from modellock_jax.vault.identity import PublicKey
-
-_FORMAT = "modellock-jax key"
-VERSION = 2
-_TEXTS = ("id", "created", "secret")
-_LONGEST = 4096  # bytes of a file
-_LONGEST_PATH = 1000  # bytes
+from modellock_jax.vault.key_text import FORMAT, LONGEST, VERSION, fields_of, path_names
 
 
 class Origin(NamedTuple):
@@ -181,26 +174,6 @@ def _count(where: str, n: int) -> int:
     return operator.index(n)
 
 
-def path_names(path: str) -> tuple[str, ...]:
-    """The names of a path of `Secret.child`, in normal form; raises as that does.
-
-    >>> path_names("acme/vision/alice")
-    ('acme', 'vision', 'alice')
-    """
-    if not isinstance(path, str):
-        raise TypeError(f"a path of keys must be a str, not {type(path).__name__}")
-    names = tuple(unicodedata.normalize("NFC", path).split("/"))
-    for name in names:
-        if name in ("", ".", "..") or name != name.strip() or not name.isprintable():
-            raise ValueError(
-                f"the path {path[:80]!r} has a level named {name[:80]!r}; write names between "
-                "slashes, as acme/vision/alice"
-            )
-    if len("/".join(names).encode()) > _LONGEST_PATH:
-        raise ValueError(f"a path of keys has at most {_LONGEST_PATH} bytes; choose shorter names")
-    return names
-
-
 def generate() -> Secret:
     """A new secret: 32 bytes from the operating system's generator; `save` has an example."""
     return Secret(secrets.token_bytes(32))
@@ -261,7 +234,7 @@ def load(path: str | os.PathLike[str]) -> Secret:
         raise FileNotFoundError(f"load: no key file {path}; write one with save(generate(), path)")
     with open(path, "rb") as file:
         check_private(file.fileno(), path)
-        return parse(file.read(_LONGEST + 1), f"load: {path}")
+        return parse(file.read(LONGEST + 1), f"load: {path}")
 
 
 @clears_frames
@@ -277,7 +250,7 @@ def parse(data: bytes, where: str) -> Secret:
 
 
 def _document(secret: Secret) -> str:
-    fields = {"format": _FORMAT, "version": VERSION, "extra": {}, "id": secret.id}
+    fields = {"format": FORMAT, "version": VERSION, "extra": {}, "id": secret.id}
     fields |= {"created": datetime.now(UTC).isoformat()}
     fields |= {"secret": base64.b64encode(secret._reveal()).decode()}
     return json.dumps(fields | (secret.origin._asdict() if secret.origin else {}), indent=2) + "\n"
@@ -289,7 +262,7 @@ def _parse(data: bytes) -> Secret | str:
         return fault
     if (kind := texts.kind(data)) not in ("", "key"):
         return f"is {texts.KINDS[kind]}, and no secret key file; give the key file"
-    fault, fields = _fields(data)
+    fault, fields = fields_of(data)
     if fault:
         return f"{fault}; restore the key file from a copy"
     origin = Origin(fields["parent"], fields["path"]) if "parent" in fields else None
@@ -297,38 +270,3 @@ def _parse(data: bytes) -> Secret | str:
     if secret.id != fields["id"]:
         return "has an id that does not match its secret; restore the key file from a copy"
     return secret
-
-
-def _fields(data: bytes) -> tuple[str, dict[str, Any]]:
-    """What is wrong with a key file, or its fields."""
-    try:
-        pairs = json.loads(texts.without_mark(data).decode(), object_pairs_hook=tuple)
-    except (ValueError, RecursionError):
-        pairs = None
-    fields = dict(pairs) if isinstance(pairs, tuple) else {}
-    if len(data) > _LONGEST or fields.get("format") != _FORMAT:
-        return "is not a modellock-jax key file, or is damaged", {}
-    version = fields.get("version")
-    if type(version) is not int or version != VERSION:
-        return f"is not of version {VERSION}, the only one that this release reads", {}
-    names = _TEXTS + (Origin._fields if "parent" in fields else ())
-    proper = all(isinstance(fields.get(name), str) for name in names)
-    # An object is a tuple here, since no key may come twice.
-    if len(pairs) != 3 + len(names) or not proper or not isinstance(fields.get("extra"), tuple):
-        return (
-            f"must have format, version, extra, {', '.join(_TEXTS)}, each once, both or none of "
-            "parent and path, and nothing else"
-        ), {}
-    # The last digit stands for four bits, so its two low bits must be clear.
-    if not re.fullmatch("[A-Za-z0-9+/]{42}[AEIMQUYcgkosw048]=", fields["secret"]):
-        return "has a field `secret` that is not 32 bytes in base64", {}
-    if "parent" in fields and not _proper(fields["parent"], fields["path"]):
-        return "has a parent that is no key id, or a path that no key has", {}
-    return "", fields
-
-
-def _proper(parent: str, path: str) -> bool:
-    try:
-        return "/".join(path_names(path)) == path and bool(re.fullmatch(identity.ID, parent))
-    except ValueError:
-        return False

@@ -2,9 +2,10 @@
 
 import os
 
-from modellock_jax.vault import tensors
+from modellock_jax.vault import tensors, texts
 from modellock_jax.vault.errors import Unreadable
 from modellock_jax.vault.files import printable
+from modellock_jax.vault.sources import Reader
 
 START = 512  # bytes that tell it
 
@@ -79,3 +80,30 @@ def need_safetensors(start: bytes, name: str) -> None:
     raise Unreadable(
         f"{printable(name)} is {kind}: save its tensors as safetensors, or seal it as it is"
     )
+
+
+_SEALED, _LOCKED = b'"modellock":"modellock-jax sealed', b'"modellock":"modellock-jax locked'
+_LOOKED_AT = 2**20  # bytes of a head
+
+
+def instead(reader: Reader, wanted: str) -> str:
+    """What a file is that is not `wanted`, which is "sealed" or "locked", and what to do; or "".
+
+    Empty for a file that is as wanted, perhaps in another version, and for one of no known kind.
+    """
+    start, name = reader.read(_LOOKED_AT), printable(reader.name)
+    verb = {"sealed": "open", "locked": "unlock"}[wanted]
+    for mark, other, command in ((_SEALED, "sealed", "open"), (_LOCKED, "locked", "unlock")):
+        if is_safetensors(start) and mark in start:
+            instead = f"{name} is {other}, not {wanted}; use `{command}` instead of `{verb}`"
+            return "" if other == wanted else instead
+    if fault := texts.encoding_fault(start):
+        return f"{name} {fault}"
+    if kind := texts.kind(start):
+        return f"{name} is {texts.KINDS[kind]}, and no {wanted} file; see `inspect`"
+    if is_safetensors(start):
+        return (
+            f"{name} is a plain safetensors file: it is not {wanted}, so there is nothing to {verb}"
+        )
+    kind = what(start, reader.name)
+    return f"{name} is {kind}, and no {wanted} file" if kind else ""

@@ -173,7 +173,7 @@ def refused(
     return found
 
 
-def check(path: AnyPath, secret: Secret, lists: Iterable[AnyPath] = ()) -> None:
+def check(path: AnyPath | None, secret: Secret, lists: Iterable[AnyPath] = ()) -> None:
     """Raises `Expired` if a key may not open the file `path`, by whichever id; else as `refused`."""
     _check(refused(path, lists), *secret.ids.values())
 
@@ -284,8 +284,10 @@ def _parse(fields: dict[str, Any]) -> RevocationList:
     revoked = tuple(Revoked(**one) for one in fields["revoked"])
     for one in revoked:
         signed.check_time(one.time)
-        reason = isinstance(one.reason, str) and len(one.reason) <= _REASON
-        if not re.fullmatch(identity.ID, one.id) or not reason or not one.reason.isprintable():
+        said = (
+            isinstance(one.reason, str) and len(one.reason) <= _REASON and one.reason.isprintable()
+        )
+        if not re.fullmatch(identity.ID, one.id) or not said:
             raise ValueError("has a key without a proper id or reason")
     issued, signer = signed.check_time(fields["issued"]), signed.signer_of(fields)
     return RevocationList(fields["serial"], issued, signer, revoked, fields["extra"])

@@ -6,8 +6,8 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from modellock_jax.vault import chunks, header, identity, revocation, sources
-from modellock_jax.vault.errors import Tampered, VaultError
+from modellock_jax.vault import chunks, header, identity, kinds, revocation, sources
+from modellock_jax.vault.errors import Tampered, Unreadable, VaultError
 from modellock_jax.vault.files import hold, open_to_read, replacing, write_all
 from modellock_jax.vault.frames import clears_frames
 from modellock_jax.vault.header import Header
@@ -38,7 +38,10 @@ def head_of(reader: Reader) -> tuple[Header, int]:
 
     If the head was cut off while it was rewritten, it is taken from the journal.
     """
-    length = header.head_length(reader.read(header.START), reader.size)
+    try:
+        length = header.head_length(reader.read(header.START), reader.size)
+    except Unreadable as error:
+        raise Unreadable(kinds.instead(reader, "sealed") or str(error)) from None
     seen, fault = b"", None
     for _ in range(ATTEMPTS):
         head = reader.read(length)
