@@ -15,6 +15,7 @@ from modellock_jax.vault.chunks import Cipher
 from modellock_jax.vault.errors import Unreadable
 from modellock_jax.vault.files import open_to_read, printable
 from modellock_jax.vault.frames import clears_frames
+from modellock_jax.vault.header import Header
 from modellock_jax.vault.identity import PublicKey
 from modellock_jax.vault.keys import Secret
 from modellock_jax.vault.opened import BYTES, TENSORS, Sealed, bytes_of
@@ -190,11 +191,25 @@ def open_sealed(
     a list that is present. Head and directory are read once. With `signed_by`, every later read
     gives what they signed or `Tampered`, whatever happens to the file.
     """
+    return open_with_key(source, unlocker, signed_by, expect, revoked, now, done)[0]
+
+
+def open_with_key(
+    source: AnySource,
+    unlocker: AnyUnlocker,
+    signed_by: Iterable[PublicKey],
+    expect: str | None,
+    revoked: Iterable[str | os.PathLike[str]],
+    now: datetime | None,
+    done: Done,
+) -> tuple[Sealed, bytes]:
+    """As `open_sealed`, with the file's key, which the caller keeps hidden."""
     signed_by = tuple(signed_by)
     reader = sources.opened(source, header.check_start)
     try:
         made, at = head_of(reader)
-        file_key = revocation.file_key_of(reader.path, made, unlocker_for(unlocker, made), revoked)
+        chosen = unlocker_for(unlocker, made)
+        file_key = revocation.file_key_of(reader.path, made, chosen, revoked)
         header.check_date(made, now)
         header.check_signed(made, signed_by)
         header.check_expected(made, expect)
@@ -203,7 +218,7 @@ def open_sealed(
         if signed_by:
             sealed.check_digest(done)
         sealed.begin()
-        return sealed
+        return sealed, file_key
     except BaseException:
         reader.close()
         raise
@@ -230,18 +245,26 @@ def rotate(
     if they kept the old file's key. Plain values are written to no file.
     """
     old, signers = sealed.header, tuple(signers)
-    about = writing.cover(
-        recipients,
-        expires,
-        signers,
-        old.name if name is None else name,
-        old.serial if serial is None else serial,
-    )
+    about = cover_again(old, recipients, expires, signers, name, serial)
     before = {signature["id"] for signature in old.signatures}
     for public in (identity.public_key(one) for one in signers if one.id in before):
         header.check_signed(old, (public,))
         sealed.check_digest()
     writing.seal(Content(sealed.kind, sealed.plain(), sealed.size), target, about, done)
+
+
+def cover_again(
+    old: Header,
+    recipients: Iterable[Recipient],
+    expires: datetime | None,
+    signers: Iterable[Secret],
+    name: str | None,
+    serial: int | None,
+) -> writing.Cover:
+    """As `writing.cover`, with the old name and serial number unless others are given."""
+    named = old.name if name is None else name
+    number = old.serial if serial is None else serial
+    return writing.cover(recipients, expires, signers, named, number)
 
 
 def load(

@@ -137,6 +137,8 @@ def opened_by(header: Header, unlocker: Unlocker) -> tuple[str, bytes]:
     """
     opened = ((s, recipients.unwrap(s, unlocker, header.file_id)) for s in header.stanzas)
     stanza, file_key = next(((s, key) for s, key in opened if key is not None), (None, None))
+    if not header.stanzas:
+        raise WrongKey("this file belongs to a set: open the folder that it was sealed in")
     if stanza is None or file_key is None:
         names = [recipients.name_of(stanza) for stanza in header.stanzas]
         mine = unlocker.ids.values() if isinstance(unlocker, Secret) else ()
@@ -145,9 +147,14 @@ def opened_by(header: Header, unlocker: Unlocker) -> tuple[str, bytes]:
         more = f" and {len(names) - SHOWN} more" if len(names) > SHOWN else ""
         whom = ", ".join(names[:SHOWN]) + more
         raise WrongKey(f"not for this key: the file's recipients are {whom}")
+    check_mac(header, file_key)
+    return recipients.name_of(stanza), file_key
+
+
+def check_mac(header: Header, file_key: bytes) -> None:
+    """Raises `Tampered` unless the header was written by somebody who has the file's key."""
     if not hmac.compare_digest(_mac(header, file_key), header.mac):
         raise Tampered("the header was changed after it was written; get the file again")
-    return recipients.name_of(stanza), file_key
 
 
 def check_date(header: Header, now: datetime | None = None) -> None:

@@ -17,8 +17,8 @@ from modellock_jax.vault.targets import AnyTarget, write_pieces
 from modellock_jax.vault.tensors import Directory, Tensor
 
 INDEX = 16  # bytes at the beginning of the body: the kind of what follows, and zeros
-TENSORS, BYTES = "safetensors", "bytes"
-KINDS = {name.encode().ljust(INDEX, b"\0"): name for name in (TENSORS, BYTES, "set")}
+TENSORS, BYTES, SET = "safetensors", "bytes", "set"
+KINDS = {name.encode().ljust(INDEX, b"\0"): name for name in (TENSORS, BYTES, SET)}
 
 
 class Sealed(contextlib.AbstractContextManager["Sealed"]):
@@ -58,6 +58,8 @@ class Sealed(contextlib.AbstractContextManager["Sealed"]):
     @property
     def directory(self) -> Directory:
         """The head of the safetensors file. Raises `Unreadable` if it is none."""
+        if self.kind == SET:
+            raise Unreadable("is the manifest of a set; open the folder that it lies in")
         if self._directory is None:
             raise Unreadable(
                 "holds no safetensors file but bytes: use `export`, or the command open"

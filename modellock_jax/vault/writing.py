@@ -35,6 +35,8 @@ class Cover(NamedTuple):
     signers: tuple[Secret, ...]
     name: str
     serial: int
+    hashed: bool = False
+    """Whether the digest is needed although nobody signs."""
 
 
 def cover(
@@ -76,7 +78,8 @@ def seal_under(
     done: Done,
 ) -> Header:
     """As `seal`, under a key that seals nothing else."""
-    digest = bytes(32) if about.signers else b""
+    hashed = about.hashed or bool(about.signers)
+    digest = bytes(32) if hashed else b""
     # The longest that a file can be, so that the head has room for its length.
     made = Header(file_id, 2**63, digest, about.expires, stanzas, name=about.name)
     made = made._replace(serial=about.serial)
@@ -88,7 +91,7 @@ def seal_under(
         with replacing(target) as file:  # type: ignore[arg-type]
             made = writer.to_file(file, made.room)
             write_all(file, header.encode(made), 0)
-    elif content.size is not None and not about.signers:
+    elif content.size is not None and not hashed:
         put(target, header.encode(made))
         writer.to_stream(target)
     else:
@@ -127,17 +130,17 @@ class _Writer:
 
     def to_file(self, file: int, at: int) -> Header:
         """Write the body from an offset on, and give the header that is true of it."""
-        signed = bool(self._signers)
+        hashed = bool(self._made.digest)
         digests = chunks.seal_all(
             self._cipher,
             self._pieces,
             lambda place, sealed: write_all(file, sealed, at + place),
             self._done,
-            hashed=signed,
+            hashed=hashed,
             in_turn=False,
         )
         made = self._made._replace(body=chunks.sealed_size(self._size))
-        if signed:
+        if hashed:
             made = made._replace(digest=hashlib.sha256(digests).digest())
         return header.finish(made, self._file_key, self._signers)
 

@@ -1,0 +1,141 @@
+"""The commands that seal and open, on folders: sets of files under one signature."""
+
+from pathlib import Path
+from typing import Any
+
+from modellock_jax.cli.choosing import Choice
+from modellock_jax.cli.inputs import progress, tell
+from modellock_jax.vault import folders, identity, naming, rewrite, sets
+from modellock_jax.vault.errors import Unreadable
+from modellock_jax.vault.identity import PublicKey
+from modellock_jax.vault.opened import BYTES
+from modellock_jax.vault.sets import Member, OpenedSet
+
+SHOWN = 20  # paths that a line names
+
+
+def seal(
+    source: Path, output: Path, whom: list[Any], dry_run: bool, as_json: bool, **about: Any
+) -> None:
+    """`seal FOLDER FOLDER`."""
+    folders.check_new_folder(output)
+    found = sets.check_folder(source)
+    members: list[Member] = []
+    if not dry_run:
+        size = sum((source / path).stat().st_size for path in found.files)
+        with progress("sealing", size) as done:
+            members = sets.seal_set(source, output, whom, done=done, **about)
+    word = "would be sealed" if dry_run else "sealed"
+    lines = [
+        f"{source} {word} into {output} for {len(whom)} recipients: {len(found.files)} files as one "
+        "set, whose paths and sizes lie open"
+    ]
+    whole = [one.path for one in members if one.kind == BYTES]
+    for paths, what in (
+        (whole, "sealed as bytes, so without single arrays"),
+        (found.hidden, "hidden, and sealed too"),
+        (found.empty, "empty folders, which come back"),
+    ):
+        lines += [f"{what}: {_listed(paths)}"] if paths else []
+    tell(
+        as_json,
+        lines,
+        output=str(output),
+        files=list(found.files),
+        as_bytes=whole,
+        hidden=found.hidden,
+        empty=list(found.empty),
+        name=about["name"],
+        serial=about["serial"],
+        recipients=len(whom),
+        written=not dry_run,
+    )
+
+
+def open_(
+    source: Path,
+    output: Path | None,
+    choice: Choice,
+    signed_by: list[PublicKey],
+    dry_run: bool,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """`open FOLDER FOLDER`, and without an output `verify FOLDER`."""
+    if output is not None:
+        folders.check_new_folder(output)
+    with opened(source, choice, signed_by=signed_by, **options) as found:
+        if output is None or dry_run:
+            with progress("checking", found.size) as done:
+                found.check(done)
+        else:
+            with progress("opening", found.size) as done:
+                found.export(output, done)
+    made = found.header
+    words = naming.called(made.name, made.serial)
+    by = ", ".join(public.id for public in signed_by) if signed_by else ""
+    word = "whole" if output is None else "can be opened" if dry_run else f"opened into {output}"
+    tell(
+        as_json,
+        f"{source} {word}: {words}, {len(found.paths)} files, {found.size} bytes; "
+        + (f"signed by {by}" if by else "no signature asked for, so its recipients vouch for it"),
+        output=None if output is None else str(output),
+        files=found.paths,
+        name=made.name,
+        serial=made.serial,
+        bytes=found.size,
+        signed_by=[public.id for public in signed_by],
+        written=output is not None and not dry_run,
+    )
+
+
+def rotate(
+    source: Path,
+    output: Path,
+    whom: list[Any],
+    choice: Choice,
+    signed_by: list[PublicKey],
+    options: dict[str, Any],
+    dry_run: bool,
+    as_json: bool,
+    **about: Any,
+) -> None:
+    """`rotate FOLDER FOLDER`."""
+    folders.check_new_folder(output)
+    before = {one["id"] for one in rewrite.read_header(sets.manifest_of(source)).signatures}
+    again = [s for s in about["signers"] if s.id in before]
+    required = [*signed_by, *map(identity.public_key, again)]
+    with opened(source, choice, signed_by=required, **options) as found:
+        if not dry_run:
+            with progress("rotating", found.size) as done:
+                sets.rotate_set(found, output, whom, done=done, **about)
+    word = "would be" if dry_run else "is"
+    tell(
+        as_json,
+        f"{output} {word} a set of {len(found.paths)} files under fresh keys for {len(whom)} "
+        f"recipients; destroy copies of {source}",
+        output=str(output),
+        files=found.paths,
+        recipients=len(whom),
+        written=not dry_run,
+    )
+
+
+def opened(source: Path, choice: Choice, **options: Any) -> OpenedSet:
+    """Open a set with the key that its manifest asks for."""
+    with choice.explained():
+        return sets.open_set(source, choice.unlocker, **options)
+
+
+def rewritten(path: Path) -> Path:
+    """The file whose head changes when recipients do: of a folder, the manifest."""
+    if not path.is_dir():
+        return path
+    if not sets.is_set(path):
+        raise Unreadable(f"{path} has no {sets.MANIFEST}; name a folder that was sealed")
+    return sets.manifest_of(path)
+
+
+def _listed(paths: Any) -> str:
+    more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
+    return ", ".join(paths[:SHOWN]) + more
