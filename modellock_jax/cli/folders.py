@@ -4,10 +4,12 @@ from pathlib import Path
 from typing import Any
 
 from modellock_jax.cli.choosing import Choice
-from modellock_jax.cli.inputs import progress, tell
-from modellock_jax.vault import folders, identity, naming, rewrite, sets
+from modellock_jax.cli.heads import tell_head
+from modellock_jax.cli.inputs import progress, show, tell
+from modellock_jax.vault import file_schemes, folders, identity, locked_sets, naming, rewrite, sets
 from modellock_jax.vault.errors import Unreadable
 from modellock_jax.vault.identity import PublicKey
+from modellock_jax.vault.keys import Secret
 from modellock_jax.vault.opened import BYTES
 from modellock_jax.vault.sets import Member, OpenedSet
 
@@ -139,3 +141,63 @@ def rewritten(path: Path) -> Path:
 def _listed(paths: Any) -> str:
     more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
     return ", ".join(paths[:SHOWN]) + more
+
+
+def inspect(source: Path, as_json: bool) -> None:
+    """`inspect FOLDER`."""
+    if locked_sets.is_locked_set(source):
+        found = locked_sets.read_locked_set(source)
+        about = f"{source}: {locked_sets.FORMAT}, {len(found.members)} files, {found.scheme}"
+        show(
+            as_json,
+            [about, f"key_id: {found.key_id}", "What it says is checked only by unlock."],
+            kind=locked_sets.FORMAT,
+            files=[one.path for one in found.members],
+            scheme=found.scheme,
+            key_id=found.key_id,
+        )
+        return
+    made = rewrite.read_header(rewritten(source))
+    tell_head(
+        f"{source}: {sets.FORMAT}", made, as_json, kind=sets.FORMAT, **sets.inspect_set(source)
+    )
+
+
+def lock(source: Path, output: Path, secret: Secret, scheme: str, as_json: bool) -> None:
+    """`lock FOLDER FOLDER`."""
+    folders.check_new_folder(output)
+    size = sum((source / path).stat().st_size for path in folders.walk(source).files)
+    with progress("locking", size) as done:
+        made = locked_sets.lock_set(source, output, secret, scheme, done=done)
+    copied = [one.path for one in made.members if not one.locked]
+    lines = [f"{source} locked into {output} with key {made.key_id}: {len(made.members)} files"]
+    lines += [f"copied as they are: {_listed(copied)}"] if copied else []
+    lines.append(file_schemes.about(made.scheme))
+    tell(
+        as_json,
+        lines,
+        output=str(output),
+        scheme=made.scheme,
+        key=made.key_id,
+        files=[one.path for one in made.members],
+        copied=copied,
+    )
+
+
+def unlock(source: Path, output: Path, choice: Choice, revoked: list[Path], as_json: bool) -> None:
+    """`unlock FOLDER FOLDER`."""
+    folders.check_new_folder(output)
+    if not locked_sets.is_locked_set(source):
+        raise Unreadable(
+            f"{source} has no {sets.LOCKED}; name a folder that was locked, or use open"
+        )
+    found = locked_sets.read_locked_set(source)
+    with choice.explained(), progress("unlocking", sum(one.size for one in found.members)) as done:
+        secret = choice.of([found.key_id])
+        locked_sets.unlock_set(source, output, secret, revoked=revoked, done=done)
+    tell(
+        as_json,
+        f"{source} unlocked into {output}, {len(found.members)} files",
+        output=str(output),
+        files=[one.path for one in found.members],
+    )

@@ -49,6 +49,21 @@ RevokedBy = Annotated[
         "$MODELLOCK_REVOKED names, and NAME.revoked.json and revoked.json beside the file.",
     ),
 ]
+Name = Annotated[
+    str | None,
+    typer.Option("--name", help="What it is, for all to read: --expect asks for it. Signed too."),
+]
+Serial = Annotated[
+    int | None, typer.Option("--serial", help="Which version of that, from 1 upwards. Signed too.")
+]
+Expect = Annotated[
+    str | None,
+    typer.Option(
+        "--expect",
+        help="Refuse another file: NAME, NAME@SERIAL, or NAME@SERIAL+ for that version or a later. "
+        "Only with --signed-by does more than the recipients' word stand behind it.",
+    ),
+]
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and write nothing.")]
 

@@ -4,7 +4,7 @@ from typing import Annotated
 
 import typer
 
-from modellock_jax.cli import paths
+from modellock_jax.cli import folders, paths
 from modellock_jax.cli.app import app
 from modellock_jax.cli.choosing import Choice, KeyFile
 from modellock_jax.cli.inputs import Json, RevokedBy, on_files, progress, readable, tell, writable
@@ -30,6 +30,9 @@ def lock(
     from modellock_jax.vault import locked
 
     secret = Choice(key).first()
+    if source.is_dir():
+        folders.lock(source, output, secret, scheme, as_json)
+        return
     with (
         readable(source) as path,
         writable(output, force) as target,
@@ -61,6 +64,9 @@ def unlock(
     from modellock_jax.vault import locked
 
     choice = Choice(key)
+    if source.is_dir():
+        folders.unlock(source, output, choice, revoked, as_json)
+        return
     with (
         readable(source) as path,
         writable(output, force) as target,

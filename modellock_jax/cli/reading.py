@@ -8,12 +8,13 @@ from typing import Annotated
 
 import typer
 
-from modellock_jax.cli import streams, texts
+from modellock_jax.cli import folders, streams, texts
 from modellock_jax.cli.app import app
 from modellock_jax.cli.choosing import default_key_file
+from modellock_jax.cli.heads import tell_head
 from modellock_jax.cli.inputs import Json, on_files, readable, show
 from modellock_jax.cli.paths import In
-from modellock_jax.vault import envelope, header, naming, recipients, rewrite, temporary, threats
+from modellock_jax.vault import envelope, header, recipients, rewrite, temporary, threats
 from modellock_jax.vault.errors import Unreadable
 from modellock_jax.vault.texts import encoding_fault
 from modellock_jax.vault.texts import kind as kind_of_text
@@ -23,6 +24,9 @@ from modellock_jax.vault.texts import kind as kind_of_text
 @on_files
 def inspect(source: In, as_json: Json = False) -> None:
     """What a file tells without a key: its kind, who can open it, who signed it, how big it is."""
+    if source.is_dir():
+        folders.inspect(source, as_json)
+        return
     with readable(source) as path:
         with envelope.reading(path) as file:
             size, start = os.fstat(file).st_size, os.pread(file, 4096, 0)
@@ -53,28 +57,7 @@ def inspect(source: In, as_json: Json = False) -> None:
                 **lock,
             )
             return
-    whom = [f"{recipients.name_of(s)} ({s['type']})" for s in made.stanzas]
-    signers = [signature["id"] for signature in made.signatures]
-    lines = [
-        f"{source}: {header.MARK}, version {header.VERSION}, {size} bytes",
-        f"name:       {naming.called(made.name, made.serial)}",
-        f"recipients: {', '.join(whom)}",
-        f"signed by:  {', '.join(signers) or 'nobody'} (checked only by open and verify --signed-by)",
-        f"expires:    {made.expires or 'never'}",
-        header.ABOUT,
-    ]
-    show(
-        as_json,
-        lines,
-        kind=header.MARK,
-        version=header.VERSION,
-        bytes=size,
-        name=made.name,
-        serial=made.serial,
-        recipients=[{"type": s["type"], "id": recipients.name_of(s)} for s in made.stanzas],
-        signatures=signers,
-        expires=made.expires,
-    )
+    tell_head(f"{source}: {header.MARK}", made, as_json, kind=header.MARK, bytes=size)
 
 
 @app.command()

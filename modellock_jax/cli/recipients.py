@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from modellock_jax.cli import paths
+from modellock_jax.cli import folders, paths
 from modellock_jax.cli.app import app
 from modellock_jax.cli.choosing import Choice, KeyFile, NewPassphraseFile
 from modellock_jax.cli.inputs import (
@@ -38,7 +38,7 @@ def list_(
     source: Annotated[Path, typer.Argument(help="A sealed file.")], as_json: Json = False
 ) -> None:
     """The key ids of who can open a file; needs no key."""
-    made = rewrite.read_header(source)
+    made = rewrite.read_header(folders.rewritten(source))
     whom = [{"type": s["type"], "id": recipients.name_of(s)} for s in made.stanzas]
     show(as_json, [f"{one['id']}  {one['type']}" for one in whom], recipients=whom)
 
@@ -146,7 +146,7 @@ def _rewrite(
 ) -> None:
     if paths.is_stream(file):
         raise ValueError("a file is changed in place, so a pipe will not do; name a file")
-    vouching, choice = signers(sign), Choice(key)
+    vouching, choice, file = signers(sign), Choice(key), folders.rewritten(file)
     before: list[Header] = []
 
     def unlocker(made: Header) -> recipients.Unlocker:

@@ -5,13 +5,16 @@ from typing import Annotated
 
 import typer
 
-from modellock_jax.cli import paths
+from modellock_jax.cli import folders, paths
 from modellock_jax.cli.app import app
 from modellock_jax.cli.choosing import Choice, KeyFile, NewPassphraseFile, PassphraseFile
 from modellock_jax.cli.inputs import (
     DryRun,
+    Expect,
     Json,
+    Name,
     RevokedBy,
+    Serial,
     Sign,
     SignedBy,
     To,
@@ -34,21 +37,6 @@ Expires = Annotated[
     str, typer.Option("--expires", help="A date, as 2027-01-31, after which it is not opened.")
 ]
 
-Name = Annotated[
-    str | None,
-    typer.Option("--name", help="What it is, for all to read: --expect asks for it. Signed too."),
-]
-Serial = Annotated[
-    int | None, typer.Option("--serial", help="Which version of that, from 1 upwards. Signed too.")
-]
-Expect = Annotated[
-    str | None,
-    typer.Option(
-        "--expect",
-        help="Refuse another file: NAME, NAME@SERIAL, or NAME@SERIAL+ for that version or a later. "
-        "Only with --signed-by does more than the recipients' word stand behind it.",
-    ),
-]
 AS_BYTES = (
     "It is no safetensors file and was sealed as bytes: it opens as a whole, without names, single "
     "arrays or shards, and nothing in it was looked at."
@@ -73,10 +61,15 @@ def seal(
 ) -> None:
     """Encrypt a safetensors file for named recipients; names and shapes are hidden too.
 
-    A file of any other kind is sealed as it is, and opens as a whole only.
+    A file of any other kind is sealed as it is, and opens as a whole only. A folder is sealed into a
+    new folder, as one set.
     """
     whom, until = chosen_recipients(to, passphrase, passphrase_file), moment(expires)
     vouching = signers(sign)
+    if source.is_dir():
+        about = {"expires": until, "signers": vouching, "name": name or "", "serial": serial or 0}
+        folders.seal(source, output, whom, dry_run, as_json, **about)
+        return
     with paths.reading(source) as given:
         if dry_run:
             paths.check(output, force)
@@ -130,8 +123,13 @@ def open_(
     as_json: Json = False,
     dry_run: DryRun = False,
 ) -> None:
-    """Decrypt a sealed file into the plain safetensors file that it was."""
+    """Decrypt a sealed file into the file that it was, or a sealed folder into a new folder."""
     choice, wanted = Choice(key, passphrase_file), publics(signed_by)
+    if source.is_dir():
+        folders.open_(
+            source, output, choice, wanted, dry_run, as_json, expect=expect, revoked=revoked
+        )
+        return
     with paths.reading(source) as given, _opened(given, choice, wanted, expect, revoked) as sealed:
         made, tensors, size = sealed.header, _tensors(sealed), sealed.size
         if dry_run:
@@ -165,8 +163,11 @@ def verify(
     revoked: RevokedBy = [],  # noqa: B006
     as_json: Json = False,
 ) -> None:
-    """Check every byte of a sealed file with a recipient's key, and write nothing."""
+    """Check every byte of a sealed file or folder with a recipient's key, and write nothing."""
     choice, wanted = Choice(key, passphrase_file), publics(signed_by)
+    if source.is_dir():
+        folders.open_(source, None, choice, wanted, True, as_json, expect=expect, revoked=revoked)
+        return
     with paths.reading(source) as given, _opened(given, choice, wanted, expect, revoked) as sealed:
         _check(sealed)
         made, tensors = sealed.header, _tensors(sealed)
@@ -208,6 +209,14 @@ def rotate(
     """
     whom, until = chosen_recipients(to, passphrase, passphrase_file), moment(expires)
     vouching = signers(sign)
+    if source.is_dir():
+        about = {"expires": until, "signers": vouching, "name": name, "serial": serial}
+        options = {"expect": expect, "revoked": revoked}
+        wanted = publics(signed_by)
+        folders.rotate(
+            source, output, whom, Choice(key), wanted, options, dry_run, as_json, **about
+        )
+        return
     with (
         paths.reading(source) as given,
         _opened(given, Choice(key), publics(signed_by), expect, revoked) as sealed,

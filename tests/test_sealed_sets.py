@@ -1,0 +1,379 @@
+"""Folders as sets: all of one release, under one signature, name and serial number, or exit code 4."""
+
+import json
+import os
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from commands import bad, good
+from safetensors.numpy import save_file
+from sealed import ALICE, BOB, MALLORY, OWNER, adding, public
+
+from modellock_jax.vault import envelope, header, locked_sets, sets, writing
+from modellock_jax.vault.errors import Expired, Tampered, Unreadable, WrongKey
+from modellock_jax.vault.files import canonical
+from modellock_jax.vault.opened import SET
+from modellock_jax.vault.rewrite import read_header, rewrite
+from modellock_jax.vault.writing import Content
+
+OWNERS = [public(OWNER)]
+SHARDS = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
+
+
+def model(folder: Path, seed: int = 0) -> Path:
+    """A sharded model as it is shipped: index, configuration, hidden file, adapters, empty folder."""
+    (folder / "adapters" / "fr").mkdir(parents=True)
+    (folder / "logs" / "old").mkdir(parents=True)
+    tensors = [{"a/w": np.full((3, 4), seed, np.float32)}, {"b": np.arange(5) + seed}]
+    for shard, arrays in zip(SHARDS, tensors):
+        save_file(arrays, folder / shard)
+    weights = {"a/w": SHARDS[0], "b": SHARDS[1]}
+    index = {"metadata": {"total_size": 88}, "weight_map": weights}
+    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
+    (folder / "config.json").write_text(json.dumps({"seed": seed}))
+    (folder / ".gitattributes").write_text("*.safetensors filter=lfs")
+    save_file({"lora": np.ones(2, np.float32) * seed}, folder / "adapters" / "fr" / "x.safetensors")
+    return folder
+
+
+def contents(folder: Path) -> dict[str, bytes | None]:
+    every = sorted(folder.rglob("*"))
+    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in every}
+
+
+@pytest.fixture
+def sealed(tmp_path):
+    """Two releases of a model, sealed and signed, of which Mallory may open both."""
+    for i in (1, 2):
+        whom = [public(ALICE), public(MALLORY)]
+        source = model(tmp_path / f"m{i}", i)
+        sets.seal_set(source, tmp_path / f"s{i}", whom, signers=[OWNER], name="net", serial=i)
+    return tmp_path
+
+
+def opened(folder, who=ALICE, **options):
+    return sets.open_set(folder, who, **{"signed_by": OWNERS, "expect": "net@2"} | options)
+
+
+def test_a_folder_comes_back_whole_and_its_members_open_alone(sealed):
+    with opened(sealed / "s2") as found:
+        found.check()
+        found.export(sealed / "back")
+        assert contents(sealed / "back") == contents(sealed / "m2")
+        assert (found.header.name, found.header.serial) == ("net", 2)
+        assert set(found.paths) == {
+            p for p, data in contents(sealed / "m2").items() if data is not None
+        }
+        with found.member(SHARDS[1]) as shard:
+            assert shard.array("b").tolist() == [2, 3, 4, 5, 6]
+        with found.member("config.json") as config, pytest.raises(Unreadable, match="bytes"):
+            config.load()
+        with pytest.raises(KeyError, match="no file 'absent'"):
+            found.member("absent")
+    with pytest.raises(ValueError, match="closed"):
+        found.member("config.json")
+    plain = b"".join(data or b"" for data in contents(sealed / "m2").values())
+    hidden = [b"lora", b"total_size", b"filter=lfs", plain[-40:]]
+    for data in contents(sealed / "s2").values():
+        assert not any(part in (data or b"") for part in hidden)
+    with pytest.raises(WrongKey):
+        opened(sealed / "s2", BOB)
+    with pytest.raises(WrongKey, match="belongs to a set: open the folder"):
+        envelope.load(sealed / "s2" / SHARDS[0], ALICE)
+    with pytest.raises(Unreadable, match="manifest of a set"):
+        envelope.load(sealed / "s2" / "modellock.set", ALICE)
+
+
+def swap(name):
+    return lambda new, old: shutil.copy(old / name, new / name)
+
+
+def exchange(new, _):
+    os.rename(new / SHARDS[0], new / "t")
+    os.rename(new / SHARDS[1], new / SHARDS[0])
+    os.rename(new / "t", new / SHARDS[1])
+
+
+def flip(new, _):
+    data = bytearray((new / SHARDS[0]).read_bytes())
+    data[-1] ^= 1
+    (new / SHARDS[0]).write_bytes(data)
+
+
+def linked(new, old):
+    os.rename(new / SHARDS[0], new.parent / "elsewhere")
+    (new / SHARDS[0]).symlink_to(new.parent / "elsewhere")
+
+
+MIXED = {
+    "a shard of another release": swap(SHARDS[0]),
+    "a configuration of another release": swap("config.json"),
+    "a manifest of another release": swap("modellock.set"),
+    "a missing shard": lambda new, _: (new / SHARDS[1]).unlink(),
+    "a missing hidden file": lambda new, _: (new / ".gitattributes").unlink(),
+    "another file": lambda new, _: (new / "pickle.bin").write_bytes(b"x"),
+    "another hidden file": lambda new, _: (new / ".x").write_bytes(b"x"),
+    "another folder": lambda new, _: (new / "x").mkdir(),
+    "a shard twice": lambda new, _: shutil.copy(new / SHARDS[0], new / "copy.safetensors"),
+    "shards exchanged": exchange,
+    "a shard renamed": lambda new, _: os.rename(new / SHARDS[0], new / "model.safetensors"),
+    "a link": linked,
+    "a changed byte": flip,
+    "a plain file": lambda new, _: shutil.copy(new.parent / "m2" / SHARDS[0], new / SHARDS[0]),
+    "a file cut off": lambda new, _: os.truncate(new / SHARDS[0], 70_000),
+    "an empty file": lambda new, _: os.truncate(new / SHARDS[0], 0),
+}
+
+
+@pytest.mark.parametrize("signed", [True, False])
+@pytest.mark.parametrize("change", MIXED)
+def test_what_is_not_one_release_is_tampered(sealed, change, signed):
+    MIXED[change](sealed / "s2", sealed / "s1")
+    with (
+        pytest.raises(Tampered) as caught,
+        opened(sealed / "s2", signed_by=OWNERS * signed) as found,
+    ):
+        found.export(sealed / "back")
+    assert caught.value.code == 4
+    assert "get the" in str(caught.value) or "expected" in str(caught.value)
+    assert not (sealed / "back").exists()
+    assert sorted(p.name for p in sealed.iterdir() if p.name != "elsewhere") == [
+        "m1",
+        "m2",
+        "s1",
+        "s2",
+    ]
+
+
+def test_a_recipient_cannot_mix_what_was_signed(sealed):
+    """Mallory knows all keys of the set: they seal another shard that fits, and another manifest."""
+    folder, path = sealed / "s2", sealed / "s2" / SHARDS[0]
+    key = header.file_key_of(read_header(folder / "modellock.set"), MALLORY)
+    made = read_header(path)
+    member_key = sets._member_key(key, made.file_id)
+    with opened(sealed / "s1", MALLORY, expect=None) as old, old.member(SHARDS[0]) as shard:
+        content = Content(shard.kind, list(shard.plain()), shard.size)
+    writing.seal_under(member_key, made.file_id, (), content, path, sets._OF_A_SET, lambda _: None)
+    with opened(folder) as found, pytest.raises(Tampered, match="another release"):
+        found.member(SHARDS[0])
+    forged = read_header(path)._replace(digest=made.digest, mac=made.mac)
+    forged = header.finish(forged, member_key)
+    data = path.read_bytes()
+    path.write_bytes(header.encode(forged) + data[forged.room :])
+    with opened(folder) as found, pytest.raises(Tampered, match="not what was signed"):
+        found.member(SHARDS[0])
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["../x", "/etc/x", "a/../../x", "", ".", "a//b", "a\n", "modellock.set", "config.json/x"],
+)
+def test_a_manifest_that_leads_elsewhere_is_refused(sealed, path):
+    folder = sealed / "s2"
+    made = read_header(folder / "modellock.set")
+    key = header.file_key_of(made, MALLORY)
+    with opened(folder) as found:
+        members = [one._asdict() for one in found.members.values()]
+    members.append(members[0] | {"path": path})
+    fields = {"format": sets.FORMAT, "version": 1, "members": members, "empty": []}
+    text = canonical(fields)
+    about = writing.Cover((), "", (), "net", 2)
+    content = Content(SET, [text], len(text))
+    writing.seal_under(
+        key, made.file_id, made.stanzas, content, folder / "modellock.set", about, lambda _: None
+    )
+    with pytest.raises(Tampered, match="manifest is not as it was written"):
+        opened(folder, signed_by=[])
+
+
+def test_recipients_date_and_name_are_the_sets(sealed):
+    folder = sealed / "s2"
+    manifest = sets.manifest_of(folder)
+    before = contents(folder)
+    rewrite(manifest, ALICE, adding(public(BOB)), [OWNER])
+    with opened(folder, BOB) as found:
+        found.check()
+    after = contents(folder)
+    assert [path for path in before if before[path] != after[path]] == ["modellock.set"]
+    with opened(folder) as found:
+        sets.rotate_set(found, sealed / "r", [public(BOB)], signers=[OWNER], serial=3)
+        with pytest.raises(FileExistsError, match="not empty"):
+            sets.rotate_set(found, sealed / "r", [public(BOB)])
+    with opened(sealed / "r", BOB, expect="net@3") as found:
+        found.export(sealed / "back")
+    assert contents(sealed / "back") == contents(sealed / "m2")
+    with pytest.raises(WrongKey):
+        opened(sealed / "r", ALICE, expect=None)
+    with opened(folder, signed_by=[]) as found, pytest.raises(ValueError, match="signed_by"):
+        sets.rotate_set(found, sealed / "x", [public(BOB)], signers=[OWNER])
+    rewrite(manifest, ALICE, lambda m, _: m._replace(expires="2020-01-01T00:00:00+00:00"), [OWNER])
+    with pytest.raises(Expired):
+        opened(folder)
+
+
+def disagree(folder, weights):
+    path = folder / "model.safetensors.index.json"
+    path.write_text(json.dumps({"weight_map": weights}))
+
+
+UNFIT = {
+    "no files": (lambda f: shutil.rmtree(f) or f.mkdir(), "has no files"),
+    "a tensor that no shard has": (
+        lambda f: disagree(f, {"a/w": SHARDS[0], "b": SHARDS[1], "c": SHARDS[1]}),
+        "disagree.* c",
+    ),
+    "a tensor that the index lacks": (lambda f: disagree(f, {"a/w": SHARDS[0]}), "is a shard that"),
+    "a tensor in another shard": (
+        lambda f: disagree(f, {"a/w": SHARDS[1], "b": SHARDS[1]}),
+        "disagree",
+    ),
+    "a shard that is not there": (lambda f: (f / SHARDS[0]).unlink(), "which is not there"),
+    "an index that is none": (
+        lambda f: (f / "model.safetensors.index.json").write_text("[]"),
+        "not an index",
+    ),
+    "a link out": (lambda f: (f / "x").symlink_to("/etc/hostname"), "leads out"),
+    "a link to a folder": (lambda f: (f / "x").symlink_to(f / "adapters"), "leads out"),
+    "a dangling link": (lambda f: (f / "x").symlink_to(f / "nothing"), "nowhere"),
+    "a pipe": (lambda f: os.mkfifo(f / "x"), "pipe or a device"),
+    "a name of two lines": (lambda f: (f / "a\nb").write_text(""), "cannot be shown"),
+    "a shard that is cut off": (lambda f: os.truncate(f / SHARDS[0], 100), "should have"),
+    "a set": (lambda f: (f / "modellock.set").write_text(""), "a set already"),
+}
+
+
+@pytest.mark.parametrize("fault", UNFIT)
+def test_what_is_no_whole_model_is_refused_and_leaves_nothing(tmp_path, fault):
+    source = model(tmp_path / "m")
+    change, match = UNFIT[fault]
+    change(source)
+    before = sorted(tmp_path.rglob("*"))
+    with pytest.raises(Unreadable, match=match):
+        sets.seal_set(source, tmp_path / "s", [public(ALICE)])
+    with pytest.raises(Unreadable, match=match):
+        locked_sets.lock_set(source, tmp_path / "s", OWNER, "stream_lock")
+    assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_an_error_at_any_file_leaves_no_half_set(tmp_path, monkeypatch):
+    source, real = model(tmp_path / "m"), os.pwrite
+    for stop in (1, 3, 8, 13):
+        left = stop
+
+        def failing(*args):
+            nonlocal left
+            left -= 1
+            if left == 0:
+                raise OSError(28, "No space left on device")
+            return real(*args)
+
+        with monkeypatch.context() as m:
+            m.setattr(os, "pwrite", failing)
+            with pytest.raises(OSError, match="No space"):
+                sets.seal_set(source, tmp_path / "s", [public(ALICE)])
+        assert os.listdir(tmp_path) == ["m"]
+
+
+def test_a_link_within_is_sealed_as_the_file_it_stands_for(tmp_path):
+    source = model(tmp_path / "m")
+    (source / "latest").symlink_to("config.json")
+    sets.seal_set(source, tmp_path / "s", [public(ALICE)])
+    with sets.open_set(tmp_path / "s", ALICE) as found:
+        found.export(tmp_path / "back")
+    assert (tmp_path / "back" / "latest").read_bytes() == (source / "config.json").read_bytes()
+    assert not (tmp_path / "back" / "latest").is_symlink()
+
+
+# Locked
+
+
+def test_a_locked_folder_loads_and_comes_back(tmp_path):
+    source = model(tmp_path / "m", 1)
+    made = locked_sets.lock_set(source, tmp_path / "l", OWNER, "stream_lock")
+    assert {one.path for one in made.members if one.locked} == {
+        *SHARDS,
+        "adapters/fr/x.safetensors",
+    }
+    (tmp_path / "there").mkdir()
+    locked_sets.unlock_set(tmp_path / "l", tmp_path / "there", OWNER)
+    assert contents(tmp_path / "there") == contents(source)
+    with pytest.raises(WrongKey):
+        locked_sets.unlock_set(tmp_path / "l", tmp_path / "x", ALICE)
+    with pytest.raises(FileExistsError, match="not empty"):
+        locked_sets.unlock_set(tmp_path / "l", tmp_path / "there", OWNER)
+
+
+@pytest.mark.parametrize(
+    "change", [name for name in MIXED if name != "a manifest of another release"]
+)
+def test_a_locked_folder_is_of_one_release(tmp_path, change):
+    for i in (1, 2):
+        locked_sets.lock_set(model(tmp_path / f"m{i}", i), tmp_path / f"s{i}", OWNER, "stream_lock")
+    with_size = {"a file cut off": lambda new, _: os.truncate(new / SHARDS[0], 1000)}
+    (MIXED | with_size)[change](tmp_path / "s2", tmp_path / "s1")
+    with pytest.raises(Tampered, match="get the"):
+        locked_sets.unlock_set(tmp_path / "s2", tmp_path / "back", OWNER)
+    assert not (tmp_path / "back").exists()
+
+
+def test_a_changed_manifest_of_a_locked_folder(tmp_path):
+    locked_sets.lock_set(model(tmp_path / "m"), tmp_path / "l", OWNER, "stream_lock")
+    path = tmp_path / "l" / "modellock.set.json"
+    fields = json.loads(path.read_text())
+    other = [fields["members"][0] | {"path": "../x"}]
+    for change in (
+        {"members": fields["members"][1:]}, {"empty": []}, {"scheme": "deep_lock()"}, {"tag": ""},
+        {"nonce": "0" * 32}, {"members": other}, {"members": {}}, {"more": 1}, {"key_id": 7},
+    ):  # fmt: skip
+        path.write_text(json.dumps(fields | change))
+        with pytest.raises(Tampered):
+            locked_sets.unlock_set(tmp_path / "l", tmp_path / "back", OWNER)
+    path.write_text(json.dumps(fields | {"version": 2}))
+    with pytest.raises(Unreadable, match="not of version 1"):
+        locked_sets.unlock_set(tmp_path / "l", tmp_path / "back", OWNER)
+    assert not (tmp_path / "back").exists()
+
+
+def test_commands(tmp_path):
+    for i in (1, 2):
+        model(tmp_path / f"m{i}", i)
+    for who in ("alice", "bob", "owner"):
+        good(tmp_path, "keygen", f"{who}.key", "--classic")
+    to, sign = ["--to", "alice.key.pub"], ["--sign", "owner.key"]
+    alice, owner = ["--key", "alice.key"], ["--signed-by", "owner.key.pub"]
+    for i in (1, 2):
+        named = ["--name", "net", "--serial", str(i)]
+        told = good(tmp_path, "seal", f"m{i}", f"s{i}", *to, *sign, *named).decode()
+        assert "hidden, and sealed too: .gitattributes" in told
+        assert "logs/old" in told
+        assert "sealed as bytes" in told
+    good(tmp_path, "open", "s2", "back", *alice, *owner, "--expect", "net@2+")
+    assert contents(tmp_path / "back") == contents(tmp_path / "m2")
+    bad(4, "serial 1", tmp_path, "verify", "s1", *alice, *owner, "--expect", "net@2+")
+    told = json.loads(good(tmp_path, "inspect", "s2", "--json"))
+    assert (told["name"], told["serial"], told["files"]) == ("net", 2, 6)
+    good(tmp_path, "recipients", "add", "s2", "--to", "bob.key.pub", *alice, *sign)
+    assert len(good(tmp_path, "recipients", "list", "s2").splitlines()) == 2
+    good(tmp_path, "verify", "s2", "--key", "bob.key", *owner)
+    good(tmp_path, "expire", "s2", "2999-01-01", *alice, *sign)
+    good(tmp_path, "rewrap", "s2", *to, *alice, *sign)
+    bad(3, "not for this key", tmp_path, "verify", "s2", "--key", "bob.key")
+    good(tmp_path, "rotate", "s2", "r", *to, *alice, *sign, "--serial", "3")
+    good(tmp_path, "verify", "r", *alice, *owner, "--expect", "net@3")
+    bad(2, "not empty", tmp_path, "open", "s2", "back", *alice)
+    bad(2, "not empty", tmp_path, "seal", "m1", "back", *to)
+    shutil.copy(tmp_path / "s1" / SHARDS[0], tmp_path / "r" / SHARDS[0])
+    bad(4, SHARDS[0], tmp_path, "open", "r", "x", *alice)
+    (tmp_path / "r" / SHARDS[0]).unlink()
+    bad(4, "missing", tmp_path, "verify", "r", *alice)
+    good(tmp_path, "lock", "m1", "l1", *alice)
+    good(tmp_path, "unlock", "l1", "u1", *alice)
+    assert contents(tmp_path / "u1") == contents(tmp_path / "m1")
+    assert b"set of locked files" in good(tmp_path, "inspect", "l1")
+    (tmp_path / "l1" / "config.json").write_text("{}")
+    bad(4, "config.json", tmp_path, "unlock", "l1", "x", *alice)
+    bad(6, "name a folder that was sealed", tmp_path, "open", "m1", "x", *alice)
+    bad(6, "was locked", tmp_path, "unlock", "m1", "x", *alice)
+    assert not (tmp_path / "x").exists()
