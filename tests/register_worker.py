@@ -4,9 +4,11 @@ import os
 from pathlib import Path
 
 import crash_worker
+import numpy as np
+from safetensors.numpy import save_file
 from sealed import BOB, OWNER
 
-from modellock_jax.vault import register, revocation
+from modellock_jax.vault import issuing, register, revocation
 
 COPY = {"scheme": "stream_lock()", "plain": "0" * 64, "copy": "1" * 64}
 
@@ -24,7 +26,19 @@ def file_of(path: Path, users: list[str]) -> Path:
     return path
 
 
-TASKS = {"add": add, "revoke": lambda path: revocation.revoke(path, [BOB.id], OWNER)}
+PLAIN = os.path.join(crash_worker.FOLDER.name, "small.safetensors")
+save_file({"w": np.arange(6, dtype="f4")}, PLAIN)
+
+
+def issue(path: str) -> None:
+    issuing.issue(PLAIN, f"{path}.copies", ["carol"], OWNER, path)
+
+
+TASKS = {
+    "add": add,
+    "issue": issue,
+    "revoke": lambda path: revocation.revoke(path, [BOB.id], OWNER),
+}
 
 if __name__ == "__main__":
     crash_worker.TASKS = TASKS

@@ -124,6 +124,15 @@ def test_no_key_and_no_salt_is_entered_twice(tmp_path):
             with pytest.raises(ValueError, match="was issued before"):
                 writer.add("bob", key, salt, **COPY)
     assert path.read_bytes() == before
+    second = before.splitlines(True)[1]
+    fields = {k: v for k, v in json.loads(second).items() if k != "signature"}
+    fields |= {"number": 2, "previous": hashlib.sha256(second).hexdigest()}
+    for change in ({"key": BOB.id}, {"salt": "3" * 64}):
+        path.write_bytes(before + signed.line(fields | change, OWNER))
+        with pytest.raises(Tampered, match="line 3 has the key of an earlier line"):
+            register.read(path)
+    path.write_bytes(before + signed.line(fields | {"key": BOB.id, "salt": "3" * 64}, OWNER))
+    assert len(register.read(path).entries) == 2
 
 
 def test_no_line_is_written_that_could_not_be_read(tmp_path):

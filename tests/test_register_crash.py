@@ -1,6 +1,7 @@
 """Killed or out of disk at any moment: the register and the list are the old ones or the new ones."""
 
 import errno
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,8 +9,9 @@ from crash_worker import asking
 from register_worker import TASKS, file_of
 from sealed import ALICE, OWNER, public
 
-from modellock_jax.vault import register, revocation
+from modellock_jax.vault import issuing, keys, register, revocation
 from modellock_jax.vault.errors import Unreadable
+from modellock_jax.vault.locked import load_locked
 
 KILLED = -9
 KILLS = {"first": 40, "add": 40, "revoke": 40}
@@ -115,3 +117,31 @@ def test_a_full_disk_leaves_what_was(worker, begun, task, room):
     assert not is_new(task, path)
     assert content is None or path.read_bytes() == content
     goes_on(task, path)
+
+
+def test_issuing_killed_half_way_through_each_step(worker, tmp_path):
+    """Whoever is in the register has copy and key; the same command again completes the rest."""
+    done = []
+    for step in range(1, 100):
+        path = tmp_path / f"r{step}"
+        file_of(path, ["alice"])
+        ended, _ = worker("issue", path, step=step)
+        found = register.read(path, public(OWNER))
+        done.append("carol" in found.current)
+        if not done[-1]:
+            TASKS["issue"](str(path))
+            found = register.read(path, public(OWNER))
+        folder, entry = Path(f"{path}.copies"), found.current["carol"]
+        own = keys.load(folder / f"carol.{entry.key}.key")
+        assert load_locked(folder / f"carol.{entry.key}.safetensors", own)["w"].tolist() == [
+            *range(6)
+        ]
+        left = {one.name.split(".")[1] for one in issuing.unfinished(folder, ["carol"], found)}
+        assert entry.key not in left
+        assert len(left) <= 1
+        if ended == 0:
+            break
+        assert ended == KILLED
+    assert done == sorted(done)
+    assert (done[0], done[-1]) == (False, True)
+    assert len(done) > 10

@@ -179,7 +179,7 @@ def test_from_the_command_line(folder):
     text = f"key {BOB.id} was revoked on 2"
     bad(5, text, folder, "open", "m.sealed", "x", *bob, *refusing)
     good(folder, "open", "m.sealed", "x", *alice, *refusing)
-    bad(5, text, folder, "unlock", "l.st", "x", *bob, *refusing)
+    bad(5, text, folder, "unlock", "l.st", "y", *bob, *refusing)
     bad(5, text, folder, "verify", "m.sealed", *bob, MODELLOCK_REVOKED="list.json")
 
     good(folder, "revoke", "revoked.json", "--from", "list.json")

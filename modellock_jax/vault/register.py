@@ -192,12 +192,14 @@ def _parse(data: bytes, path: str | os.PathLike[str]) -> tuple[Register, list[st
         raise _no_register(path, data)
     heads: list[str] = []
     entries: list[Entry] = []
+    seen: set[str] = set()
     for number, line in enumerate(data.splitlines(keepends=True)):
         try:
             if number == 0:
                 found = _register(signed.parse(line))
             else:
                 entries.append(_entry(signed.parse(line, found.signer), number, heads[-1]))
+                _check_apart(entries[-1], seen)
         except Unreadable as error:
             raise Unreadable(f"{path}: line {number + 1} {error}") from None
         except (KeyError, TypeError, ValueError) as error:
@@ -236,6 +238,13 @@ def _check(entry: Entry) -> None:
     for name, form in _TEXTS.items():
         if not re.fullmatch(form, getattr(entry, name)):
             raise ValueError(f"has a field {name!r} that is not as it should be")
+
+
+def _check_apart(entry: Entry, seen: set[str]) -> None:
+    """Refuse a key or a salt that an earlier line has; adds those of this one to `seen`."""
+    if seen & (own := {entry.key, entry.salt}):
+        raise ValueError("has the key of an earlier line")
+    seen |= own
 
 
 def _no_register(path: str | os.PathLike[str], data: bytes) -> Unreadable:

@@ -5,7 +5,6 @@ import os
 import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
 
 from modellock_jax.vault import header, identity, signed, texts
 from modellock_jax.vault.errors import Expired, Tampered, Unreadable, WrongKey
@@ -15,39 +14,20 @@ from modellock_jax.vault.header import Header
 from modellock_jax.vault.identity import PublicKey
 from modellock_jax.vault.keys import Secret
 from modellock_jax.vault.recipients import Unlocker
+from modellock_jax.vault.revocation_text import (
+    LONGEST,
+    REASON,
+    RevocationList,
+    Revoked,
+    decode,
+    encode,
+    is_reason,
+)
 
-FORMAT = "modellock-jax revocation list"
 LISTS = "MODELLOCK_REVOKED"
 BESIDE = "revoked.json"
-LONGEST = 2**24  # bytes of a list: some 100,000 keys
-_FIELDS = {"format", "serial", "issued", "revoked", "signer", "extra"}
-_REASON = 200  # characters
 
 AnyPath = str | os.PathLike[str]
-
-
-class Revoked(NamedTuple):
-    """A key that is refused: its id, since when (UTC, ISO), and why, which may be empty."""
-
-    id: str
-    time: str
-    reason: str
-
-
-class RevocationList(NamedTuple):
-    """`serial`: from 1, one more at every change; `issued`: when, UTC, ISO; `signer`: whose list;
-    `extra`: what other releases put there."""
-
-    serial: int
-    issued: str
-    signer: PublicKey
-    revoked: tuple[Revoked, ...]
-    extra: dict[str, Any]
-
-    @property
-    def ids(self) -> set[str]:
-        """The ids of the keys that it refuses."""
-        return {one.id for one in self.revoked}
 
 
 def revoke(
@@ -77,12 +57,7 @@ def revoke(
     (1, 'laptop stolen')
     """
     ids = list(dict.fromkeys(ids))
-    if wrong := [one for one in ids if not re.fullmatch(identity.ID, one)]:
-        raise ValueError(f"{wrong[0]!r} is no key id, which has 32 hex digits; see `inspect FILE`")
-    if not ids:
-        raise ValueError("name the id of a key to revoke; `inspect FILE` shows them")
-    if len(reason) > _REASON or not reason.isprintable():
-        raise ValueError(f"the reason must be one line of at most {_REASON} characters")
+    _check_asked(ids, reason)
     with _only_one(path) as target:
         me = identity.public_key(secret)
         old = read(target) if os.path.lexists(target) else RevocationList(0, "", me, (), {})
@@ -96,7 +71,7 @@ def revoke(
         if not new:
             return old
         made = RevocationList(old.serial + 1, time, me, old.revoked + new, old.extra)
-        text = _encode(made, secret)
+        text = encode(made, secret)
         if len(text) > LONGEST:
             raise ValueError(f"{path} has no room for more keys; begin another list")
         if not dry_run:
@@ -104,12 +79,21 @@ def revoke(
         return made
 
 
+def _check_asked(ids: list[str], reason: str) -> None:
+    if wrong := [one for one in ids if not re.fullmatch(identity.ID, one)]:
+        raise ValueError(f"{wrong[0]!r} is no key id, which has 32 hex digits; see `inspect FILE`")
+    if not ids:
+        raise ValueError("name the id of a key to revoke; `inspect FILE` shows them")
+    if not is_reason(reason):
+        raise ValueError(f"the reason must be one line of at most {REASON} characters")
+
+
 def read(path: AnyPath) -> RevocationList:
     """Read a list and check its signature; whether its signer is the right one, it cannot know.
 
     Raises `Tampered` if it was changed or cut off, `Unreadable` if it is no list.
     """
-    return _decode(_bytes_of(path), path)
+    return decode(_bytes_of(path), path)
 
 
 def update(path: AnyPath, newer: AnyPath) -> RevocationList:
@@ -121,7 +105,7 @@ def update(path: AnyPath, newer: AnyPath) -> RevocationList:
     **Guarantees.** Whatever is offered, no key that the reader's list refuses is let in again.
     """
     data = texts.without_mark(_bytes_of(newer))
-    new = _decode(data, newer)
+    new = decode(data, newer)
     with _only_one(path) as target:
         old = read(target) if os.path.lexists(target) else None
         if old is not None and not signed.same(old.signer, new.signer):
@@ -246,51 +230,6 @@ def _only_one(path: AnyPath) -> Iterator[Path]:
         yield target
     finally:
         os.close(directory)
-
-
-def _encode(made: RevocationList, secret: Secret) -> bytes:
-    fields: dict[str, Any] = {"format": FORMAT, "serial": made.serial, "extra": made.extra}
-    fields |= {"issued": made.issued, "revoked": [one._asdict() for one in made.revoked]}
-    return signed.line(fields | {"signer": identity.document(made.signer)}, secret)
-
-
-def _decode(data: bytes, path: AnyPath) -> RevocationList:
-    if texts.kind(data) != "revocation list" or len(data) > LONGEST:
-        raise Unreadable(f"{path} {_no_list(data)}")
-    try:
-        return _parse(signed.parse(texts.without_mark(data)))
-    except Unreadable as error:
-        raise Unreadable(f"{path} {error}") from None
-    except (KeyError, TypeError, ValueError) as error:
-        why = error if type(error) is ValueError else "is not as it was written"
-        raise Tampered(f"{path} {why}: it was changed or cut off; get it again") from None
-
-
-def _no_list(data: bytes) -> str:
-    if len(data) > LONGEST:
-        return f"has more than {LONGEST} bytes, which no revocation list has"
-    if fault := texts.encoding_fault(data):
-        return fault
-    kind = texts.kind(data)
-    what = f"is {texts.KINDS[kind]}, and" if kind else "is"
-    return f"{what} no revocation list of modellock-jax"
-
-
-def _parse(fields: dict[str, Any]) -> RevocationList:
-    if set(fields) != _FIELDS or fields["format"] != FORMAT:
-        raise ValueError("lacks a field")
-    if type(fields["serial"]) is not int or fields["serial"] < 1:
-        raise ValueError("has no proper number")
-    revoked = tuple(Revoked(**one) for one in fields["revoked"])
-    for one in revoked:
-        signed.check_time(one.time)
-        said = (
-            isinstance(one.reason, str) and len(one.reason) <= _REASON and one.reason.isprintable()
-        )
-        if not re.fullmatch(identity.ID, one.id) or not said:
-            raise ValueError("has a key without a proper id or reason")
-    issued, signer = signed.check_time(fields["issued"]), signed.signer_of(fields)
-    return RevocationList(fields["serial"], issued, signer, revoked, fields["extra"])
 
 
 def _bytes_of(path: AnyPath) -> bytes:

@@ -4,12 +4,10 @@ import codecs
 import re
 
 _MARK = codecs.BOM_UTF8
-# The marks of UTF-32 first: that of its little-endian form begins with that of UTF-16.
+# Three signs, with the mark or without: the number before binary data may look like a mark and one.
 _OTHERS = {
-    codecs.BOM_UTF32_LE: "UTF-32",
-    codecs.BOM_UTF32_BE: "UTF-32",
-    codecs.BOM_UTF16_LE: "UTF-16",
-    codecs.BOM_UTF16_BE: "UTF-16",
+    "UTF-32": rb"(?:\xff\xfe\0\0)?(?:[ -~\r\n]\0\0\0){3}|(?:\0\0\xfe\xff)?(?:\0\0\0[ -~\r\n]){3}",
+    "UTF-16": rb"(?:\xff\xfe)?(?:[ -~\r\n]\0){3}|(?:\xfe\xff)?(?:\0[ -~\r\n]){3}",
 }
 KINDS = {
     "key": "a secret key file",
@@ -27,9 +25,7 @@ def encoding_fault(data: bytes) -> str:
     >>> encoding_fault('{"format"'.encode("utf-16"))
     'is in UTF-16, as some editors and shells write it; save it as UTF-8'
     """
-    name = next((name for mark, name in _OTHERS.items() if data.startswith(mark)), "")
-    if not name and re.match(rb"[!-~]\0[ -~\r\n]\0|\0[!-~]\0[ -~\r\n]", data):
-        name = "UTF-16"
+    name = next((name for name, begun in _OTHERS.items() if re.match(begun, data)), "")
     return f"is in {name}, as some editors and shells write it; save it as UTF-8" if name else ""
 
 
