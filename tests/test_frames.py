@@ -12,7 +12,7 @@ from hidden import RAW, SECRET, held, shows
 from safetensors.numpy import save_file
 from sealed import ALICE, public, some
 
-from modellock_jax.cli import inputs
+from modellock_jax.cli import choosing
 from modellock_jax.vault import (
     envelope,
     frames,
@@ -20,17 +20,19 @@ from modellock_jax.vault import (
     issuing,
     keys,
     locked,
+    locked_sets,
     recipients,
+    sets,
     share_files,
     shares,
 )
 from modellock_jax.vault.recipients import Passphrase
 from modellock_jax.vault.rewrite import rewrite
 
-VAULT = tuple(str(Path(one.__file__).parent) for one in (frames, inputs, shamir_mnemonic))
+VAULT = tuple(str(Path(one.__file__).parent) for one in (frames, choosing, shamir_mnemonic))
 WORDS = "correct horse battery staple"
 FILE_KEY = bytes(range(100, 132))
-POINTS = 30  # lines of each operation at which it fails, spread over all that it runs
+POINTS = 20  # lines of each operation at which it fails, spread over all that it runs
 REAL = os.urandom
 
 
@@ -77,6 +79,10 @@ def folder(tmp_path, monkeypatch):
     envelope.save(some(), tmp_path / "m.sealed", whom, signers=[SECRET])
     locked.lock_file(tmp_path / "m.st", tmp_path / "l.st", SECRET, "stream_lock")
     share_files.save(shares.split(SECRET, 2, 3), tmp_path / "shares")
+    (tmp_path / "plain").mkdir()
+    save_file({"w": some()["running_statistics"]}, tmp_path / "plain" / "m")
+    sets.seal_set(tmp_path / "plain", tmp_path / "set", whom)
+    locked_sets.lock_set(tmp_path / "plain", tmp_path / "locked", SECRET, "stream_lock")
     return tmp_path
 
 
@@ -90,9 +96,23 @@ def join(folder):
 
 
 def from_environment(folder):
-    os.environ[inputs.KEY] = (folder / "owner.key").read_text()
-    os.environ["XDG_CONFIG_HOME"] = str(folder)
-    inputs.find_secret(None)
+    os.environ[choosing.KEY] = (folder / "owner.key").read_text()
+    choosing.Choice(None).first()
+
+
+def words_from_a_file(folder):
+    (folder / "words").write_text(WORDS)
+    choosing.ask_passphrase(False, folder / "words")
+
+
+def rotated(folder):
+    with envelope.open_sealed(folder / "m.sealed", SECRET) as sealed:
+        envelope.rotate(sealed, folder / "r.sealed", [public(ALICE)])
+
+
+def set_opened(folder):
+    with sets.open_set(folder / "set", SECRET).member("m") as sealed:
+        sealed.load()
 
 
 OPERATIONS = {
@@ -100,6 +120,7 @@ OPERATIONS = {
     "save": lambda folder: keys.save(SECRET, folder / f"{REAL(8).hex()}.key"),
     "load": lambda folder: keys.load(folder / "owner.key"),
     "from the environment": from_environment,
+    "words from a file": words_from_a_file,
     "child": lambda folder: keys.Secret(RAW).child("team/user").id,
     "words": lambda folder: keys.Secret(RAW).source("label").split(2)[1].words(8),
     "public": lambda folder: identity.public_key(keys.Secret(RAW)),
@@ -110,9 +131,21 @@ OPERATIONS = {
     ),
     "open": lambda folder: envelope.open_sealed(folder / "m.sealed", SECRET).load(),
     "open with words": lambda folder: envelope.open_sealed(folder / "m.sealed", Passphrase(WORDS)),
+    "rotate": rotated,
+    "seal a set": lambda folder: sets.seal_set(
+        folder / "plain", folder / REAL(8).hex(), [public(ALICE)]
+    ),
+    "open a set": set_opened,
+    "lock a set": lambda folder: locked_sets.lock_set(
+        folder / "plain", folder / REAL(8).hex(), SECRET, "stream_lock"
+    ),
+    "unlock a set": lambda folder: locked_sets.unlock_set(
+        folder / "locked", folder / REAL(8).hex(), SECRET
+    ),
     "rewrite": lambda folder: rewrite(fresh(folder), SECRET, unwrapped_again),
     "lock": lambda folder: locked.lock_file(folder / "m.st", folder / "x", SECRET, "stream_lock"),
     "unlock": lambda folder: locked.unlock_file(folder / "l.st", folder / "y", SECRET),
+    "load locked": lambda folder: locked.load_locked(folder / "l.st", SECRET),
     "split": lambda folder: share_files.save(shares.split(SECRET, 2, 3), folder / REAL(8).hex()),
     "join": join,
     "issue": lambda folder: issuing.issue(
@@ -151,21 +184,21 @@ def leaks(error, raws, words=()):
 @pytest.mark.parametrize("name", OPERATIONS)
 def test_an_error_at_any_line_carries_no_secret(name, folder, known, monkeypatch):
     monkeypatch.setenv("XDG_CONFIG_HOME", str(folder))
-    monkeypatch.setenv(inputs.KEY, "")
-    monkeypatch.delenv(inputs.KEY)
+    monkeypatch.setenv(choosing.KEY, "")
+    monkeypatch.delenv(choosing.KEY)
     parts = []
     for share in (folder / "shares").iterdir():
         said = share_files.load(share)._reveal().mnemonic().split()[4:]
         parts += [" ".join(three) for three in zip(said, said[1:], said[2:])]
-    if name == "issue":
-        known = [one for one in known if one != FILE_KEY]  # the salt, which is no secret
+    if name in ("issue", "lock a set", "lock"):
+        known = [one for one in known if one != FILE_KEY]  # a salt or a nonce, which is no secret
 
     def call():
         OPERATIONS[name](folder)
 
     lines = interrupting(call, -1)
     assert lines > 5
-    stops = sorted({1 + i * (lines - 1) // POINTS for i in range(POINTS)} | {*range(1, 20)})
+    stops = sorted({1 + i * (lines - 1) // POINTS for i in range(POINTS)} | {*range(1, 12)})
     hit = 0
     for stop in stops:
         try:
