@@ -177,7 +177,7 @@ def test_a_manifest_that_leads_elsewhere_is_refused(sealed, path):
     with opened(folder) as found:
         members = [one._asdict() for one in found.members.values()]
     members.append(members[0] | {"path": path})
-    fields = {"format": sets.FORMAT, "version": 1, "members": members, "empty": []}
+    fields = {"format": sets.FORMAT, "version": 1, "members": members, "empty": [], "extra": {}}
     text = canonical(fields)
     about = writing.Cover((), "", (), "net", 2)
     content = Content(SET, [text], len(text))

@@ -312,10 +312,7 @@ def _header(fields: Any) -> Header:
     for signature in fields["signatures"]:
         check_signature(signature)
     extra = fields["extra"]
-    if not isinstance(extra, dict) or not all(isinstance(text, str) for text in extra.values()):
-        raise ValueError("has extra fields that are not text")
-    if len(extra) > MOST_EXTRA:
-        raise ValueError(f"has more than {MOST_EXTRA} extra fields")
+    check_extra(extra)
     return Header(
         bytes.fromhex(fields["id"]),
         fields["body"],
@@ -329,6 +326,14 @@ def _header(fields: Any) -> Header:
         fields["serial"],
         tuple(extra.items()),
     )
+
+
+def check_extra(extra: Any) -> None:
+    """Refuse fields for later releases that are not text by name, or too many. Raises `ValueError`."""
+    if not isinstance(extra, dict) or not all(isinstance(text, str) for text in extra.values()):
+        raise ValueError("has extra fields that are not text")
+    if len(extra) > MOST_EXTRA:
+        raise ValueError(f"has more than {MOST_EXTRA} extra fields")
 
 
 def check_signature(signature: Any) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from modellock_jax.vault import file_schemes, folders, kinds, locked, revocation
+from modellock_jax.vault import file_schemes, folders, header, kinds, locked, revocation
 from modellock_jax.vault.errors import Tampered, Unreadable, WrongKey
 from modellock_jax.vault.files import (
     canonical,
@@ -25,7 +25,8 @@ from modellock_jax.vault.keys import Secret
 from modellock_jax.vault.sets import LOCKED, LONGEST, check_folder
 
 FORMAT, VERSION = "modellock-jax set of locked files", 1
-_FIELDS = {"format", "version", "key_id", "nonce", "check", "scheme", "members", "empty", "tag"}
+_FIELDS = {"format", "version", "key_id", "nonce", "check", "scheme", "members", "empty"}
+_FIELDS |= {"extra", "tag"}
 _BESIDE = {LOCKED, "revoked.json", f"{LOCKED}.revoked.json"}
 
 AnyPath = str | os.PathLike[str]
@@ -50,6 +51,7 @@ class LockedSet(NamedTuple):
     scheme: str
     members: tuple[LockedMember, ...]
     empty: tuple[str, ...]
+    extra: tuple[tuple[str, str], ...] = ()
     tag: str = ""
 
 
@@ -157,13 +159,15 @@ def read_locked_set(folder: AnyPath) -> LockedSet:
         empty = tuple(fields["empty"])
         folders.check_paths([one.path for one in members], empty)
         texts = [fields[name] for name in ("key_id", "nonce", "check", "scheme", "tag")]
+        header.check_extra(fields["extra"])
         proper = all(isinstance(one, str) and printable(one, 1000) == one for one in texts)
         if not proper or set(fields) != _FIELDS or not all(map(_proper, members)):
             raise ValueError
     except (AttributeError, KeyError, TypeError, ValueError):
         raise Tampered(f"{printable(path)} is not as it was written; get the set again") from None
     key_id, nonce, check, scheme, tag = texts
-    return LockedSet(key_id, nonce, check, scheme, members, empty, tag)
+    extra = tuple(fields["extra"].items())
+    return LockedSet(key_id, nonce, check, scheme, members, empty, extra, tag)
 
 
 def _proper(one: LockedMember) -> bool:
@@ -173,7 +177,11 @@ def _proper(one: LockedMember) -> bool:
 
 def _document(made: LockedSet) -> dict[str, Any]:
     fields = made._asdict() | {"members": [one._asdict() for one in made.members]}
-    return {"format": FORMAT, "version": VERSION} | fields | {"empty": list(made.empty)}
+    return (
+        {"format": FORMAT, "version": VERSION}
+        | fields
+        | {"empty": list(made.empty), "extra": dict(made.extra)}
+    )
 
 
 def _check(secret: Secret, nonce: str) -> str:

@@ -91,7 +91,7 @@ def seal_set(
     def content(path: str) -> contextlib.AbstractContextManager[Content]:
         return envelope.content_of(Path(folder) / path)
 
-    return _write(found, content, target, about, os.stat(folder).st_mode, done)
+    return _write(found, {}, content, target, about, os.stat(folder).st_mode, done)
 
 
 def check_folder(folder: AnyPath) -> folders.Found:
@@ -109,6 +109,7 @@ def check_folder(folder: AnyPath) -> folders.Found:
 
 def _write(
     found: folders.Found,
+    extra: dict[str, str],
     content: Callable[[str], contextlib.AbstractContextManager[Content]],
     target: AnyPath,
     about: Cover,
@@ -129,9 +130,8 @@ def _write(
             size = chunks.plain_size(made.body) - INDEX
             members.append(Member(path, member_id.hex(), size, what.kind, made.digest.hex()))
         listed = [one._asdict() for one in members]
-        text = canonical(
-            {"format": FORMAT, "version": VERSION, "members": listed, "empty": list(found.empty)}
-        )
+        fields = {"format": FORMAT, "version": VERSION, "members": listed}
+        text = canonical(fields | {"empty": list(found.empty), "extra": extra})
         if len(text) > LONGEST:
             raise ValueError("too many files for one set; seal parts of the folder")
         what = Content(SET, [text], len(text))
@@ -174,13 +174,21 @@ def open_set(
             raise Unreadable(
                 f"{printable(path)} is not the manifest of a set; name a sealed folder"
             )
-        members, empty = _parse(b"".join(map(bytes, sealed.plain())))
-    opened = OpenedSet(Path(folder), sealed.header, members, empty, bool(signed_by), key)
+        listed = _parse(b"".join(map(bytes, sealed.plain())))
+    opened = OpenedSet(Path(folder), sealed.header, listed, bool(signed_by), key)
     opened.check_files()
     return opened
 
 
-def _parse(text: bytes) -> tuple[dict[str, Member], list[str]]:
+class Listed(NamedTuple):
+    """What a manifest lists: members by path, empty folders, and fields of later releases."""
+
+    members: dict[str, Member]
+    empty: list[str]
+    extra: dict[str, str]
+
+
+def _parse(text: bytes) -> Listed:
     try:
         fields = strict_json(text)
         if fields["format"] != FORMAT or fields["version"] != VERSION:
@@ -194,14 +202,15 @@ def _parse(text: bytes) -> tuple[dict[str, Member], list[str]]:
             )
             if not digits or type(one.size) is not int or one.kind not in (TENSORS, BYTES):
                 raise ValueError("has a member without proper id, size or digest")
+        header.check_extra(fields["extra"])
         if {MANIFEST, LOCKED} & {one.path for one in members} or set(fields) != _FIELDS:
             raise ValueError("has a field or a member that none has")
     except (KeyError, TypeError, ValueError):
         raise Tampered("the manifest is not as it was written; get the set again") from None
-    return {one.path: one for one in members}, empty
+    return Listed({one.path: one for one in members}, empty, fields["extra"])
 
 
-_FIELDS = {"format", "version", "members", "empty"}
+_FIELDS = {"format", "version", "members", "empty", "extra"}
 
 
 class OpenedSet(contextlib.AbstractContextManager["OpenedSet"]):
@@ -214,12 +223,12 @@ class OpenedSet(contextlib.AbstractContextManager["OpenedSet"]):
         self,
         folder: Path,
         made: Header,
-        members: dict[str, Member],
-        empty: list[str],
+        listed: Listed,
         signed: bool,
         key: bytes,
     ) -> None:
-        self.folder, self.header, self.members, self.empty = folder, made, members, empty
+        self.folder, self.header = folder, made
+        self.members, self.empty, self.extra = listed
         self.signed = signed
         self._key: Callable[[bytes], bytes] = lambda member_id: _member_key(key, member_id)
 
@@ -327,7 +336,8 @@ def rotate_set(
             yield Content(sealed.kind, sealed.plain(), sealed.size)
 
     found = folders.Found(tuple(opened.members), tuple(opened.empty))
-    return _write(found, content, target, about, os.stat(opened.folder).st_mode, done)
+    mode = os.stat(opened.folder).st_mode
+    return _write(found, opened.extra, content, target, about, mode, done)
 
 
 def inspect_set(folder: AnyPath) -> dict[str, Any]:
