@@ -19,6 +19,8 @@ from modellock_jax.vault.errors import Unreadable
 from modellock_jax.vault.texts import encoding_fault
 from modellock_jax.vault.texts import kind as kind_of_text
 
+SHOWN = 4000  # bytes of a field of a stranger's
+
 
 @app.command()
 @on_files
@@ -41,9 +43,13 @@ def inspect(source: In, as_json: Json = False) -> None:
         except Unreadable:
             with envelope.reading(path) as file:
                 directory = envelope.read_directory(file, source)
-            mark = directory.metadata.get("modellock", "plain safetensors")
-            names = ("scheme", "key_id", "about") if "modellock" in directory.metadata else ()
-            lock = {name: directory.metadata.get(f"modellock.{name}", "") for name in names}
+            marked = directory.field("modellock")
+            mark = (
+                "plain safetensors" if marked is None else marked[:SHOWN].decode(errors="replace")
+            )
+            names = () if marked is None else ("scheme", "key_id", "about")
+            texts_of = {name: directory.field(f"modellock.{name}") or b"" for name in names}
+            lock = {name: text[:SHOWN].decode(errors="replace") for name, text in texts_of.items()}
             lines = [
                 f"{source}: {mark}, {len(directory.tensors)} tensors in the open, {size} bytes"
             ]

@@ -1,5 +1,6 @@
 """Files that are whole or not there, and JSON that means one thing only."""
 
+import codecs
 import contextlib
 import fcntl
 import json
@@ -277,6 +278,7 @@ def strict_json(data: bytes) -> Any:
         text = data.decode()
     except UnicodeDecodeError:
         raise ValueError("is not UTF-8") from None
+    del data  # which may be long, and be nobody else's
     try:
         return json.loads(
             text,
@@ -305,3 +307,18 @@ def canonical_pieces(value: Any) -> Iterator[bytes]:
     encoder = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
     for piece in encoder.iterencode(value):
         yield piece.encode()
+
+
+def quoted_pieces(text: str | bytes, ascii_only: bool) -> Iterator[bytes]:
+    """The JSON string of a text, which may be UTF-8 bytes already, piece by piece.
+
+    >>> b"".join(quoted_pieces("a\\n\u00e9", True))
+    b'"a\\\\n\\\\u00e9"'
+    """
+    decoder, size = codecs.getincrementaldecoder("utf-8")(), 2**16
+    yield b'"'
+    for at in range(0, len(text), size):
+        part = text[at : at + size]
+        part = decoder.decode(part) if isinstance(part, bytes) else part
+        yield json.dumps(part, ensure_ascii=ascii_only)[1:-1].encode()
+    yield b'"'

@@ -241,9 +241,8 @@ def decode(head: bytes, size: int) -> Header:
     """
     head_length(head[:START], size)
     try:
-        text, end = _text_in(head)
-        header = _header(strict_json(text))
-        after = _after(header.body)
+        header = _header(strict_json(_text_in(head)))
+        after, end = _after(header.body), _end_of_text(head)
         padding = len(head) - end - len(after)
         if not head.startswith(after, end) or head.count(b" ", end + len(after)) != padding:
             raise ValueError("is not as it was written")
@@ -259,8 +258,16 @@ def decode(head: bytes, size: int) -> Header:
     return header
 
 
-def _text_in(head: bytes) -> tuple[bytes, int]:
-    """The JSON text of the header in a head, and where that ends there. Raises `ValueError`."""
+def _end_of_text(head: bytes) -> int:
+    """Where the JSON text of the header ends in a head. Raises `ValueError`."""
+    found = _HEADER.match(head, START)
+    if not found:
+        raise ValueError("is not as it was written")
+    return found.end()
+
+
+def _text_in(head: bytes) -> bytes:
+    """The JSON text of the header in a head. Raises `ValueError`."""
     found = _HEADER.match(head, START)
     if not head.startswith(_BEFORE, 8) or not found:
         raise ValueError("is not as it was written")
@@ -270,7 +277,7 @@ def _text_in(head: bytes) -> tuple[bytes, int]:
         raise ValueError("is damaged")
     if sum(map(text.count, (b"{", b"[", b","))) > 5 * MOST_RECIPIENTS + 1000:
         raise ValueError("has more parts than it can have")
-    return text, found.end()
+    return text
 
 
 def _fields(header: Header, without: tuple[str, ...] = ()) -> dict[str, Any]:

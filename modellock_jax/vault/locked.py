@@ -216,12 +216,12 @@ def _read_plain(source: AnySource) -> tuple[Directory, np.ndarray, int]:
     with reader:
         directory, name = directory_of(reader), printable(sources.name_of(source))
         body, mode = _body(reader, directory), reader.mode
-    mark = directory.metadata.get(FIELD)
+    mark = (directory.field(FIELD) or b"").decode()
     if mark == header.MARK:
         raise ValueError(f"{name} is sealed; open it first, lock the plain file, then seal that")
     if mark == MARK:
         raise ValueError(f"{name} is locked already; unlock it first, or chain locks as in A+B")
-    if any(field.split(".")[0] == FIELD for field in directory.metadata):
+    if any(field.split(".")[0] == FIELD for field in directory.fields):
         raise ValueError(f"{name} has metadata named {FIELD!r}, which is ours; rename them first")
     return directory, body, mode
 

@@ -2,8 +2,10 @@
 
 import hashlib
 import hmac
+import itertools
 import json
 import re
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
 
@@ -11,7 +13,7 @@ import numpy as np
 
 from modellock_jax.vault import chunks, identity, kinds, tensors
 from modellock_jax.vault.errors import Tampered, Unreadable, WrongKey
-from modellock_jax.vault.files import canonical, printable, strict_json
+from modellock_jax.vault.files import canonical, printable, quoted_pieces
 from modellock_jax.vault.frames import clears_frames
 from modellock_jax.vault.keys import KeySource, Secret
 from modellock_jax.vault.sources import Reader
@@ -64,17 +66,18 @@ def read_head(reader: Reader) -> tuple[LockedInfo, Directory]:
             raise Tampered(f"the head of {name} {error}; get the file again") from None
         why = kinds.instead(reader, "locked") or f"{name} {error}; name a file that was locked"
         raise Unreadable(why) from None
-    said = directory.metadata
-    if said.get(FIELD) != MARK:
+    if directory.field(FIELD) != MARK.encode():
         raise Unreadable(kinds.instead(reader, "locked") or f"{name} is not a locked file")
-    if said.get(f"{FIELD}.version") != VERSION:
+    if directory.field(f"{FIELD}.version") != VERSION.encode():
         raise Unreadable(
             f"{name} is not of version {VERSION}, the only one that this release reads"
         )
     try:
-        info = LockedInfo(*(said[f"{FIELD}.{field}"] for field in LockedInfo._fields))
-        whole = head(info) == found
-    except (KeyError, ValueError):
+        texts = [directory.field(f"{FIELD}.{field}") for field in LockedInfo._fields]
+        info = LockedInfo(*(text.decode() for text in texts if text is not None))
+        del texts
+        whole = _is_head(info, found)
+    except (TypeError, ValueError):
         whole = False
     if not whole or not all(re.fullmatch(form, getattr(info, f)) for f, form in _FORMS.items()):
         raise Tampered(f"the head of {name} is not as it was written; get the file again")
@@ -87,15 +90,55 @@ def read_head(reader: Reader) -> tuple[LockedInfo, Directory]:
 
 def head(info: LockedInfo) -> bytes:
     """The one head of a locked file; what is not ours in it comes from the original."""
+    text = b"".join(_pieces(info))
+    text += b" " * (-len(text) % 8)
+    return len(text).to_bytes(8, "little") + text
+
+
+def _is_head(info: LockedInfo, found: bytes) -> bool:
+    """Whether `found` is the head, without a second one in memory."""
+    at = 8
+    for piece in _pieces(info):
+        if not found.startswith(piece, at):
+            return False
+        at += len(piece)
+    padding = -(at - 8) % 8
+    return len(found) == at + padding and found[at:] == b" " * padding
+
+
+def _pieces(info: LockedInfo) -> Iterator[bytes]:
+    """The JSON text of a head: our fields behind the original's, and its tensors in their order."""
     ours = {f"{FIELD}.{name}": text for name, text in info._asdict().items()}
     ours |= {FIELD: MARK, f"{FIELD}.version": VERSION}
     # No secret is in it: it tells damage, which the holder of no key can see, from a wrong key.
-    ours[f"{FIELD}.checksum"] = hashlib.sha256(canonical(ours)).hexdigest()
-    table = strict_json(info.original.encode())
-    table = {METADATA: table.pop(METADATA, {}) | ours, **table}
-    text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text
+    ours[f"{FIELD}.checksum"] = _checksum(ours)
+    original = tensors.parse(info.original.encode(), 0)
+    yield b'{"' + METADATA.encode() + b'":{'
+    theirs = ((name, value) for name, value in original.texts() if name not in ours)
+    for i, (name, value) in enumerate(itertools.chain(theirs, ours.items())):
+        yield b"," * (i > 0)
+        yield from quoted_pieces(name, False)
+        yield b":"
+        yield from quoted_pieces(value, False)
+    yield b"}"
+    for name, entry in original.tensors.entries():
+        yield b","
+        yield from quoted_pieces(name, False)
+        yield b":" + json.dumps(entry, separators=(",", ":"), ensure_ascii=False).encode()
+    yield b"}"
+
+
+def _checksum(ours: dict[str, str]) -> str:
+    """SHA-256 of the canonical JSON text, which is never whole in memory."""
+    made = hashlib.sha256()
+    for i, (name, text) in enumerate(sorted(ours.items())):
+        made.update(b"," if i else b"{")
+        for piece in (*quoted_pieces(name, True), b":"):
+            made.update(piece)
+        for piece in quoted_pieces(text, True):
+            made.update(piece)
+    made.update(b"}")
+    return made.hexdigest()
 
 
 def check_of(info: LockedInfo, secret: Secret) -> str:

@@ -69,29 +69,34 @@ class Directory:
     @property
     def metadata(self) -> dict[str, str]:
         """What was saved beside the tensors."""
-        return {name: text.decode() for name, text in self._fields()}
-
-    def field(self, name: str) -> bytes | None:
-        """The UTF-8 text of one field of the metadata."""
-        return next((text for found, text in self._fields() if found == name), None)
+        return {name: text.decode() for name, text in self.texts()}
 
     @property
     def fields(self) -> list[str]:
         """The names of the fields of the metadata."""
-        return [name for name, _ in self._fields(values=False)]
+        return list(self._fields())
 
-    def _fields(self, values: bool = True) -> Iterator[tuple[str, bytes]]:
-        found: list[tuple[str, tuple[int, int]]] = []
+    def field(self, name: str) -> bytes | None:
+        """The UTF-8 text of one field of the metadata."""
+        place = self._fields().get(name)
+        return None if place is None else _text(self.head[slice(*place)])
+
+    def texts(self) -> Iterator[tuple[str, bytes]]:
+        """The metadata's names and UTF-8 texts, one after another."""
+        for name, place in self._fields().items():
+            yield name, _text(self.head[slice(*place)])
+
+    def _fields(self) -> dict[str, tuple[int, int]]:
+        found: dict[str, tuple[int, int]] = {}
 
         def value(name: bytes, member: re.Match[bytes]) -> int:
             end = _value(self.head, member.end())
-            found.append((name.decode(), (member.end(), end)))
+            found[name.decode()] = (member.end(), end)
             return end
 
         if self._metadata:
             _table(self.head, self._metadata, value)
-        for name, (begin, end) in found:
-            yield name, _text(self.head[begin:end]) if values else b""
+        return found
 
 
 class _Places(NamedTuple):
@@ -129,6 +134,15 @@ class Tensors(Sequence[Tensor]):
         assert member  # it was read before
         return _tensor(self._head, member)[0]
 
+    def entries(self) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The names and the entries as they are written, in the order in which they are."""
+        for at in np.sort(self._entries):
+            member = _MEMBER.match(self._head, int(at))
+            assert member  # it was read before
+            entry = _ENTRY.match(self._head, member.end())
+            assert entry
+            yield _text(member[1]).decode(), strict_json(entry[0])
+
     def find(self, name: str) -> Tensor | None:
         """The tensor of a name."""
         wanted = hash(name)
@@ -148,8 +162,8 @@ def head_length(first: bytes, size: int) -> int:
     return length
 
 
-def parse(head: bytes) -> Directory:
-    """Read a head. Raises `ValueError` unless its arrays lie without gap or overlap.
+def parse(head: bytes, at: int = 8) -> Directory:
+    """Read a head, whose text begins at `at`. Raises `ValueError` for arrays with gaps or overlaps.
 
     **Guarantees.** Memory of at most twice the head's bytes, whatever is in them, and a megabyte.
     """
@@ -168,8 +182,8 @@ def parse(head: bytes) -> Directory:
             part.append(number)
         return end
 
-    _check_utf8(head)
-    end = _table(head, 8, value)
+    _check_utf8(head, at)
+    end = _table(head, at, value)
     if not _SPACE.fullmatch(head, end):
         raise ValueError("is not JSON")
     return Directory(head, places, metadata)
@@ -229,10 +243,10 @@ def _check_metadata(head: bytes, at: int) -> int:
     return _table(head, at, value)
 
 
-def _check_utf8(head: bytes) -> None:
+def _check_utf8(head: bytes, start: int) -> None:
     decoder = codecs.getincrementaldecoder("utf-8")()
     try:
-        for at in range(8, len(head), 2**16):
+        for at in range(start, len(head), 2**16):
             decoder.decode(head[at : at + 2**16])
         decoder.decode(b"", final=True)
     except UnicodeDecodeError:

@@ -1,0 +1,108 @@
+"""What a head costs that reads it: at most four times its bytes, whatever is in it, and read once."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from sealed import ALICE, MALLORY, header_of, public, secret, some
+
+from modellock_jax.vault import envelope, header, identity, recipients, rewrite, tensors
+from modellock_jax.vault.errors import Tampered, WrongKey
+
+MOST, SIZE = 4, 2_000_000
+
+
+@pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="needs Linux's /proc")
+def test_no_head_costs_more_than_four_times_its_bytes(tmp_path):
+    environment = os.environ | {
+        # What is freed goes back to the system at once, so that the peak is that of what is held.
+        "MALLOC_MMAP_THRESHOLD_": "131072",
+        "MALLOC_TRIM_THRESHOLD_": "131072",
+        "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path]),
+    }
+    worker = Path(__file__).with_name("bounds_worker.py")
+    ran = subprocess.run(
+        [sys.executable, worker, str(SIZE), tmp_path],
+        capture_output=True, text=True, check=False, env=environment,
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
+    rows = [json.loads(line) for line in ran.stdout.splitlines()]
+    assert len(rows) > 40
+    assert [row for row in rows if row[2] > MOST] == []
+    ends = {name: end for name, end, _ in rows}
+    for name in ("plain: tiny tensors", "plain: text", "sealed: legal, many recipients"):
+        assert ends[name] == "read"
+    assert {end for name, end in ends.items() if name.startswith("locked: legal")} == {"read"}
+    hostile = {end for name, end in ends.items() if "brackets" in name or "deep" in name}
+    assert hostile <= {"Unreadable", "Tampered"}
+
+
+def test_a_head_is_decoded_once(tmp_path, monkeypatch):
+    """The hostile too, and by every way to open a file."""
+    envelope.save(some(), tmp_path / "m", [public(ALICE)])
+    real, calls = header.decode, []
+    monkeypatch.setattr(header, "decode", lambda *args: calls.append(0) or real(*args))
+    envelope.load(tmp_path / "m", ALICE)
+    rewrite.rewrite(tmp_path / "m", ALICE, lambda made, _: made)
+    assert len(calls) == 2
+    data = bytearray((tmp_path / "m").read_bytes())
+    data[1000] ^= 1
+    (tmp_path / "m").write_bytes(data)
+    calls.clear()
+    with pytest.raises(Tampered):
+        envelope.load(tmp_path / "m", ALICE)
+    assert len(calls) == 1
+
+
+def test_her_stanza_is_there_once_and_costs_one_opening(tmp_path, monkeypatch):
+    path = tmp_path / "m"
+    envelope.save(some(), path, [public(ALICE), public(MALLORY)])
+    made = header_of(path)
+    file_key = header.file_key_of(made, MALLORY)
+    hers = made.stanzas[0]
+    with pytest.raises(ValueError, match="the file has two recipients named"):
+        header.finish(made._replace(stanzas=(hers, *made.stanzas)), file_key)
+    noise = [hers | {"wrapped": recipients._text(os.urandom(1168))} for _ in range(50)]
+    many = made._replace(stanzas=(*noise, *made.stanzas))
+    many = many._replace(mac=header._mac(many, file_key), room=2**18)
+    path.write_bytes(header.encode(many) + path.read_bytes()[made.room :])
+    opened, real = [], identity.decrypt
+    monkeypatch.setattr(identity, "decrypt", lambda *args: opened.append(0) or real(*args))
+    with pytest.raises(Tampered, match="two recipients named"):
+        envelope.load(path, ALICE)
+    assert opened == []
+
+
+def test_a_file_has_no_more_recipients_than_its_readers_take(tmp_path):
+    made = header.Header(bytes(16), 100, b"", "", ())
+    stanza = {"type": "x25519", "wrapped": recipients._text(bytes(80))}
+    most = tuple(stanza | {"id": f"{i:032x}"} for i in range(4096))
+    finished = header.finish(made._replace(stanzas=most), bytes(32))
+    head = header.encode(finished)
+    assert header.decode(head, len(head) + 100) == finished
+    with pytest.raises(WrongKey, match="and 4091 more"):
+        header.file_key_of(finished, ALICE)
+    one_more = (*most, stanza | {"id": "f" * 32})
+    with pytest.raises(ValueError, match="more than 4096 recipients"):
+        header.finish(made._replace(stanzas=one_more), bytes(32))
+    forged = finished._replace(stanzas=one_more)
+    with pytest.raises(Tampered, match="more than 4096 recipients"):
+        header.decode(header.encode(forged), len(head) + 100)
+    assert public(secret("Alice")).id == ALICE.id
+
+
+def test_an_array_is_found_by_name_whatever_else_there_is(tmp_path, monkeypatch):
+    arrays = {f"layer_{i}/w": np.full(2, i, np.int16) for i in range(3000)}
+    envelope.save(arrays, tmp_path / "m", [public(ALICE)])
+    with envelope.open_sealed(tmp_path / "m", ALICE) as sealed:
+        real, read = tensors._tensor, []
+        monkeypatch.setattr(tensors, "_tensor", lambda *args: read.append(0) or real(*args))
+        for i in (0, 1500, 2999):
+            assert sealed.array(f"layer_{i}/w").tolist() == [i, i]
+        with pytest.raises(KeyError):
+            sealed.array("layer_3000/w")
+    assert len(read) == 3
