@@ -13,7 +13,7 @@ from sealed import ALICE, MALLORY, header_of, public, secret, some
 from modellock_jax.vault import envelope, header, identity, recipients, rewrite, tensors
 from modellock_jax.vault.errors import Tampered, WrongKey
 
-MOST, SIZE = 4, 2_000_000
+MOST, SIZE = 4, 1_500_000
 
 
 @pytest.mark.skipif(not os.path.exists("/proc/self/clear_refs"), reason="needs Linux's /proc")

@@ -91,7 +91,7 @@ class Directory:
 
         def value(name: bytes, member: re.Match[bytes]) -> int:
             end = _value(self.head, member.end())
-            found[name.decode()] = (member.end(), end)
+            found[name.decode()] = (member.end() + 1, end - 1)
             return end
 
         if self._metadata:
@@ -177,7 +177,7 @@ def parse(head: bytes, at: int = 8) -> Directory:
             metadata = member.end()
             return _check_metadata(head, metadata)
         tensor, end = _tensor(head, member)
-        numbers = member.start(1), tensor.begin, tensor.end, hash(tensor.name)
+        numbers = member.start(1) - 1, tensor.begin, tensor.end, hash(tensor.name)
         for part, number in zip(places, numbers):
             part.append(number)
         return end
@@ -189,9 +189,9 @@ def parse(head: bytes, at: int = 8) -> Directory:
     return Directory(head, places, metadata)
 
 
-_STRING = rb'"[^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+"'
+_STRING = rb'"([^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+)"'
 _VALUE = re.compile(_STRING)
-_MEMBER = re.compile(rb"[ \t\n\r]*+(" + _STRING + rb")[ \t\n\r]*+:[ \t\n\r]*+")
+_MEMBER = re.compile(rb"[ \t\n\r]*+" + _STRING + rb"[ \t\n\r]*+:[ \t\n\r]*+")
 _OPENING, _NEXT = re.compile(rb"[ \t\n\r]*+\{"), re.compile(rb"[ \t\n\r]*+([,}])")
 _EMPTY, _SPACE = re.compile(rb"[ \t\n\r]*+\}"), re.compile(rb"[ \t\n\r]*+")
 _ENTRY = re.compile(rb"\{[^{}]{0,4000}+\}")
@@ -253,24 +253,27 @@ def _check_utf8(head: bytes, start: int) -> None:
         raise ValueError("is not UTF-8") from None
 
 
-def _text(quoted: bytes) -> bytes:
-    """The UTF-8 bytes of a JSON string. Raises `ValueError` for half a surrogate pair."""
-    slashes = quoted.count(b"\\")
+def _text(inside: bytes) -> bytes:
+    """The UTF-8 bytes of what is between the quotes of a JSON string.
+
+    Raises `ValueError` for half a surrogate pair.
+    """
+    slashes = inside.count(b"\\")
     if not slashes:
-        return quoted[1:-1]
-    if slashes == 2 * quoted.count(b"\\\\") + quoted.count(b'\\"'):
+        return inside
+    if slashes == 2 * inside.count(b"\\\\") + inside.count(b'\\"'):
         # No sign below a space stands in a JSON string as it is.
-        text = quoted[1:-1].replace(b"\\\\", b"\0").replace(b'\\"', b'"')
+        text = inside.replace(b"\\\\", b"\0").replace(b'\\"', b'"')
         return text.replace(b"\0", b"\\")
-    made, last = bytearray(), 1
-    for escape in _ESCAPE.finditer(quoted):
-        made += quoted[last : escape.start()]
+    made, last = bytearray(), 0
+    for escape in _ESCAPE.finditer(inside):
+        made += inside[last : escape.start()]
         try:
             made += json.loads(b'"' + escape[0] + b'"').encode()
         except UnicodeEncodeError:
             raise ValueError("has a text with half a character") from None
         last = escape.end()
-    made += quoted[last:-1]
+    made += inside[last:]
     return bytes(made)
 
 
