@@ -37,6 +37,7 @@ def test_a_public_half_is_made_again(folder, classic):
     assert expected.id in good(folder, *make).decode()  # the same again is no fault
     assert (folder / "again.pub").read_bytes() == before
     assert sorted(one.name for one in folder.iterdir()) == ["again.pub", "alice.key", "m.st"]
+    assert good(folder, "keygen", "--public", "alice.key", "-", *options) == before
     bad(2, "needs no --from", folder, *make, "--from", "alice.key", "--path", "a")
 
 
@@ -46,6 +47,12 @@ def test_no_public_half_is_overwritten(folder):
     before = (folder / "b.pub").read_bytes()
     bad(2, "b.pub exists", folder, "keygen", "--public", "alice.key", "b.pub")
     bad(2, "b.pub exists", folder, "keygen", "--public", "alice.key", "b.pub", "--classic")
+    for name in ("alice.key", "m.st"):
+        content = (folder / name).read_bytes()
+        bad(2, f"{name} exists", folder, "keygen", "--public", "alice.key", name)
+        bad(2, f"{name} exists and is kept", folder, "keygen", name)
+        assert (folder / name).read_bytes() == content
+    bad(2, "a key goes to a file", folder, "keygen", "-")
     (folder / "new.key.pub").write_bytes(before)
     bad(2, "new.key.pub exists and is no public half", folder, "keygen", "new.key")
     assert not (folder / "new.key").exists()  # nor is there a key without its public half
@@ -86,7 +93,6 @@ def test_a_secret_key_among_recipients_is_named_as_such(folder):
 
 def test_a_public_key_where_the_secret_one_is_needed_is_named_as_such(folder):
     identity.save_public(public(ALICE), folder / "a.pub")
-    (folder / "a.pub").chmod(0o600)
     text = "a.pub is a public key file, and no secret key file; give the key file"
     bad(2, text, folder, "lock", "m.st", "x", "--key", "a.pub")
 
@@ -176,7 +182,6 @@ def test_every_reader_names_the_kind_that_it_was_given(folder):
              "r": "a register", "l": "a revocation list"}  # fmt: skip
     for name, (read, _) in found.items():
         for other in found.keys() - {name}:
-            (folder / other).chmod(0o600)
             with pytest.raises(
                 (Unreadable, ValueError), match=f"{other} is {names[other]}"
             ) as caught:

@@ -63,14 +63,14 @@ def split(
 @on_files
 def join(
     sources: Shares,
-    output: Annotated[Path, typer.Argument(help="The key file to write.")],
+    output: Annotated[Path, typer.Argument(parser=paths.named, help="The key file to write.")],
     passphrase_file: PassphraseFile = None,
     as_json: Json = False,
 ) -> None:
     """Restore a key file, and its public half beside it, from its shares."""
     given = [share_files.load(path) for path in sources]
     secret = shares.join(given, _passphrase(given, passphrase_file))
-    public = keys.save_both(secret, output)
+    public = keys.save_both(secret, paths.key_file(output))
     tell(
         as_json,
         [

@@ -82,7 +82,7 @@ def chosen_recipients(
     to: list[Path], passphrase: bool, passphrase_file: Path | None
 ) -> list[recipients.Recipient]:
     """Who shall be able to open a file. Raises `ValueError` if nobody."""
-    found: list[recipients.Recipient] = [*publics(to)]
+    found: list[recipients.Recipient] = [*dict.fromkeys(publics(to))]
     if passphrase or passphrase_file:
         found.append(choosing.ask_passphrase(confirm=True, file=passphrase_file))
     if not found:

@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from modellock_jax.cli import paths
 from modellock_jax.cli.app import app
 from modellock_jax.cli.choosing import load_secret
 from modellock_jax.cli.inputs import Json, on_files, tell
@@ -14,7 +15,13 @@ from modellock_jax.vault import identity, keys
 @app.command()
 @on_files
 def keygen(
-    output: Annotated[Path, typer.Argument(help="The key file; OUTPUT.pub is its public half.")],
+    output: Annotated[
+        Path,
+        typer.Argument(
+            parser=paths.named,
+            help="The key file; OUTPUT.pub is its public half. With --public - is standard output.",
+        ),
+    ],
     classic: Annotated[
         bool, typer.Option("--classic", help="X25519 alone, without ML-KEM-768.")
     ] = False,
@@ -28,7 +35,9 @@ def keygen(
     public_of: Annotated[
         Path | None,
         typer.Option(
-            "--public", help="Write no key, but the public half of this key file to OUTPUT."
+            "--public",
+            parser=paths.named,
+            help="Write no key, but the public half of this key file to OUTPUT.",
         ),
     ] = None,
     as_json: Json = False,
@@ -43,7 +52,7 @@ def keygen(
         return
     secret = load_secret(parent).child(path) if parent else keys.generate()
     origin = secret.origin
-    public = keys.save_both(secret, output, classic)
+    public = keys.save_both(secret, paths.key_file(output), classic)
     backup = f"{origin.path} below {origin.parent}" if origin else "keep a backup"
     tell(
         as_json,
@@ -59,6 +68,12 @@ def keygen(
 
 def _publish(secret: keys.Secret, output: Path, classic: bool, as_json: bool) -> None:
     public = identity.public_key(secret, classic)
+    if paths.is_stream(output):
+        with paths.writing(output, force=False) as stream:
+            assert not isinstance(stream, Path)
+            stream.write(identity.text_of(public))
+            stream.flush()
+        return
     identity.save_public(public, output)
     tell(
         as_json,

@@ -110,6 +110,13 @@ def writing(path: Path, force: bool) -> Iterator[Target]:
         yield path
 
 
+def key_file(path: Path) -> Path:
+    """The path of a new key file. Raises `ValueError` for a stream, which keeps nothing secret."""
+    if is_stream(path):
+        raise ValueError("a key goes to a file, which only its owner can read; name one")
+    return path
+
+
 def is_output(path: Path) -> bool:
     """Whether a path is standard output by any name, where nothing else may then be printed."""
     return path == STANDARD or _descriptor(path) == 1

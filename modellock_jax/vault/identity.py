@@ -1,6 +1,7 @@
 """Public keys: what others need to write to the holder of a secret and to check their signatures."""
 
 import base64
+import contextlib
 import hashlib
 import os
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -176,19 +177,25 @@ def from_document(fields: Any) -> PublicKey:
     return public
 
 
+def text_of(public: PublicKey) -> bytes:
+    """The content of a public key file."""
+    fields = {"format": _FORMAT, "version": VERSION, "extra": {}}
+    return canonical(fields | document(public)) + b"\n"
+
+
 def save_public(public: PublicKey, path: str | os.PathLike[str]) -> None:
     """Write a public key as JSON; nothing in it is secret. The same one there already is left alone.
 
     Raises `FileExistsError` if anything else is there, `OSError`.
     """
-    text = (
-        canonical({"format": _FORMAT, "version": VERSION, "extra": {}} | document(public)) + b"\n"
-    )
     try:
         with creating(path) as file:
-            write_all(file, text, 0)
+            write_all(file, text_of(public), 0)
     except FileExistsError:
-        if not os.path.isfile(path) or load_public(path) != public:
+        there = None
+        with contextlib.suppress(Unreadable):
+            there = load_public(path)
+        if there != public:
             raise
 
 

@@ -209,6 +209,8 @@ def save_both(secret: Secret, path: str | os.PathLike[str], classic: bool = Fals
     key file without its public half, which `identity.save_public` makes again.
     """
     beside = Path(f"{path}.pub")
+    if os.path.lexists(path):
+        raise FileExistsError(f"{path} exists and is kept; choose another path")
     public = identity.public_key(secret, classic)
     if os.path.lexists(beside):
         with contextlib.suppress(Unreadable):
@@ -222,6 +224,7 @@ def save_both(secret: Secret, path: str | os.PathLike[str], classic: bool = Fals
     return public
 
 
+@clears_frames
 def load(path: str | os.PathLike[str]) -> Secret:
     """Read a key file that `save` wrote; `save` has an example.
 
@@ -233,8 +236,10 @@ def load(path: str | os.PathLike[str]) -> Secret:
     if not Path(path).is_file():
         raise FileNotFoundError(f"load: no key file {path}; write one with save(generate(), path)")
     with open(path, "rb") as file:
-        check_private(file.fileno(), path)
-        return parse(file.read(LONGEST + 1), f"load: {path}")
+        data = file.read(LONGEST + 1)
+        if texts.kind(data) in ("", "key"):  # another file of ours is refused for what it is
+            check_private(file.fileno(), path)
+        return parse(data, f"load: {path}")
 
 
 @clears_frames
