@@ -1,13 +1,27 @@
 """The command line itself and its options."""
 
-from typing import Annotated
+import signal
+from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 import modellock_jax
 from modellock_jax.cli import streams
 
+
+class _Group(TyperGroup):
+    """All commands; Typer itself would end in 1 where nobody reads the output any more."""
+
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except BrokenPipeError:
+            raise typer.Exit(128 + signal.SIGPIPE) from None
+
+
 app = typer.Typer(
+    cls=_Group,
     no_args_is_help=True,
     add_completion=True,
     pretty_exceptions_enable=False,

@@ -2,6 +2,7 @@
 
 from modellock_jax.cli import (
     backup,
+    inspecting,
     keys,
     locking,
     reading,
@@ -15,6 +16,7 @@ from modellock_jax.cli.app import app
 __all__ = [
     "app",
     "backup",
+    "inspecting",
     "keys",
     "locking",
     "reading",

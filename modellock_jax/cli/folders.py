@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from modellock_jax.cli.choosing import Choice
-from modellock_jax.cli.heads import tell_head
+from modellock_jax.cli.heads import told_of_head
 from modellock_jax.cli.inputs import progress, show, tell
 from modellock_jax.vault import file_schemes, folders, identity, locked_sets, naming, rewrite, sets
 from modellock_jax.vault.errors import Unreadable
@@ -157,10 +157,9 @@ def inspect(source: Path, as_json: bool) -> None:
             key_id=found.key_id,
         )
         return
-    made = rewrite.read_header(rewritten(source))
-    tell_head(
-        f"{source}: {sets.FORMAT}", made, as_json, kind=sets.FORMAT, **sets.inspect_set(source)
-    )
+    made, about_set = rewrite.read_header(rewritten(source)), sets.inspect_set(source)
+    lines, fields = told_of_head(made, sets.FORMAT, about_set["bytes"])
+    show(as_json, [f"{source}: {lines[0]}", *lines[1:]], **fields | about_set)
 
 
 def lock(source: Path, output: Path, secret: Secret, scheme: str, as_json: bool) -> None:

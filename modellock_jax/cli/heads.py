@@ -1,33 +1,25 @@
-"""What `inspect` says of the head of a sealed file or set."""
+"""What `inspect` says of the head of a sealed file or set, and how far that goes."""
 
 from typing import Any
 
-from modellock_jax.cli.inputs import show
 from modellock_jax.vault import header, naming, recipients
 from modellock_jax.vault.header import Header
 
 
-def tell_head(what: str, made: Header, as_json: bool, **fields: Any) -> None:
-    """Print a header; `what`: the file and its kind, `fields`: of it, for programs."""
-    whom = [f"{recipients.name_of(s)} ({s['type']})" for s in made.stanzas]
+def told_of_head(made: Header, kind: str, size: int) -> tuple[list[str], dict[str, Any]]:
+    """A header for people, whose first line goes behind the file's name, and for programs."""
+    whom = [{"type": s["type"], "id": recipients.name_of(s)} for s in made.stanzas]
     signers = [signature["id"] for signature in made.signatures]
-    signed = f"{', '.join(signers) or 'nobody'} (checked only by open and verify --signed-by)"
+    listed = ", ".join("{id} ({type})".format(**one) for one in whom)
     lines = [
-        f"{what}, version {header.VERSION}, {fields['bytes']} bytes",
+        f"{kind}, version {header.VERSION}, {size} bytes; its head is whole, and says:",
         f"name:       {naming.called(made.name, made.serial)}",
-        f"recipients: {', '.join(whom) or 'those of the set that it is of'}",
-        f"signed by:  {signed}",
+        f"recipients: {listed or 'those of the set that it is of'}",
+        f"signed by:  {', '.join(signers) or 'nobody'}",
         f"expires:    {made.expires or 'never'}",
+        "None of that is proved before `open` or `verify`, and who signed only with --signed-by.",
         header.ABOUT,
     ]
-    show(
-        as_json,
-        lines,
-        **fields,
-        version=header.VERSION,
-        name=made.name,
-        serial=made.serial,
-        recipients=[{"type": s["type"], "id": recipients.name_of(s)} for s in made.stanzas],
-        signatures=signers,
-        expires=made.expires,
-    )
+    fields: dict[str, Any] = {"kind": kind, "version": header.VERSION, "name": made.name}
+    fields |= {"serial": made.serial, "recipients": whom, "signatures": signers}
+    return lines, fields | {"expires": made.expires}

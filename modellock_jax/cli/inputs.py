@@ -3,10 +3,7 @@
 import contextlib
 import functools
 import json
-import os
 import re
-import shutil
-import tempfile
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -119,41 +116,6 @@ def show(as_json: bool, lines: str | list[str], /, **fields: Any) -> None:
         return
     for line in [lines] if isinstance(lines, str) else lines:
         streams.put(printable(line, 4000))
-
-
-@contextlib.contextmanager
-def readable(path: Path) -> Iterator[Path]:
-    """A file's path; for a stream that of a copy that only this process can read."""
-    with paths.reading(path) as given:
-        if isinstance(given, Path):
-            yield given
-            return
-        # In a directory of its own, so that nothing of others lies beside it.
-        with tempfile.TemporaryDirectory(prefix="modellock-", dir=_memory()) as folder:
-            copy = Path(folder) / "stdin"
-            with open(copy, "xb") as stream:
-                shutil.copyfileobj(given, stream)
-            yield copy
-
-
-@contextlib.contextmanager
-def writable(path: Path, force: bool) -> Iterator[Path]:
-    """A file's path; for a stream one whose content goes there when it is whole."""
-    with paths.writing(path, force) as target:
-        if isinstance(target, Path):
-            yield target
-            return
-        with tempfile.TemporaryDirectory(prefix="modellock-", dir=_memory()) as folder:
-            whole = Path(folder) / "whole"
-            yield whole
-            with open(whole, "rb") as stream:
-                shutil.copyfileobj(stream, target)
-            target.flush()
-
-
-def _memory() -> str | None:
-    # What passes through a pipe should not touch the disk, where there is such a place.
-    return "/dev/shm" if os.path.isdir("/dev/shm") else None
 
 
 @contextlib.contextmanager

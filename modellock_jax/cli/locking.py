@@ -7,7 +7,7 @@ import typer
 from modellock_jax.cli import folders, paths
 from modellock_jax.cli.app import app
 from modellock_jax.cli.choosing import Choice, KeyFile
-from modellock_jax.cli.inputs import Json, RevokedBy, on_files, progress, readable, tell, writable
+from modellock_jax.cli.inputs import Json, RevokedBy, on_files, progress, tell
 from modellock_jax.cli.paths import Force, In, Out
 
 
@@ -30,15 +30,15 @@ def lock(
     from modellock_jax.vault import locked
 
     secret = Choice(key).first()
-    if source.is_dir():
+    if paths.is_folder(source):
         folders.lock(source, output, secret, scheme, as_json)
         return
     with (
-        readable(source) as path,
-        writable(output, force) as target,
-        progress("locking", path.stat().st_size) as done,
+        paths.reading(source) as given,
+        paths.writing(output, force) as target,
+        progress("locking", paths.size_of(given)) as done,
     ):
-        info = locked.lock_file(path, target, secret, scheme, done=done)
+        info = locked.lock_file(paths.held(given), target, secret, scheme, done=done)
     if not paths.is_output(output):
         tell(
             as_json,
@@ -64,16 +64,17 @@ def unlock(
     from modellock_jax.vault import locked
 
     choice = Choice(key)
-    if source.is_dir():
+    if paths.is_folder(source):
         folders.unlock(source, output, choice, revoked, as_json)
         return
     with (
-        readable(source) as path,
-        writable(output, force) as target,
-        progress("unlocking", path.stat().st_size) as done,
+        paths.reading(source) as given,
+        paths.writing(output, force) as target,
+        progress("unlocking", paths.size_of(given)) as done,
         choice.explained(),
     ):
-        secret = choice.of([locked.locked_info(path).key_id])
-        locked.unlock_file(path, target, secret, revoked=revoked, done=done)
+        data = paths.held(given)
+        secret = choice.of([locked.locked_info(data).key_id])
+        locked.unlock_file(data, target, secret, revoked=revoked, done=done)
     if not paths.is_output(output):
         tell(as_json, f"{source} unlocked into {output}", output=str(output))

@@ -70,6 +70,11 @@ def is_stream(path: Path) -> bool:
     return not (stat.S_ISREG(found) or stat.S_ISDIR(found))
 
 
+def is_folder(path: Path) -> bool:
+    """Whether a path names a directory."""
+    return path != STANDARD and path.is_dir()
+
+
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[Source]:
     """A file's path, or a stream that is open. Raises `OSError`."""
@@ -141,6 +146,11 @@ def check_new(path: Path, force: bool) -> None:
         raise FileExistsError(f"{printable(path)} is a key or a share, which is never replaced")
     if not force:
         raise FileExistsError(f"{printable(path)} is there already; give --force to replace it")
+
+
+def held(given: Source) -> Path | bytes:
+    """A file's path, or all of a stream: what is locked is in memory anyway, and written nowhere."""
+    return given if isinstance(given, Path) else given.read()
 
 
 def size_of(given: Source) -> int:

@@ -1,69 +1,17 @@
-"""`inspect`, `explain`, `doctor`: what can be told without a key."""
+"""`explain` and `doctor`: what locks and commands are worth, and what this machine can do."""
 
 import importlib
-import os
 import tempfile
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from modellock_jax.cli import folders, streams, texts
+from modellock_jax.cli import streams
 from modellock_jax.cli.app import app
 from modellock_jax.cli.choosing import default_key_file
-from modellock_jax.cli.heads import tell_head
-from modellock_jax.cli.inputs import Json, on_files, readable, show
-from modellock_jax.cli.paths import In
-from modellock_jax.vault import envelope, header, recipients, rewrite, temporary, threats
-from modellock_jax.vault.errors import Unreadable
-from modellock_jax.vault.texts import encoding_fault
-from modellock_jax.vault.texts import kind as kind_of_text
-
-SHOWN = 4000  # bytes of a field of a stranger's
-
-
-@app.command()
-@on_files
-def inspect(source: In, as_json: Json = False) -> None:
-    """What a file tells without a key: its kind, who can open it, who signed it, how big it is."""
-    if source.is_dir():
-        folders.inspect(source, as_json)
-        return
-    with readable(source) as path:
-        with envelope.reading(path) as file:
-            size, start = os.fstat(file).st_size, os.pread(file, 4096, 0)
-        if fault := encoding_fault(start):
-            raise Unreadable(f"{source} {fault}")
-        if kind := kind_of_text(start):
-            lines, fields = texts.describe(kind, path)
-            show(as_json, [f"{source}: {lines[0]}", *lines[1:]], bytes=size, **fields)
-            return
-        try:
-            made = rewrite.read_header(path)
-        except Unreadable:
-            with envelope.reading(path) as file:
-                directory = envelope.read_directory(file, source)
-            marked = directory.field("modellock")
-            mark = (
-                "plain safetensors" if marked is None else marked[:SHOWN].decode(errors="replace")
-            )
-            names = () if marked is None else ("scheme", "key_id", "about")
-            texts_of = {name: directory.field(f"modellock.{name}") or b"" for name in names}
-            lock = {name: text[:SHOWN].decode(errors="replace") for name, text in texts_of.items()}
-            lines = [
-                f"{source}: {mark}, {len(directory.tensors)} tensors in the open, {size} bytes"
-            ]
-            lines += [f"{k}: {v}" for k, v in lock.items()]
-            show(
-                as_json,
-                lines,
-                kind=mark,
-                bytes=size,
-                tensors=len(directory.tensors),
-                **lock,
-            )
-            return
-    tell_head(f"{source}: {header.MARK}", made, as_json, kind=header.MARK, bytes=size)
+from modellock_jax.cli.inputs import Json, show
+from modellock_jax.vault import recipients, temporary, threats
 
 
 @app.command()

@@ -66,7 +66,7 @@ def seal(
     """
     whom, until = chosen_recipients(to, passphrase, passphrase_file), moment(expires)
     vouching = signers(sign)
-    if source.is_dir():
+    if paths.is_folder(source):
         about = {"expires": until, "signers": vouching, "name": name or "", "serial": serial or 0}
         folders.seal(source, output, whom, dry_run, as_json, **about)
         return
@@ -125,7 +125,7 @@ def open_(
 ) -> None:
     """Decrypt a sealed file into the file that it was, or a sealed folder into a new folder."""
     choice, wanted = Choice(key, passphrase_file), publics(signed_by)
-    if source.is_dir():
+    if paths.is_folder(source):
         folders.open_(
             source, output, choice, wanted, dry_run, as_json, expect=expect, revoked=revoked
         )
@@ -165,7 +165,7 @@ def verify(
 ) -> None:
     """Check every byte of a sealed file or folder with a recipient's key, and write nothing."""
     choice, wanted = Choice(key, passphrase_file), publics(signed_by)
-    if source.is_dir():
+    if paths.is_folder(source):
         folders.open_(source, None, choice, wanted, True, as_json, expect=expect, revoked=revoked)
         return
     with paths.reading(source) as given, _opened(given, choice, wanted, expect, revoked) as sealed:
@@ -209,7 +209,7 @@ def rotate(
     """
     whom, until = chosen_recipients(to, passphrase, passphrase_file), moment(expires)
     vouching = signers(sign)
-    if source.is_dir():
+    if paths.is_folder(source):
         about = {"expires": until, "signers": vouching, "name": name, "serial": serial}
         options = {"expect": expect, "revoked": revoked}
         wanted = publics(signed_by)

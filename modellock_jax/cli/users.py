@@ -5,6 +5,7 @@ from typing import Annotated
 
 import typer
 
+from modellock_jax.cli import paths
 from modellock_jax.cli.app import app
 from modellock_jax.cli.choosing import Choice, KeyFile
 from modellock_jax.cli.inputs import (
@@ -12,7 +13,6 @@ from modellock_jax.cli.inputs import (
     Json,
     on_files,
     progress,
-    readable,
     show,
     tell,
 )
@@ -45,9 +45,12 @@ def issue(
     from modellock_jax.vault import issuing
 
     secret = Choice(key).first()
-    with readable(source) as path, progress("issuing", path.stat().st_size * len(user)) as done:
+    with paths.reading(source) as given:
+        data = paths.held(given)
+        total = paths.size_of(given) * len(user)
+    with progress("issuing", total) as done:
         issued = issuing.issue(
-            path, output, user, secret, book, scheme, again=again, revocations=revoke, done=done
+            data, output, user, secret, book, scheme, again=again, revocations=revoke, done=done
         )
     lines = [f"{one.entry.user}: {one.copy}, opened by {one.key}" for one in issued]
     made = register.read(book)

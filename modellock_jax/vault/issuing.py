@@ -7,11 +7,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from modellock_jax.vault import file_schemes, identity, keys, revocation
-from modellock_jax.vault.envelope import read_directory, reading
+from modellock_jax.vault import file_schemes, identity, keys, revocation, sources
+from modellock_jax.vault.envelope import directory_of
 from modellock_jax.vault.keys import Secret
 from modellock_jax.vault.locked import Done, lock_file
 from modellock_jax.vault.register import USER, Entry, Register, Writer, extending
+
+Plain = str | os.PathLike[str] | bytes  # a path, or the file itself
 
 
 class Issued(NamedTuple):
@@ -48,7 +50,7 @@ def unfinished(folder: str | os.PathLike[str], users: Iterable[str], book: Regis
 
 
 def issue(
-    source: str | os.PathLike[str],
+    source: Plain,
     folder: str | os.PathLike[str],
     users: Iterable[str],
     secret: Secret,
@@ -112,7 +114,7 @@ def issue(
 
 
 def _one(
-    source: str | os.PathLike[str],
+    source: Plain,
     folder: Path,
     user: str,
     secret: Secret,
@@ -163,10 +165,13 @@ def _some(users: list[str]) -> str:
     return ", ".join(users[:5]) + more
 
 
-def _digest(path: str | os.PathLike[str]) -> str:
-    with reading(path) as file:
-        read_directory(file, path)
-    return _sha256(path)
+def _digest(source: Plain) -> str:
+    with sources.opened(source) as reader:
+        directory_of(reader)
+        whole = hashlib.sha256()
+        for piece in reader.pieces(sources.PIECE):
+            whole.update(piece)
+        return whole.hexdigest()
 
 
 def _sha256(path: str | os.PathLike[str]) -> str:

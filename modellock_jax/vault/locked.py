@@ -181,14 +181,14 @@ def locked_info(source: AnySource) -> LockedInfo:
 
     Raises `Unreadable` if it is no locked file, `Tampered` if its head or its length is damaged.
     """
-    with sources.opened(source) as reader:
+    with sources.held(source) as reader:
         return locked_format.read_head(reader)[0]
 
 
 @clears_frames
 def verified(source: AnySource, secret: Secret, revoked: Lists = ()) -> Verified:
     """A locked file, read and checked as a whole, still locked; raises as `unlock_file`."""
-    with sources.opened(source) as reader:
+    with sources.held(source) as reader:
         info, directory = locked_format.read_head(reader)
         locked_format.check_key(info, secret)
         revocation.check(reader.path, secret, revoked)
@@ -211,9 +211,7 @@ def _array(tensor: tensors.Tensor, body: np.ndarray) -> np.ndarray:
 
 
 def _read_plain(source: AnySource) -> tuple[Directory, np.ndarray, int]:
-    # A stream's plain content is held in memory, as all of it is, and not copied to a disk.
-    reader = sources.at_offsets(source) or sources.opened(b"".join(sources.stream(source)))
-    with reader:
+    with sources.held(source) as reader:
         directory, name = directory_of(reader), printable(sources.name_of(source))
         body, mode = _body(reader, directory), reader.mode
     mark = (directory.field(FIELD) or b"").decode()

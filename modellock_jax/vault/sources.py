@@ -5,10 +5,10 @@ import io
 import itertools
 import os
 import stat
-import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO, Protocol
 
+from modellock_jax.vault import temporary
 from modellock_jax.vault.errors import Tampered
 from modellock_jax.vault.files import open_to_read
 
@@ -105,7 +105,7 @@ def opened(source: AnySource, check: Callable[[bytes], object] = lambda _: None)
     known = at_offsets(source)
     if known is not None:
         return known
-    spool = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115, the reader closes it
+    spool = temporary.spool()
     try:
         pieces = stream(source)
         start = first(pieces, PIECE)

@@ -4,7 +4,9 @@ import contextlib
 import os
 import secrets
 import shutil
+import tempfile
 from collections.abc import Callable, Iterator
+from io import FileIO
 from pathlib import Path
 
 PREFIX, SUFFIX = ".modellock-", ".tmp"
@@ -82,6 +84,18 @@ def folder_in(parent: Path) -> Iterator[Path]:
         yield temp
     finally:
         remove(temp)
+
+
+def spool() -> FileIO:
+    """A nameless file in `$TMPDIR` that nobody else can open; let what goes there be ciphertext.
+
+    Raises `OSError` if there is no place for one.
+    """
+    try:
+        file = tempfile.TemporaryFile(buffering=0)  # noqa: SIM115, the caller closes it
+    except OSError as error:
+        raise OSError(f"no place for a temporary file ({error}); set $TMPDIR to a folder") from None
+    return file
 
 
 def left_in(folder: Path) -> list[Path]:

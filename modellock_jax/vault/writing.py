@@ -3,12 +3,11 @@
 import hashlib
 import itertools
 import os
-import tempfile
 from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from modellock_jax.vault import chunks, header, naming, recipients, sources
+from modellock_jax.vault import chunks, header, naming, recipients, sources, temporary
 from modellock_jax.vault.body import Done
 from modellock_jax.vault.chunks import Cipher
 from modellock_jax.vault.files import replacing, write_all
@@ -95,7 +94,7 @@ def seal_under(
         put(target, header.encode(made))
         writer.to_stream(target)
     else:
-        with tempfile.TemporaryFile(buffering=0) as spool:
+        with temporary.spool() as spool:
             made = writer.to_file(spool.fileno(), 0)
             put(target, header.encode(made))
             with sources.of_file(spool.fileno(), "the spool") as reader:

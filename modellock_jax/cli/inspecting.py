@@ -1,0 +1,114 @@
+"""`inspect`: what a file tells without a key, and which of that is only its word."""
+
+import contextlib
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from modellock_jax.cli import folders, paths, texts
+from modellock_jax.cli.app import app
+from modellock_jax.cli.heads import told_of_head
+from modellock_jax.cli.inputs import Json, on_files, show
+from modellock_jax.cli.paths import In
+from modellock_jax.vault import (
+    envelope,
+    header,
+    kinds,
+    locked_format,
+    rewrite,
+    sources,
+    tensors,
+)
+from modellock_jax.vault.errors import Unreadable
+from modellock_jax.vault.files import printable
+from modellock_jax.vault.sources import Reader
+from modellock_jax.vault.texts import encoding_fault
+from modellock_jax.vault.texts import kind as kind_of_text
+
+_SHOWN = 4000  # bytes of a stranger's field
+_TEXT = 2**24  # bytes of the longest text file of ours
+
+
+@app.command()
+@on_files
+def inspect(source: In, as_json: Json = False) -> None:
+    """What a file or folder tells without a key: its kind, who can open it, who signed it, how big it is."""
+    if paths.is_folder(source):
+        folders.inspect(source, as_json)
+        return
+    with paths.reading(source) as given, _reader(given) as reader:
+        lines, fields = _told(reader)
+        size = reader.size
+    show(as_json, [f"{source}: {lines[0]}", *lines[1:]], bytes=size, **fields)
+
+
+class _Beginning(Reader):
+    """The head of a stream, or all of a text; the rest is only counted, and kept nowhere."""
+
+    def __init__(self, given: paths.Stream) -> None:
+        pieces = sources.stream(given)
+        self.path, self.name = None, given.name
+        self._data = sources.first(pieces, kinds.START)
+        length = 8 + int.from_bytes(self._data[:8], "little")
+        wanted = length if kinds.is_safetensors(self._data) else _TEXT
+        self._data += sources.first(pieces, min(wanted, tensors.LONGEST) - len(self._data))
+        for _ in pieces:
+            pass
+        self.size = given.count
+
+    def read(self, length: int, offset: int = 0) -> bytes:
+        return self._data[offset : offset + length]
+
+
+def _reader(given: paths.Source) -> Reader:
+    return sources.opened(given) if isinstance(given, Path) else _Beginning(given)
+
+
+def _told(reader: Reader) -> texts.Told:
+    start = reader.read(4096)
+    if fault := encoding_fault(start):
+        raise Unreadable(f"{printable(reader.name)} {fault}")
+    if kind := kind_of_text(start):
+        with _as_file(reader) as path:
+            return texts.describe(kind, path)
+    try:
+        header.check_start(start)
+    except Unreadable:
+        return _open_tensors(reader)
+    made, _ = rewrite.head_of(reader)
+    return told_of_head(made, header.MARK, reader.size)
+
+
+@contextlib.contextmanager
+def _as_file(reader: Reader) -> Iterator[Path]:
+    """A path of a small file; for one from a stream, which may be a key, in memory alone."""
+    if reader.path is not None:
+        yield Path(reader.path)
+        return
+    if not hasattr(os, "memfd_create"):
+        raise ValueError("this system reads keys and lists from files alone; name one")
+    with os.fdopen(os.memfd_create("text"), "w+b") as file:
+        os.fchmod(file.fileno(), 0o600)
+        file.write(reader.read(_TEXT))
+        file.flush()
+        yield Path(f"/proc/self/fd/{file.fileno()}")
+
+
+def _open_tensors(reader: Reader) -> texts.Told:
+    directory = envelope.directory_of(reader)
+    field = directory.field(locked_format.FIELD)
+    mark = None if field is None else field[:_SHOWN].decode(errors="replace")
+    count = f"{len(directory.tensors)} tensors in the open, {reader.size} bytes"
+    fields: dict[str, Any] = {"tensors": len(directory.tensors)}
+    if mark != locked_format.MARK:
+        lines = [f"plain safetensors, {count}"]
+        if mark is not None:
+            lines.append(f"Its metadata call it '{printable(mark)}', which it is not.")
+        return lines, {"kind": "plain safetensors"} | fields
+    info, _ = locked_format.read_head(reader)
+    said = {name: getattr(info, name) for name in ("scheme", "key_id", "about")}
+    lines = [f"{mark}, {count}; its head is whole, and says:"]
+    lines += [f"{name}: {text}" for name, text in said.items()]
+    lines.append("None of it is proved before `unlock`.")
+    return lines, {"kind": mark} | fields | said
