@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from commands import good, run
+from commands import good, run, within
 from safetensors.numpy import save_file
 
 from modellock_jax.vault import header, keys, locked, locked_format, signed
@@ -56,8 +56,8 @@ EVERY = {
 def every(folder, path, names=EVERY):
     for name in names:
         words = [path if word == "FILE" else word for word in EVERY[name]]
-        calm(run(folder, *words))
-    calm(run(folder, "inspect", path, "--json"))
+        calm(within(folder, *words))
+    calm(within(folder, "inspect", path, "--json"))
 
 
 def plain(metadata, names=("w",)):
@@ -79,7 +79,7 @@ def test_metadata_and_names_of_plain_files(made, tmp_path, mark):
     metadata |= {"modellock.key_id": EVIL, "modellock.version": "2"}
     (tmp_path / "f").write_bytes(plain(metadata, (EVIL, "b")))
     every(made, tmp_path / "f")
-    ran = run(made, "inspect", tmp_path / "f")
+    ran = within(made, "inspect", tmp_path / "f")
     first = ran.out.decode().partition("\n")[0]
     assert ran.code in (4, 6) or ": plain safetensors, 2 tensors" in first
     assert "sealed file, version" not in first  # it is none, whatever it says
@@ -93,7 +93,7 @@ def test_names_of_tensors_in_what_is_sealed_and_locked(made, tmp_path):
     (tmp_path / "half").write_bytes(plain({EVIL: "\ud800"}, ("\ud800",)))
     every(made, tmp_path / "half", ("inspect", "seal", "lock"))
     for scheme in ("sign_flip", EVIL, "stream_lock(" + EVIL + ")"):
-        calm(run(made, "lock", tmp_path / "f", tmp_path / "l", "--scheme", scheme, *KEY))
+        calm(within(made, "lock", tmp_path / "f", tmp_path / "l", "--scheme", scheme, *KEY))
 
 
 def heads(made):
@@ -140,11 +140,11 @@ def test_fields_of_keys(made, tmp_path):
             )
             (tmp_path / "k").write_text(text)
             (tmp_path / "k").chmod(0o600)
-            calm(run(made, "inspect", tmp_path / "k"))
-            calm(run(made, "open", "sealed", "x", "--key", tmp_path / "k"))
-            calm(run(made, "seal", "m", "/dev/null", "--to", tmp_path / "k"))
-            calm(run(made, "verify", "sealed", "--signed-by", tmp_path / "k", *KEY))
-        calm(run(made, "verify", "sealed", MODELLOCK_KEY=EVIL))
+            calm(within(made, "inspect", tmp_path / "k"))
+            calm(within(made, "open", "sealed", "x", "--key", tmp_path / "k"))
+            calm(within(made, "seal", "m", "/dev/null", "--to", tmp_path / "k"))
+            calm(within(made, "verify", "sealed", "--signed-by", tmp_path / "k", *KEY))
+        calm(within(made, "verify", "sealed", MODELLOCK_KEY=EVIL))
 
 
 def signed_again(line, secret, **changes):
@@ -171,19 +171,19 @@ def test_fields_of_lists_and_registers(made, tmp_path):
         "signer__id",
     ):
         (tmp_path / "list").write_bytes(signed_again(line, other, **{field: EVIL}))
-        calm(run(made, "inspect", tmp_path / "list"))
-        calm(run(made, "verify", "sealed", "--revoked", tmp_path / "list", *KEY))
-        calm(run(made, "revoke", tmp_path / "list", "1" * 32, "--key", "b.key"))
-        calm(run(made, "revoke", tmp_path / "mine", "--from", tmp_path / "list"))
+        calm(within(made, "inspect", tmp_path / "list"))
+        calm(within(made, "verify", "sealed", "--revoked", tmp_path / "list", *KEY))
+        calm(within(made, "revoke", tmp_path / "list", "1" * 32, "--key", "b.key"))
+        calm(within(made, "revoke", tmp_path / "mine", "--from", tmp_path / "list"))
     first, second = (made / "register").read_bytes().splitlines(keepends=True)
     for field in ("user", "scheme", "time", "key", "plain", "supersedes"):
         (tmp_path / "r").write_bytes(first + signed_again(second, owner, **{field: EVIL}))
-        calm(run(made, "register", "list", tmp_path / "r", "--signed-by", "a.key.pub"))
-        calm(run(made, "inspect", tmp_path / "r"))
+        calm(within(made, "register", "list", tmp_path / "r", "--signed-by", "a.key.pub"))
+        calm(within(made, "inspect", tmp_path / "r"))
     for field in ("id", "time", "signer__id"):
         (tmp_path / "r").write_bytes(signed_again(first, owner, **{field: EVIL}))
-        calm(run(made, "register", "list", tmp_path / "r"))
-        calm(run(made, "register", "list", tmp_path / "r", "--head", EVIL))
+        calm(within(made, "register", "list", tmp_path / "r"))
+        calm(within(made, "register", "list", tmp_path / "r", "--head", EVIL))
 
 
 def test_fields_of_shares(made, tmp_path):
@@ -194,8 +194,8 @@ def test_fields_of_shares(made, tmp_path):
     for line in re.findall("^[A-Z][a-z]+:.*$", text, re.MULTILINE):
         first.write_text(text.replace(line, line.partition(":")[0] + ": " + EVIL))
         for words in (("inspect", first), ("backup", "join", first, second, tmp_path / "k")):
-            calm(run(made, *words))
-        calm(run(made, "backup", "drill", first, second, "--id", EVIL))
+            calm(within(made, *words))
+        calm(within(made, "backup", "drill", first, second, "--id", EVIL))
 
 
 def test_names_of_files(made, tmp_path):
@@ -226,8 +226,8 @@ def test_names_of_files(made, tmp_path):
         ("verify", "sealed", "--expect", EVIL, *KEY), ("seal", "m", "x", "--name", EVIL, "--to", public),
         ("study", EVIL), ("attack", EVIL), (EVIL, EVIL),
     ):  # fmt: skip
-        calm(run(made, *words))
-        calm(run(made, *words, "--json"))
+        calm(within(made, *words))
+        calm(within(made, *words, "--json"))
 
 
 def test_beside_a_file(made, tmp_path):

@@ -33,7 +33,7 @@ _TEXT = 2**24  # bytes of the longest text file of ours
 @app.command()
 @on_files
 def inspect(source: In, as_json: Json = False) -> None:
-    """What a file or folder tells without a key: its kind, who can open it, who signed it, how big it is."""
+    """What a file tells without a key: its kind, who can open it, who signed it, how big it is."""
     if paths.is_folder(source):
         folders.inspect(source, as_json)
         return

@@ -29,7 +29,7 @@ def main() -> None:
     try:
         signals.catch()
         streams.prepare()
-        code = _ended()
+        code = command()
     except signals.Stopped as stopped:
         signals.over()
         code = _stopped(stopped)
@@ -41,7 +41,8 @@ def main() -> None:
     raise SystemExit(code)
 
 
-def _ended() -> int:
+def command() -> int:
+    """Run the command that `sys.argv` names, and say what goes wrong; its exit code."""
     try:
         # Here, so that a missing package is a sentence too.
         app = importlib.import_module("modellock_jax.cli.commands").app
