@@ -111,7 +111,7 @@ def test_a_signal_that_is_ignored_stays_so(folder, tmp_path):
 def test_a_second_signal_while_the_first_unwinds_leaves_nothing(folder, tmp_path):
     setup = (
         f"{CATCHES}from modellock_jax.vault import temporary, chunks\n"
-        "def twice(*a):\n"
+        "def twice(*a, **k):\n"
         "    try:\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
         "    finally:\n"
@@ -129,7 +129,7 @@ def test_a_signal_in_a_destructor_is_not_lost(folder, tmp_path):
         "class Odd:\n"
         "    def __del__(self):\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
-        "chunks.seal_all = lambda *a: Odd() and None"
+        "chunks.seal_all = lambda *a, **k: Odd() and None"
     )
     ran = run(folder, "seal", "m", tmp_path / "x", "--to", "a.key.pub", setup=setup)
     assert ran.code == 143
