@@ -20,11 +20,16 @@ from modellock_jax.vault import (
     header,
     identity,
     issuing,
+    key_text,
     keys,
     locked,
+    locked_format,
+    locked_sets,
     recipients,
     register,
     revocation,
+    revocation_text,
+    sets,
     share_files,
     signed,
 )
@@ -56,12 +61,14 @@ def test_the_page_has_the_versions_of_the_code():
     share, _, version = share_files._FORMAT.partition(", version ")
     assert rows == {
         header.MARK: int(header.VERSION),
-        locked.MARK: int(locked.VERSION),
-        keys._FORMAT: keys.VERSION,
+        locked_format.MARK: int(locked_format.VERSION),
+        key_text.FORMAT: key_text.VERSION,
         identity._FORMAT: identity.VERSION,
         share: int(version),
         register.FORMAT: signed.VERSION,
-        revocation.FORMAT: signed.VERSION,
+        revocation_text.FORMAT: signed.VERSION,
+        sets.FORMAT: sets.VERSION,
+        locked_sets.FORMAT: locked_sets.VERSION,
     }
     assert header.ABOUT in PAGE
 
