@@ -8,7 +8,7 @@ import sys
 import pytest
 
 WORKER = """
-import json, re, sys
+import json, math, re, sys
 import jax
 import jax.numpy as jnp
 from jax import NamedSharding, P
@@ -19,10 +19,12 @@ from modellock_jax.schemes.shards import as_on_tpus
 
 NAMES = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter|collective-broadcast"
 COLLECTIVE = re.compile(f"({NAMES})(?:-start)?[(]")
+SIZE = re.compile(f"= u32.([0-9,]*)[^ ]* (?:{NAMES})(?:-start)?[(]")
+size_of = lambda dims: math.prod(int(n) for n in dims.split(",") if n)
 LEAVES = {
-    "rows": ((512, 250), P(("x", "y")), "float32"),
-    "columns": ((120, 1000), P(None, ("y", "x")), "float32"),
-    "both": ((256, 512), P("y", "x"), "bfloat16"),
+    "rows": ((1024, 500), P(("x", "y")), "float32"),
+    "columns": ((240, 1000), P(None, ("y", "x")), "float32"),
+    "both": ((512, 512), P("y", "x"), "bfloat16"),
     "odd": ((3, 4, 6, 10), P(None, "x", None, "y"), "int8"),
 }
 PATCH = {
@@ -30,7 +32,7 @@ PATCH = {
     "both": ((4, 4, 4, 512), P("x", None, None, "y"), "bfloat16"),
 }
 TREES = {
-    "deep_lock": (ml.deep_lock(), LEAVES),
+    "deep_lock": (ml.deep_lock(), LEAVES), "stream_lock": (ml.stream_lock(), LEAVES),
     "deep_lock leaf": (ml.deep_lock(256, restart="leaf"), LEAVES),
     "sign_flip": (ml.sign_flip(bits=7), {n: LEAVES[n] for n in ("rows", "columns", "both", "odd")}),
     **{f"patch_shuffle {n}": (ml.patch_shuffle(4, channels=4), {n: PATCH[n]}) for n in PATCH},
@@ -92,6 +94,7 @@ def check(name):
             new = jax.tree.leaves(out[0] if what == "encrypt" else out)
             found[f"{what} {kind.name}"] = {
                 "collectives": sorted(set(COLLECTIVE.findall(compiled.as_text()))),
+                "most": max([0, *map(size_of, SIZE.findall(compiled.as_text()))]),
                 "share": compiled.memory_analysis().temp_size_in_bytes / part,
                 "right": same(out, right),
                 "placed": all(
@@ -149,6 +152,11 @@ def test_it_needs_at_most_twice_the_memory_of_a_device_s_own_part(found, program
 def test_no_device_talks_to_another_but_where_it_is_said(found, program):
     told = {"patch_shuffle rows": ["all-reduce"], "patch_shuffle both": ["all-reduce"]}
     if program.startswith("encrypt"):
-        told |= {"adv_params": ["all-reduce"]}  # its loss, and which weight is the best of all
+        told["adv_params"] = ["all-reduce"]  # its loss, and which weight is the best of all
+        told["stream_lock"] = ["all-gather"]  # a word for each of eight lanes of the digest
     collectives = {name: lock[program]["collectives"] for name, lock in found.items()}
     assert collectives == {name: told.get(name, []) for name in found}
+
+
+def test_the_digest_of_stream_lock_exchanges_words(found):
+    assert found["stream_lock"]["encrypt Auto"]["most"] == 8

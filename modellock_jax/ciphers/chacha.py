@@ -10,6 +10,8 @@ from jax import lax
 from jax.custom_batching import custom_vmap
 
 _CONSTANTS = np.frombuffer(b"expand 32-byte k", "<u4")
+_COLUMNS = [(i, i + 4, i + 8, i + 12) for i in range(4)]
+_DIAGONALS = [(i, 4 + (i + 1) % 4, 8 + (i + 2) % 4, 12 + (i + 3) % 4) for i in range(4)]
 _COUNTER = 12  # the word of the state that counts; after it the nonce
 _MANY = 4096  # blocks from which one loop over them is worth its compilation, about a second
 WIDE = 16  # blocks in the longest run
@@ -55,6 +57,26 @@ def prf(key: jax.Array, words: jax.Array) -> jax.Array:
     The first half of ChaCha20's block whose counter and nonce are the four words.
     """
     return blocks(key, words[1:], words[:1])[0, :8]
+
+
+def words(key: jax.Array, nonce: list[jax.Array], counters: jax.Array) -> list[jax.Array]:
+    """The sixteen words of the blocks of these counters, each like `counters`, of any shape.
+
+    `key`: uint32 `[8]`; `nonce`: three words, each a scalar or like `counters`.
+    """
+    first = [*(jnp.uint32(c) for c in _CONSTANTS), *key, counters, *nonce]
+    start = tuple(jnp.broadcast_to(word, counters.shape) for word in first)
+
+    def double_round(_: int, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+        mixed = list(state)
+        for a, b, c, d in _COLUMNS + _DIAGONALS:
+            mixed[a], mixed[b], mixed[c], mixed[d] = _quarter(
+                mixed[a], mixed[b], mixed[c], mixed[d]
+            )
+        return tuple(mixed)
+
+    mixed = lax.fori_loop(0, 10, double_round, start)
+    return [word + before for word, before in zip(mixed, start)]
 
 
 def _own(nonces: jax.Array, counters: jax.Array, run: int) -> list[jax.Array]:
@@ -125,10 +147,8 @@ def _stream(key: jax.Array, nonce: jax.Array | None, own: list[jax.Array]) -> ja
 
 def _block(start: list[jax.Array]) -> tuple[jax.Array, ...]:
     state = list(start)
-    columns = [(i, i + 4, i + 8, i + 12) for i in range(4)]
-    diagonals = [(i, 4 + (i + 1) % 4, 8 + (i + 2) % 4, 12 + (i + 3) % 4) for i in range(4)]
     for _ in range(10):
-        for a, b, c, d in columns + diagonals:
+        for a, b, c, d in _COLUMNS + _DIAGONALS:
             state[a], state[b], state[c], state[d] = _quarter(
                 state[a], state[b], state[c], state[d]
             )

@@ -137,8 +137,8 @@ def _plain_leaf(
 ) -> tuple[aes.Schedule, jax.Array]:
     bits = to_uint(leaf)
 
-    def words(at: aes.Schedule) -> tuple[aes.Schedule, list[jax.Array]]:
-        return aes.after(at), entries_from(at.words[:4], bits.dtype.itemsize)
+    def words(at: aes.Schedule) -> tuple[aes.Schedule, jax.Array]:
+        return aes.after(at), entries_from(jnp.stack(at.words[:4]), bits.dtype.itemsize)
 
     at, mask = fill(Part(shape, numbers, names), leaf.shape, bits.dtype, 0, at, words)
     table = jnp.asarray(aes.INV_SBOX if unlock else aes.SBOX)

@@ -22,10 +22,10 @@ from modellock_jax.base import Params, paths
 from modellock_jax.bits import to_uint
 from modellock_jax.ciphers import chacha
 from modellock_jax.ciphers.wide import Wide
+from modellock_jax.schemes import digest_plain
+from modellock_jax.schemes.rows import LANES, ROW, number_of, stretch_of
 from modellock_jax.schemes.shards import Part, sum_over_parts
 
-LANES = 8
-ROW = 4096  # bytes of the longest row
 _SHORT = 64  # rows of a leaf that shares one reduction with others
 _TABLE = 2**32 - 1  # in place of a leaf's number, for the words of the places in a row
 
@@ -59,14 +59,11 @@ def structure(params: Params) -> np.ndarray:
     return np.frombuffer(hashlib.sha256(text.encode()).digest(), "<u4").astype(np.uint32)
 
 
-@sum_over_parts
-def _digest(
+def _added(
     numbers: tuple[int, ...], key: jax.Array, parts: list[Part], leaves: list[jax.Array]
 ) -> jax.Array:
     """What each leaf's part adds, uint32 `[leaves, LANES]`; the first short one stands for all."""
-    counters = jnp.arange(2 * LANES * ROW // 64, dtype=jnp.uint32)
-    table = chacha.blocks(key, jnp.array([_TABLE, 0, 0], jnp.uint32), counters)
-    table = table.reshape(LANES, 2, ROW // 4)
+    table = _table(key)
     cut = [_cut(part, leaf) for part, leaf in zip(parts, leaves)]
     factors = _factors(key, numbers, cut)
     ends = np.cumsum([0] + [one.rows.shape[0] for one in cut])
@@ -89,6 +86,25 @@ def _digest(
         own = np.concatenate([np.arange(ends[i], ends[i + 1]) for i in short])
         added[short[0]] = _sum(_lanes(rows, table[..., :width]), factors[own])
     return jnp.stack(added)
+
+
+def _plainly_added(
+    numbers: tuple[int, ...], key: jax.Array, parts: list[Part], leaves: list[jax.Array]
+) -> jax.Array:
+    table = _table(key)
+    return jnp.stack(
+        [digest_plain.added(key, table, number, leaf) for number, leaf in zip(numbers, leaves)]
+    )
+
+
+def _table(key: jax.Array) -> jax.Array:
+    """The words of the places in a row, uint32 `[LANES, 2, words]`."""
+    counters = jnp.arange(2 * LANES * ROW // 64, dtype=jnp.uint32)
+    table = chacha.blocks(key, jnp.array([_TABLE, 0, 0], jnp.uint32), counters)
+    return table.reshape(LANES, 2, ROW // 4)
+
+
+_digest = sum_over_parts(_added, _plainly_added)
 
 
 def _factors(key: jax.Array, numbers: tuple[int, ...], cut: list[_Cut]) -> jax.Array:
@@ -125,20 +141,6 @@ def _lanes(rows: jax.Array, table: jax.Array) -> jax.Array:
     zeros = (jnp.uint32(0),) * LANES
     lanes = lax.reduce(products, zeros, lambda a, b: tuple(map(jnp.add, a, b)), (1,))
     return jnp.stack(lanes, axis=1)
-
-
-def stretch_of(shape: tuple[int, ...], size: int) -> tuple[int, int]:
-    """Which axis of a leaf is cut into stretches, and how long they are; its entries have `size` bytes.
-
-    A row is a stretch of that axis and all of the axes after it, at most `ROW` bytes.
-    """
-    axis = len(shape) - 1
-    while axis and math.prod(shape[axis:]) * size < ROW // 2:
-        axis -= 1
-    inner = math.prod(shape[axis + 1 :]) * size
-    if shape[axis] * inner <= ROW:
-        return axis, shape[axis]
-    return axis, 1 << ((ROW // inner).bit_length() - 1)
 
 
 def _cut(part: Part, leaf: jax.Array) -> _Cut:
@@ -181,20 +183,6 @@ def _as_words(rows: jax.Array) -> jax.Array:
         return rows
     rows = jnp.pad(rows, ((0, 0), (0, -rows.shape[1] % each)))
     return lax.bitcast_convert_type(rows.reshape(rows.shape[0], -1, each), jnp.uint32)
-
-
-def number_of(
-    shape: tuple[int, ...], counts: tuple[int, ...], starts: list[Any], length: int
-) -> Wide:
-    """The number of each row among those of the whole leaf, in C order, flat."""
-    axis = len(counts) - 1
-    whole = (*shape[:axis], -(-shape[axis] // length))
-    number = Wide.of(jnp.zeros(counts, jnp.uint32))
-    for k in range(axis + 1):
-        start = starts[k] // length if k == axis else starts[k]
-        index = start + lax.broadcasted_iota(jnp.uint32, counts, k)
-        number += Wide.of(index) * math.prod(whole[k + 1 :])
-    return Wide(number.high.reshape(-1), number.low.reshape(-1))
 
 
 def _of_part(

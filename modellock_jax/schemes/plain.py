@@ -30,15 +30,16 @@ def write(part: Part, own: jax.Array, place: Sequence[Any], entries: jax.Array) 
     return lax.dynamic_update_slice(own, entries, starts)
 
 
-Words = Callable[[Any], tuple[Any, list[jax.Array]]]
+_FEW = 4  # entries that are written without a loop
+Words = Callable[[Any], tuple[Any, jax.Array]]
 
 
 def fill(part: Part, own: tuple[int, ...], dtype: Any, lanes: int, state: Any, words: Words) -> Any:
     """The part of a key stream, unsigned integers of `dtype` and shape `own`, a few entries at a time.
 
     A lane is what one index along the first `lanes` axes chooses; its entries lie one after the other.
-    `words(state) -> (state, entries)` makes the next entries of every lane, a list of arrays whose shape
-    is that of the lanes. Returns the state after the last entry, and the part.
+    `words(state) -> (state, entries)` makes the next entries of every lane, `[count, *lanes]`. Returns
+    the state after the last entry, and the part.
 
     Each entry is written by itself, and nothing is read: XLA splits that along any axis of any length
     without collectives, and needs no memory but the part.
@@ -54,35 +55,31 @@ def fill(part: Part, own: tuple[int, ...], dtype: Any, lanes: int, state: Any, w
     def put(made: jax.Array, i: Any, entry: jax.Array) -> jax.Array:
         return write(part, made, (*[None] * lanes, *jnp.unravel_index(i, lane)), entry)
 
-    made, count = jnp.zeros(own, dtype), len(jax.eval_shape(words, state)[1])
+    made, count = jnp.zeros(own, dtype), jax.eval_shape(words, state)[1].shape[0]
     if not made.size:
         return state, made
 
-    def step(i: Any, carry: Any) -> Any:
-        state, made = carry
-        state, entries = words(state)
-        for j, entry in enumerate(entries):
-            made = put(made, i * count + j, entry)
-        return state, made
+    def step(i: Any, carry: Any, some: int = count) -> Any:
+        state, entries = words(carry[0])
+
+        def one(j: Any, made: jax.Array) -> jax.Array:
+            return put(made, i * count + j, entries[j])
+
+        return state, lax.fori_loop(0, some, one, carry[1], unroll=count <= _FEW)
 
     state, made = lax.fori_loop(0, total // count, step, (state, made))
     if total % count:
-        state, entries = words(state)
-        for j, entry in enumerate(entries[: total % count]):
-            made = put(made, total - total % count + j, entry)
+        state, made = step(total // count, (state, made), total % count)
     return state, made
 
 
-def entries_from(words: Sequence[jax.Array], size: int) -> list[jax.Array]:
-    """Words, uint32 arrays, as unsigned integers of `size` bytes, in little-endian order."""
+def entries_from(words: jax.Array, size: int) -> jax.Array:
+    """Words, uint32 `[N, ...]`, as unsigned integers of `size` bytes `[M, ...]`, little-endian."""
     if size == 4:
-        return list(words)
+        return words
     if size == 8:
-        pairs = zip(words[::2], words[1::2])
-        return [low.astype("uint64") | (high.astype("uint64") << 32) for low, high in pairs]
-    bits = 8 * size
-    return [
-        ((word >> np.uint32(bits * j)) & np.uint32(2**bits - 1)).astype(f"uint{bits}")
-        for word in words
-        for j in range(4 // size)
-    ]
+        low, high = words[::2].astype("uint64"), words[1::2].astype("uint64")
+        return low | (high << 32)
+    shifts = np.arange(0, 32, 8 * size, dtype=np.uint32).reshape(1, -1, *[1] * (words.ndim - 1))
+    entries = (words[:, None] >> shifts).astype(f"uint{8 * size}")
+    return entries.reshape(-1, *words.shape[1:])

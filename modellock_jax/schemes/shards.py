@@ -70,8 +70,7 @@ def by_parts(
         # Compiled, so that constants in `body` are its own: custom_partitioning takes none.
         @partial(jax.jit, static_argnums=0)
         def whole(static: Hashable, args: Any, leaves: Sequence[jax.Array]) -> list[jax.Array]:
-            parts = [Part(leaf.shape, (0,) * leaf.ndim, (None,) * leaf.ndim) for leaf in leaves]
-            return body(static, args, parts, leaves)
+            return body(static, args, _whole(leaves), leaves)
 
         return whole
 
@@ -129,20 +128,25 @@ def by_parts(
 
 
 def sum_over_parts(
-    body: Callable[..., jax.Array],
+    body: Callable[..., jax.Array], plain: Callable[..., jax.Array]
 ) -> Callable[[Hashable, jax.Array, Sequence[jax.Array]], jax.Array]:
     """A compiled `f(static, arg, leaves) -> sum`, whatever the leaves' shardings.
 
     `body(static, arg, parts, leaves)` gets what that of `by_parts` does, and returns integers
-    `[leaves, N]`: what each leaf's part adds to the sum `[N]`.
+    `[leaves, N]`: what each leaf's part adds to the sum `[N]`. `plain` takes its place on TPUs with
+    automatic axes, as in `by_parts`.
 
     **Guarantees.** The only thing that devices exchange are the N integers, once.
     """
 
-    @partial(jax.jit, static_argnums=0)
-    def whole(static: Hashable, arg: jax.Array, leaves: Sequence[jax.Array]) -> jax.Array:
-        parts = [Part(leaf.shape, (0,) * leaf.ndim, (None,) * leaf.ndim) for leaf in leaves]
-        return body(static, arg, parts, leaves).sum(0, dtype=jnp.uint32)
+    def on_whole(body: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+        @partial(jax.jit, static_argnums=0)
+        def whole(static: Hashable, arg: jax.Array, leaves: Sequence[jax.Array]) -> jax.Array:
+            return body(static, arg, _whole(leaves), leaves).sum(0, dtype=jnp.uint32)
+
+        return whole
+
+    whole, plain_whole = on_whole(body), on_whole(plain)
 
     def on_mesh(
         static: Hashable, mesh: Any, shardings: Any, whole: Any
@@ -190,12 +194,15 @@ def sum_over_parts(
 
         @custom_vmap
         def one(arg: jax.Array, leaves: Sequence[jax.Array]) -> jax.Array:
-            return automatic(static, arg, leaves)
+            return by_platform(
+                partial(plain_whole, static), partial(automatic, static), arg, leaves
+            )
 
         @one.def_vmap
         def many(size: int, batched: Any, *given: Any) -> Any:
             axes = jax.tree.map(lambda b: 0 if b else None, batched)
-            return jax.vmap(partial(whole, static), tuple(axes), axis_size=size)(*given), True
+            choice = partial(by_platform, partial(plain_whole, static), partial(whole, static))
+            return jax.vmap(choice, tuple(axes), axis_size=size)(*given), True
 
         return one(arg, leaves)
 
@@ -209,6 +216,11 @@ def _each(names: Any) -> tuple[str, ...]:
 def _names(shardings: Any, leaves: Any) -> list[tuple[Any, ...]]:
     """For each leaf and axis, the mesh axes over which it is split, or None."""
     return [(*s.spec, *[None] * (leaf.ndim - len(s.spec))) for s, leaf in zip(shardings, leaves)]
+
+
+def _whole(leaves: Sequence[jax.Array]) -> list[Part]:
+    """The parts of leaves that are whole."""
+    return [Part(leaf.shape, (0,) * leaf.ndim, (None,) * leaf.ndim) for leaf in leaves]
 
 
 def _parts(whole: Any, names: list[tuple[Any, ...]]) -> list[Part]:

@@ -25,7 +25,9 @@ from modellock_jax.bits import bitwise, check_leaves, entries_of, from_uint, to_
 from modellock_jax.ciphers import chacha, native
 from modellock_jax.ciphers.nonces import leaf_nonce
 from modellock_jax.ciphers.wide import Wide
+from modellock_jax.schemes import stream_plain
 from modellock_jax.schemes.digest import structure, tree_digest
+from modellock_jax.schemes.places import place_of
 from modellock_jax.schemes.shards import Part, by_leaves
 
 NAME = "stream_lock()"
@@ -65,8 +67,9 @@ def stream_lock() -> Lock:
     key. Shapes, dtypes and names stay in the open. No integrity: who can write the file can flip
     chosen bits, and a wrong key gives other weights and no error. Whoever runs the model holds the
     plain parameters. Of a sharded leaf each device makes its own part of the key stream; in decrypt no
-    device talks to another, in encrypt they add up 32 bytes, once. Inside a `shard_map` a device's part
-    is a tree of its own: its key is finished there, and opens it there.
+    device talks to another, in encrypt they add up 32 bytes, once (on TPUs with
+    automatic axes, once a leaf). Inside a `shard_map` a device's part is a tree of its own: its key is
+    finished there, and opens it there.
 
     Source: ours; the cipher is RFC 8439 (Nir & Langley 2018), and a nonce that depends on the plain
     text is the idea of SIV (Rogaway & Shrimpton 2006).
@@ -79,12 +82,12 @@ def stream_lock() -> Lock:
     [1.0, -0.0, nan]
     """
 
-    return _lock(by_leaves(partial(_xor, True)))
+    return _lock(by_leaves(partial(_xor, True), stream_plain.xor))
 
 
 def in_jax() -> Lock:
     """`stream_lock` by JAX alone, even where the compiled call is installed: its oracle."""
-    return _lock(by_leaves(partial(_xor, False)))
+    return _lock(by_leaves(partial(_xor, False), stream_plain.xor))
 
 
 def is_compiled() -> bool:
@@ -183,25 +186,6 @@ def _runs(part: Part, own: tuple[int, ...], size: int) -> _Runs:
     steps += [math.prod(part.shape[split + 1 :]) * own[split]] if any(part.names) else []
     most = in_block - math.gcd(in_block, *steps)
     return _Runs(first, skip, most, -(-(most + length) // in_block), length, part.is_layer)
-
-
-def place_of(
-    part: Part, own: tuple[int, ...], size: int, run: jax.Array, split: int
-) -> tuple[Wide, jax.Array]:
-    """The block in which a run begins, and how many entries of it lie before.
-
-    `run`: uint32 `[runs]`, numbers of runs of a part of shape `own`, in C order of the axes before
-    `split`; `size`: bytes of an entry.
-    """
-    entry, rest = Wide.of(jnp.zeros_like(run)), run
-    for k in range(split, -1, -1) if own else ():
-        index = jnp.asarray(part.numbers[k]).astype(jnp.uint32) * np.uint32(own[k])
-        if k < split:
-            index += rest % np.uint32(max(own[k], 1))
-            rest = rest // np.uint32(max(own[k], 1))
-        entry += Wide.of(jnp.broadcast_to(index, run.shape)) * math.prod(part.shape[k + 1 :])
-    in_block = 64 // size
-    return entry >> (in_block.bit_length() - 1), entry.low & np.uint32(in_block - 1)
 
 
 def _blocks(key: jax.Array, nonces: jax.Array, runs: list[_Runs], is_long: bool) -> list[jax.Array]:
