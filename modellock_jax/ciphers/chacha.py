@@ -59,13 +59,33 @@ def prf(key: jax.Array, words: jax.Array) -> jax.Array:
     return blocks(key, words[1:], words[:1])[0, :8]
 
 
+def alike(tree: Any, *others: Any) -> Any:
+    """A tree whose arrays vary over one set of axes of a `shard_map`, as what a loop carries must.
+
+    That of all of them and of `others`.
+    """
+
+    def axes_of(leaf: Any) -> frozenset[str]:
+        aval = leaf if isinstance(leaf, jax.ShapeDtypeStruct) else jax.typeof(leaf)
+        kind = getattr(aval, "manual_axis_type", None)  # `vma` before JAX 0.10
+        return frozenset(kind.varying if kind else getattr(aval, "vma", None) or ())
+
+    axes = frozenset[str]().union(*map(axes_of, jax.tree.leaves((tree, others))))
+
+    def turned(leaf: jax.Array) -> jax.Array:
+        missing = axes - axes_of(leaf)
+        return lax.pcast(leaf, tuple(missing), to="varying") if missing else leaf
+
+    return jax.tree.map(turned, tree)
+
+
 def words(key: jax.Array, nonce: list[jax.Array], counters: jax.Array) -> list[jax.Array]:
     """The sixteen words of the blocks of these counters, each like `counters`, of any shape.
 
     `key`: uint32 `[8]`; `nonce`: three words, each a scalar or like `counters`.
     """
     first = [*(jnp.uint32(c) for c in _CONSTANTS), *key, counters, *nonce]
-    start = tuple(jnp.broadcast_to(word, counters.shape) for word in first)
+    start = alike(tuple(jnp.broadcast_to(word, counters.shape) for word in first))
 
     def double_round(_: int, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         mixed = list(state)

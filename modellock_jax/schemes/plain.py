@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from modellock_jax.ciphers import chacha
 from modellock_jax.schemes.shards import Part
 
 
@@ -55,9 +56,11 @@ def fill(part: Part, own: tuple[int, ...], dtype: Any, lanes: int, state: Any, w
     def put(made: jax.Array, i: Any, entry: jax.Array) -> jax.Array:
         return write(part, made, (*[None] * lanes, *jnp.unravel_index(i, lane)), entry)
 
-    made, count = jnp.zeros(own, dtype), jax.eval_shape(words, state)[1].shape[0]
+    made, entries = jnp.zeros(own, dtype), jax.eval_shape(words, state)[1]
+    count = entries.shape[0]
     if not made.size:
         return state, made
+    state, made = chacha.alike((state, made), entries, part.numbers)
 
     def step(i: Any, carry: Any, some: int = count) -> Any:
         state, entries = words(carry[0])
