@@ -11,7 +11,17 @@ from commands import bad, good
 from safetensors.numpy import save_file
 from sealed import ALICE, BOB, MALLORY, OWNER, adding, public
 
-from modellock_jax.vault import envelope, header, locked_sets, sets, writing
+from modellock_jax.vault import (
+    checkpoint,
+    envelope,
+    header,
+    issuing,
+    keys,
+    locked_sets,
+    register,
+    sets,
+    writing,
+)
 from modellock_jax.vault.errors import Expired, Tampered, Unreadable, WrongKey
 from modellock_jax.vault.files import canonical
 from modellock_jax.vault.opened import SET
@@ -286,7 +296,44 @@ def test_a_link_within_is_sealed_as_the_file_it_stands_for(tmp_path):
     assert not (tmp_path / "back" / "latest").is_symlink()
 
 
+def test_an_orbax_checkpoint_is_one_set(tmp_path):
+    """Files without endings, in folders; a step of another run is noticed."""
+    arrays = {"a/w": np.arange(12, dtype=np.float32).reshape(3, 4), "a/b": np.ones(3, np.float32)}
+    checkpoint.write_orbax(arrays, tmp_path / "run1")
+    checkpoint.write_orbax({name: -one for name, one in arrays.items()}, tmp_path / "run2")
+    for i in (1, 2):
+        sets.seal_set(tmp_path / f"run{i}", tmp_path / f"s{i}", [public(ALICE)], signers=[OWNER])
+    with opened(tmp_path / "s1", expect=None) as found:
+        found.export(tmp_path / "back")
+    read = checkpoint.read_checkpoint(tmp_path / "back")
+    assert {name: one.tolist() for name, one in read.items()} == {
+        name: one.tolist() for name, one in arrays.items()
+    }
+    shutil.copy(tmp_path / "s2" / "_METADATA", tmp_path / "s1" / "_METADATA")
+    with opened(tmp_path / "s1", expect=None) as found, pytest.raises(Tampered, match="_METADATA"):
+        found.check()
+
+
 # Locked
+
+
+def test_each_user_gets_a_locked_folder(tmp_path):
+    source = model(tmp_path / "m")
+    made = issuing.issue(source, tmp_path / "out", ["alice", "bob"], OWNER, tmp_path / "register")
+    for one in made:
+        assert one.copy.is_dir()
+        locked_sets.unlock_set(one.copy, tmp_path / one.entry.user, keys.load(one.key))
+        assert contents(tmp_path / one.entry.user) == contents(source)
+    with pytest.raises(WrongKey):
+        locked_sets.unlock_set(made[0].copy, tmp_path / "x", keys.load(made[1].key))
+    shutil.copy(made[0].copy / SHARDS[0], made[1].copy / SHARDS[0])
+    with pytest.raises(Tampered):
+        locked_sets.unlock_set(made[1].copy, tmp_path / "x", keys.load(made[1].key))
+    shutil.rmtree(tmp_path / "out")
+    (tmp_path / "out").mkdir()
+    locked_sets.lock_set(source, tmp_path / "out" / f"alice.{'0' * 32}.set", OWNER, "stream_lock")
+    left = issuing.unfinished(tmp_path / "out", ["alice"], register.read(tmp_path / "register"))
+    assert [path.name for path in left] == [f"alice.{'0' * 32}.set"]
 
 
 def test_a_locked_folder_loads_and_comes_back(tmp_path):

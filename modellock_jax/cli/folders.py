@@ -24,7 +24,7 @@ def seal(
     found = sets.check_folder(source)
     members: list[Member] = []
     if not dry_run:
-        size = sum((source / path).stat().st_size for path in found.files)
+        size = size_of(source)
         with progress("sealing", size) as done:
             members = sets.seal_set(source, output, whom, done=done, **about)
     word = "would be sealed" if dry_run else "sealed"
@@ -129,6 +129,13 @@ def opened(source: Path, choice: Choice, **options: Any) -> OpenedSet:
         return sets.open_set(source, choice.unlocker, **options)
 
 
+def size_of(path: Path) -> int:
+    """Bytes of a file, or of all files of a folder."""
+    if not path.is_dir():
+        return path.stat().st_size
+    return sum((path / one).stat().st_size for one in folders.walk(path).files)
+
+
 def rewritten(path: Path) -> Path:
     """The file whose head changes when recipients do: of a folder, the manifest."""
     if not path.is_dir():
@@ -165,7 +172,7 @@ def inspect(source: Path, as_json: bool) -> None:
 def lock(source: Path, output: Path, secret: Secret, scheme: str, as_json: bool) -> None:
     """`lock FOLDER FOLDER`."""
     folders.check_new_folder(output)
-    size = sum((source / path).stat().st_size for path in folders.walk(source).files)
+    size = size_of(source)
     with progress("locking", size) as done:
         made = locked_sets.lock_set(source, output, secret, scheme, done=done)
     copied = [one.path for one in made.members if not one.locked]

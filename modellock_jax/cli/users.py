@@ -5,7 +5,7 @@ from typing import Annotated
 
 import typer
 
-from modellock_jax.cli import paths
+from modellock_jax.cli import folders, paths
 from modellock_jax.cli.app import app
 from modellock_jax.cli.choosing import Choice, KeyFile
 from modellock_jax.cli.inputs import (
@@ -41,13 +41,16 @@ def issue(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """Lock a copy for each user under a key of their own, USER.KEYID.safetensors and USER.KEYID.key."""
+    """Lock a copy for each user under a key of their own, USER.KEYID.safetensors and USER.KEYID.key.
+
+    Of a folder each gets a locked set, USER.KEYID.set.
+    """
     from modellock_jax.vault import issuing
 
     secret = Choice(key).first()
     with paths.reading(source) as given:
         data = paths.held(given)
-        total = paths.size_of(given) * len(user)
+        total = (folders.size_of(source) if source.is_dir() else paths.size_of(given)) * len(user)
     with progress("issuing", total) as done:
         issued = issuing.issue(
             data, output, user, secret, book, scheme, again=again, revocations=revoke, done=done

@@ -7,11 +7,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from modellock_jax.vault import file_schemes, identity, keys, revocation, sources
+from modellock_jax.vault import file_schemes, identity, keys, locked_sets, revocation, sources
 from modellock_jax.vault.envelope import directory_of
+from modellock_jax.vault.files import canonical
 from modellock_jax.vault.keys import Secret
 from modellock_jax.vault.locked import Done, lock_file
 from modellock_jax.vault.register import USER, Entry, Register, Writer, extending
+from modellock_jax.vault.sets import LOCKED, check_folder
 
 Plain = str | os.PathLike[str] | bytes  # a path, or the file itself
 
@@ -43,7 +45,7 @@ def unfinished(folder: str | os.PathLike[str], users: Iterable[str], book: Regis
     names, known = set(users), {entry.key for entry in book.entries}
     found = []
     for path in sorted(Path(folder).iterdir()):
-        parts = re.fullmatch(rf"(.+)\.({identity.ID})\.(safetensors|key)", path.name)
+        parts = re.fullmatch(rf"(.+)\.({identity.ID})\.(safetensors|set|key)", path.name)
         if parts and parts[1] in names and parts[2] not in known:
             found.append(path)
     return found
@@ -61,11 +63,11 @@ def issue(
     revocations: str | os.PathLike[str] | None = None,
     done: Done = lambda _: None,
 ) -> list[Issued]:
-    """Lock a copy of a plain safetensors file for each user, under a key of their own.
+    """Lock a copy of a plain safetensors file, or of a folder, for each user, under a key of their own.
 
-    Writes `folder/USER.KEYID.safetensors` and, to be given to them over another way, their key file
-    `folder/USER.KEYID.key`; then a line of `register`. `secret` is the issuer's: it signs, and users'
-    keys come from it. `again`: users who have a copy get another, under a new key; the register notes
+    Writes `folder/USER.KEYID.safetensors`, or of a folder the locked set `folder/USER.KEYID.set`,
+    and, to be given to them over another way, their key file `folder/USER.KEYID.key`; then
+    a line of `register`. `secret` is the issuer's: it signs, and users' keys come from it. `again`: users who have a copy get another, under a new key; the register notes
     the old key as superseded, and the list `revocations`, if one is given, revokes it.
 
     Raises `ValueError` for a user's name that is no file name, for one who has a copy already without
@@ -127,13 +129,19 @@ def _one(
     old = writer.register.current.get(user)
     salt = os.urandom(32).hex()
     own = user_secret(secret, writer.register.id, user, salt)
-    copy, key = (folder / f"{user}.{own.id}.{kind}" for kind in ("safetensors", "key"))
-    lock_file(source, copy, own, scheme, done=done)
+    of_folder = not isinstance(source, bytes) and os.path.isdir(source)
+    kind, key = "set" if of_folder else "safetensors", folder / f"{user}.{own.id}.key"
+    copy = listed = folder / f"{user}.{own.id}.{kind}"
+    if not isinstance(source, bytes) and of_folder:
+        locked_sets.lock_set(source, copy, own, scheme, done=done)
+        listed = copy / LOCKED  # which has the digests of all the rest
+    else:
+        lock_file(source, copy, own, scheme, done=done)
     keys.save(own, key)
     if old is not None and revocations is not None:
         revocation.revoke(revocations, [old.key], secret, f"superseded by {own.id}")
     # Last, so that a user is in the register when all that is theirs is there.
-    return Issued(writer.add(user, own.id, salt, scheme, plain, _sha256(copy)), copy, key)
+    return Issued(writer.add(user, own.id, salt, scheme, plain, _sha256(listed)), copy, key)
 
 
 def _check(users: list[str]) -> None:
@@ -166,6 +174,10 @@ def _some(users: list[str]) -> str:
 
 
 def _digest(source: Plain) -> str:
+    """SHA-256 of a file; of a folder, of the canonical JSON of its files' digests by path."""
+    if not isinstance(source, bytes) and os.path.isdir(source):
+        digests = {one: _sha256(Path(source) / one) for one in check_folder(source).files}
+        return hashlib.sha256(canonical(digests)).hexdigest()
     with sources.opened(source) as reader:
         directory_of(reader)
         whole = hashlib.sha256()

@@ -79,6 +79,16 @@ THREATS: dict[str, Threat] = {
         "and the signers. A recipient can keep and pass on what they opened.",
         "No.",
     ),
+    "sets": Threat(
+        STANDARD,
+        "Somebody who puts a folder together from files of several releases, leaves one out, adds or "
+        "renames one: a sealed or locked folder opens whole and as it was, or not at all. Sealed, one "
+        "signature, name and serial number are the whole folder's.",
+        "The files' paths and sizes, and how many there are, lie open. In a locked folder what is no "
+        "safetensors file is a plain copy, which is checked and not hidden. An older release passes "
+        "unless the opener says which they expect (--expect), as with single files.",
+        "No.",
+    ),
     "recipients": Threat(
         STANDARD,
         "The file's key is wrapped for each recipient: HPKE (RFC 9180) with X25519 and ML-KEM-768, or "
