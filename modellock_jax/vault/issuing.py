@@ -66,9 +66,10 @@ def issue(
     """Lock a copy of a plain safetensors file, or of a folder, for each user, under a key of their own.
 
     Writes `folder/USER.KEYID.safetensors`, or of a folder the locked set `folder/USER.KEYID.set`,
-    and, to be given to them over another way, their key file `folder/USER.KEYID.key`; then
-    a line of `register`. `secret` is the issuer's: it signs, and users' keys come from it. `again`: users who have a copy get another, under a new key; the register notes
-    the old key as superseded, and the list `revocations`, if one is given, revokes it.
+    and, to be given to them over another way, their key file `folder/USER.KEYID.key`; then a line of
+    `register`. `secret` is the issuer's: it signs, and users' keys come from it. `again`: users who
+    have a copy get another, under a new key; the register notes the old key as superseded, and the
+    list `revocations`, if one is given, revokes it.
 
     Raises `ValueError` for a user's name that is no file name, for one who has a copy already without
     `again` or has none with it, `Unreadable`, and as `locked.lock_file` and `register.extending`.
