@@ -44,7 +44,6 @@ def parsed(data):
 
 
 def sha256(data, size=0):
-    """Of all, or of the hashes of its pieces of a size."""
     if size:
         data = b"".join(sha256(data[i : i + size]) for i in range(0, len(data), size))
     return hashlib.sha256(data).digest()
@@ -94,7 +93,7 @@ def check_signature(message, signature, public):
 
 
 def unwrap(stanza, unlocker, info):
-    """The file key that a stanza holds for 32 bytes of a secret, or the text of a passphrase."""
+    """The file key that a stanza holds for a secret's 32 bytes or a passphrase, a text in NFC."""
     wrapped, kind = base64.b64decode(stanza["wrapped"]), stanza["type"]
     if (kind == WORDS) != isinstance(unlocker, str):
         return None
@@ -126,12 +125,13 @@ def header_of(data):
     return header, end
 
 
-def open_sealed(data, unlocker, signed_by=()):
+def open_sealed(data, unlocker, signed_by=(), file_key=None):
     """Kind and content of a sealed file, for a recipient; each of `signed_by` signed it."""
     header, end = header_of(data)
     file_id, body = bytes.fromhex(header["id"]), data[end:]
     info = b"modellock-jax v1 file key " + file_id
-    file_key = next((k for s in header["recipients"] if (k := unwrap(s, unlocker, info))), None)
+    found = (key for s in header["recipients"] if (key := unwrap(s, unlocker, info)))
+    file_key = file_key or next(found, None)
     need(file_key, "not for this key")
     mac, key = header.pop("mac"), hkdf(file_key, b"modellock-jax v2 header", file_id)
     need(hmac.digest(key, sha256(canonical(header)), "sha256").hex() == mac, "changed")

@@ -1,14 +1,77 @@
-"""A second reader of locked files, registers and revocation lists, from docs/format.md alone."""
+"""A second reader of sets, locked files, registers and revocation lists, from docs/format.md alone."""
 
 import hashlib
 import hmac
 import json
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
-from independent_reader import CHUNK, canonical, check_signature, derive, need, parsed, sha256
+from independent_reader import (
+    CHUNK,
+    canonical,
+    check_signature,
+    derive,
+    header_of,
+    hkdf,
+    need,
+    open_sealed,
+    parsed,
+    sha256,
+    unwrap,
+)
 
 LOCKED = "modellock-jax locked file"
-FIELDS = ("about", "scheme", "key_id", "label", "nonce", "check", "tag", "finish", "original")
+FIELDS = (
+    "about",
+    "scheme",
+    "key_id",
+    "label",
+    "nonce",
+    "check",
+    "tag",
+    "finish",
+    "original",
+    "extra",
+)
+
+
+def open_set(files, unlocker, signed_by=()):
+    """The plain files of a sealed folder, bytes by path; `files` are the sealed ones."""
+    manifest = files["modellock.set"]
+    kind, text = open_sealed(manifest, unlocker, signed_by)
+    found = parsed(text)
+    need((kind, found["format"], found["version"]) == ("set", "modellock-jax set", 1), "no set")
+    header, _ = header_of(manifest)
+    info = b"modellock-jax v1 file key " + bytes.fromhex(header["id"])
+    keys = (unwrap(stanza, unlocker, info) for stanza in header["recipients"])
+    key, plain = next(one for one in keys if one), {}
+    need(files.keys() - {one["path"] for one in found["members"]} == {"modellock.set"}, "others")
+    for one in found["members"]:
+        made, end = header_of(data := files[one["path"]])
+        need((made["id"], made["digest"]) == (one["id"], one["digest"]), "of another set")
+        need(sha256(data[end:], CHUNK + 16).hex() == one["digest"], "not what was signed")
+        own = hkdf(key, b"modellock-jax v2 member", bytes.fromhex(one["id"]))
+        kind, plain[one["path"]] = open_sealed(data, unlocker, (), own)
+        need((kind, len(plain[one["path"]])) == (one["kind"], one["size"]), "another kind or size")
+    return plain
+
+
+def unlock_set(files, secret):
+    """The plain files of a locked folder, bytes by path."""
+    fields = parsed(files["modellock.set.json"])
+    mark = "modellock-jax set of locked files"
+    need((fields["format"], fields["version"]) == (mark, 1), "no locked set")
+    check = derive(secret, 16, "locked set check", fields["nonce"])
+    need(check.hex() == fields["check"], "another key")
+    key, tag = derive(secret, 32, "locked set tag", fields["nonce"]), fields["tag"]
+    found = hmac.digest(key, canonical(fields | {"tag": ""}), "sha256").hex()
+    need(found == tag, "the manifest was changed")
+    members = {one["path"]: one for one in fields["members"]}
+    need(files.keys() - members.keys() == {"modellock.set.json"}, "others")
+    for path, one in members.items():
+        need(sha256(files[path]).hex() == one["sha256"], "of another set")
+    return {
+        p: unlock(files[p], secret) if one["locked"] else files[p] for p, one in members.items()
+    }
 
 
 def chacha20(key, nonce, data):

@@ -29,6 +29,7 @@ from modellock_jax.vault import (
     register,
     revocation,
     revocation_text,
+    rewrite,
     sets,
     share_files,
     signed,
@@ -71,6 +72,7 @@ def test_the_page_has_the_versions_of_the_code():
         locked_sets.FORMAT: locked_sets.VERSION,
     }
     assert header.ABOUT in PAGE
+    assert f"`{rewrite.journal_of('NAME').name}`" in PAGE
 
 
 @pytest.fixture(scope="module")
@@ -191,3 +193,24 @@ def test_a_public_key_file_is_to_the_byte_what_the_page_makes_of_a_secret(folder
     fields = {"format": "modellock-jax public key", "version": 2, "extra": {}}
     made = reader.canonical(fields | reader.public_key(raw(ALICE), reader.HYBRID)) + b"\n"
     assert (folder / "alice.pub").read_bytes() == made
+
+
+def files_of(folder):
+    found = (path for path in folder.rglob("*") if path.is_file())
+    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+
+
+def test_the_second_reader_opens_sets(folder):
+    plain = folder / "model"
+    (plain / "shards").mkdir(parents=True)
+    (plain / "shards" / "one.safetensors").write_bytes(save(some()))
+    (plain / "config.json").write_text("{}")
+    owner = reader.public_key(raw(OWNER), reader.HYBRID)
+    sets.seal_set(plain, folder / "set", [public(ALICE), WORDS], signers=[OWNER])
+    sealed = files_of(folder / "set")
+    for unlocker in (raw(ALICE), "correct horse"):
+        assert records.open_set(sealed, unlocker, [owner]) == files_of(plain)
+    with pytest.raises(ValueError, match="others"):
+        records.open_set(sealed | {"more": b""}, raw(ALICE))
+    locked_sets.lock_set(plain, folder / "locked-set", ALICE, "stream_lock")
+    assert records.unlock_set(files_of(folder / "locked-set"), raw(ALICE)) == files_of(plain)

@@ -100,7 +100,7 @@ def lock_file(
     file_schemes.check_tensors(scheme, directory.tensors)
     nonce = os.urandom(32).hex()
     about, original = file_schemes.about(scheme), directory.head[8:].decode()
-    info = LockedInfo(about, scheme, secret.id, label, nonce, "", "", "", original)
+    info = LockedInfo(about, scheme, secret.id, label, nonce, "", "", "", original, "{}")
     info = info._replace(check=locked_format.check_of(info, secret))
     key_source = locked_format.source_of(info, secret)
     body, finish = file_schemes.lock_body(scheme, key_source, tuple(directory.tensors), body)

@@ -11,9 +11,9 @@ from typing import NamedTuple
 
 import numpy as np
 
-from modellock_jax.vault import chunks, identity, kinds, tensors
+from modellock_jax.vault import chunks, header, identity, kinds, tensors
 from modellock_jax.vault.errors import Tampered, Unreadable, WrongKey
-from modellock_jax.vault.files import canonical, printable, quoted_pieces
+from modellock_jax.vault.files import canonical, printable, quoted_pieces, strict_json
 from modellock_jax.vault.frames import clears_frames
 from modellock_jax.vault.keys import KeySource, Secret
 from modellock_jax.vault.sources import Reader
@@ -21,6 +21,7 @@ from modellock_jax.vault.tensors import METADATA, Directory
 
 MARK, VERSION = "modellock-jax locked file", "2"
 FIELD = "modellock"  # of the metadata; the others are `modellock.NAME`
+LONGEST_EXTRA = 65_536  # bytes
 
 
 class LockedInfo(NamedTuple):
@@ -30,7 +31,7 @@ class LockedInfo(NamedTuple):
     secret; `label`: of the lock's key; `nonce`: 32 fresh bytes, `check`: 16 bytes that a right key
     gives, `tag`: 32 bytes over all else and the locked values, all three in hex; `finish`: what
     finishes the key of each link of the lock, a JSON list of hex; `original`: the head of the plain
-    file, JSON.
+    file, JSON; `extra`: for later releases, a JSON table of texts, which readers pass over.
     """
 
     about: str
@@ -42,6 +43,7 @@ class LockedInfo(NamedTuple):
     tag: str
     finish: str
     original: str
+    extra: str
 
 
 _FORMS = {
@@ -79,13 +81,21 @@ def read_head(reader: Reader) -> tuple[LockedInfo, Directory]:
         whole = _is_head(info, found)
     except (TypeError, ValueError):
         whole = False
-    if not whole or not all(re.fullmatch(form, getattr(info, f)) for f, form in _FORMS.items()):
+    if not whole or not _proper(info):
         raise Tampered(f"the head of {name} is not as it was written; get the file again")
     if reader.size != directory.size:
         raise Tampered(
             f"{name} has {reader.size} bytes and should have {directory.size}: cut off, or added to"
         )
     return info, directory
+
+
+def _proper(info: LockedInfo) -> bool:
+    try:
+        header.check_extra(strict_json(info.extra.encode()[: LONGEST_EXTRA + 1]))
+    except ValueError:
+        return False
+    return all(re.fullmatch(form, getattr(info, name)) for name, form in _FORMS.items())
 
 
 def head(info: LockedInfo) -> bytes:
