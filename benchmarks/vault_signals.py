@@ -107,6 +107,7 @@ def _become(name: str, source: Path, folder: Path, room: Path, pipes: list[Any])
         for pipe in pipes:
             for end in pipe:
                 os.close(end)
+    sys.stdin, sys.stdout = os.fdopen(0, closefd=False), os.fdopen(1, "w", closefd=False)
     ends = ("-", "-") if pipes else (str(source), str(room / "output"))
     sys.argv = words(name, *ends, folder)
     try:

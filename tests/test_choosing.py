@@ -195,3 +195,15 @@ def test_a_file_that_is_named_like_a_stream(made, tmp_path):
     assert (tmp_path / "x").read_bytes() == (made / "m").read_bytes()
     good(tmp_path, "open", "./-", "./-", *key, "--force")
     assert (tmp_path / "-").read_bytes() == (made / "m").read_bytes()
+
+
+def test_registers_and_lists_go_on_under_the_key_that_signed_them(made, text, tmp_path):
+    there = default(tmp_path, text["alice"]) | {"MODELLOCK_KEY": text["carol"]}
+    revoke = ("revoke", tmp_path / "list")
+    good(made, *revoke, "0" * 32, "--key", "alice.key")
+    good(made, *revoke, "1" * 32, **there)
+    bad(3, "tried $MODELLOCK_KEY (key", made, *revoke, "2" * 32, MODELLOCK_KEY=text["bob"])
+    issue = ("issue", "m", tmp_path / "users", "--register", tmp_path / "r", "--user")
+    good(made, *issue, "u", "--key", "alice.key")
+    good(made, *issue, "v", **there)
+    good(made, "register", "list", tmp_path / "r", "--signed-by", "alice.key.pub")

@@ -1,8 +1,11 @@
 """Commands where something is missing: a stream, a letter, room, a home, a package, a terminal."""
 
 import json
+import os
 import signal
 import stat
+import subprocess
+import sys
 
 import numpy as np
 import pytest
@@ -30,6 +33,16 @@ def test_streams_that_are_closed(folder, closed, tmp_path):
     assert ran.code == 0
     assert (tmp_path / "x").read_bytes() == (folder / "m").read_bytes()
     assert run(folder, "verify", "absent", *KEY, closed=closed).code == 6
+
+
+def test_a_stream_that_is_not_what_python_took_it_for(folder):
+    """Its position cannot be told; whatever happens at the beginning is no traceback either."""
+    setup = (
+        "from modellock_jax.cli import streams\n"
+        "def fails(): raise OSError(29, 'Illegal seek')\n"
+        "streams.prepare = fails"
+    )
+    bad(2, "Illegal seek", folder, "verify", "m.sealed", *KEY, setup=setup)
 
 
 def test_a_closed_stream_is_no_file(folder, tmp_path):
@@ -180,9 +193,19 @@ def test_an_old_cryptography_is_a_sentence(folder, tmp_path):
 
 
 def path_first(folder):
-    import os
-
     return f"{folder}{os.pathsep}{os.environ.get('PYTHONPATH', '')}"
+
+
+def test_a_drawing_program_that_does_not_exist(tmp_path):
+    program = (
+        "import types; from modellock_jax.study import figures\n"
+        "figures.save_figures(types.SimpleNamespace(folder=None), None, {})"
+    )
+    ran = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=False,
+        env=os.environ | {"MPLBACKEND": "nonsense", "MPLCONFIGDIR": str(tmp_path)},
+    )  # fmt: skip
+    assert ran.returncode == 0, ran.stderr
 
 
 def test_output_that_is_there_keeps_its_mode(folder, tmp_path):

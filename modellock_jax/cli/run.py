@@ -33,6 +33,8 @@ def main() -> None:
     except signals.Stopped as stopped:
         signals.over()
         code = _stopped(stopped)
+    except Exception as error:
+        code = _fault(error)
     finally:
         signals.over()
         fault = streams.flush()

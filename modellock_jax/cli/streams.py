@@ -27,7 +27,7 @@ def prepare() -> None:
         if getattr(sys, name) is None:
             setattr(sys, name, os.fdopen(number, "w" if number else "r", closefd=False))
     for stream in (sys.stdout, sys.stderr):
-        with contextlib.suppress(AttributeError):  # where a test has put another
+        with contextlib.suppress(AttributeError, OSError):  # where a test has put another
             stream.reconfigure(errors="backslashreplace")  # type: ignore[union-attr]
 
 

@@ -1,7 +1,8 @@
 """`issue`, `register`, `revoke`: a locked copy for each user, who has which, and who has none now."""
 
+from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
@@ -18,6 +19,8 @@ from modellock_jax.cli.inputs import (
 )
 from modellock_jax.cli.paths import In
 from modellock_jax.vault import identity, register, revocation, threats
+from modellock_jax.vault.errors import VaultError
+from modellock_jax.vault.keys import Secret
 
 book = typer.Typer(no_args_is_help=True, help="Who has which copy, under which key.")
 app.add_typer(book, name="register")
@@ -47,7 +50,7 @@ def issue(
     """
     from modellock_jax.vault import issuing
 
-    secret = Choice(key).first()
+    secret = _signer(key, book, register.read)
     with paths.reading(source) as given:
         data = paths.held(given)
         total = (folders.size_of(source) if source.is_dir() else paths.size_of(given)) * len(user)
@@ -128,7 +131,9 @@ def revoke(
         made, new = revocation.update(file, newer), []
     else:
         before = revocation.read(file).ids if file.exists() else set()
-        made = revocation.revoke(file, ids or [], Choice(key).first(), reason, dry_run=dry_run)
+        made = revocation.revoke(
+            file, ids or [], _signer(key, file, revocation.read), reason, dry_run=dry_run
+        )
         new = sorted(made.ids - before)
     tell(
         as_json,
@@ -144,3 +149,12 @@ def revoke(
         cannot=threats.THREATS["revoke"].not_protected,
         written=not dry_run,
     )
+
+
+def _signer(key: Path | None, path: Path, read: Callable[[Path], Any]) -> Secret:
+    """The key that has signed a register or a list so far; for a new one the first there is."""
+    try:
+        before = read(path).signer.id
+    except VaultError:  # it is told when the file is written to
+        return Choice(key).first()
+    return Choice(key).of([before])

@@ -3,6 +3,8 @@
 import csv
 import io
 import itertools
+import os
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -25,6 +27,8 @@ def save_figures(store: Store, config: Config, drawings: dict[str, Drawing]) -> 
     A drawing takes `matplotlib.pyplot`, the rows and the settings, and gives the figure and a table
     of what it shows.
     """
+    if "matplotlib" not in sys.modules:
+        os.environ["MPLBACKEND"] = "agg"  # else it does not even load where that names nothing
     import matplotlib
 
     matplotlib.use("Agg")
