@@ -111,6 +111,7 @@ def locked_heads(size: int) -> Iterator[tuple[str, bytes]]:
     originals = dict(texts(size // 2))
     for name in ("tiny tensors", "text", "quotes", "a key beside text", "escapes"):
         form = {"about": "", "scheme": "", "key_id": "0" * 32, "label": "", "finish": "[]"}
+        form |= {"extra": "{}"}
         form |= {"nonce": "0" * 64, "check": "0" * 32, "tag": "0" * 64}
         original = originals[name].decode()
         yield name, locked_format.head(locked_format.LockedInfo(**form, original=original))
