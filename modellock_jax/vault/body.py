@@ -28,7 +28,7 @@ class Body:
 
     def __init__(self, reader: Reader, at: int, body: int, cipher: Cipher) -> None:
         self._reader, self._at, self._body, self._cipher = reader, at, body, cipher
-        self._digests, self._buffers = b"", chunks.Buffers()
+        self._digests, self._buffers, self._plain = b"", chunks.Buffers(), chunks.Buffers()
         self.size = chunks.plain_size(body)
 
     def check(self, digest: bytes, done: Done = quiet) -> None:
@@ -63,7 +63,7 @@ class Body:
             if start <= begin and end <= start + len(view):
                 self._open(number, view[begin - start : end - start])
                 return
-            plain = memoryview(bytearray(end - begin))
+            plain = self._plain.whole[: end - begin]
             self._open(number, plain)
             for start, view in parts[max(at, 0) : bisect_right(starts, end - 1)]:
                 low, high = max(start, begin), min(start + len(view), end)

@@ -82,7 +82,8 @@ def seal_set(
     ...     _ = Path(f"{at}/model/config.json").write_text("{}")
     ...     _ = seal_set(f"{at}/model", f"{at}/sealed", [identity.public_key(secret)])
     ...     with open_set(f"{at}/sealed", secret) as opened:
-    ...         opened.paths, bytes(next(opened.member("config.json").plain()))
+    ...         with opened.member("config.json") as config:
+    ...             opened.paths, bytes(next(config.plain()))
     (['config.json'], b'{}')
     """
     about = writing.cover(whom, expires, signers, name, serial)

@@ -181,23 +181,19 @@ def regrouped(pieces: Iterable[Any], size: int) -> Iterator[Any]:
     >>> [bytes(one) for one in regrouped([b"ab", b"cdefg", b""], 3)]
     [b'abc', b'def', b'g']
     """
-    rest = bytearray()
+    rest: list[memoryview] = []
+    wanted = size
     for piece in pieces:
         view = memoryview(piece).cast("B")
-        if rest:
-            taken = size - len(rest)
-            rest += view[:taken]
-            view = view[taken:]
-            if len(rest) < size:
-                continue
-            yield rest
-            rest = bytearray()
-        whole = len(view) // size * size
-        for start in range(0, whole, size):
-            yield view[start : start + size]
-        rest = bytearray(view[whole:])
+        while view:
+            part, view = view[:wanted], view[wanted:]
+            wanted -= len(part)
+            rest.append(part)
+            if not wanted:
+                yield rest[0] if len(rest) == 1 else b"".join(rest)
+                rest, wanted = [], size
     if rest:
-        yield rest
+        yield b"".join(rest)
 
 
 def read_all(file: int, into: Any, offset: int) -> None:
