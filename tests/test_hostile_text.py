@@ -256,3 +256,34 @@ def test_one_line_is_told_whatever_is_in_it(made, tmp_path):
     lines = good(made, "inspect", tmp_path / "f").decode().splitlines()
     assert len(lines) == 2
     assert "a\\nb" in lines[1]
+
+
+def test_sets(made, tmp_path):
+    """Folders whose files are named so, and a locked set whose manifest says so."""
+    folder = tmp_path / "f"
+    folder.mkdir()
+    (folder / "m.safetensors").write_bytes((made / "m").read_bytes())
+    (folder / f"config{NAME}.json").write_text(EVIL)
+    (folder / f"empty{NAME}").mkdir()
+    calm(within(made, "seal", folder, tmp_path / "s", "--to", "a.key.pub", "--name", "x"))
+    calm(within(made, "lock", folder, tmp_path / "l", *KEY))
+    (folder / f"config{NAME}.json").unlink()
+    (folder / f"empty{NAME}").rmdir()
+    commands = {"s": ("seal", "--to", "a.key.pub"), "l": ("lock", *KEY)}
+    for place in (tmp_path / "s", tmp_path / "l"):
+        if not place.exists():  # such names may be refused, in one sentence
+            first, *more = commands[place.name]
+            good(made, first, folder, place, *more)
+        calm(within(made, "inspect", place))
+        calm(within(made, "recipients", "list", place))
+        for i, command in enumerate(("open", "unlock")):
+            calm(within(made, command, place, tmp_path / f"{place.name}{i}", *KEY))
+        (place / NAME).write_text(EVIL)
+        calm(within(made, "verify", place, *KEY))
+        os.unlink(place / NAME)
+    manifest = tmp_path / "l" / "modellock.set.json"
+    fields = json.loads(manifest.read_text())
+    for field in fields:
+        manifest.write_text(json.dumps(fields | {field: EVIL}))
+        calm(within(made, "inspect", tmp_path / "l"))
+        calm(within(made, "unlock", tmp_path / "l", tmp_path / "v", *KEY))
