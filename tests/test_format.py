@@ -59,6 +59,7 @@ def test_the_second_reader_is_short_and_uses_the_library_and_json_alone():
 def test_the_page_has_the_versions_of_the_code():
     found = re.findall(r"^\| [a-z ]+ \| (\d+) \| `([a-z -]+)` \|$", PAGE, re.MULTILINE)
     rows = {mark: int(version) for version, mark in found}
+    assert len(rows) == len(found)
     share, _, version = share_files._FORMAT.partition(", version ")
     assert rows == {
         header.MARK: int(header.VERSION),

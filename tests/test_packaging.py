@@ -101,6 +101,13 @@ def test_core_needs_no_more_than_is_declared():
         assert used - {"modellock-jax", "shamir-mnemonic"} <= core, part
 
 
+def test_bounds_in_messages_are_those_that_are_declared():
+    declared = PROJECT["dependencies"] + EXTRAS["all"]
+    for file in (ROOT / "modellock_jax").rglob("*.py"):
+        found = re.findall(r"\b[a-z][\w-]*>=\d[\w.]*", file.read_text())
+        assert not [one for one in found if one not in declared], file
+
+
 def test_the_vault_says_that_it_needs_posix():
     code = "import os; os.name = 'nt'; import modellock_jax.vault.keys"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -104,7 +104,7 @@ def _package(error: ImportError) -> str:
     if name == "cryptography":
         return (
             f"the package cryptography is missing here, or older than this release needs ({error}); "
-            'run python -m pip install --upgrade "cryptography>=50.0.2"'
+            'run python -m pip install --upgrade "cryptography>=48.0.0"'
         )
     return f"{error}; install this project with what it needs" if name else str(error)
 
