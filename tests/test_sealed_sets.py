@@ -24,6 +24,7 @@ from modellock_jax.vault import (
 )
 from modellock_jax.vault.errors import Expired, Tampered, Unreadable, WrongKey
 from modellock_jax.vault.files import canonical
+from modellock_jax.vault.members import member_key as key_of
 from modellock_jax.vault.opened import SET
 from modellock_jax.vault.rewrite import read_header, rewrite
 from modellock_jax.vault.writing import Content
@@ -162,7 +163,7 @@ def test_a_recipient_cannot_mix_what_was_signed(sealed):
     folder, path = sealed / "s2", sealed / "s2" / SHARDS[0]
     key = header.file_key_of(read_header(folder / "modellock.set"), MALLORY)
     made = read_header(path)
-    member_key = sets._member_key(key, made.file_id)
+    member_key = key_of(key, made.file_id)
     with opened(sealed / "s1", MALLORY, expect=None) as old, old.member(SHARDS[0]) as shard:
         content = Content(shard.kind, list(shard.plain()), shard.size)
     writing.seal_under(member_key, made.file_id, (), content, path, sets._OF_A_SET, lambda _: None)
@@ -185,9 +186,9 @@ def test_a_manifest_that_leads_elsewhere_is_refused(sealed, path):
     made = read_header(folder / "modellock.set")
     key = header.file_key_of(made, MALLORY)
     with opened(folder) as found:
-        members = [one._asdict() for one in found.members.values()]
-    members.append(members[0] | {"path": path})
-    fields = {"format": sets.FORMAT, "version": 1, "members": members, "empty": [], "extra": {}}
+        listed = [one._asdict() for one in found.members.values()]
+    listed.append(listed[0] | {"path": path})
+    fields = {"format": sets.FORMAT, "version": 1, "members": listed, "empty": [], "extra": {}}
     text = canonical(fields)
     about = writing.Cover((), "", (), "net", 2)
     content = Content(SET, [text], len(text))

@@ -2,42 +2,36 @@
 
 import contextlib
 import os
-import re
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from modellock_jax.vault import chunks, envelope, folders, header, recipients, sources, writing
+from modellock_jax.vault import chunks, envelope, folders, header, recipients, writing
 from modellock_jax.vault.body import Done, quiet
-from modellock_jax.vault.chunks import Cipher
-from modellock_jax.vault.errors import Tampered, Unreadable, VaultError
-from modellock_jax.vault.files import canonical, printable, strict_json
+from modellock_jax.vault.errors import Unreadable
+from modellock_jax.vault.files import canonical, printable
 from modellock_jax.vault.frames import clears_frames
-from modellock_jax.vault.header import Header
 from modellock_jax.vault.identity import PublicKey
 from modellock_jax.vault.keys import Secret
-from modellock_jax.vault.opened import BYTES, INDEX, SET, TENSORS, Sealed
+from modellock_jax.vault.members import (
+    BESIDE,
+    FORMAT,
+    LOCKED,
+    LONGEST,
+    MANIFEST,
+    VERSION,
+    Member,
+    OpenedSet,
+    member_key,
+    parse_listed,
+)
+from modellock_jax.vault.opened import INDEX, SET
 from modellock_jax.vault.recipients import Recipient
-from modellock_jax.vault.rewrite import AnyUnlocker, head_of, journal_of
+from modellock_jax.vault.rewrite import AnyUnlocker
 from modellock_jax.vault.writing import Content, Cover
 
-MANIFEST, LOCKED = "modellock.set", "modellock.set.json"
-FORMAT, VERSION = "modellock-jax set", 1
-LONGEST = 2**24  # bytes of a manifest's text
-_BESIDE = {MANIFEST, "revoked.json", f"{MANIFEST}.revoked.json", journal_of(MANIFEST).name}
-
 AnyPath = str | os.PathLike[str]
-
-
-class Member(NamedTuple):
-    """A file of a set: its path, its file id, plain bytes, kind, and the digest of its chunks."""
-
-    path: str
-    id: str
-    size: int
-    kind: str
-    digest: str
 
 
 def manifest_of(path: AnyPath) -> Path:
@@ -126,7 +120,7 @@ def _write(
             member_id = header.new_id()
             with content(path) as what:
                 made = writing.seal_under(
-                    _member_key(key, member_id), member_id, (), what, temp / path, _OF_A_SET, done
+                    member_key(key, member_id), member_id, (), what, temp / path, _OF_A_SET, done
                 )
             size = chunks.plain_size(made.body) - INDEX
             members.append(Member(path, member_id.hex(), size, what.kind, made.digest.hex()))
@@ -142,10 +136,6 @@ def _write(
 
 # A member's recipients, date, name and signatures are the set's.
 _OF_A_SET = Cover((), "", (), "", 0, hashed=True)
-
-
-def _member_key(key: bytes, member_id: bytes) -> bytes:
-    return header.file_key_use(key, member_id, "member")
 
 
 @clears_frames
@@ -175,141 +165,10 @@ def open_set(
             raise Unreadable(
                 f"{printable(path)} is not the manifest of a set; name a sealed folder"
             )
-        listed = _parse(b"".join(map(bytes, sealed.plain())))
+        listed = parse_listed(b"".join(map(bytes, sealed.plain())))
     opened = OpenedSet(Path(folder), sealed.header, listed, bool(signed_by), key)
     opened.check_files()
     return opened
-
-
-class Listed(NamedTuple):
-    """What a manifest lists: members by path, empty folders, and fields of later releases."""
-
-    members: dict[str, Member]
-    empty: list[str]
-    extra: dict[str, str]
-
-
-def _parse(text: bytes) -> Listed:
-    try:
-        fields = strict_json(text)
-        if fields["format"] != FORMAT or fields["version"] != VERSION:
-            raise Unreadable(f"a set of another version; this release reads {VERSION} alone")
-        members = [Member(**one) for one in fields["members"]]
-        empty = fields["empty"]
-        folders.check_paths([one.path for one in members], empty)
-        for one in members:
-            digits = re.fullmatch("[0-9a-f]{32}", one.id) and re.fullmatch(
-                "[0-9a-f]{64}", one.digest
-            )
-            if not digits or type(one.size) is not int or one.kind not in (TENSORS, BYTES):
-                raise ValueError("has a member without proper id, size or digest")
-        header.check_extra(fields["extra"])
-        if {MANIFEST, LOCKED} & {one.path for one in members} or set(fields) != _FIELDS:
-            raise ValueError("has a field or a member that none has")
-    except (KeyError, TypeError, ValueError):
-        raise Tampered("the manifest is not as it was written; get the set again") from None
-    return Listed({one.path: one for one in members}, empty, fields["extra"])
-
-
-_FIELDS = {"format", "version", "members", "empty", "extra"}
-
-
-class OpenedSet(contextlib.AbstractContextManager["OpenedSet"]):
-    """An open set: `header`, the manifest's; `paths`, of its files; made by `open_set`.
-
-    `signed`: whether a signature was asked for, so that members are held to what was signed.
-    """
-
-    def __init__(
-        self,
-        folder: Path,
-        made: Header,
-        listed: Listed,
-        signed: bool,
-        key: bytes,
-    ) -> None:
-        self.folder, self.header = folder, made
-        self.members, self.empty, self.extra = listed
-        self.signed = signed
-        self._key: Callable[[bytes], bytes] = lambda member_id: _member_key(key, member_id)
-
-    @property
-    def paths(self) -> list[str]:
-        """Of all files, below the folder, with `/`."""
-        return list(self.members)
-
-    @property
-    def size(self) -> int:
-        """Plain bytes of all files."""
-        return sum(one.size for one in self.members.values())
-
-    def check_files(self) -> None:
-        """Raises `Tampered` if a file is missing, or one is there that is not of the set."""
-
-        def known(path: str) -> bool:
-            return path in _BESIDE or re.fullmatch(r"\.modellock-[0-9a-f]+\.tmp", path) is not None
-
-        missing, other = folders.check_same(self.folder, self.members, known)
-        for paths, what in ((missing, "missing or no plain files"), (other, "not of this set")):
-            if paths:
-                shown = ", ".join(map(printable, paths[:5]))
-                raise Tampered(f"{len(paths)} are {what}: {shown}; get the whole set again")
-
-    @clears_frames
-    def member(self, path: str, done: Done = quiet) -> Sealed:
-        """Open one file of the set; to be closed. Raises `KeyError` for an unknown path, `Tampered`."""
-        if path not in self.members:
-            raise KeyError(f"there is no file {path!r} in this set")
-        one, reader = self.members[path], sources.opened(self.folder / path)
-        try:
-            made, at = head_of(reader)
-            body = chunks.sealed_size(INDEX + one.size)
-            if (made.file_id.hex(), made.digest.hex(), made.body) != (one.id, one.digest, body):
-                raise Tampered("is of another set, or of another release of it")
-            key = self._key(made.file_id)
-            header.check_mac(made, key)
-            payload = header.file_key_use(key, made.file_id, "payload")
-            sealed = Sealed(reader, made, Cipher(payload, made.binding), at)
-            if self.signed:
-                sealed.check_digest(done)
-            sealed.begin()
-            if sealed.kind != one.kind:
-                raise Tampered("is of another kind than the set says")
-            return sealed
-        except VaultError as error:
-            reader.close()
-            kind = type(error) if isinstance(error, Tampered) else Tampered
-            raise kind(f"{printable(path)} {error}; get the whole set again") from None
-        except BaseException:
-            reader.close()
-            raise
-
-    def check(self, done: Done = quiet) -> None:
-        """Decrypt everything, and give nothing. Raises `Tampered`."""
-        for path in self.members:
-            with self.member(path) as sealed:
-                sealed.check(done)
-
-    def export(self, target: AnyPath, done: Done = quiet) -> None:
-        """Write the folder that was sealed, whole or not at all. Raises `Tampered`, `OSError`."""
-        with folders.creating_folder(target, os.stat(self.folder).st_mode) as temp:
-            for path in self.empty:
-                (temp / path).mkdir(parents=True)
-            for path in self.members:
-                (temp / path).parent.mkdir(parents=True, exist_ok=True)
-                with self.member(path) as sealed:
-                    sealed.export(temp / path, done)
-
-    def close(self) -> None:
-        """Forget the key; no member can be opened afterwards. Again is no fault."""
-        self._key = _closed
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-
-def _closed(_: bytes) -> bytes:
-    raise ValueError("the set is closed")
 
 
 @clears_frames
@@ -343,5 +202,5 @@ def rotate_set(
 
 def inspect_set(folder: AnyPath) -> dict[str, Any]:
     """What a folder tells without a key: how many files, of how many bytes. Raises `OSError`."""
-    files = [path for path in folders.walk(folder).files if path not in _BESIDE]
+    files = [path for path in folders.walk(folder).files if path not in BESIDE]
     return {"files": len(files), "bytes": sum((Path(folder) / p).stat().st_size for p in files)}
