@@ -94,9 +94,8 @@ def trial(
 
 
 def _become(name: str, source: Path, folder: Path, room: Path, pipes: list[Any]) -> None:
-    for number in signal.valid_signals() - {signal.SIGKILL, signal.SIGSTOP}:
-        if signal.getsignal(number) not in (signal.SIG_IGN, signal.SIG_DFL, None):
-            signal.signal(number, signal.SIG_DFL)
+    for number in SIGNALS[:-1]:  # under nohup, or in the background, some would be ignored
+        signal.signal(number, signal.SIG_DFL)
     os.environ["TMPDIR"] = tempfile.tempdir = str(room / "tmp")
     null = os.open(os.devnull, os.O_RDWR)
     for standard in (0, 1, 2):
