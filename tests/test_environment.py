@@ -225,3 +225,9 @@ def test_json_is_one_line_of_ascii(folder, tmp_path):
     assert out.decode().isprintable() or out.endswith(b"\n")
     assert b"\x7f" not in out
     assert json.loads(out)["output"] == str(tmp_path / "b\x7f")
+
+
+def test_doctor_finds_what_killed_commands_left(folder, tmp_path):
+    (tmp_path / ".modellock-0123456789abcdef.tmp").touch()
+    told = good(tmp_path, "doctor").decode()
+    assert f"{tmp_path}/.modellock-0123456789abcdef.tmp; delete it" in told

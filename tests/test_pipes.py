@@ -66,6 +66,7 @@ THROUGH = {
     "inspect": (("inspect", "-"), "m"),
     "inspect, sealed": (("inspect", "-"), "sealed"),
     "inspect, locked": (("inspect", "-"), "locked"),
+    "recipients": (("recipients", "list", "-"), "sealed"),
 }
 
 
@@ -87,12 +88,12 @@ def test_through_a_pipe_nothing_plain_is_written(made, name, tmp_path):
     assert not [line for line in noted if "/dev/shm" in line]
     spooled = [line for line in noted if line.startswith(f"open {tmp_path / 'tmp'}")]
     # Only what is sealed already, or shall be but for its head, is ever copied.
-    allowed = name.startswith(("open", "verify", "rotate")) or name == "seal and sign"
+    allowed = name.startswith(("open", "verify", "rotate", "recip")) or name == "seal and sign"
     assert bool(spooled) == allowed
     assert os.listdir(tmp_path / "tmp") == []
     if name.startswith(("open", "unlock")):
         assert out == plain
-    elif not name.startswith(("verify", "inspect")):
+    elif not name.startswith(("verify", "inspect", "recip")):
         (tmp_path / "x").write_bytes(out)
         back = "unlock" if name == "lock" else "open"
         assert good(folder, back, tmp_path / "x", "-", *KEY) == plain

@@ -34,11 +34,10 @@ File = Annotated[
 
 @people.command("list")
 @on_files
-def list_(
-    source: Annotated[Path, typer.Argument(help="A sealed file.")], as_json: Json = False
-) -> None:
+def list_(source: paths.In, as_json: Json = False) -> None:
     """The key ids of who can open a file; needs no key."""
-    made = rewrite.read_header(folders.rewritten(source))
+    with paths.reading(source if source == paths.STANDARD else folders.rewritten(source)) as given:
+        made = rewrite.read_header(given)
     whom = [{"type": s["type"], "id": recipients.name_of(s)} for s in made.stanzas]
     show(as_json, [f"{one['id']}  {one['type']}" for one in whom], recipients=whom)
 
