@@ -41,7 +41,7 @@ from modellock_jax.vault import (
     rewrite,
 )
 from modellock_jax.vault.errors import Expired
-from modellock_jax.vault.header import Header
+from modellock_jax.vault.header_fields import Header
 
 SHAPE = (64, 2, 300)  # width, blocks, vocabulary: half a megabyte
 ROUNDS = 9

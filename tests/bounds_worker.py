@@ -19,6 +19,7 @@ from sealed import ALICE
 from modellock_jax.vault import (
     envelope,
     header,
+    header_fields,
     locked,
     locked_format,
     recipients,
@@ -72,7 +73,7 @@ def texts(size: int) -> Iterator[tuple[str, bytes]]:
 def sealed_texts(size: int) -> Iterator[tuple[str, bytes]]:
     """Headers of sealed files, with a right checksum."""
     made = header.Header(bytes(16), 100, b"", "", (), room=2**16)
-    fields = header._fields(made)
+    fields = header_fields.fields_of(made)
     yield "brackets", b'{"recipients":[' + repeated(b"[],", size) + b"0]}"
     yield "numbers", b'{"recipients":[' + repeated(b"1,", size) + b"0]}"
     yield "a long number", b'{"body":' + repeated(b"9", size) + b"}"
@@ -101,7 +102,7 @@ def sealed_head(text: bytes) -> bytes:
 def legal(text: bytes) -> bytes:
     """The same, as `header.encode` spells it."""
     fields = json.loads(text)
-    made = header._header(fields)
+    made = header_fields.header_of(fields)
     room = len(header.encode(made._replace(room=0))) + 16
     return header.encode(made._replace(room=room)) + bytes(made.body)
 

@@ -17,7 +17,7 @@ from modellock_jax.vault import (
     revocation,
     tensors,
 )
-from modellock_jax.vault.header import Header
+from modellock_jax.vault.header_fields import Header
 from modellock_jax.vault.identity import PublicKey
 from modellock_jax.vault.keys import Secret
 

@@ -14,7 +14,7 @@ from modellock_jax.vault import keys, recipients
 from modellock_jax.vault.errors import Unreadable, VaultError, WrongKey
 from modellock_jax.vault.files import printable
 from modellock_jax.vault.frames import clears_frames
-from modellock_jax.vault.header import Header
+from modellock_jax.vault.header_fields import Header
 from modellock_jax.vault.keys import Secret
 from modellock_jax.vault.recipients import Passphrase, Unlocker
 

@@ -22,7 +22,7 @@ from modellock_jax.cli.inputs import (
     tell,
 )
 from modellock_jax.vault import recipients, rewrite, threats
-from modellock_jax.vault.header import Header
+from modellock_jax.vault.header_fields import Header
 
 people = typer.Typer(no_args_is_help=True, help="Who can open a sealed file.")
 app.add_typer(people, name="recipients")

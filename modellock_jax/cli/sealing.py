@@ -29,7 +29,7 @@ from modellock_jax.cli.inputs import (
 )
 from modellock_jax.cli.paths import Force, In, Out
 from modellock_jax.vault import envelope, naming
-from modellock_jax.vault.header import Header
+from modellock_jax.vault.header_fields import Header
 from modellock_jax.vault.identity import PublicKey
 from modellock_jax.vault.opened import BYTES
 

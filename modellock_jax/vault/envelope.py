@@ -15,7 +15,7 @@ from modellock_jax.vault.chunks import Cipher
 from modellock_jax.vault.errors import Unreadable
 from modellock_jax.vault.files import open_to_read, printable
 from modellock_jax.vault.frames import clears_frames
-from modellock_jax.vault.header import Header
+from modellock_jax.vault.header_fields import Header
 from modellock_jax.vault.identity import PublicKey
 from modellock_jax.vault.keys import Secret
 from modellock_jax.vault.opened import BYTES, TENSORS, Sealed, bytes_of

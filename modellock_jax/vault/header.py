@@ -4,9 +4,8 @@ import hashlib
 import hmac
 import os
 import re
-from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any, NamedTuple
+from typing import Any
 
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
@@ -15,11 +14,19 @@ from modellock_jax.vault import identity, naming, recipients, tensors
 from modellock_jax.vault.errors import Expired, Tampered, Unreadable, WrongKey
 from modellock_jax.vault.files import canonical, canonical_pieces, strict_json
 from modellock_jax.vault.frames import clears_frames
+from modellock_jax.vault.header_fields import (
+    MARK,
+    MOST_RECIPIENTS,
+    VERSION,
+    Header,
+    check_stanzas,
+    fields_of,
+    header_of,
+)
 from modellock_jax.vault.identity import PublicKey
 from modellock_jax.vault.keys import Secret
-from modellock_jax.vault.recipients import Stanza, Unlocker, binary
+from modellock_jax.vault.recipients import Unlocker
 
-MARK, VERSION = "modellock-jax sealed file", "2"
 ABOUT = (
     "Names, shapes, types and values of the tensors are encrypted and authenticated (AES-256-GCM). "
     "In the open: the size, the file's name and serial number, the recipients' key ids, the expiry "
@@ -29,35 +36,6 @@ ABOUT = (
 ROOM = 65_536  # bytes that the head takes at least, so that recipients can be added in place
 LONGEST = 2**24  # bytes of the head
 SHOWN = 5  # recipients that an error names
-MOST_PASSPHRASES = 8  # of one file: each costs an opener a second and 64 MiB
-MOST_RECIPIENTS, MOST_SIGNATURES, MOST_EXTRA = 4096, 64, 64
-
-
-class Header(NamedTuple):
-    """`file_id`: 16 bytes, fresh for every key of the file; `body`: bytes after the head; `digest`:
-    SHA-256 of the sealed chunks' digests, 32 bytes, or empty if it never was signed; `expires`: an
-    ISO date and time in UTC, or empty; `name`, `serial`: as the owner calls it, empty and 0 if they
-    do not; `extra`: for later releases, text by name, which readers keep and pass over;
-    `signatures`: of all but the MAC; `mac`: of all the rest under the file's key; `room`: bytes of
-    the head, 0 until `finish` finds how many it needs."""
-
-    file_id: bytes
-    body: int
-    digest: bytes
-    expires: str
-    stanzas: tuple[Stanza, ...]
-    mac: bytes = bytes(32)
-    signatures: tuple[dict[str, str], ...] = ()
-    room: int = 0
-    name: str = ""
-    serial: int = 0
-    extra: tuple[tuple[str, str], ...] = ()
-
-    @property
-    def binding(self) -> bytes:
-        """What every chunk is bound to, 32 bytes: the format and the file, whatever its length."""
-        fixed = {"mark": MARK, "version": VERSION, "id": self.file_id.hex()}
-        return hashlib.sha256(canonical(fixed)).digest()
 
 
 @clears_frames
@@ -89,15 +67,6 @@ def finish(header: Header, file_key: bytes, signers: tuple[Secret, ...] = ()) ->
     return _finish(header._replace(room=room), file_key, signers)
 
 
-def check_stanzas(stanzas: Sequence[Stanza]) -> None:
-    """Raises `ValueError` for recipients that no file has: too many, or one of them twice."""
-    if sum(stanza["type"] == recipients.PASSPHRASE for stanza in stanzas) > MOST_PASSPHRASES:
-        raise ValueError(f"has more than {MOST_PASSPHRASES} passphrases; give public keys")
-    if len(stanzas) > MOST_RECIPIENTS:
-        raise ValueError(f"has more than {MOST_RECIPIENTS} recipients; seal it twice")
-    recipients.check_names(stanzas)
-
-
 def _finish(header: Header, file_key: bytes, signers: tuple[Secret, ...]) -> Header:
     message = _signed(header) if signers else b""  # of a thousand recipients it takes a while
     header = header._replace(signatures=tuple(identity.sign(s, message) for s in signers))
@@ -105,14 +74,14 @@ def _finish(header: Header, file_key: bytes, signers: tuple[Secret, ...]) -> Hea
 
 
 def _signed(header: Header) -> bytes:
-    digest = _digest(_fields(header, without=_SEALS)).hex()
+    digest = _digest(fields_of(header, without=_SEALS)).hex()
     return canonical({"mark": MARK, "version": VERSION, "header": digest})
 
 
 def _mac(header: Header, file_key: bytes) -> bytes:
     key = file_key_use(file_key, header.file_id, "header")
     # With the signatures, so that only a recipient could take one away.
-    return hmac.digest(key, _digest(_fields(header, without=("mac",))), "sha256")
+    return hmac.digest(key, _digest(fields_of(header, without=("mac",))), "sha256")
 
 
 def _digest(fields: dict[str, Any]) -> bytes:
@@ -185,7 +154,7 @@ def encode(header: Header) -> bytes:
 
     Raises `ValueError` if it needs more.
     """
-    text = canonical(_fields(header))
+    text = canonical(fields_of(header))
     checksum = hashlib.sha256(text).hexdigest().encode()
     quoted = text.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
     made = b"".join([_BEFORE, checksum, b'","header":"', quoted, _after(header.body)])
@@ -241,12 +210,12 @@ def decode(head: bytes, size: int) -> Header:
     """
     head_length(head[:START], size)
     try:
-        header = _header(strict_json(_text_in(head)))
+        header = header_of(strict_json(_text_in(head)))
         after, end = _after(header.body), _end_of_text(head)
         padding = len(head) - end - len(after)
         if not head.startswith(after, end) or head.count(b" ", end + len(after)) != padding:
             raise ValueError("is not as it was written")
-        digest = _digest(_fields(header)).hex().encode()
+        digest = _digest(fields_of(header)).hex().encode()
         if len(head) != header.room or not head.startswith(digest, START):
             raise ValueError("is not as it was written")
     except (KeyError, TypeError, ValueError, OverflowError) as error:
@@ -280,80 +249,6 @@ def _text_in(head: bytes) -> bytes:
     return text
 
 
-def _fields(header: Header, without: tuple[str, ...] = ()) -> dict[str, Any]:
-    fields = {
-        "id": header.file_id.hex(),
-        "body": header.body,
-        "digest": header.digest.hex(),
-        "expires": header.expires,
-        "recipients": list(header.stanzas),
-        "mac": header.mac.hex(),
-        "signatures": list(header.signatures),
-        "room": header.room,
-        "name": header.name,
-        "serial": header.serial,
-        "extra": dict(header.extra),
-    }
-    return {name: value for name, value in fields.items() if name not in without}
-
-
-def _header(fields: Any) -> Header:
-    if not isinstance(fields, dict) or not all(isinstance(fields[k], list) for k in _LISTS):
-        raise ValueError("is not a table")
-    if not re.fullmatch("[0-9a-f]{32}", fields["id"]):
-        raise ValueError("has no proper id")
-    if not all(type(fields[name]) is int for name in ("body", "room")):
-        raise ValueError("has no proper size")
-    if not re.fullmatch("[0-9a-f]{64}", fields["mac"]):
-        raise ValueError("has no proper MAC")
-    if not re.fullmatch("([0-9a-f]{64})?", fields["digest"]):
-        raise ValueError("has no proper digest")
-    date = fields["expires"]
-    if date != "" and datetime.fromisoformat(date).utcoffset() is None:
-        raise ValueError("has an expiry date without a time zone")
-    naming.check_name(fields["name"], fields["serial"])
-    stanzas = tuple(recipients.check(stanza) for stanza in fields["recipients"])
-    check_stanzas(stanzas)
-    if len(fields["signatures"]) > MOST_SIGNATURES:
-        raise ValueError(f"has more than {MOST_SIGNATURES} signatures")
-    for signature in fields["signatures"]:
-        check_signature(signature)
-    extra = fields["extra"]
-    check_extra(extra)
-    return Header(
-        bytes.fromhex(fields["id"]),
-        fields["body"],
-        bytes.fromhex(fields["digest"]),
-        fields["expires"],
-        stanzas,
-        bytes.fromhex(fields["mac"]),
-        tuple(fields["signatures"]),
-        fields["room"],
-        fields["name"],
-        fields["serial"],
-        tuple(extra.items()),
-    )
-
-
-def check_extra(extra: Any) -> None:
-    """Refuse fields for later releases that are not text by name, or too many. Raises `ValueError`."""
-    if not isinstance(extra, dict) or not all(isinstance(text, str) for text in extra.values()):
-        raise ValueError("has extra fields that are not text")
-    if len(extra) > MOST_EXTRA:
-        raise ValueError(f"has more than {MOST_EXTRA} extra fields")
-
-
-def check_signature(signature: Any) -> None:
-    """Refuse what `identity.sign` cannot have written. Raises `ValueError`."""
-    if not isinstance(signature, dict) or set(signature) != {"id", "ed25519", "mldsa65"}:
-        raise ValueError("has a signature of an unknown kind")
-    if not isinstance(signature["id"], str) or not re.fullmatch(identity.ID, signature["id"]):
-        raise ValueError("has a signature without a proper id")
-    binary(signature["ed25519"], 64)
-    binary(signature["mldsa65"], 3309)
-
-
-_LISTS = ("recipients", "signatures")
 _SEALS = ("mac", "signatures")
 
 

@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from modellock_jax.vault import chunks, header, identity, kinds, tensors
+from modellock_jax.vault import chunks, header_fields, identity, kinds, tensors
 from modellock_jax.vault.errors import Tampered, Unreadable, WrongKey
 from modellock_jax.vault.files import canonical, printable, quoted_pieces, strict_json
 from modellock_jax.vault.frames import clears_frames
@@ -92,7 +92,7 @@ def read_head(reader: Reader) -> tuple[LockedInfo, Directory]:
 
 def _proper(info: LockedInfo) -> bool:
     try:
-        header.check_extra(strict_json(info.extra.encode()[: LONGEST_EXTRA + 1]))
+        header_fields.check_extra(strict_json(info.extra.encode()[: LONGEST_EXTRA + 1]))
     except ValueError:
         return False
     return all(re.fullmatch(form, getattr(info, name)) for name, form in _FORMS.items())

@@ -10,7 +10,14 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from modellock_jax.vault import file_schemes, folders, header, kinds, locked, revocation
+from modellock_jax.vault import (
+    file_schemes,
+    folders,
+    header_fields,
+    kinds,
+    locked,
+    revocation,
+)
 from modellock_jax.vault.errors import Tampered, Unreadable, WrongKey
 from modellock_jax.vault.files import (
     canonical,
@@ -159,7 +166,7 @@ def read_locked_set(folder: AnyPath) -> LockedSet:
         empty = tuple(fields["empty"])
         folders.check_paths([one.path for one in members], empty)
         texts = [fields[name] for name in ("key_id", "nonce", "check", "scheme", "tag")]
-        header.check_extra(fields["extra"])
+        header_fields.check_extra(fields["extra"])
         proper = all(isinstance(one, str) and printable(one, 1000) == one for one in texts)
         if not proper or set(fields) != _FIELDS or not all(map(_proper, members)):
             raise ValueError

@@ -7,13 +7,13 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from modellock_jax.vault import chunks, folders, header, sources
+from modellock_jax.vault import chunks, folders, header, header_fields, sources
 from modellock_jax.vault.body import Done, quiet
 from modellock_jax.vault.chunks import Cipher
 from modellock_jax.vault.errors import Tampered, Unreadable, VaultError
 from modellock_jax.vault.files import printable, strict_json
 from modellock_jax.vault.frames import clears_frames
-from modellock_jax.vault.header import Header
+from modellock_jax.vault.header_fields import Header
 from modellock_jax.vault.opened import BYTES, INDEX, TENSORS, Sealed
 from modellock_jax.vault.rewrite import head_of, journal_of
 
@@ -63,7 +63,7 @@ def parse_listed(text: bytes) -> Listed:
             )
             if not digits or type(one.size) is not int or one.kind not in (TENSORS, BYTES):
                 raise ValueError("has a member without proper id, size or digest")
-        header.check_extra(fields["extra"])
+        header_fields.check_extra(fields["extra"])
         if {MANIFEST, LOCKED} & {one.path for one in members} or set(fields) != _FIELDS:
             raise ValueError("has a field or a member that none has")
     except (KeyError, TypeError, ValueError):

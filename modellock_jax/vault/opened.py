@@ -11,7 +11,7 @@ from modellock_jax.vault.body import Body, Done, quiet
 from modellock_jax.vault.chunks import Cipher
 from modellock_jax.vault.errors import Tampered, Unreadable
 from modellock_jax.vault.frames import clears_frames
-from modellock_jax.vault.header import Header
+from modellock_jax.vault.header_fields import Header
 from modellock_jax.vault.sources import Reader
 from modellock_jax.vault.targets import AnyTarget, write_pieces
 from modellock_jax.vault.tensors import Directory, Tensor

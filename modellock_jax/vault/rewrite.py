@@ -10,7 +10,7 @@ from modellock_jax.vault import chunks, header, identity, kinds, revocation, sou
 from modellock_jax.vault.errors import Tampered, Unreadable, VaultError
 from modellock_jax.vault.files import hold, open_to_read, replacing, write_all
 from modellock_jax.vault.frames import clears_frames
-from modellock_jax.vault.header import Header
+from modellock_jax.vault.header_fields import Header
 from modellock_jax.vault.keys import Secret
 from modellock_jax.vault.recipients import Passphrase, Unlocker
 from modellock_jax.vault.sources import AnySource, Reader

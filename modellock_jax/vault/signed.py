@@ -6,7 +6,7 @@ from typing import Any
 from modellock_jax.vault import identity
 from modellock_jax.vault.errors import Unreadable
 from modellock_jax.vault.files import canonical, strict_json
-from modellock_jax.vault.header import check_signature
+from modellock_jax.vault.header_fields import check_signature
 from modellock_jax.vault.identity import PublicKey
 from modellock_jax.vault.keys import Secret
 

@@ -11,7 +11,7 @@ from modellock_jax.vault import chunks, header, naming, recipients, sources, tem
 from modellock_jax.vault.body import Done
 from modellock_jax.vault.chunks import Cipher
 from modellock_jax.vault.files import replacing, write_all
-from modellock_jax.vault.header import Header
+from modellock_jax.vault.header_fields import Header
 from modellock_jax.vault.keys import Secret
 from modellock_jax.vault.opened import INDEX
 from modellock_jax.vault.recipients import Recipient
