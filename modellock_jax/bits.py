@@ -5,8 +5,9 @@ platform. Nothing here computes on a leaf as a number, so NaN payloads and negat
 Where a leaf is moved about, it is moved as an unsigned integer: XLA may quiet NaNs otherwise.
 """
 
+import contextlib
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 import jax
@@ -131,9 +132,25 @@ def bitwise(scheme: str) -> Callable[[Callable[..., Params]], Callable[..., Para
         return leaf.on_leaf(guard) if isinstance(leaf, Stacked) else guard(leaf)
 
     def decorate(function: Callable[..., Params]) -> Callable[..., Params]:
-        return functools.wraps(function)(lambda *trees: function(*jax.tree.map(guarded, trees)))
+        @functools.wraps(function)
+        def on_bits(*trees: Params) -> Params:
+            with _unchecked():
+                return function(*jax.tree.map(guarded, trees))
+
+        return on_bits
 
     return decorate
+
+
+@contextlib.contextmanager
+def _unchecked() -> Iterator[None]:
+    """Without JAX's search for NaN and infinity, of which a ciphertext has some by nature."""
+    with contextlib.ExitStack() as stack:
+        if jax.config.jax_debug_nans:  # type: ignore[attr-defined]
+            stack.enter_context(jax.debug_nans(False))
+        if jax.config.jax_debug_infs:  # type: ignore[attr-defined]
+            stack.enter_context(jax.debug_infs(False))
+        yield
 
 
 def stack(trees: Sequence[Params]) -> Params:

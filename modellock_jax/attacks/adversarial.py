@@ -5,6 +5,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 Classifier = Callable[[jax.Array], jax.Array]
@@ -13,7 +14,8 @@ Classifier = Callable[[jax.Array], jax.Array]
 class Evasion(NamedTuple):
     """`images`: `[B, H, W, C]` in [0, 1], within eps of the given ones; `robust`: float32 `[B]`, 1
     where neither the given image nor this one is misclassified (a share where there are several
-    keys); `accuracy`: its mean, the robust accuracy."""
+    keys); `accuracy`: its mean, the robust accuracy. Both are NaN where a compiled program was given
+    images, labels or an eps that are refused elsewhere."""
 
     images: jax.Array
     robust: jax.Array
@@ -126,17 +128,61 @@ def like(values: jax.Array, leaf: jax.Array) -> jax.Array:
     return values.reshape(values.shape + (1,) * (leaf.ndim - 1))
 
 
-def result(images: jax.Array, fooled: jax.Array) -> Evasion:
-    """The result, from the share of keys fooled, `[B]`."""
+def result(images: jax.Array, fooled: jax.Array, sound: jax.Array) -> Evasion:
+    """The result, from the share of keys fooled, `[B]`; NaN unless the input was `sound`."""
+    fooled = jnp.where(sound, fooled, jnp.nan)
     return Evasion(images, 1 - fooled, (1 - fooled).mean())
 
 
-def check(x: jax.Array, y: jax.Array, steps: int) -> None:
-    """Refuse images and labels that do not fit, or no steps."""
-    if x.ndim != 4 or y.shape != x.shape[:1]:
+def check(f: Classifier, x: jax.Array, y: jax.Array, eps: Any, steps: int) -> jax.Array:
+    """Refuse images, labels or an `eps` for which there is no robustness to speak of, or no steps.
+
+    Returns whether what cannot be seen while tracing is right too, a bool scalar.
+    """
+    if x.ndim != 4 or y.shape != x.shape[:1] or not x.size:
         raise ValueError(
             f"evasion: images must be [B, H, W, C] and labels [B], not {list(x.shape)} and "
             f"{list(y.shape)}"
         )
+    if not jnp.issubdtype(x.dtype, jnp.floating) or not jnp.issubdtype(y.dtype, jnp.integer):
+        raise TypeError(
+            f"evasion: images must be floats in [0, 1] and labels integers, not {x.dtype} and "
+            f"{y.dtype}; divide 8-bit images by 255, take the argmax of one-hot labels"
+        )
     if steps < 1:
         raise ValueError(f"evasion: needs at least one step or query, not {steps}")
+    logits = jax.eval_shape(f, x)
+    if logits.ndim not in (2, 3) or logits.shape[-2] != len(x) or logits.shape[-1] < 2:
+        raise ValueError(
+            f"evasion: f must give logits [B, classes] or [K, B, classes] of {len(x)} images, not "
+            f"{list(logits.shape)}"
+        )
+    classes = logits.shape[-1]
+    sound = _holds(
+        (y,), lambda y: ((y >= 0) & (y < classes)).all(), f"labels must lie in 0 to {classes - 1}"
+    )
+    # A curve that is compiled may begin at 0, with the clean accuracy.
+    traced = isinstance(eps, jax.core.Tracer)
+    sound &= _holds(
+        (eps,),
+        lambda e: ((e >= 0) if traced else (e > 0)) & (e <= 1),
+        "eps must be above 0 and at most 1",
+    )
+    return sound & in_range(x)
+
+
+def in_range(x: jax.Array) -> jax.Array:
+    """Whether images lie in [0, 1]: in another range `eps` and the clipping mean something else."""
+    return _holds(
+        (x,),
+        lambda x: ((x >= 0) & (x <= 1)).all(),
+        "images must lie in [0, 1], the range to which they are clipped: scale them, and undo that in f",
+    )
+
+
+def _holds(values: tuple[Any, ...], rule: Callable[..., Any], sentence: str) -> jax.Array:
+    if any(isinstance(value, jax.core.Tracer) for value in values):
+        return jnp.asarray(rule(*values))
+    if not rule(*map(np.asarray, values)).all():
+        raise ValueError(f"evasion: {sentence}")
+    return jnp.bool_(True)

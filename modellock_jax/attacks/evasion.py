@@ -10,6 +10,9 @@ them with `f` closed over. What the attacker knows of a lock is in his `f`::
 
 Logits may have a leading axis of keys, `[K, B, classes]`: losses and gradients are means over it.
 A non-finite logit counts as an error, a non-finite gradient as zero.
+
+Images outside [0, 1], labels that are no class and an `eps` outside (0, 1] are refused: there the answer
+would overstate robustness. Inside `jit`, where values cannot be seen, the answer is NaN.
 """
 
 from collections.abc import Callable
@@ -30,6 +33,7 @@ from modellock_jax.attacks.adversarial import (
     choose,
     cross_entropy,
     dlr,
+    in_range,
     judge_by,
     like,
     look_by,
@@ -77,7 +81,8 @@ def pgd(
     """Projected gradient descent in the L-infinity ball, on the cross-entropy.
 
     Starts at a random point of the ball, or with `rng=None` at the image itself. `step_size`
-    defaults to 2.5 eps / steps. Raises `ValueError` for `steps` below 1 or shapes that do not fit.
+    defaults to 2.5 eps / steps. Raises `ValueError` for `steps` below 1, or images, labels or `eps` that
+    do not fit, `TypeError` for other dtypes.
 
     Threat model: whoever can differentiate `f`; see the module.
 
@@ -94,7 +99,7 @@ def pgd(
     >>> [jax.jit(lambda eps: pgd(f, x, y, eps))(eps).robust.tolist() for eps in (0.05, 0.2)]
     [[1.0, 0.0], [0.0, 0.0]]
     """
-    check(x, y, steps)
+    sound = check(f, x, y, eps, steps)
     look, judge, near = look_by(f, y, cross_entropy), judge_by(f, y, cross_entropy), ball(x, eps)
     size = 2.5 * eps / steps if step_size is None else step_size
 
@@ -104,7 +109,7 @@ def pgd(
 
     start = start_at(x, eps, rng), unseen(x, judge(x)[1])
     (_, best), _ = lax.scan(step, start, length=steps + 1)
-    return result(best.x, best.fooled)
+    return result(best.x, best.fooled, sound)
 
 
 def apgd(
@@ -131,7 +136,7 @@ def apgd(
 
     Source: Croce & Hein (2020).
     """
-    check(x, y, steps)
+    sound = check(f, x, y, eps, steps)
     if loss not in ("cross_entropy", "dlr"):
         raise ValueError(f'apgd: loss must be "cross_entropy" or "dlr", not {loss!r}')
     measure = cross_entropy if loss == "cross_entropy" else dlr
@@ -187,7 +192,7 @@ def apgd(
     )
     windows = _checkpoints(steps)
     end, _ = lax.scan(step, end, (np.arange(steps + 1) == 0, windows))
-    return result(end.best.x, end.best.fooled)
+    return result(end.best.x, end.best.fooled, sound)
 
 
 def square(
@@ -204,7 +209,7 @@ def square(
 
     Source: a short form of the Square Attack, Andriushchenko et al. (2020).
     """
-    check(x, y, queries)
+    sound = check(f, x, y, eps, queries)
     judge, (batch, height, width, channels) = judge_by(f, y, margin), x.shape
     near = ball(x, eps)
     # The share of an image that a square covers, at the paper's halving points of 10,000 queries.
@@ -236,14 +241,18 @@ def square(
     first = candidate(near(x + eps * signs(stripes, batch, 1, width, channels)))
     best = best_of(first, candidate(x))
     best, _ = lax.scan(query, best, (jax.random.split(rng, queries), sides.astype(np.int32)))
-    return result(best.x, best.fooled)
+    return result(best.x, best.fooled, sound)
 
 
 def transfer(f: Classifier, x: jax.Array, y: jax.Array, images: jax.Array) -> Evasion:
     """Score images made elsewhere, from x, against `f`: the attacker made them without this `f`."""
-    check(x, y, 1)
+    sound = check(f, x, y, 1.0, 1) & in_range(images)
+    if images.shape != x.shape:
+        raise ValueError(
+            f"evasion: images made from {list(x.shape)} have that shape, not {list(images.shape)}"
+        )
     judge = judge_by(f, y, margin)
-    return result(images, jnp.maximum(judge(images)[1], judge(x)[1]))
+    return result(images, jnp.maximum(judge(images)[1], judge(x)[1]), sound)
 
 
 def _checkpoints(steps: int) -> np.ndarray:

@@ -6,7 +6,13 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from modellock_jax.attacks.adversarial import Classifier, Evasion, cross_entropy, keys_first
+from modellock_jax.attacks.adversarial import (
+    Classifier,
+    Evasion,
+    check,
+    cross_entropy,
+    keys_first,
+)
 from modellock_jax.attacks.evasion import apgd, square, transfer
 
 
@@ -56,6 +62,7 @@ def gradient_masking(
     >>> float(flags.zero_gradients), bool(flags.black_box > 0), bool(flags.unbounded > 0)
     (1.0, True, True)
     """
+    check(f, x, y, eps, queries)
     classify = jax.jit(f)
     first, again = (keys_first(classify(x)) for _ in range(2))
     # Two NaN are alike.

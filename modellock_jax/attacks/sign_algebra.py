@@ -140,7 +140,7 @@ def _pull_of(y: jax.Array) -> Callable[[jax.Array], jax.Array]:
 
     def pull(found: jax.Array) -> jax.Array:
         p = jax.nn.softmax(found.reshape(len(y), -1))
-        return (p - jax.nn.one_hot(y, p.shape[1])).ravel()
+        return (p - jax.nn.one_hot(y, p.shape[1], dtype=p.dtype)).ravel()
 
     return pull
 

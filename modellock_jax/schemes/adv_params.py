@@ -196,7 +196,8 @@ def adv_params(
 
 
 def layers_of(params: Params) -> list[int]:
-    """The leaves that the lock may change, by number; raises `ValueError` if there is none."""
+    """The leaves that the lock may change, by number; raises `ValueError` if there is none, or if they
+    have more weights together than an int32 can number."""
     layers = [
         i
         for i, leaf in enumerate(jax.tree.leaves(params))
@@ -208,6 +209,12 @@ def layers_of(params: Params) -> list[int]:
     if not layers:
         raise ValueError(
             "adv_params: no leaf is a layer, that is a float of at most 32 bits with two axes or more"
+        )
+    total = sum(jax.tree.leaves(params)[i].size for i in layers)
+    if total >= 2**31:
+        raise ValueError(
+            f"adv_params: the layers have {total} weights together, and at most 2**31 - 1 can be "
+            "numbered; leave some out with only(lock, where)"
         )
     return layers
 

@@ -111,9 +111,8 @@ def by_parts(
 
         @custom_vmap
         def one(args: Any, leaves: Sequence[jax.Array]) -> list[jax.Array]:
-            return _choose(
-                plain_whole, automatic, lambda f, *given: f(static, *given), args, leaves
-            )
+            usual = whole if _without_jit() else automatic
+            return _choose(plain_whole, usual, lambda f, *given: f(static, *given), args, leaves)
 
         @one.def_vmap
         def many(size: int, batched: Any, *given: Any) -> Any:
@@ -194,9 +193,8 @@ def sum_over_parts(
 
         @custom_vmap
         def one(arg: jax.Array, leaves: Sequence[jax.Array]) -> jax.Array:
-            return by_platform(
-                partial(plain_whole, static), partial(automatic, static), arg, leaves
-            )
+            usual = whole if _without_jit() else automatic
+            return by_platform(partial(plain_whole, static), partial(usual, static), arg, leaves)
 
         @one.def_vmap
         def many(size: int, batched: Any, *given: Any) -> Any:
@@ -207,6 +205,11 @@ def sum_over_parts(
         return one(arg, leaves)
 
     return run
+
+
+def _without_jit() -> bool:
+    """Under `jax.disable_jit`, where custom partitioning does not exist."""
+    return bool(jax.config.jax_disable_jit)  # type: ignore[attr-defined]
 
 
 def _each(names: Any) -> tuple[str, ...]:

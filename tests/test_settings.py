@@ -1,0 +1,119 @@
+"""JAX's settings, and input that no study may be made of: right, or refused in one sentence."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from table import CASES, forward, images, make_params, random_bits, same_bits
+
+import modellock_jax as ml
+from modellock_jax.attacks import evasion
+from modellock_jax.attacks.sign_algebra import linear_flips
+from modellock_jax.schemes.adv_params import layers_of
+
+pytestmark = pytest.mark.run_once
+RNG = jax.random.key(3)
+X = jax.random.uniform(RNG, (5, 4, 4, 1))
+Y = jnp.arange(5, dtype=jnp.int32) % 3
+ON_BITS = ["deep_lock", "deep_lock-256-leaf", "stream_lock", "sign_flip", "patch_shuffle", "only"]
+
+
+@pytest.mark.parametrize("name", [*ON_BITS, "pixel_shuffle", "sign_mask", "ffx"])
+def test_without_jit(name):
+    lock, params, x = CASES[name].lock, make_params(dtypes=["bfloat16"]), images()
+    key = lock.init(RNG, params)
+    with jax.disable_jit():
+        locked, finished = lock.encrypt(key, params)
+        assert same_bits(lock.decrypt(finished, locked), params)
+        assert same_bits(lock.scramble(key, x), jax.jit(lock.scramble)(key, x))
+    assert same_bits(jax.jit(lock.encrypt)(key, params), (locked, finished))
+
+
+@pytest.mark.parametrize("name", ON_BITS)
+@pytest.mark.parametrize("setting", [jax.debug_nans, jax.debug_infs])
+def test_a_ciphertext_may_hold_nan_where_jax_searches_for_it(name, setting):
+    lock, params = CASES[name].lock, {"dense": {"kernel": jnp.ones((16, 400))}}
+    key = lock.init(RNG, params)
+    with setting(True):
+        locked, key = lock.encrypt(key, params)
+        assert same_bits(lock.decrypt(key, locked), params)
+        assert same_bits(jax.jit(lock.decrypt)(key, locked), params)
+        with pytest.raises(FloatingPointError):  # it goes on for all else
+            (1.0 if setting is jax.debug_infs else 0.0) / jnp.zeros(2)
+
+
+@pytest.mark.parametrize("labels", [True, False])
+def test_linear_flips_with_64_bits(labels):
+    lock, params = ml.sign_mask(4), make_params(dtypes=[])
+    attack = linear_flips(lock, forward, restarts=2, iterations=3)
+    y = Y if labels else forward(params, X)
+    with jax.enable_x64(True):
+        state, losses = attack.step(attack.init(RNG, params), (X, y))
+        assert losses.dtype == jnp.float32
+        assert jax.tree.map(jnp.shape, state) == jax.tree.map(
+            jnp.shape, attack.step(state, (X, y))[0]
+        )
+
+
+def classifier(x):
+    return jnp.stack([x.mean((1, 2, 3)), 1 - x.mean((1, 2, 3)), x[:, 0, 0, 0]], 1)
+
+
+ATTACKS = {
+    "fgsm": evasion.fgsm,
+    "pgd": lambda f, x, y, eps: evasion.pgd(f, x, y, eps, steps=2),
+    "apgd": lambda f, x, y, eps: evasion.apgd(f, x, y, eps, steps=2),
+    "square": lambda f, x, y, eps: evasion.square(f, x, y, eps, RNG, queries=2),
+    "transfer": lambda f, x, y, eps: evasion.transfer(f, x, y, jnp.clip(x, 0, 1)),
+}
+FAULTS = {
+    "range": ((2 * X - 1, Y, 0.1), ValueError, r"images must lie in \[0, 1\]"),
+    "above": ((X.at[0].set(1.5), Y, 0.1), ValueError, r"images must lie in \[0, 1\]"),
+    "nan": ((X.at[0].set(jnp.nan), Y, 0.1), ValueError, r"images must lie in \[0, 1\]"),
+    "8 bits": (((255 * X).astype("uint8"), Y, 0.1), TypeError, "not uint8 and int32; divide 8-bit"),
+    "no eps": ((X, Y, 0.0), ValueError, "eps must be above 0 and at most 1"),
+    "eps below": ((X, Y, -0.1), ValueError, "eps must be above 0"),
+    "eps above": ((X, Y, 8.0), ValueError, "at most 1"),
+    "eps nan": ((X, Y, jnp.nan), ValueError, "at most 1"),
+    "class": ((X, Y + 1, 0.1), ValueError, "labels must lie in 0 to 2"),
+    "below": ((X, Y - 1, 0.1), ValueError, "labels must lie in 0 to 2"),
+    "float labels": ((X, Y.astype("float32"), 0.1), TypeError, "labels integers"),
+    "one-hot": ((X, jax.nn.one_hot(Y, 3), 0.1), ValueError, r"labels \[B\]"),
+}
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+@pytest.mark.parametrize("fault", FAULTS)
+def test_evasion_refuses_what_would_overstate_robustness(attack, fault):
+    (x, y, eps), kind, message = FAULTS[fault]
+    if attack == "transfer" and "eps" in fault:
+        return
+    with pytest.raises(kind, match=message):
+        ATTACKS[attack](classifier, x, y, eps)
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
+def test_a_compiled_evasion_gives_nan_for_it(attack):
+    run = jax.jit(lambda x, y, eps: ATTACKS[attack](classifier, x, y, eps).accuracy)
+    assert 0 <= run(X, Y, 0.1) <= 1
+    for x, y, eps in [(2 * X - 1, Y, 0.1), (X, Y + 1, 0.1), (X, Y, -0.1), (X, Y, 2.0)]:
+        if attack != "transfer" or eps == 0.1:
+            assert np.isnan(run(x, y, eps)), (attack, eps)
+
+
+def test_adv_params_refuses_more_weights_than_it_can_number():
+    lock, many = ml.adv_params(4), jax.ShapeDtypeStruct((2**16, 2**15), jnp.float32)
+    just = {
+        "a": jax.ShapeDtypeStruct((2**31 - 1, 1), jnp.float32),
+        "b": random_bits(RNG, (3,), "int8"),
+    }
+    assert layers_of(just) == [0]
+    key = lock.init(RNG, {"kernel": jnp.ones((4, 4))})
+    for tree in ({"a": many}, {"a": just["a"], "c": just["a"]}):
+        for call in (
+            lambda tree: lock.init(RNG, tree),
+            lambda tree: lock.decrypt(key, tree),
+            lambda tree: lock.encrypt(key, tree, lambda p: p["a"].sum()),
+        ):
+            with pytest.raises(ValueError, match=r"weights together, and at most 2\*\*31 - 1"):
+                jax.eval_shape(call, tree)
