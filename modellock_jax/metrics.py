@@ -32,7 +32,7 @@ def score(forward: Callable[[jax.Array], jax.Array], x: jax.Array, y: jax.Array)
     """
     logits = forward(x)
     finite = jnp.isfinite(logits).all(-1)
-    right = finite & (logits.argmax(-1) == y)
+    right = finite & (logits.argmax(-1).astype(y.dtype) == y)
     return Score(right.mean(dtype=jnp.float32), (~finite).mean(dtype=jnp.float32))
 
 

@@ -1,5 +1,6 @@
 """JAX's settings, and input that no study may be made of: right, or refused in one sentence."""
 
+import chex
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -7,9 +8,10 @@ import pytest
 from table import CASES, forward, images, make_params, random_bits, same_bits
 
 import modellock_jax as ml
+from modellock_jax import attacks
 from modellock_jax.attacks import evasion
-from modellock_jax.attacks.sign_algebra import linear_flips
 from modellock_jax.schemes.adv_params import layers_of
+from modellock_jax.schemes.shards import as_on_tpus
 
 pytestmark = pytest.mark.run_once
 RNG = jax.random.key(3)
@@ -42,17 +44,37 @@ def test_a_ciphertext_may_hold_nan_where_jax_searches_for_it(name, setting):
             (1.0 if setting is jax.debug_infs else 0.0) / jnp.zeros(2)
 
 
+SEARCHES = {
+    "linear_flips": lambda lock: attacks.linear_flips(lock, forward, restarts=2, iterations=3),
+    "coordinate_flips": lambda lock: attacks.coordinate_flips(lock, forward),
+    "genetic": lambda lock: attacks.genetic(lock, forward),
+    "hill_climb": lambda _: attacks.hill_climb(SHUFFLE, forward),
+    "anneal": lambda _: attacks.anneal(SHUFFLE, forward, 3),
+}
+SHUFFLE = ml.pixel_shuffle(4, channels=1)
+
+
 @pytest.mark.parametrize("labels", [True, False])
-def test_linear_flips_with_64_bits(labels):
-    lock, params = ml.sign_mask(4), make_params(dtypes=[])
-    attack = linear_flips(lock, forward, restarts=2, iterations=3)
-    y = Y if labels else forward(params, X)
+@pytest.mark.parametrize("search", SEARCHES)
+def test_key_searches_with_64_bits(search, labels):
+    params = make_params(dtypes=[])
+    attack, y = SEARCHES[search](ml.sign_mask(4)), Y if labels else forward(params, X)
     with jax.enable_x64(True):
         state, losses = attack.step(attack.init(RNG, params), (X, y))
-        assert losses.dtype == jnp.float32
-        assert jax.tree.map(jnp.shape, state) == jax.tree.map(
-            jnp.shape, attack.step(state, (X, y))[0]
-        )
+        again, _ = attack.step(state, (X, y))
+    assert losses.dtype == jnp.float32
+    chex.assert_trees_all_equal_shapes_and_dtypes(state, again)
+
+
+@pytest.mark.parametrize("name", ON_BITS)
+@pytest.mark.parametrize("tpu", [False, True])
+def test_locks_with_64_bits(name, tpu):
+    lock, params = CASES[name].lock, make_params(dtypes=["bfloat16"])
+    with jax.enable_x64(True), as_on_tpus(tpu):
+        params |= {"long": jnp.arange(7, dtype=jnp.int64)}
+        key = lock.init(RNG, params)
+        locked, key = jax.jit(lock.encrypt)(key, params)
+        assert same_bits(jax.jit(lock.decrypt)(key, locked), params)
 
 
 def classifier(x):
@@ -93,6 +115,14 @@ def test_evasion_refuses_what_would_overstate_robustness(attack, fault):
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
+def test_evasion_with_64_bits(attack):
+    with jax.enable_x64(True):
+        found = ATTACKS[attack](classifier, X, Y, 0.1)
+    assert found.images.dtype == jnp.float32
+    assert 0 <= found.accuracy <= 1
+
+
+@pytest.mark.parametrize("attack", ATTACKS)
 def test_a_compiled_evasion_gives_nan_for_it(attack):
     run = jax.jit(lambda x, y, eps: ATTACKS[attack](classifier, x, y, eps).accuracy)
     assert 0 <= run(X, Y, 0.1) <= 1
@@ -117,3 +147,24 @@ def test_adv_params_refuses_more_weights_than_it_can_number():
         ):
             with pytest.raises(ValueError, match=r"weights together, and at most 2\*\*31 - 1"):
                 jax.eval_shape(call, tree)
+
+
+@pytest.mark.parametrize("name", ["deep_lock", "sign_flip", "stream_lock"])
+@pytest.mark.parametrize("tpu", [False, True])
+def test_a_shard_map_over_models_is_a_loop_over_models(name, tpu):
+    mesh = jax.make_mesh((4,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
+    lock, params = CASES[name].lock, {"kernel": random_bits(RNG, (4, 48, 10), "float32")}
+    keys = jax.vmap(lambda rng: lock.init(rng, {"kernel": jnp.ones((48, 10))}))(
+        jax.random.split(RNG, 4)
+    )
+
+    def each(key, own):
+        own, key = jax.tree.map(lambda leaf: leaf[0], (own, key))
+        return jax.tree.map(lambda leaf: leaf[None], lock.decrypt(key, own))
+
+    spread = jax.shard_map(each, mesh=mesh, in_specs=jax.P("x"), out_specs=jax.P("x"))
+    with as_on_tpus(tpu):
+        found = jax.device_get(jax.jit(spread)(keys, params))
+    for i in range(4):
+        key, own = jax.tree.map(lambda leaf, i=i: leaf[i], (keys, params))
+        assert same_bits(jax.tree.map(lambda leaf, i=i: leaf[i], found), lock.decrypt(key, own))

@@ -72,7 +72,7 @@ def judge_by(
 
     def judge(x: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits = keys_first(f(x))
-        right = jnp.isfinite(logits).all(-1) & (logits.argmax(-1) == y[None])
+        right = jnp.isfinite(logits).all(-1) & (logits.argmax(-1).astype(y.dtype) == y[None])
         losses = jax.vmap(measure, (0, None))(logits, y)
         return losses.mean(0), 1 - right.mean(0, dtype=jnp.float32)
 

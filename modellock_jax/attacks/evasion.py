@@ -228,10 +228,10 @@ def square(
     def query(best: Point, turn: Any) -> tuple[Point, None]:
         rng, side = turn
         place, sign = jax.random.split(rng)
-        room = jnp.array([height, width]) - side + 1
-        corner = jax.random.randint(place, (batch, 2), 0, room[None])
-        rows = jnp.arange(height)[None] - corner[:, :1]
-        columns = jnp.arange(width)[None] - corner[:, 1:]
+        room = jnp.array([height, width], jnp.int32) - side + 1
+        corner = jax.random.randint(place, (batch, 2), 0, room[None], jnp.int32)
+        rows = jnp.arange(height, dtype=jnp.int32)[None] - corner[:, :1]
+        columns = jnp.arange(width, dtype=jnp.int32)[None] - corner[:, 1:]
         down, across = ((at >= 0) & (at < side) for at in (rows, columns))
         inside = down[:, :, None, None] & across[:, None, :, None]
         moved = near(x + eps * signs(sign, batch, 1, 1, channels))

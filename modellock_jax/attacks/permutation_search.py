@@ -87,7 +87,7 @@ def _swapping(
         losses = losses_of(state.locked, keys, *batch)
         t = temperature(state.steps)
         # Gumbel noise makes an argmin a draw; without it the first of equals, the present key, stays.
-        noise = jax.random.gumbel(choose, losses.shape) * t
+        noise = jax.random.gumbel(choose, losses.shape, losses.dtype) * t
         choice = jnp.argmin(jnp.where(jnp.isfinite(losses), losses - noise, losses), axis=1)
         return move(state._replace(rng=rng), keys, losses, choice)
 

@@ -70,7 +70,7 @@ def trial(
 
         def look(params: Params) -> Trial:
             logits = model.forward(params, x[kept])
-            right = (logits.argmax(-1) == y[kept]) & jnp.isfinite(logits).all(-1)
+            right = (logits.argmax(-1).astype(y.dtype) == y[kept]) & jnp.isfinite(logits).all(-1)
             loss = optax.softmax_cross_entropy_with_integer_labels(logits, y[kept])
             accuracy = jnp.mean(right, where=counts, dtype=jnp.float32)
             return Trial(params, accuracy, jnp.mean(loss, where=counts))

@@ -29,7 +29,7 @@ def added(key: jax.Array, table: jax.Array, leaf_number: int, leaf: jax.Array) -
     factors = chacha.words(
         key, [own, number.high.reshape(counts), zero], number.low.reshape(counts)
     )
-    stretch = jnp.arange(shape[axis]) // length
+    stretch = jnp.arange(shape[axis], dtype=jnp.int32) // length
     products = []
     for words, factor in zip(table, factors):
         factor = factor.at[..., stretch].get(mode="promise_in_bounds")
@@ -69,7 +69,7 @@ def _spread(view: jax.Array, inner: tuple[int, ...], length: int) -> jax.Array:
     for k in range(len(rest)):
         place += lax.broadcasted_iota(jnp.int32, rest, k) * math.prod(rest[k + 1 :])
 
-    index = (jnp.arange(first) % length).reshape(-1, *[1] * len(rest))
+    index = (jnp.arange(first, dtype=jnp.int32) % length).reshape(-1, *[1] * len(rest))
     if not rest or length > _SELECTED or length == first:
         at = index * math.prod(rest) + place[None]
         return view.at[at].get(mode="promise_in_bounds")
