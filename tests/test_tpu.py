@@ -36,6 +36,7 @@ TREES = {
     "deep_lock leaf": (ml.deep_lock(256, restart="leaf"), LEAVES),
     "sign_flip": (ml.sign_flip(bits=7), {n: LEAVES[n] for n in ("rows", "columns", "both", "odd")}),
     **{f"patch_shuffle {n}": (ml.patch_shuffle(4, channels=4), {n: PATCH[n]}) for n in PATCH},
+    "adv_params": (ml.adv_params(count=3), {"columns": LEAVES["columns"]}),
     "sign_mask": (ml.sign_mask(bits=7), {"columns": LEAVES["columns"]}),
 }
 
@@ -85,7 +86,8 @@ def check(name):
             traced = jax.jit(function).trace(*args)
             text = traced.lower(lowering_platforms=("tpu",)).as_text()
             found["custom calls"] += re.findall("custom_call @?([A-Za-z_]+)", text)
-            if what == "user" or (what == "encrypt" and kind == AxisType.Explicit):
+            is_search = name == "adv_params" and what == "encrypt"
+            if what == "user" or (what == "encrypt" and kind == AxisType.Explicit and not is_search):
                 continue
             with as_on_tpus(True):
                 compiled = jax.jit(lambda *args: function(*args)).lower(*args).compile()
@@ -152,10 +154,16 @@ def test_it_needs_at_most_twice_the_memory_of_a_device_s_own_part(found, program
 def test_no_device_talks_to_another_but_where_it_is_said(found, program):
     told = {"patch_shuffle rows": ["all-reduce"], "patch_shuffle both": ["all-reduce"]}
     if program.startswith("encrypt"):
-        told["adv_params"] = ["all-reduce"]  # its loss, and which weight is the best of all
+        told["adv_params"] = ["all-gather", "all-reduce"]  # it searches all weights everywhere
         told["stream_lock"] = ["all-gather"]  # a word for each of eight lanes of the digest
     collectives = {name: lock[program]["collectives"] for name, lock in found.items()}
     assert collectives == {name: told.get(name, []) for name in found}
+
+
+def test_the_search_of_adv_params_runs_on_explicit_axes_too(found):
+    program = found["adv_params"]["encrypt Explicit"]
+    assert program["right"]
+    assert program["placed"]
 
 
 def test_the_digest_of_stream_lock_exchanges_words(found):

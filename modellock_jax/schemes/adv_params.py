@@ -14,7 +14,7 @@ from jax import lax
 from modellock_jax.base import Key, Lock, Loss, Params, Rng, check_key, hidden, random_words
 from modellock_jax.bits import bitwise, check_leaves, from_uint, to_uint
 from modellock_jax.ciphers import chacha
-from modellock_jax.schemes.shards import Part, by_leaves
+from modellock_jax.schemes.shards import Part, by_leaves, everywhere, placed_as
 
 
 class AdvParamsKey(NamedTuple):
@@ -67,7 +67,8 @@ def adv_params(
 
     **Guarantees.** decrypt inverts encrypt on bits; at most `count` weights differ; every layer
     keeps its minimum and maximum. Both keep shardings; in decrypt no device talks to another, while
-    the search of encrypt needs a loss and a maximum over all weights. All other weights lie open.
+    the search of encrypt needs a loss and a maximum over all weights, some ten copies of which each
+    device then holds. All other weights lie open.
     **Broken**: at full `step` the clamp shows which weights were changed, and 1 % of the data refits
     them (attacks `localise`, `restore`);
     the paper's own adaptive attacker (the same search, descending) recovers 56-64 % accuracy
@@ -126,12 +127,14 @@ def adv_params(
         def unflatten(flat: jax.Array) -> Params:
             new = list(leaves)
             for i, piece in zip(layers, jnp.split(flat, ends[:-1])):
-                new[i] = piece.reshape(leaves[i].shape).astype(leaves[i].dtype)
+                new[i] = placed_as(
+                    piece.reshape(leaves[i].shape).astype(leaves[i].dtype), leaves[i]
+                )
             return jax.tree.unflatten(tree, new)
 
         def each(f: Any) -> jax.Array:
             """f of each layer's float32 values, spread over its entries: [P]."""
-            values = [leaves[i].astype(jnp.float32) for i in layers]
+            values = [everywhere(leaves[i]).astype(jnp.float32) for i in layers]
             return jnp.concatenate([jnp.broadcast_to(f(v), v.shape).ravel() for v in values])
 
         def draw(stream: int, n: int) -> jax.Array:
@@ -173,7 +176,7 @@ def adv_params(
         bits = jnp.zeros(count, jnp.uint32)
         for i, value in enumerate(jax.tree.leaves(params)):
             if i in layers_of(params):
-                true = to_uint(value).ravel()[jnp.where(leaf == i, position, 0)]
+                true = to_uint(everywhere(value)).ravel()[jnp.where(leaf == i, position, 0)]
                 bits = jnp.where(leaf == i, true.astype(jnp.uint32), bits)
         return AdvParamsKey(jnp.zeros_like(key.seed), leaf, position, bits)
 

@@ -315,6 +315,21 @@ def _added_up(_: Hashable, mesh: Any, given: Any, results: Any) -> SdyShardingRu
     return SdyShardingRule(tuple(axes), (ArrayMapping("sum"),), need_replication_factors=alone)
 
 
+def everywhere(leaf: jax.Array) -> jax.Array:
+    """A leaf whole on each device, where its mesh has explicit axes; elsewhere XLA sees to that."""
+    mesh = jax.typeof(leaf).sharding.mesh
+    if AxisType.Explicit not in mesh.axis_types:
+        return leaf
+    return jax.sharding.reshard(leaf, NamedSharding(mesh, P()))
+
+
+def placed_as(whole: jax.Array, leaf: jax.Array) -> jax.Array:
+    """The inverse of `everywhere`."""
+    sharding = jax.typeof(leaf).sharding
+    explicit = AxisType.Explicit in sharding.mesh.axis_types
+    return jax.sharding.reshard(whole, sharding) if explicit else whole
+
+
 def cut(whole: jax.Array, part: Part, shape: tuple[int, ...]) -> jax.Array:
     """The part, of that shape, of an array that every device holds whole."""
     if shape == whole.shape:

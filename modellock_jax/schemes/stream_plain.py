@@ -17,9 +17,8 @@ from modellock_jax.schemes.places import place_of
 from modellock_jax.schemes.plain import entries_from, fill
 from modellock_jax.schemes.shards import Part
 
-_LANE = (
-    2048  # bytes of the shortest lane: beside it, the blocks that are being made need little memory
-)
+# Bytes of the shortest lane: beside it, the blocks that are being made need little memory.
+_LANE = 2048
 
 
 def xor(
