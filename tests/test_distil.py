@@ -28,7 +28,7 @@ def thief():
         learning_rate=5e-3,
     )
     key = lock.init(jax.random.key(2), params)
-    locked, _ = lock.encrypt(key, params)
+    locked, key = lock.encrypt(key, params)
     user, attack = ml.user_forward(lock, model.forward), distil(model, 5e-3, (8, 8, 1))
     x, (test_x, test_y) = jnp.asarray(found.train_x), map(jnp.asarray, (found.test_x, found.test_y))
     index = train.batches(jax.random.key(3), len(x), 150, 64)

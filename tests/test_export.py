@@ -56,8 +56,9 @@ def keys_and_locked(name, lock):
     rngs = jax.random.split(jax.random.key(1))
     if name == "adv_params":  # a thief's key, and no search
         return [adv_params.guess(lock, rng, params) for rng in rngs], params
-    keys = [lock.init(rng, params) for rng in rngs]
-    return keys, lock.encrypt(keys[0], params)[0]
+    first, second = (lock.init(rng, params) for rng in rngs)
+    locked, first = lock.encrypt(first, params)
+    return [first, second], locked
 
 
 @pytest.fixture(scope="module")
