@@ -1,13 +1,11 @@
 """Keys and seeds spread over a mesh: the same numbers as on one device, none lost, memory bounded."""
 
-import json
 import os
-import subprocess
-import sys
 
 import jax
 import jax.numpy as jnp
 import pytest
+from eight import answer_of
 
 from modellock_jax.metrics import over_keys
 
@@ -99,17 +97,8 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def found():
-    environment = os.environ | {
-        "XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {os.environ['QUICK_XLA_FLAGS']}",
-        "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path]),
-    }
-    run = subprocess.run(
-        [sys.executable, "-c", WORKER], capture_output=True, text=True, check=False, env=environment
-    )
-    assert run.returncode == 0, run.stderr
-    found = json.loads(run.stdout)
+    flags = os.environ["QUICK_XLA_FLAGS"]
+    found = answer_of(WORKER, flags, JAX_DISABLE_MOST_OPTIMIZATIONS="1")
     assert found["devices"] == 8
     return found
 

@@ -1,11 +1,7 @@
 """Sharded trees on eight simulated devices: no device talks to another, and every bit is the same."""
 
-import json
-import os
-import subprocess
-import sys
-
 import pytest
+from eight import answer_of
 
 WORKER = """
 import json, re
@@ -127,17 +123,7 @@ print(json.dumps({"beside": both} | {name: check(name) for name in LOCKS}))
 
 @pytest.fixture(scope="module")
 def found():
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path]),
-    }
-    worker = subprocess.run(
-        [sys.executable, "-c", WORKER],
-        capture_output=True, text=True, check=False, env=environment,
-    )  # fmt: skip
-    assert worker.returncode == 0, worker.stderr
-    return json.loads(worker.stdout)
+    return answer_of(WORKER)
 
 
 @pytest.mark.parametrize("name", ["stream_lock", "deep_lock", "adv_params", "chain"])

@@ -1,11 +1,7 @@
 """The way that locks take on TPUs with several chips, which know no custom partitioning."""
 
-import json
-import os
-import subprocess
-import sys
-
 import pytest
+from eight import answer_of
 
 WORKER = """
 import json, math, re, sys
@@ -114,16 +110,7 @@ print(json.dumps({name: check(name) for name in sys.argv[1:] or TREES}))
 
 @pytest.fixture(scope="module")
 def found():
-    environment = os.environ | {
-        "XLA_FLAGS": "--xla_force_host_platform_device_count=8",
-        "JAX_PLATFORMS": "cpu",
-        "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path]),
-    }
-    worker = subprocess.run(
-        [sys.executable, "-c", WORKER], capture_output=True, text=True, check=False, env=environment
-    )
-    assert worker.returncode == 0, worker.stderr
-    return json.loads(worker.stdout)
+    return answer_of(WORKER)
 
 
 PROGRAMS = ["encrypt Auto", "decrypt Auto", "decrypt Explicit"]

@@ -294,23 +294,25 @@ def _on_layer(
     return _choose(plain, body, on_part, args, (number, layer))[0][0]
 
 
-def _every_axis_alone(_: Hashable, mesh: Any, given: Any, results: Any) -> SdyShardingRule:
-    """Tell XLA that any axis of any leaf may be split, and then its result is split alike."""
-    first = len(given) - len(results)
-    axes = [
+def _axes_of(given: Any) -> list[ArrayMapping]:
+    """A name of its own for every axis of every array."""
+    return [
         ArrayMapping(*(f"axis{i}_{k}" for k in range(len(value.shape))))
         for i, value in enumerate(given)
     ]
+
+
+def _every_axis_alone(_: Hashable, mesh: Any, given: Any, results: Any) -> SdyShardingRule:
+    """Tell XLA that any axis of any leaf may be split, and then its result is split alike."""
+    first = len(given) - len(results)
+    axes = _axes_of(given)
     alone = tuple(name for mapping in axes[:first] for name in mapping)
     return SdyShardingRule(tuple(axes), tuple(axes[first:]), need_replication_factors=alone)
 
 
 def _added_up(_: Hashable, mesh: Any, given: Any, results: Any) -> SdyShardingRule:
     """Any axis of any leaf may be split; the array before them and the sum are whole everywhere."""
-    axes = [
-        ArrayMapping(*(f"axis{i}_{k}" for k in range(len(value.shape))))
-        for i, value in enumerate(given)
-    ]
+    axes = _axes_of(given)
     alone = (*axes[0], "sum")
     return SdyShardingRule(tuple(axes), (ArrayMapping("sum"),), need_replication_factors=alone)
 

@@ -156,12 +156,6 @@ def directory_of(reader: Reader) -> Directory:
     return directory
 
 
-def read_directory(file: int, path: str | os.PathLike[str]) -> Directory:
-    """As `directory_of`, of an open file."""
-    with sources.of_file(file, path) as reader:
-        return directory_of(reader)
-
-
 def _not_whole(called: str, why: object) -> Unreadable:
     return Unreadable(f"{printable(called)} {why}; give a whole safetensors file")
 

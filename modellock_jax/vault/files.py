@@ -149,11 +149,6 @@ def _kept(target: Path) -> FileExistsError:
     return FileExistsError(f"{printable(target)} exists and is kept; choose another path")
 
 
-def mode_of(file: int) -> int:
-    """Who may read and write an open file: for another that shall be no more open."""
-    return os.fstat(file).st_mode & 0o666
-
-
 def need_directory(path: Path) -> None:
     """Raises `FileNotFoundError` unless the directory that a new file needs is there."""
     if not path.parent.is_dir():
