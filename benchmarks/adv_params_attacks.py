@@ -30,8 +30,13 @@ from rich.console import Console
 from rich.table import Table
 
 import modellock_jax as ml
-from modellock_jax.attacks import localise
-from modellock_jax.attacks.selective import adv_params_descent, neutral_key, restore, selective
+from modellock_jax.attacks.weights import localise
+from modellock_jax.attacks.weights.selective import (
+    adv_params_descent,
+    neutral_key,
+    restore,
+    selective,
+)
 from modellock_jax.data import Data, load
 from modellock_jax.metrics import score
 from modellock_jax.models import Model, cnn

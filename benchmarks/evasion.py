@@ -30,9 +30,9 @@ from jax import lax
 from rich.console import Console
 from rich.table import Table
 
-from modellock_jax.attacks.evasion import apgd, expectation, fgsm, pgd, square, transfer
-from modellock_jax.attacks.gradient_masking import gradient_masking
-from modellock_jax.base import Lock, owner_forward, user_forward
+from modellock_jax.attacks.evasion.gradient_masking import gradient_masking
+from modellock_jax.attacks.evasion.methods import apgd, expectation, fgsm, pgd, square, transfer
+from modellock_jax.core.lock import Lock, owner_forward, user_forward
 from modellock_jax.data import load
 from modellock_jax.models import Model, cnn
 from modellock_jax.study.config import make_lock

@@ -26,7 +26,7 @@ from rich.console import Console
 from rich.table import Table
 
 import modellock_jax as ml
-from modellock_jax.attacks.key_search import key_loss, random_keys
+from modellock_jax.attacks.keys.key_search import key_loss, random_keys
 from modellock_jax.data import load
 from modellock_jax.models import cnn
 from modellock_jax.study.report import machine

@@ -34,13 +34,13 @@ from rich.console import Console
 from rich.table import Table
 
 import modellock_jax as ml
-from modellock_jax.attacks.chosen_image import (
+from modellock_jax.attacks.keys.chosen_image import (
     chosen_images,
     pixel_shuffle_chosen_image,
     pixel_shuffle_known_pairs,
     pixel_shuffle_logit_oracle,
 )
-from modellock_jax.attacks.permutation_search import anneal, hill_climb
+from modellock_jax.attacks.keys.permutation_search import anneal, hill_climb
 from modellock_jax.data import Data, load
 from modellock_jax.models import cnn
 from modellock_jax.study.report import machine

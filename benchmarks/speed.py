@@ -8,7 +8,8 @@ AES-128-CTR and ChaCha20 of the package `cryptography` (OpenSSL), and the ratios
 
 from rich.console import Console
 
-from modellock_jax.study import bench, report
+from modellock_jax.bench import run as bench
+from modellock_jax.study import report
 
 PARTS = ("ciphers", "forwards")
 

@@ -3,7 +3,7 @@
 import jax
 import pytest
 
-from modellock_jax.study.bench_ciphers import LOCKS, limits, programs, weights
+from modellock_jax.bench.ciphers import LOCKS, limits, programs, weights
 
 
 @pytest.mark.parametrize("name", LOCKS)

@@ -15,7 +15,9 @@ import safetensors.numpy
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
-from modellock_jax.vault import chunks, envelope, identity, keys
+from modellock_jax.vault.keys import identity
+from modellock_jax.vault.keys import secret as keys
+from modellock_jax.vault.sealed import chunks, envelope
 
 OURS, PLAIN, PEER, DISK = "modellock-jax", "safetensors", "cryptotensors", "bytes and fsync"
 CIPHER = "the cipher alone"

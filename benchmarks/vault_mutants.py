@@ -29,19 +29,13 @@ from rich.console import Console
 from rich.table import Table
 
 from modellock_jax.study.report import machine
-from modellock_jax.vault import (
-    envelope,
-    identity,
-    keys,
-    locked,
-    locked_sets,
-    register,
-    revocation,
-    sets,
-    share_files,
-    shares,
-)
 from modellock_jax.vault.errors import VaultError
+from modellock_jax.vault.issuing import register, revocation
+from modellock_jax.vault.keys import identity, share_files, shares
+from modellock_jax.vault.keys import secret as keys
+from modellock_jax.vault.locked import files as locked
+from modellock_jax.vault.locked import sets as locked_sets
+from modellock_jax.vault.sealed import envelope, sets
 
 FAULTS = VaultError, ValueError, PermissionError
 

@@ -30,10 +30,12 @@ from rich.console import Console
 from rich.table import Table
 
 from modellock_jax.study.report import machine
-from modellock_jax.vault import chunks, envelope, header, identity, keys
 from modellock_jax.vault.errors import Tampered
-from modellock_jax.vault.opened import INDEX, TENSORS, Sealed
-from modellock_jax.vault.rewrite import read_header
+from modellock_jax.vault.keys import identity
+from modellock_jax.vault.keys import secret as keys
+from modellock_jax.vault.sealed import chunks, envelope, header
+from modellock_jax.vault.sealed.opened import INDEX, TENSORS, Sealed
+from modellock_jax.vault.sealed.rewrite import read_header
 
 SIZE = 2 * 10**6  # int32 in the one array: four chunks
 Way = Callable[[Sealed, keys.Secret], bytes]

@@ -33,7 +33,11 @@ from rich.table import Table
 
 from modellock_jax.cli import commands as _commands  # imported before a process is started
 from modellock_jax.cli import main as run_command
-from modellock_jax.vault import envelope, identity, keys, locked, tensors, threats
+from modellock_jax.vault import tensors, threats
+from modellock_jax.vault.keys import identity
+from modellock_jax.vault.keys import secret as keys
+from modellock_jax.vault.locked import files as locked
+from modellock_jax.vault.sealed import envelope
 
 SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL)
 COMMANDS = ("seal", "open", "lock", "unlock")

@@ -45,10 +45,12 @@ from vault_contestants import (
     transformer,
 )
 
-from modellock_jax.study.bench_timing import alternate, median_with_interval
+from modellock_jax.bench.timing import alternate, median_with_interval
 from modellock_jax.study.report import machine
-from modellock_jax.vault import envelope, identity, keys, recipients, rewrite
-from modellock_jax.vault.header_fields import Header
+from modellock_jax.vault.keys import identity
+from modellock_jax.vault.keys import secret as keys
+from modellock_jax.vault.sealed import envelope, recipients, rewrite
+from modellock_jax.vault.sealed.header_fields import Header
 
 SIZES = {"2.5 MB": (128, 3, 270), "250 MB": (768, 8, 7600)}
 PEER_TARGET, PLAIN_TARGET = 0.5, 1.5  # times the seconds of the peer, and of plain safetensors

@@ -29,19 +29,14 @@ from rich.table import Table
 from vault_contestants import transformer
 
 from modellock_jax.study.report import machine
-from modellock_jax.vault import (
-    envelope,
-    identity,
-    issuing,
-    keys,
-    locked,
-    recipients,
-    register,
-    revocation,
-    rewrite,
-)
 from modellock_jax.vault.errors import Expired
-from modellock_jax.vault.header_fields import Header
+from modellock_jax.vault.issuing import copies as issuing
+from modellock_jax.vault.issuing import register, revocation
+from modellock_jax.vault.keys import identity
+from modellock_jax.vault.keys import secret as keys
+from modellock_jax.vault.locked import files as locked
+from modellock_jax.vault.sealed import envelope, recipients, rewrite
+from modellock_jax.vault.sealed.header_fields import Header
 
 SHAPE = (64, 2, 300)  # width, blocks, vocabulary: half a megabyte
 ROUNDS = 9

@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh
 
-from modellock_jax.bits import bits_as_floats, floats_as_bits
+from modellock_jax.core.bits import bits_as_floats, floats_as_bits
 
 
 class Score(NamedTuple):

@@ -11,7 +11,7 @@ from jax import lax
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from modellock_jax.base import Params
+from modellock_jax.core.lock import Params
 
 
 def cross_entropy(

@@ -16,18 +16,12 @@ from pathlib import Path
 
 from sealed import ALICE
 
-from modellock_jax.vault import (
-    envelope,
-    header,
-    header_fields,
-    locked,
-    locked_format,
-    recipients,
-    rewrite,
-    sources,
-)
+from modellock_jax.vault import sources
 from modellock_jax.vault.errors import VaultError
 from modellock_jax.vault.files import canonical
+from modellock_jax.vault.locked import files as locked
+from modellock_jax.vault.locked import format as locked_format
+from modellock_jax.vault.sealed import envelope, header, header_fields, recipients, rewrite
 
 
 def repeated(text: bytes, size: int) -> bytes:

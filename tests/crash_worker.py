@@ -20,8 +20,9 @@ import numpy as np
 from safetensors.numpy import save_file
 from sealed import ALICE, BOB, adding, public, secret
 
-from modellock_jax.vault import chunks, envelope, locked, rewrite
-from modellock_jax.vault.identity import public_key
+from modellock_jax.vault.keys.identity import public_key
+from modellock_jax.vault.locked import files as locked
+from modellock_jax.vault.sealed import chunks, envelope, rewrite
 
 CHUNK = 2**15
 MANY = 400  # recipients that no longer fit into the head's first room

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from modellock_jax.vault.keys import Secret
+from modellock_jax.vault.keys.secret import Secret
 
 # Random-looking, so that no piece of it turns up in a text by chance.
 RAW = hashlib.sha512(b"the secret of these tests").digest()[:32]

@@ -8,8 +8,10 @@ import json
 
 from sealed import ALICE, BOB, OWNER, apart, public, some, together
 
-from modellock_jax.vault import chunks, envelope, files, header, identity, tensors
+from modellock_jax.vault import files, tensors
 from modellock_jax.vault.errors import VaultError
+from modellock_jax.vault.keys import identity
+from modellock_jax.vault.sealed import chunks, envelope, header
 
 CHUNK = 64  # so that small arrays have several chunks
 

@@ -8,7 +8,8 @@ import numpy as np
 from safetensors.numpy import save_file
 from sealed import BOB, OWNER
 
-from modellock_jax.vault import issuing, register, revocation
+from modellock_jax.vault.issuing import copies as issuing
+from modellock_jax.vault.issuing import register, revocation
 
 COPY = {"scheme": "stream_lock()", "plain": "0" * 64, "copy": "1" * 64}
 

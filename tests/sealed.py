@@ -6,20 +6,14 @@ from pathlib import Path
 
 import numpy as np
 
-from modellock_jax.vault import (
-    chunks,
-    envelope,
-    header,
-    identity,
-    keys,
-    opened,
-    recipients,
-    revocation,
-    tensors,
-)
-from modellock_jax.vault.header_fields import Header
-from modellock_jax.vault.identity import PublicKey
-from modellock_jax.vault.keys import Secret
+from modellock_jax.vault import tensors
+from modellock_jax.vault.issuing import revocation
+from modellock_jax.vault.keys import identity
+from modellock_jax.vault.keys import secret as keys
+from modellock_jax.vault.keys.identity import PublicKey
+from modellock_jax.vault.keys.secret import Secret
+from modellock_jax.vault.sealed import chunks, envelope, header, opened, recipients
+from modellock_jax.vault.sealed.header_fields import Header
 
 
 def secret(name: str) -> Secret:

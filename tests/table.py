@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 import modellock_jax as ml
-from modellock_jax.schemes import SCHEMES
+from modellock_jax.locks import SCHEMES
 
 DTYPES = ["float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int8", "int32"]
 FEW = ["bfloat16", "int8"]

@@ -10,9 +10,10 @@ import pytest
 import safetensors.numpy
 from sealed import ALICE, BOB, OWNER, public, same, some
 
-from modellock_jax.vault import chunks, envelope, kinds, sources
+from modellock_jax.vault import kinds, sources
 from modellock_jax.vault.errors import Tampered, Unreadable
-from modellock_jax.vault.rewrite import read_header
+from modellock_jax.vault.sealed import chunks, envelope
+from modellock_jax.vault.sealed.rewrite import read_header
 
 TO = [public(ALICE)]
 PLAIN = safetensors.numpy.save(some())

@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from commands import bad
 
-from modellock_jax.study import bench, bench_training
-from modellock_jax.study.bench_timing import alternate, beside, median_with_interval, row
+from modellock_jax.bench import run as bench
+from modellock_jax.bench import training as bench_training
+from modellock_jax.bench.timing import alternate, beside, median_with_interval, row
 
 pytestmark = pytest.mark.run_once
 

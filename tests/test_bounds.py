@@ -10,8 +10,10 @@ import numpy as np
 import pytest
 from sealed import ALICE, MALLORY, header_of, public, secret, some
 
-from modellock_jax.vault import envelope, header, identity, recipients, rewrite, tensors
+from modellock_jax.vault import tensors
 from modellock_jax.vault.errors import Tampered, WrongKey
+from modellock_jax.vault.keys import identity
+from modellock_jax.vault.sealed import envelope, header, recipients, rewrite
 
 MOST, SIZE = 4, 1_500_000
 

@@ -15,9 +15,9 @@ from jax import NamedSharding, P
 from safetensors.numpy import load_file, save_file
 from sealed import ALICE, public, same
 
-from modellock_jax.vault import envelope
 from modellock_jax.vault.checkpoint import read_checkpoint, to_names, to_tree, write_orbax
 from modellock_jax.vault.errors import Unreadable
+from modellock_jax.vault.sealed import envelope
 from modellock_jax.vault.tensors import DTYPES
 
 

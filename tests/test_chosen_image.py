@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 import modellock_jax as ml
-from modellock_jax.attacks import chosen_image as attack
+from modellock_jax.attacks.keys import chosen_image as attack
 
 pytestmark = pytest.mark.run_once
 SHAPE = (8, 8, 1)

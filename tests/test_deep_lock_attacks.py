@@ -7,7 +7,7 @@ import pytest
 
 import modellock_jax as ml
 from modellock_jax import attacks
-from modellock_jax.attacks import ciphertext_only
+from modellock_jax.attacks.keys import ciphertext_only
 
 pytestmark = pytest.mark.run_once
 

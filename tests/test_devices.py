@@ -13,9 +13,9 @@ from jax.sharding import SingleDeviceSharding
 from sealed import ALICE, public
 from test_checkpoint import any_bits
 
-from modellock_jax.vault import chunks, devices, envelope, opened
 from modellock_jax.vault.checkpoint import to_names
 from modellock_jax.vault.errors import Tampered
+from modellock_jax.vault.sealed import chunks, devices, envelope, opened
 from modellock_jax.vault.tensors import DTYPES
 
 NARROW = [dtype for dtype in DTYPES.values() if dtype.itemsize <= 4]
@@ -216,7 +216,7 @@ import jax
 import numpy as np
 from jax import NamedSharding, P
 from sealed import ALICE
-from modellock_jax.vault import devices, envelope
+from modellock_jax.vault.sealed import devices, envelope
 
 file, spec = sys.argv[1], P(*json.loads(sys.argv[2]))
 mesh = jax.make_mesh((8,), ("x",))

@@ -13,7 +13,7 @@ from table import bytes_of, random_bits
 
 import modellock_jax as ml
 from modellock_jax.ciphers.nonces import leaf_nonce
-from modellock_jax.schemes.digest import LANES, ROW, stretch_of, structure, tree_digest
+from modellock_jax.locks._digest import LANES, ROW, stretch_of, structure, tree_digest
 
 pytestmark = pytest.mark.run_once
 KEY = jnp.arange(8, dtype=jnp.uint32) * np.uint32(0x1234567)

@@ -8,7 +8,7 @@ import pytest
 
 import modellock_jax as ml
 from modellock_jax import attacks, data, metrics, models, train
-from modellock_jax.attacks.distil import distil
+from modellock_jax.attacks.weights.distil import distil
 
 pytestmark = [pytest.mark.optax, pytest.mark.run_once]
 

@@ -24,9 +24,11 @@ from sealed import (
     together,
 )
 
-from modellock_jax.vault import chunks, envelope, header, identity, recipients, tensors
+from modellock_jax.vault import tensors
 from modellock_jax.vault.errors import Tampered, Unreadable, WrongKey
-from modellock_jax.vault.recipients import Passphrase
+from modellock_jax.vault.keys import identity
+from modellock_jax.vault.sealed import chunks, envelope, header, recipients
+from modellock_jax.vault.sealed.recipients import Passphrase
 
 RNG = np.random.default_rng(4)
 SHAPES = [(), (0,), (0, 3), (3, 0), (1,), (7, 5), (2, 3, 4), (1,) * 64]

@@ -11,9 +11,10 @@ from crash_worker import CHUNK, FOLDER, MANY, STEPS, TASKS, arrays, asking
 from safetensors.numpy import load_file
 from sealed import ALICE, BOB, MALLORY, adding, header_of, public, same
 
-from modellock_jax.vault import chunks, envelope, locked
 from modellock_jax.vault.errors import Unreadable, WrongKey
-from modellock_jax.vault.rewrite import journal_of, read_header, rewrite
+from modellock_jax.vault.locked import files as locked
+from modellock_jax.vault.sealed import chunks, envelope
+from modellock_jax.vault.sealed.rewrite import journal_of, read_header, rewrite
 
 KILLS = {"seal": 60, "lock": 40, "rewrap": 60, "rotate": 40, "grow": 40}
 KILLED = -9

@@ -15,10 +15,11 @@ import pytest
 from mutants import CHUNK, FAMILIES, REWRITTEN, Case, all_claims, base64_noise, cut
 from sealed import ALICE, OWNER, apart, body_of, public, same, some, together
 
-from modellock_jax.vault import chunks, envelope, files, header
+from modellock_jax.vault import files
 from modellock_jax.vault.errors import Tampered, WrongKey
-from modellock_jax.vault.recipients import Passphrase
-from modellock_jax.vault.rewrite import journal_of
+from modellock_jax.vault.sealed import chunks, envelope, header
+from modellock_jax.vault.sealed.recipients import Passphrase
+from modellock_jax.vault.sealed.rewrite import journal_of
 
 COUNT = 10_000
 FOLD = 4  # times the file's bytes

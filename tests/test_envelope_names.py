@@ -9,9 +9,10 @@ from commands import bad, good
 from safetensors.numpy import save_file
 from sealed import ALICE, BOB, MALLORY, OWNER, adding, apart, header_of, public, some, together
 
-from modellock_jax.vault import envelope, header, naming
 from modellock_jax.vault.errors import Tampered
-from modellock_jax.vault.rewrite import rewrite
+from modellock_jax.vault.issuing import naming
+from modellock_jax.vault.sealed import envelope, header
+from modellock_jax.vault.sealed.rewrite import rewrite
 
 OWNERS = [public(OWNER)]
 

@@ -11,8 +11,8 @@ import pytest
 from sealed import ALICE, BOB, MALLORY, OWNER, adding, apart, header_of, public, same, some
 from test_envelope_signed import swap_body
 
-from modellock_jax.vault import chunks, devices, envelope, header, rewrite
 from modellock_jax.vault.errors import Tampered
+from modellock_jax.vault.sealed import chunks, devices, envelope, header, rewrite
 
 sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 import vault_race

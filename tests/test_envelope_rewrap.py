@@ -24,10 +24,12 @@ from sealed import (
 )
 from test_envelope_signed import swap_body
 
-from modellock_jax.vault import chunks, envelope, header, identity, recipients, sources
+from modellock_jax.vault import sources
 from modellock_jax.vault.errors import Expired, Tampered, Unreadable, WrongKey
-from modellock_jax.vault.recipients import Passphrase
-from modellock_jax.vault.rewrite import head_of, journal_of, rewrite
+from modellock_jax.vault.keys import identity
+from modellock_jax.vault.sealed import chunks, envelope, header, recipients
+from modellock_jax.vault.sealed.recipients import Passphrase
+from modellock_jax.vault.sealed.rewrite import head_of, journal_of, rewrite
 
 
 @pytest.fixture

@@ -12,9 +12,10 @@ import safetensors.numpy
 from hidden import shows
 from sealed import ALICE, BOB, MALLORY, OWNER, apart, header_of, public, some, together
 
-from modellock_jax.vault import envelope, header, identity
 from modellock_jax.vault.errors import Expired, Tampered, WrongKey
-from modellock_jax.vault.recipients import Passphrase
+from modellock_jax.vault.keys import identity
+from modellock_jax.vault.sealed import envelope, header
+from modellock_jax.vault.sealed.recipients import Passphrase
 
 
 @pytest.fixture

@@ -19,8 +19,8 @@ from sealed import (
     together,
 )
 
-from modellock_jax.vault import chunks, envelope, header
 from modellock_jax.vault.errors import Expired, Tampered, WrongKey
+from modellock_jax.vault.sealed import chunks, envelope, header
 
 
 @pytest.fixture

@@ -98,7 +98,7 @@ def test_usage_is_one_sentence_whatever_was_typed(folder):
     assert run(folder).code in (0, 2)
 
 
-CATCHES = "import signal, os\nfrom modellock_jax.vault import envelope\n"
+CATCHES = "import signal, os\nfrom modellock_jax.vault.sealed import envelope\n"
 
 
 @pytest.mark.parametrize("name", ["TERM", "HUP", "INT", "QUIT", "USR1", "ALRM", "XCPU", "ABRT"])
@@ -123,7 +123,8 @@ def test_a_signal_that_is_ignored_stays_so(folder, tmp_path):
 
 def test_a_second_signal_while_the_first_unwinds_leaves_nothing(folder, tmp_path):
     setup = (
-        f"{CATCHES}from modellock_jax.vault import temporary, chunks\n"
+        f"{CATCHES}from modellock_jax.vault import temporary\n"
+        "from modellock_jax.vault.sealed import chunks\n"
         "def twice(*a, **k):\n"
         "    try:\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
@@ -138,7 +139,7 @@ def test_a_second_signal_while_the_first_unwinds_leaves_nothing(folder, tmp_path
 
 def test_a_signal_in_a_destructor_is_not_lost(folder, tmp_path):
     setup = (
-        f"{CATCHES}from modellock_jax.vault import chunks\n"
+        f"{CATCHES}from modellock_jax.vault.sealed import chunks\n"
         "class Odd:\n"
         "    def __del__(self):\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
@@ -160,7 +161,7 @@ def test_a_signal_after_the_file_is_written_does_not_undo_it(folder, tmp_path):
 
 def test_what_nobody_expected_is_one_line_without_secrets(folder):
     setup = (
-        "from modellock_jax.vault import envelope\n"
+        "from modellock_jax.vault.sealed import envelope\n"
         "def fails(*a, **k):\n"
         "    secret = 'HUSH'\n"
         "    raise KeyError(secret)\n"
@@ -170,7 +171,10 @@ def test_what_nobody_expected_is_one_line_without_secrets(folder):
     told = run(folder, "open", "m.sealed", "x", *KEY, setup=setup).told
     assert "itself: KeyError at cli/inputs.py:" in told
     assert "HUSH" not in told
-    deep = "from modellock_jax.vault import envelope\nf = lambda *a, **k: f()\nenvelope.open_sealed = f"
+    deep = (
+        "from modellock_jax.vault.sealed import envelope\n"
+        "f = lambda *a, **k: f()\nenvelope.open_sealed = f"
+    )
     bad(2, "RecursionError", folder, "open", "m.sealed", "x", *KEY, setup=deep)
     full = deep.replace("f = lambda *a, **k: f()", "def f(*a, **k): raise MemoryError")
     bad(2, "not enough memory", folder, "open", "m.sealed", "x", *KEY, setup=full)

@@ -12,8 +12,9 @@ from jax.experimental import io_callback
 
 import modellock_jax as ml
 from modellock_jax import data, models, train
-from modellock_jax.attacks import adversarial, evasion
-from modellock_jax.attacks.gradient_masking import gradient_masking
+from modellock_jax.attacks.evasion import adversarial
+from modellock_jax.attacks.evasion import methods as evasion
+from modellock_jax.attacks.evasion.gradient_masking import gradient_masking
 
 pytestmark = pytest.mark.run_once
 RNG = jax.random.key(7)

@@ -12,7 +12,7 @@ import pytest
 from table import CASES, bytes_of, forward, images, make_params
 
 import modellock_jax as ml
-from modellock_jax.schemes import SCHEMES, adv_params
+from modellock_jax.locks import SCHEMES, adv_params
 
 NAMES = [*SCHEMES, "deep_lock-256-leaf", "pixel_shuffle+deep_lock"]
 

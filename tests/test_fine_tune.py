@@ -8,9 +8,9 @@ import numpy as np
 import pytest
 
 import modellock_jax as ml
-from modellock_jax.attacks import localise
-from modellock_jax.attacks.fine_tune import VARIANTS, fine_tune, in_last_layer
-from modellock_jax.attacks.sweep import best_so_far, trial
+from modellock_jax.attacks.weights import localise
+from modellock_jax.attacks.weights.fine_tune import VARIANTS, fine_tune, in_last_layer
+from modellock_jax.attacks.weights.sweep import best_so_far, trial
 from modellock_jax.models import mlp, resnet
 from modellock_jax.study import run as runner
 from modellock_jax.study import sweep

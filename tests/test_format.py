@@ -15,25 +15,15 @@ from cryptography.exceptions import InvalidSignature, InvalidTag
 from safetensors.numpy import load, save
 from sealed import ALICE, BOB, OWNER, public, some
 
-from modellock_jax.vault import (
-    envelope,
-    header,
-    identity,
-    issuing,
-    key_text,
-    keys,
-    locked,
-    locked_format,
-    locked_sets,
-    recipients,
-    register,
-    revocation,
-    revocation_text,
-    rewrite,
-    sets,
-    share_files,
-    signed,
-)
+from modellock_jax.vault.issuing import copies as issuing
+from modellock_jax.vault.issuing import register, revocation, revocation_text, signed
+from modellock_jax.vault.keys import identity, share_files
+from modellock_jax.vault.keys import secret as keys
+from modellock_jax.vault.keys import text as key_text
+from modellock_jax.vault.locked import files as locked
+from modellock_jax.vault.locked import format as locked_format
+from modellock_jax.vault.locked import sets as locked_sets
+from modellock_jax.vault.sealed import envelope, header, recipients, rewrite, sets
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "format.md").read_text()

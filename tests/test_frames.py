@@ -13,21 +13,15 @@ from safetensors.numpy import save_file
 from sealed import ALICE, public, some
 
 from modellock_jax.cli import choosing
-from modellock_jax.vault import (
-    envelope,
-    frames,
-    identity,
-    issuing,
-    keys,
-    locked,
-    locked_sets,
-    recipients,
-    sets,
-    share_files,
-    shares,
-)
-from modellock_jax.vault.recipients import Passphrase
-from modellock_jax.vault.rewrite import rewrite
+from modellock_jax.vault import frames
+from modellock_jax.vault.issuing import copies as issuing
+from modellock_jax.vault.keys import identity, share_files, shares
+from modellock_jax.vault.keys import secret as keys
+from modellock_jax.vault.locked import files as locked
+from modellock_jax.vault.locked import sets as locked_sets
+from modellock_jax.vault.sealed import envelope, recipients, sets
+from modellock_jax.vault.sealed.recipients import Passphrase
+from modellock_jax.vault.sealed.rewrite import rewrite
 
 VAULT = tuple(str(Path(one.__file__).parent) for one in (frames, choosing, shamir_mnemonic))
 WORDS = "correct horse battery staple"

@@ -10,19 +10,13 @@ import independent_reader as reader
 import independent_records as records
 import pytest
 
-from modellock_jax.vault import (
-    envelope,
-    identity,
-    keys,
-    locked,
-    locked_sets,
-    register,
-    revocation,
-    sets,
-    share_files,
-    shares,
-)
-from modellock_jax.vault.recipients import Passphrase
+from modellock_jax.vault.issuing import register, revocation
+from modellock_jax.vault.keys import identity, share_files, shares
+from modellock_jax.vault.keys import secret as keys
+from modellock_jax.vault.locked import files as locked
+from modellock_jax.vault.locked import sets as locked_sets
+from modellock_jax.vault.sealed import envelope, sets
+from modellock_jax.vault.sealed.recipients import Passphrase
 
 GOLDEN = Path(__file__).parent / "golden"
 sys.path.insert(0, str(GOLDEN))

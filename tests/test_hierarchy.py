@@ -13,8 +13,8 @@ from hidden import RAW, SECRET, shows, told, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modellock_jax.vault import keys
-from modellock_jax.vault.keys import Origin, Secret
+from modellock_jax.vault.keys import secret as keys
+from modellock_jax.vault.keys.secret import Origin, Secret
 
 PATH = "acme/vision/alice/resnet18/conv1.kernel"
 

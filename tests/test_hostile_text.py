@@ -9,7 +9,11 @@ import pytest
 from commands import good, run, within
 from safetensors.numpy import save_file
 
-from modellock_jax.vault import header, keys, locked, locked_format, signed
+from modellock_jax.vault.issuing import signed
+from modellock_jax.vault.keys import secret as keys
+from modellock_jax.vault.locked import files as locked
+from modellock_jax.vault.locked import format as locked_format
+from modellock_jax.vault.sealed import header
 
 EVIL = "x\x1b]0;owned\x07\x1b[2J\n\rerror: none\u202egnp\u2028\x9b1m\u200b\x7f"
 NAME = EVIL.replace("\r", "")  # of a file
@@ -243,7 +247,7 @@ def test_beside_a_file(made, tmp_path):
 def test_a_traceback_and_a_library_error_are_escaped(made):
     """The class of an error, or its message, may come from a file too."""
     setup = (
-        "from modellock_jax.vault import envelope\n"
+        "from modellock_jax.vault.sealed import envelope\n"
         f"def fails(*a, **k): raise type('E' + chr(27), (Exception,), {{}})({EVIL!r})\n"
         "envelope.open_sealed = fails"
     )

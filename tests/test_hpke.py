@@ -17,7 +17,8 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-from modellock_jax.vault import identity, keys
+from modellock_jax.vault.keys import identity
+from modellock_jax.vault.keys import secret as keys
 
 VECTORS = json.loads((Path(__file__).parent / "hpke_vectors.json").read_text())
 AEADS = {2: AESGCM, 3: ChaCha20Poly1305}

@@ -20,10 +20,13 @@ from sealed import (
     together,
 )
 
-from modellock_jax.vault import envelope, header, identity, keys, register, revocation, signed
 from modellock_jax.vault.errors import Expired, Tampered, Unreadable, WrongKey
-from modellock_jax.vault.recipients import Passphrase, name_of
-from modellock_jax.vault.rewrite import rewrite
+from modellock_jax.vault.issuing import register, revocation, signed
+from modellock_jax.vault.keys import identity
+from modellock_jax.vault.keys import secret as keys
+from modellock_jax.vault.sealed import envelope, header
+from modellock_jax.vault.sealed.recipients import Passphrase, name_of
+from modellock_jax.vault.sealed.rewrite import rewrite
 
 CLASSIC = identity.public_key(ALICE, classic=True)
 

@@ -13,27 +13,23 @@ MODULES = {
     for file in PACKAGE.rglob("*.py")
 }
 # What each part may import of the package, beside itself.
-CORE = {"base", "bits", "compose", "layers", "masks"}
-TOOLS = {"adapters", "metrics", "models", "train", "data", "tfds_images", "tfds_stand_in"}
+TOOLS = {"data", "flax", "metrics", "models", "train"}
 MAY = {
-    "layers": set(),
-    "masks": set(),
-    "base": {"layers", "masks"},
-    "bits": {"base", "layers"},
-    "compose": {"base", "masks"},
+    "core": set(),
     "ciphers": set(),
-    "schemes": CORE | {"ciphers"},
-    "vault": CORE | {"schemes", "ciphers"},
-    **dict.fromkeys(TOOLS, CORE | TOOLS),
-    "attacks": CORE | TOOLS | {"schemes", "ciphers"},
-    "study": CORE | TOOLS | {"schemes", "attacks", ""},
-    "cli": {"study", "vault", ""},
-    "": CORE | {"schemes", "adapters"},
+    "locks": {"core", "ciphers"},
+    "vault": {"core", "locks", "ciphers"},
+    **dict.fromkeys(TOOLS, {"core"} | TOOLS),
+    "attacks": {"core", "locks", "ciphers"} | TOOLS,
+    "study": {"core", "locks", "attacks", ""} | TOOLS,
+    "bench": {"core", "locks", "ciphers", "attacks", "study", ""} | TOOLS,
+    "cli": {"study", "bench", "vault", ""},
+    "": set(),
 }
 
 
 def part(module: str) -> str:
-    """`modellock_jax.schemes.sign` belongs to `schemes`; the package itself to ``."""
+    """`modellock_jax.locks.sign` belongs to `locks`; the package itself to ``."""
     return [*module.split("."), ""][1].replace("__init__", "")
 
 
@@ -98,7 +94,8 @@ def test_the_package_costs_less_than_a_second_beyond_jax():
 
 
 def test_who_only_keeps_files_need_not_wait_for_jax():
-    probe = "import sys, modellock_jax.cli, modellock_jax.vault.locked; print('jax' in sys.modules)"
+    modules = "modellock_jax.cli, modellock_jax.vault.locked.files"
+    probe = f"import sys, {modules}; print('jax' in sys.modules)"
     run = subprocess.run([sys.executable, "-c", probe], capture_output=True, text=True, check=True)
     assert run.stdout == "False\n"
 
@@ -106,6 +103,6 @@ def test_who_only_keeps_files_need_not_wait_for_jax():
 def test_every_public_name_is_there():
     import modellock_jax as ml
 
-    assert set(ml.__all__) == set(ml._HOME) <= set(dir(ml))
-    with pytest.raises(AttributeError, match="has no attribute 'deep_log'"):
+    assert set(ml.__all__) <= set(dir(ml))
+    with pytest.raises(AttributeError, match="No modellock_jax attribute deep_log"):
         _ = ml.deep_log

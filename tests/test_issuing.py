@@ -9,9 +9,13 @@ from commands import bad, good
 from safetensors.numpy import load_file, save_file
 from sealed import BOB, MALLORY, OWNER, public, same, some
 
-from modellock_jax.vault import identity, issuing, keys, locked, register, revocation
 from modellock_jax.vault.errors import Expired, Unreadable, WrongKey
-from modellock_jax.vault.issuing import issue
+from modellock_jax.vault.issuing import copies as issuing
+from modellock_jax.vault.issuing import register, revocation
+from modellock_jax.vault.issuing.copies import issue
+from modellock_jax.vault.keys import identity
+from modellock_jax.vault.keys import secret as keys
+from modellock_jax.vault.locked import files as locked
 
 
 @pytest.fixture

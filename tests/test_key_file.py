@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from hidden import RAW, SECRET, shows, told
 
-from modellock_jax.vault import keys
+from modellock_jax.vault.keys import secret as keys
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ def test_a_failed_sync_of_the_directory_leaves_the_whole_key(tmp_path, monkeypat
 def test_a_killed_process_leaves_no_target(tmp_path):
     """No cleaning up: the process ends between the write and the publication."""
     script = (
-        "import os, sys; from modellock_jax.vault import keys\n"
+        "import os, sys; from modellock_jax.vault.keys import secret as keys\n"
         "os.link = lambda *args: os._exit(9)\n"
         "keys.save(keys.generate(), sys.argv[1])"
     )

@@ -12,8 +12,8 @@ from hidden import RAW, SECRET, SECRET_64, shows, told, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modellock_jax.vault import keys
-from modellock_jax.vault.keys import Secret
+from modellock_jax.vault.keys import secret as keys
+from modellock_jax.vault.keys.secret import Secret
 
 GOOD: dict[str, Any] = {
     "format": "modellock-jax key",

@@ -10,8 +10,8 @@ from jax import lax
 from ridge import HIDDEN, accuracy, digits, forward, images, opened, owner
 
 import modellock_jax as ml
-from modellock_jax.attacks import key_search as search
-from modellock_jax.attacks import permutation_search, sign_algebra, sign_search
+from modellock_jax.attacks.keys import key_search as search
+from modellock_jax.attacks.keys import permutation_search, sign_algebra, sign_search
 
 pytestmark = pytest.mark.run_once
 

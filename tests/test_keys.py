@@ -18,10 +18,11 @@ import pytest
 from hidden import RAW, SECRET, SECRET_64, shows, told
 
 import modellock_jax as ml
-from modellock_jax import base
 from modellock_jax.ciphers import chacha
-from modellock_jax.vault import identity, keys
-from modellock_jax.vault.keys import KeySource, Secret
+from modellock_jax.core import lock as base
+from modellock_jax.vault.keys import identity
+from modellock_jax.vault.keys import secret as keys
+from modellock_jax.vault.keys.secret import KeySource, Secret
 
 
 def hkdf(raw: bytes, length: int, *parts: str) -> bytes:

@@ -12,9 +12,9 @@ from test_locked_files import ALICE
 
 import modellock_jax as ml
 from modellock_jax import attacks
-from modellock_jax.base import paths
+from modellock_jax.core.lock import paths
 from modellock_jax.study.store import Store
-from modellock_jax.vault import locked
+from modellock_jax.vault.locked import files as locked
 
 PARAMS = {
     "dense": {"kernel": random_bits(jax.random.key(0), (16, 8), "float32"), "bias": jnp.ones(8)},
@@ -180,7 +180,7 @@ def test_flat_names_and_names_with_dots_stay_what_they_are():
 
 
 def test_leaves_whose_names_hash_alike_are_refused(monkeypatch):
-    from modellock_jax.schemes import stream_lock
+    from modellock_jax.locks import stream_lock
 
     monkeypatch.setattr(stream_lock, "leaf_nonce", lambda path: np.array([1, 2], np.uint32))
     with pytest.raises(ValueError, match="the leaves `a` and `b` would share a key stream"):

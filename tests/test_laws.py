@@ -10,9 +10,9 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 from table import CASES, forward, images, loss, make_params, same_bits
 
 import modellock_jax as ml
-from modellock_jax.bits import stack
-from modellock_jax.schemes import SCHEMES
-from modellock_jax.vault.keys import Secret
+from modellock_jax.core.bits import stack
+from modellock_jax.locks import SCHEMES
+from modellock_jax.vault.keys.secret import Secret
 
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
 both_ways = pytest.mark.parametrize("way", ["jit", "eager"])

@@ -11,7 +11,7 @@ from modellock_jax import models
 from modellock_jax.attacks import table
 from modellock_jax.attacks.table import ATTACKS
 from modellock_jax.cli import main
-from modellock_jax.schemes import SCHEMES
+from modellock_jax.locks import SCHEMES
 from modellock_jax.study import attack_figures, league
 from modellock_jax.study.config import Config, make_lock
 from modellock_jax.study.figures import save_figures

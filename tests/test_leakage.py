@@ -8,7 +8,7 @@ from ridge import accuracy, digits, forward, owner
 
 import modellock_jax as ml
 from modellock_jax.attacks.attack import sanitise
-from modellock_jax.attacks.leakage import (
+from modellock_jax.attacks.weights.leakage import (
     average_copies,
     compare_copies,
     fine_tune_under_key,

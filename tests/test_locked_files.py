@@ -12,8 +12,9 @@ from safetensors.numpy import load_file, save_file
 from sealed import ALICE, BOB, same
 
 import modellock_jax as ml
-from modellock_jax.vault import checkpoint, locked, tensors
+from modellock_jax.vault import checkpoint, tensors
 from modellock_jax.vault.errors import Tampered, Unreadable, WrongKey
+from modellock_jax.vault.locked import files as locked
 
 SCHEMES = ("stream_lock", "deep_lock", "deep_lock(key_bits=256,restart='leaf')+stream_lock")
 

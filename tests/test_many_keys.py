@@ -11,9 +11,9 @@ from table import DTYPES, LOCKS
 from values import bits, same, values
 
 import modellock_jax as ml
-from modellock_jax.bits import to_uint
+from modellock_jax.core.bits import to_uint
+from modellock_jax.locks import adv_params
 from modellock_jax.metrics import over_keys
-from modellock_jax.schemes import adv_params
 
 KEYS = 1000
 

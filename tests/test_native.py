@@ -13,7 +13,7 @@ from table import bytes_of, random_bits
 
 import modellock_jax as ml
 from modellock_jax.ciphers import aes, native
-from modellock_jax.schemes.stream_lock import in_jax
+from modellock_jax.locks.stream_lock import in_jax
 
 module = pytest.importorskip("modellock_jax_native")
 

@@ -7,7 +7,9 @@ from commands import bad, good
 from safetensors.numpy import save_file
 from sealed import ALICE, BOB, public, some
 
-from modellock_jax.vault import header, identity, keys
+from modellock_jax.vault.keys import identity
+from modellock_jax.vault.keys import secret as keys
+from modellock_jax.vault.sealed import header
 
 
 @pytest.fixture

@@ -95,7 +95,7 @@ def test_every_package_that_is_imported_is_declared():
 
 def test_core_needs_no_more_than_is_declared():
     core = names(PROJECT["dependencies"])
-    for part in ("vault", "schemes", "ciphers", "attacks", "cli"):
+    for part in ("vault", "locks", "ciphers", "attacks", "cli"):
         foreign = set(imported(ROOT / "modellock_jax" / part)) - sys.stdlib_module_names - OPTIONAL
         used = {canonicalize_name(DISTRIBUTION.get(name, name)) for name in foreign}
         assert used - {"modellock-jax", "shamir-mnemonic"} <= core, part
@@ -109,7 +109,7 @@ def test_bounds_in_messages_are_those_that_are_declared():
 
 
 def test_the_vault_says_that_it_needs_posix():
-    code = "import os; os.name = 'nt'; import modellock_jax.vault.keys"
+    code = "import os; os.name = 'nt'; import modellock_jax.vault.keys.secret"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
     assert ran.returncode == 1
     assert "ImportError: modellock_jax.vault needs a POSIX system" in ran.stderr.splitlines()[-1]

@@ -9,9 +9,9 @@ import pytest
 
 import modellock_jax as ml
 from modellock_jax.ciphers.wide import Wide
-from modellock_jax.schemes.places import place_of
-from modellock_jax.schemes.rows import number_of, stretch_of
-from modellock_jax.schemes.shards import Part
+from modellock_jax.core.shards import Part
+from modellock_jax.locks._places import place_of
+from modellock_jax.locks._rows import number_of, stretch_of
 
 # Whole shape, bytes of an entry, parts along each axis: the first two were wrong once, at 256 GiB and
 # in the product of an axis of odd rows.

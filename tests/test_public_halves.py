@@ -8,8 +8,11 @@ from hidden import SECRET, shows, write
 from safetensors.numpy import save_file
 from sealed import ALICE, BOB, MALLORY, OWNER, public, some
 
-from modellock_jax.vault import identity, keys, register, revocation, share_files, shares, texts
+from modellock_jax.vault import texts
 from modellock_jax.vault.errors import Unreadable
+from modellock_jax.vault.issuing import register, revocation
+from modellock_jax.vault.keys import identity, share_files, shares
+from modellock_jax.vault.keys import secret as keys
 
 CLASSIC = identity.public_key(ALICE, classic=True)
 

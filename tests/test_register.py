@@ -12,8 +12,9 @@ import pytest
 from register_worker import COPY, add, file_of
 from sealed import ALICE, BOB, MALLORY, OWNER, public
 
-from modellock_jax.vault import identity, register, signed
 from modellock_jax.vault.errors import Tampered, Unreadable, WrongKey
+from modellock_jax.vault.issuing import register, signed
+from modellock_jax.vault.keys import identity
 
 
 def test_lines_follow_one_another(tmp_path):

@@ -9,9 +9,11 @@ from crash_worker import asking
 from register_worker import TASKS, file_of
 from sealed import ALICE, OWNER, public
 
-from modellock_jax.vault import issuing, keys, register, revocation
 from modellock_jax.vault.errors import Unreadable
-from modellock_jax.vault.locked import load_locked
+from modellock_jax.vault.issuing import copies as issuing
+from modellock_jax.vault.issuing import register, revocation
+from modellock_jax.vault.keys import secret as keys
+from modellock_jax.vault.locked.files import load_locked
 
 KILLED = -9
 KILLS = {"first": 40, "add": 40, "revoke": 40}

@@ -11,8 +11,11 @@ from commands import bad, good
 from safetensors.numpy import load_file, save_file
 from sealed import ALICE, BOB, MALLORY, OWNER, for_two, public, refusing_bob, same, some
 
-from modellock_jax.vault import envelope, identity, keys, revocation, signed
 from modellock_jax.vault.errors import Tampered, Unreadable, WrongKey
+from modellock_jax.vault.issuing import revocation, signed
+from modellock_jax.vault.keys import identity
+from modellock_jax.vault.keys import secret as keys
+from modellock_jax.vault.sealed import envelope
 
 
 @pytest.fixture

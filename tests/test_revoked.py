@@ -8,10 +8,13 @@ import pytest
 from safetensors.numpy import save_file
 from sealed import ALICE, BOB, MALLORY, OWNER, adding, for_two, public, refusing_bob, same, some
 
-from modellock_jax.vault import envelope, identity, locked, revocation, signed
 from modellock_jax.vault.errors import Expired, Tampered, Unreadable, WrongKey
-from modellock_jax.vault.recipients import Passphrase, name_of
-from modellock_jax.vault.rewrite import read_header, rewrite
+from modellock_jax.vault.issuing import revocation, signed
+from modellock_jax.vault.keys import identity
+from modellock_jax.vault.locked import files as locked
+from modellock_jax.vault.sealed import envelope
+from modellock_jax.vault.sealed.recipients import Passphrase, name_of
+from modellock_jax.vault.sealed.rewrite import read_header, rewrite
 
 
 @pytest.fixture

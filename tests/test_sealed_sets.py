@@ -11,23 +11,18 @@ from commands import bad, good
 from safetensors.numpy import save_file
 from sealed import ALICE, BOB, MALLORY, OWNER, adding, public
 
-from modellock_jax.vault import (
-    checkpoint,
-    envelope,
-    header,
-    issuing,
-    keys,
-    locked_sets,
-    register,
-    sets,
-    writing,
-)
+from modellock_jax.vault import checkpoint
 from modellock_jax.vault.errors import Expired, Tampered, Unreadable, WrongKey
 from modellock_jax.vault.files import canonical
-from modellock_jax.vault.members import member_key as key_of
-from modellock_jax.vault.opened import SET
-from modellock_jax.vault.rewrite import read_header, rewrite
-from modellock_jax.vault.writing import Content
+from modellock_jax.vault.issuing import copies as issuing
+from modellock_jax.vault.issuing import register
+from modellock_jax.vault.keys import secret as keys
+from modellock_jax.vault.locked import sets as locked_sets
+from modellock_jax.vault.sealed import envelope, header, sets, writing
+from modellock_jax.vault.sealed.members import member_key as key_of
+from modellock_jax.vault.sealed.opened import SET
+from modellock_jax.vault.sealed.rewrite import read_header, rewrite
+from modellock_jax.vault.sealed.writing import Content
 
 OWNERS = [public(OWNER)]
 SHARDS = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]

@@ -9,8 +9,13 @@ import numpy as np
 import pytest
 
 import modellock_jax as ml
-from modellock_jax.attacks import localise
-from modellock_jax.attacks.selective import adv_params_descent, neutral_key, restore, selective
+from modellock_jax.attacks.weights import localise
+from modellock_jax.attacks.weights.selective import (
+    adv_params_descent,
+    neutral_key,
+    restore,
+    selective,
+)
 from modellock_jax.data import load
 from modellock_jax.models import Model
 from modellock_jax.train import fit, margin_loss

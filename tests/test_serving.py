@@ -14,10 +14,15 @@ from safetensors.numpy import load, save
 from sealed import ALICE, BOB, MALLORY, OWNER, public, same, some
 
 import modellock_jax as ml
-from modellock_jax.vault import checkpoint, envelope, issuing, keys, locked, revocation
+from modellock_jax.vault import checkpoint
 from modellock_jax.vault.errors import Expired, Tampered, Unreadable, WrongKey
-from modellock_jax.vault.locked import load_locked, lock_file, locked_info, unlock_file
-from modellock_jax.vault.serving import open_locked
+from modellock_jax.vault.issuing import copies as issuing
+from modellock_jax.vault.issuing import revocation
+from modellock_jax.vault.keys import secret as keys
+from modellock_jax.vault.locked import files as locked
+from modellock_jax.vault.locked.files import load_locked, lock_file, locked_info, unlock_file
+from modellock_jax.vault.locked.serving import open_locked
+from modellock_jax.vault.sealed import envelope
 
 SCHEMES = (
     "stream_lock", "deep_lock", "sign_flip(bits=8)+stream_lock",

@@ -9,9 +9,9 @@ from table import CASES, forward, images, make_params, random_bits, same_bits
 
 import modellock_jax as ml
 from modellock_jax import attacks
-from modellock_jax.attacks import evasion
-from modellock_jax.schemes.adv_params import layers_of
-from modellock_jax.schemes.shards import as_on_tpus
+from modellock_jax.attacks.evasion import methods as evasion
+from modellock_jax.core.shards import as_on_tpus
+from modellock_jax.locks.adv_params import layers_of
 
 pytestmark = pytest.mark.run_once
 RNG = jax.random.key(3)

@@ -12,8 +12,8 @@ from jax import NamedSharding, P
 from jax.sharding import AxisType
 from table import bytes_of, random_bits
 import modellock_jax as ml
-from modellock_jax.bits import to_uint
-from modellock_jax.schemes.stream_lock import in_jax
+from modellock_jax.core.bits import to_uint
+from modellock_jax.locks.stream_lock import in_jax
 
 NAMES = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter|collective-broadcast"
 COLLECTIVE = re.compile(f"= ([a-z0-9]+.[0-9,]*.)[^ ]* ({NAMES})(?:-start)?[(]")

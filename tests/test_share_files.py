@@ -20,8 +20,9 @@ from hypothesis import strategies as st
 from test_shares import clean, threes, words_of
 
 from modellock_jax.cli import main
-from modellock_jax.vault import keys, share_files, shares
 from modellock_jax.vault.errors import Tampered, Unreadable
+from modellock_jax.vault.keys import secret as keys
+from modellock_jax.vault.keys import share_files, shares
 
 
 @pytest.fixture(scope="module")
@@ -138,7 +139,7 @@ def test_a_failure_leaves_no_share(tmp_path, monkeypatch, step):
 def test_a_killed_process_leaves_no_folder(tmp_path):
     """No cleaning up: the process ends when all is written and has no name yet."""
     script = (
-        "import os, sys; from modellock_jax.vault import keys, share_files, shares\n"
+        "import os, sys; from modellock_jax.vault.keys import secret as keys, share_files, shares\n"
         "os.rename = lambda *args: os._exit(9)\n"
         "share_files.save(shares.split(keys.generate(), 2, 3), sys.argv[1])"
     )

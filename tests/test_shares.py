@@ -11,10 +11,10 @@ import pytest
 import shamir_mnemonic
 from hidden import RAW, SECRET, shows, told, write
 
-from modellock_jax.vault import share_files, shares
 from modellock_jax.vault.errors import Tampered, WrongKey
-from modellock_jax.vault.keys import Secret
-from modellock_jax.vault.recipients import Passphrase
+from modellock_jax.vault.keys import share_files, shares
+from modellock_jax.vault.keys.secret import Secret
+from modellock_jax.vault.sealed.recipients import Passphrase
 
 WORDS = Passphrase("correct horse")
 # SLIP-39, test vectors with 256-bit secrets, one group and the passphrase TREZOR: 20 and 23.

@@ -13,8 +13,8 @@ from jax import NamedSharding, P
 from table import bytes_of, random_bits, same_bits
 
 import modellock_jax as ml
-from modellock_jax.base import paths
-from modellock_jax.bits import stack
+from modellock_jax.core.bits import stack
+from modellock_jax.core.lock import paths
 
 pytestmark = pytest.mark.run_once
 EXAMPLES = int(os.environ.get("EXAMPLES", "8"))  # that hypothesis draws; many take long to compile

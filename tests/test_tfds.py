@@ -10,7 +10,8 @@ import tensorflow_datasets as tfds
 from PIL import Image
 from sets import check, encoded, examples, png, prepare
 
-from modellock_jax import data, tfds_images
+from modellock_jax import data
+from modellock_jax.data import _tfds as tfds_images
 from modellock_jax.data import load
 
 

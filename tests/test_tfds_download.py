@@ -13,7 +13,7 @@ import tensorflow_datasets as tfds
 from sets import check
 from tensorflow_datasets.core.utils import lazy_imports_utils
 
-from modellock_jax import tfds_images
+from modellock_jax.data import _tfds as tfds_images
 from modellock_jax.data import load
 
 

@@ -11,7 +11,7 @@ from jax import NamedSharding, P
 from jax.sharding import AxisType
 from table import bytes_of, random_bits
 import modellock_jax as ml
-from modellock_jax.schemes.shards import as_on_tpus
+from modellock_jax.core.shards import as_on_tpus
 
 NAMES = "all-gather|all-reduce|all-to-all|collective-permute|reduce-scatter|collective-broadcast"
 COLLECTIVE = re.compile(f"({NAMES})(?:-start)?[(]")

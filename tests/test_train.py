@@ -13,7 +13,7 @@ from table import same_bits
 import modellock_jax as ml
 from modellock_jax import metrics, models, train
 from modellock_jax.attacks.attack import run, sanitise
-from modellock_jax.attacks.fine_tune import fine_tune
+from modellock_jax.attacks.weights.fine_tune import fine_tune
 
 pytestmark = pytest.mark.run_once
 

@@ -9,8 +9,10 @@ import sys
 
 import pytest
 
-from modellock_jax.vault import files, keys, share_files, shares, temporary
+from modellock_jax.vault import files, temporary
 from modellock_jax.vault.files import creating, replacing
+from modellock_jax.vault.keys import secret as keys
+from modellock_jax.vault.keys import share_files, shares
 
 
 def mode(path):
@@ -165,7 +167,7 @@ def test_without_locks_it_says_so(tmp_path, monkeypatch, number):
         raise OSError(number, os.strerror(number))
 
     monkeypatch.setattr(files.fcntl, "flock", refused)
-    from modellock_jax.vault import register, revocation
+    from modellock_jax.vault.issuing import register, revocation
 
     with pytest.raises(OSError, match="has no locks"):
         revocation.revoke(tmp_path / "list", [keys.generate().id], keys.generate())

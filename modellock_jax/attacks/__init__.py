@@ -1,35 +1,38 @@
 """Attacks: what the attacker makes of a locked model without the key."""
 
 from modellock_jax.attacks.attack import Attack, run, run_seeds, run_shuffled, sanitise
-from modellock_jax.attacks.chosen_image import (
+from modellock_jax.attacks.evasion.gradient_masking import gradient_masking
+from modellock_jax.attacks.evasion.methods import apgd, expectation, fgsm, pgd, square, transfer
+from modellock_jax.attacks.keys.chosen_image import (
     chosen_images,
     pixel_shuffle_chosen_image,
     pixel_shuffle_known_pairs,
     pixel_shuffle_logit_oracle,
 )
-from modellock_jax.attacks.ciphertext_only import deep_lock_ciphertext_only
-from modellock_jax.attacks.distil import distil
-from modellock_jax.attacks.evasion import apgd, expectation, fgsm, pgd, square, transfer
-from modellock_jax.attacks.fine_tune import fine_tune
-from modellock_jax.attacks.gradient_masking import gradient_masking
-from modellock_jax.attacks.key_search import random_keys
-from modellock_jax.attacks.known_plaintext import deep_lock_base_model, deep_lock_known_plaintext
-from modellock_jax.attacks.leakage import (
+from modellock_jax.attacks.keys.ciphertext_only import deep_lock_ciphertext_only
+from modellock_jax.attacks.keys.key_search import random_keys
+from modellock_jax.attacks.keys.known_plaintext import (
+    deep_lock_base_model,
+    deep_lock_known_plaintext,
+)
+from modellock_jax.attacks.keys.oracle import sign_mask_oracle
+from modellock_jax.attacks.keys.permutation_search import anneal, hill_climb
+from modellock_jax.attacks.keys.relaxed_key import best_key, relaxed_key, relaxed_signs
+from modellock_jax.attacks.keys.relaxed_permutation import relaxed_permutation
+from modellock_jax.attacks.keys.sign_algebra import linear_flips
+from modellock_jax.attacks.keys.sign_search import coordinate_flips, genetic
+from modellock_jax.attacks.table import ATTACKS
+from modellock_jax.attacks.weights.distil import distil
+from modellock_jax.attacks.weights.fine_tune import fine_tune
+from modellock_jax.attacks.weights.leakage import (
     average_copies,
     compare_copies,
     fine_tune_under_key,
     sign_flip_known_plaintext,
     vote_copies,
 )
-from modellock_jax.attacks.oracle import sign_mask_oracle
-from modellock_jax.attacks.permutation_search import anneal, hill_climb
-from modellock_jax.attacks.relaxed_key import best_key, relaxed_key, relaxed_signs
-from modellock_jax.attacks.relaxed_permutation import relaxed_permutation
-from modellock_jax.attacks.selective import adv_params_descent, restore, selective
-from modellock_jax.attacks.sign_algebra import linear_flips
-from modellock_jax.attacks.sign_search import coordinate_flips, genetic
-from modellock_jax.attacks.stream_reuse import stream_reuse
-from modellock_jax.attacks.table import ATTACKS
+from modellock_jax.attacks.weights.selective import adv_params_descent, restore, selective
+from modellock_jax.attacks.weights.stream_reuse import stream_reuse
 
 __all__ = [
     "ATTACKS",

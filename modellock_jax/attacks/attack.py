@@ -8,7 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh
 
-from modellock_jax.base import Params
+from modellock_jax.core.lock import Params
 from modellock_jax.metrics import over_keys
 from modellock_jax.train import batches
 

@@ -8,28 +8,28 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from modellock_jax.attacks import localise
 from modellock_jax.attacks.attack import Attack, run_shuffled
-from modellock_jax.attacks.chosen_image import (
+from modellock_jax.attacks.keys.chosen_image import (
     chosen_images,
     pixel_shuffle_chosen_image,
     pixel_shuffle_logit_oracle,
 )
-from modellock_jax.attacks.ciphertext_only import deep_lock_ciphertext_only
-from modellock_jax.attacks.distil import distil
-from modellock_jax.attacks.fine_tune import fine_tune
-from modellock_jax.attacks.key_search import random_keys
-from modellock_jax.attacks.known_plaintext import deep_lock_known_plaintext
-from modellock_jax.attacks.oracle import sign_mask_oracle
-from modellock_jax.attacks.permutation_search import hill_climb
-from modellock_jax.attacks.relaxed_key import best_key, relaxed_key, relaxed_signs
-from modellock_jax.attacks.relaxed_permutation import relaxed_permutation
-from modellock_jax.attacks.selective import restore, selective
-from modellock_jax.attacks.sign_algebra import copies, corrected, keys_asked
-from modellock_jax.base import Key, Lock, Params, user_forward
+from modellock_jax.attacks.keys.ciphertext_only import deep_lock_ciphertext_only
+from modellock_jax.attacks.keys.key_search import random_keys
+from modellock_jax.attacks.keys.known_plaintext import deep_lock_known_plaintext
+from modellock_jax.attacks.keys.oracle import sign_mask_oracle
+from modellock_jax.attacks.keys.permutation_search import hill_climb
+from modellock_jax.attacks.keys.relaxed_key import best_key, relaxed_key, relaxed_signs
+from modellock_jax.attacks.keys.relaxed_permutation import relaxed_permutation
+from modellock_jax.attacks.keys.sign_algebra import copies, corrected, keys_asked
+from modellock_jax.attacks.weights import localise
+from modellock_jax.attacks.weights.distil import distil
+from modellock_jax.attacks.weights.fine_tune import fine_tune
+from modellock_jax.attacks.weights.selective import restore, selective
+from modellock_jax.core.lock import Key, Lock, Params, user_forward
+from modellock_jax.locks.deep_lock import deep_lock
+from modellock_jax.locks.sign import sign_mask
 from modellock_jax.models import Model
-from modellock_jax.schemes.deep_lock import deep_lock
-from modellock_jax.schemes.sign import sign_mask
 from modellock_jax.train import random_shift
 
 STEPS, BATCH, RATES = 300, 32, (1e-3, 5e-3)  # of the attacks that train

@@ -14,9 +14,10 @@ from modellock_jax.cli.choosing import (
     load_secret,
 )
 from modellock_jax.cli.inputs import Json, on_files, tell
-from modellock_jax.vault import keys, share_files, shares
-from modellock_jax.vault.recipients import Passphrase
-from modellock_jax.vault.shares import Share
+from modellock_jax.vault.keys import secret as keys
+from modellock_jax.vault.keys import share_files, shares
+from modellock_jax.vault.keys.shares import Share
+from modellock_jax.vault.sealed.recipients import Passphrase
 
 backup = typer.Typer(
     no_args_is_help=True, help="A key in shares: any k of n restore it, fewer tell nothing."

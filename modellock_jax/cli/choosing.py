@@ -10,13 +10,14 @@ from typing import Annotated, NamedTuple
 import typer
 
 from modellock_jax.cli import paths, streams
-from modellock_jax.vault import keys, recipients
 from modellock_jax.vault.errors import Unreadable, VaultError, WrongKey
 from modellock_jax.vault.files import printable
 from modellock_jax.vault.frames import clears_frames
-from modellock_jax.vault.header_fields import Header
-from modellock_jax.vault.keys import Secret
-from modellock_jax.vault.recipients import Passphrase, Unlocker
+from modellock_jax.vault.keys import secret as keys
+from modellock_jax.vault.keys.secret import Secret
+from modellock_jax.vault.sealed import recipients
+from modellock_jax.vault.sealed.header_fields import Header
+from modellock_jax.vault.sealed.recipients import Passphrase, Unlocker
 
 KEY = "MODELLOCK_KEY"
 PASSPHRASE = "MODELLOCK_PASSPHRASE"

@@ -6,12 +6,17 @@ from typing import Any
 from modellock_jax.cli.choosing import Choice
 from modellock_jax.cli.heads import told_of_head
 from modellock_jax.cli.inputs import progress, show, tell
-from modellock_jax.vault import file_schemes, folders, identity, locked_sets, naming, rewrite, sets
+from modellock_jax.vault import folders
 from modellock_jax.vault.errors import Unreadable
-from modellock_jax.vault.identity import PublicKey
-from modellock_jax.vault.keys import Secret
-from modellock_jax.vault.opened import BYTES
-from modellock_jax.vault.sets import Member, OpenedSet
+from modellock_jax.vault.issuing import naming
+from modellock_jax.vault.keys import identity
+from modellock_jax.vault.keys.identity import PublicKey
+from modellock_jax.vault.keys.secret import Secret
+from modellock_jax.vault.locked import file_schemes
+from modellock_jax.vault.locked import sets as locked_sets
+from modellock_jax.vault.sealed import rewrite, sets
+from modellock_jax.vault.sealed.opened import BYTES
+from modellock_jax.vault.sealed.sets import Member, OpenedSet
 
 SHOWN = 20  # paths that a line names
 

@@ -2,8 +2,9 @@
 
 from typing import Any
 
-from modellock_jax.vault import header, naming, recipients
-from modellock_jax.vault.header_fields import Header
+from modellock_jax.vault.issuing import naming
+from modellock_jax.vault.sealed import header, recipients
+from modellock_jax.vault.sealed.header_fields import Header
 
 
 def told_of_head(made: Header, kind: str, size: int) -> tuple[list[str], dict[str, Any]]:

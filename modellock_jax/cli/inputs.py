@@ -12,11 +12,12 @@ from typing import Annotated, Any
 import typer
 
 from modellock_jax.cli import choosing, paths, streams
-from modellock_jax.vault import identity, recipients
 from modellock_jax.vault.errors import Unreadable, VaultError
 from modellock_jax.vault.files import printable
-from modellock_jax.vault.identity import PublicKey
-from modellock_jax.vault.keys import Secret
+from modellock_jax.vault.keys import identity
+from modellock_jax.vault.keys.identity import PublicKey
+from modellock_jax.vault.keys.secret import Secret
+from modellock_jax.vault.sealed import recipients
 
 To = Annotated[
     list[Path],

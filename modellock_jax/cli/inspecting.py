@@ -11,17 +11,11 @@ from modellock_jax.cli.app import app
 from modellock_jax.cli.heads import told_of_head
 from modellock_jax.cli.inputs import Json, on_files, show
 from modellock_jax.cli.paths import In
-from modellock_jax.vault import (
-    envelope,
-    header,
-    kinds,
-    locked_format,
-    rewrite,
-    sources,
-    tensors,
-)
+from modellock_jax.vault import kinds, sources, tensors
 from modellock_jax.vault.errors import Unreadable
 from modellock_jax.vault.files import printable
+from modellock_jax.vault.locked import format as locked_format
+from modellock_jax.vault.sealed import envelope, header, rewrite
 from modellock_jax.vault.sources import Reader
 from modellock_jax.vault.texts import encoding_fault
 from modellock_jax.vault.texts import kind as kind_of_text

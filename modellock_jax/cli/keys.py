@@ -9,7 +9,8 @@ from modellock_jax.cli import paths
 from modellock_jax.cli.app import app
 from modellock_jax.cli.choosing import load_secret
 from modellock_jax.cli.inputs import Json, on_files, tell
-from modellock_jax.vault import identity, keys
+from modellock_jax.vault.keys import identity
+from modellock_jax.vault.keys import secret as keys
 
 
 @app.command()

@@ -27,7 +27,7 @@ def lock(
     as_json: Json = False,
 ) -> None:
     """Lock the tensors of a safetensors file; names, shapes and types stay in the open: see seal."""
-    from modellock_jax.vault import locked
+    from modellock_jax.vault.locked import files as locked
 
     secret = Choice(key).first()
     if paths.is_folder(source):
@@ -61,7 +61,7 @@ def unlock(
     as_json: Json = False,
 ) -> None:
     """Give back the file that was locked, to the bit, or say why not."""
-    from modellock_jax.vault import locked
+    from modellock_jax.vault.locked import files as locked
 
     choice = Choice(key)
     if paths.is_folder(source):

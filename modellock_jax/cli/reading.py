@@ -11,7 +11,8 @@ from modellock_jax.cli import streams
 from modellock_jax.cli.app import app
 from modellock_jax.cli.choosing import default_key_file
 from modellock_jax.cli.inputs import Json, show
-from modellock_jax.vault import recipients, temporary, threats
+from modellock_jax.vault import temporary, threats
+from modellock_jax.vault.sealed import recipients
 
 
 @app.command()
@@ -64,7 +65,9 @@ def _imports(module: str, source: str = "") -> str:
 
 
 def _works(what: str) -> str:
-    from modellock_jax.vault import files, identity, keys
+    from modellock_jax.vault import files
+    from modellock_jax.vault.keys import identity
+    from modellock_jax.vault.keys import secret as keys
 
     try:
         if what == "mlkem768":

@@ -21,8 +21,9 @@ from modellock_jax.cli.inputs import (
     signers,
     tell,
 )
-from modellock_jax.vault import recipients, rewrite, threats
-from modellock_jax.vault.header_fields import Header
+from modellock_jax.vault import threats
+from modellock_jax.vault.sealed import recipients, rewrite
+from modellock_jax.vault.sealed.header_fields import Header
 
 people = typer.Typer(no_args_is_help=True, help="Who can open a sealed file.")
 app.add_typer(people, name="recipients")

@@ -180,7 +180,7 @@ def bench(
     Under 10 minutes on 2 cores. Everything is measured side by side in one run; a missed target is
     printed as missed and does not change the exit code.
     """
-    from modellock_jax.study import bench as benches
+    from modellock_jax.bench import run as benches
     from modellock_jax.study import report
 
     parts = only or []

@@ -28,10 +28,11 @@ from modellock_jax.cli.inputs import (
     tell,
 )
 from modellock_jax.cli.paths import Force, In, Out
-from modellock_jax.vault import envelope, naming
-from modellock_jax.vault.header_fields import Header
-from modellock_jax.vault.identity import PublicKey
-from modellock_jax.vault.opened import BYTES
+from modellock_jax.vault.issuing import naming
+from modellock_jax.vault.keys.identity import PublicKey
+from modellock_jax.vault.sealed import envelope
+from modellock_jax.vault.sealed.header_fields import Header
+from modellock_jax.vault.sealed.opened import BYTES
 
 Expires = Annotated[
     str, typer.Option("--expires", help="A date, as 2027-01-31, after which it is not opened.")

@@ -4,7 +4,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from modellock_jax.vault import identity, keys, register, revocation, share_files
+from modellock_jax.vault.issuing import register, revocation
+from modellock_jax.vault.keys import identity, share_files
+from modellock_jax.vault.keys import secret as keys
 
 Told = tuple[list[str], dict[str, Any]]  # for people, and for programs
 

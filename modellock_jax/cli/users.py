@@ -18,9 +18,11 @@ from modellock_jax.cli.inputs import (
     tell,
 )
 from modellock_jax.cli.paths import In
-from modellock_jax.vault import identity, register, revocation, threats
+from modellock_jax.vault import threats
 from modellock_jax.vault.errors import VaultError
-from modellock_jax.vault.keys import Secret
+from modellock_jax.vault.issuing import register, revocation
+from modellock_jax.vault.keys import identity
+from modellock_jax.vault.keys.secret import Secret
 
 book = typer.Typer(no_args_is_help=True, help="Who has which copy, under which key.")
 app.add_typer(book, name="register")
@@ -48,7 +50,7 @@ def issue(
 
     Of a folder each gets a locked set, USER.KEYID.set.
     """
-    from modellock_jax.vault import issuing
+    from modellock_jax.vault.issuing import copies as issuing
 
     secret = _signer(key, book, register.read)
     with paths.reading(source) as given:

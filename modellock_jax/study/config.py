@@ -8,8 +8,8 @@ import json
 from typing import Any
 
 import modellock_jax
-from modellock_jax.base import Lock
-from modellock_jax.schemes import SCHEMES
+from modellock_jax.core.lock import Lock
+from modellock_jax.locks import SCHEMES
 
 DEFAULT_LOCKS = (
     "pixel_shuffle",

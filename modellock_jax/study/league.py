@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 
 from modellock_jax.attacks.table import ATTACKS, Case
-from modellock_jax.base import Key, Params, user_forward
+from modellock_jax.core.lock import Key, Params, user_forward
 from modellock_jax.metrics import score
 from modellock_jax.study.config import Config
 from modellock_jax.study.measures import MEASURES, Locked, agreement

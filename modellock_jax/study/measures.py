@@ -9,10 +9,10 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from modellock_jax.attacks import localise
-from modellock_jax.base import Key, Params, user_forward
+from modellock_jax.attacks.weights import localise
+from modellock_jax.core.lock import Key, Params, user_forward
+from modellock_jax.locks import SCHEMES
 from modellock_jax.metrics import over_keys, score
-from modellock_jax.schemes import SCHEMES
 from modellock_jax.study.subjects import Bench, Subject, rng_for
 
 CHANGES, DRAWS, IMAGES = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256), 8, 2000

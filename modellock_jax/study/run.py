@@ -11,13 +11,13 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from modellock_jax.adapters import sites
 from modellock_jax.attacks.attack import run as run_attack
-from modellock_jax.attacks.fine_tune import fine_tune
-from modellock_jax.base import Key, Lock, Params, owner_forward, user_forward
-from modellock_jax.bits import to_uint
+from modellock_jax.attacks.weights.fine_tune import fine_tune
+from modellock_jax.core.bits import to_uint
+from modellock_jax.core.lock import Key, Lock, Params, owner_forward, user_forward
+from modellock_jax.flax import sites
+from modellock_jax.locks import SCHEMES
 from modellock_jax.metrics import Score, score
-from modellock_jax.schemes import SCHEMES
 from modellock_jax.study.config import Config
 from modellock_jax.study.processes import ALONE, Part, wait
 from modellock_jax.study.store import Store

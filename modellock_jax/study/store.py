@@ -14,7 +14,7 @@ import jax
 import jax.numpy as jnp
 from safetensors.flax import load_file, save
 
-from modellock_jax.base import Params, paths
+from modellock_jax.core.lock import Params, paths
 from modellock_jax.study.config import Config
 from modellock_jax.study.processes import ALONE, Part, wait
 

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from modellock_jax.base import Lock, Params
+from modellock_jax.core.lock import Lock, Params
 from modellock_jax.data import Data, load
 from modellock_jax.metrics import Score, score
 from modellock_jax.models import MODELS, Model

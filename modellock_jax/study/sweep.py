@@ -10,10 +10,10 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from modellock_jax.attacks.fine_tune import VARIANTS, Variant
-from modellock_jax.attacks.localise import MANY, shared_margin
-from modellock_jax.attacks.sweep import OPTIMIZERS, RATES, Trial, best_so_far, trial
-from modellock_jax.base import Params, user_forward
+from modellock_jax.attacks.weights.fine_tune import VARIANTS, Variant
+from modellock_jax.attacks.weights.localise import MANY, shared_margin
+from modellock_jax.attacks.weights.sweep import OPTIMIZERS, RATES, Trial, best_so_far, trial
+from modellock_jax.core.lock import Params, user_forward
 from modellock_jax.metrics import score
 from modellock_jax.study import league
 from modellock_jax.study.config import Config

@@ -8,11 +8,11 @@ from typing import Any
 import jax
 import numpy as np
 
-from modellock_jax.base import Params, paths
+from modellock_jax.core.lock import Params, paths
 from modellock_jax.vault import sources, tensors
-from modellock_jax.vault.envelope import directory_of
 from modellock_jax.vault.errors import Unreadable
 from modellock_jax.vault.files import need_directory
+from modellock_jax.vault.sealed.envelope import directory_of
 
 
 def to_names(params: Params) -> dict[str, np.ndarray]:

@@ -9,9 +9,9 @@ from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
 from modellock_jax.vault import sources, temporary
-from modellock_jax.vault.envelope import directory_of
 from modellock_jax.vault.errors import Unreadable
 from modellock_jax.vault.files import need_directory, printable, strict_json, sync_directory
+from modellock_jax.vault.sealed.envelope import directory_of
 
 INDEX = ".safetensors.index.json"
 LONGEST_INDEX, LONGEST_PATH, MOST_FILES = 2**26, 1000, 50_000

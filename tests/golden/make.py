@@ -14,26 +14,16 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from modellock_jax.vault import (
-    envelope,
-    header,
-    identity,
-    issuing,
-    key_text,
-    keys,
-    locked,
-    locked_format,
-    locked_sets,
-    recipients,
-    register,
-    revocation,
-    revocation_text,
-    sets,
-    share_files,
-    shares,
-    signed,
-    tensors,
-)
+from modellock_jax.vault import tensors
+from modellock_jax.vault.issuing import copies as issuing
+from modellock_jax.vault.issuing import register, revocation, revocation_text, signed
+from modellock_jax.vault.keys import identity, share_files, shares
+from modellock_jax.vault.keys import secret as keys
+from modellock_jax.vault.keys import text as key_text
+from modellock_jax.vault.locked import files as locked
+from modellock_jax.vault.locked import format as locked_format
+from modellock_jax.vault.locked import sets as locked_sets
+from modellock_jax.vault.sealed import envelope, header, recipients, sets
 
 HERE = Path(__file__).parent
 CHAIN = "sign_flip(bits=8)+deep_lock(key_bits=256)+stream_lock"

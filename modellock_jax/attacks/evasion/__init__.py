@@ -1,0 +1,1 @@
+"""Attacks by images that are moved a little until the model errs."""

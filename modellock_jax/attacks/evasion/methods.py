@@ -1,0 +1,267 @@
+"""Adversarial examples: images moved by at most `eps` in every pixel so that a model errs.
+
+Every attack takes a classifier `f(x) -> logits`, images x `[B, H, W, C]` in [0, 1], labels y int
+`[B]` and `eps`, a scalar that may be traced: `vmap` over it gives a whole curve. All are pure; jit
+them with `f` closed over. What the attacker knows of a lock is in his `f`::
+
+    lambda x: user_forward(lock, forward)(key, locked, x)           # the key is known
+    lambda x: forward(locked, x)                                    # unknown: then `transfer`
+    expectation(lambda key, x: user(key, locked, x), random_keys)   # unknown: averaged over keys
+
+Logits may have a leading axis of keys, `[K, B, classes]`: losses and gradients are means over it.
+A non-finite logit counts as an error, a non-finite gradient as zero.
+
+Images outside [0, 1], labels that are no class and an `eps` outside (0, 1] are refused: there the answer
+would overstate robustness. Inside `jit`, where values cannot be seen, the answer is NaN.
+"""
+
+from collections.abc import Callable
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import lax
+
+from modellock_jax.attacks.evasion.adversarial import (
+    Classifier,
+    Evasion,
+    Point,
+    ball,
+    best_of,
+    check,
+    choose,
+    cross_entropy,
+    dlr,
+    in_range,
+    judge_by,
+    like,
+    look_by,
+    margin,
+    result,
+    start_at,
+    unseen,
+)
+from modellock_jax.core.lock import Key
+
+
+def expectation(f: Callable[[Key, jax.Array], jax.Array], keys: Key) -> Classifier:
+    """`f(key, x)` under many keys, a tree `[K, ...]`: a classifier with logits `[K, B, classes]`.
+
+    An attack on it follows the gradient's mean over the keys. Keys may be PRNG keys, for a defence
+    that is random itself. One key whose logits are not finite spoils the mean: sanitise before.
+
+    Threat model: the attacker has the locked weights and the scheme, not the key, and draws keys.
+
+    Source: expectation over transformation, Athalye et al. (2018).
+    """
+    return lambda x: jax.vmap(lambda key: f(key, x))(keys)
+
+
+def fgsm(f: Classifier, x: jax.Array, y: jax.Array, eps: Any) -> Evasion:
+    """One step of length `eps` along the sign of the cross-entropy's gradient.
+
+    The module says what the arguments are; `pgd` says the rest.
+
+    Source: Goodfellow et al. (2015).
+    """
+    return pgd(f, x, y, eps, steps=1, step_size=eps)
+
+
+def pgd(
+    f: Classifier,
+    x: jax.Array,
+    y: jax.Array,
+    eps: Any,
+    rng: jax.Array | None = None,
+    *,
+    steps: int = 40,
+    step_size: Any = None,
+) -> Evasion:
+    """Projected gradient descent in the L-infinity ball, on the cross-entropy.
+
+    Starts at a random point of the ball, or with `rng=None` at the image itself. `step_size`
+    defaults to 2.5 eps / steps. Raises `ValueError` for `steps` below 1, or images, labels or `eps` that
+    do not fit, `TypeError` for other dtypes.
+
+    Threat model: whoever can differentiate `f`; see the module.
+
+    **Guarantees.** The images are in [0, 1] and within `eps` of x up to rounding; of all points
+    visited each image's is one that fools most keys, and of those the one of highest loss. So what
+    fewer steps of the same size find, more steps find too.
+
+    Source: Madry et al. (2018).
+
+    >>> import jax, jax.numpy as jnp
+    >>> x, y = jnp.full((2, 1, 1, 1), 0.5), jnp.array([0, 1])
+    >>> def f(x):
+    ...     return jnp.concatenate([0.6 - x, x - 0.6], -1).reshape(-1, 2)
+    >>> [jax.jit(lambda eps: pgd(f, x, y, eps))(eps).robust.tolist() for eps in (0.05, 0.2)]
+    [[1.0, 0.0], [0.0, 0.0]]
+    """
+    sound = check(f, x, y, eps, steps)
+    look, judge, near = look_by(f, y, cross_entropy), judge_by(f, y, cross_entropy), ball(x, eps)
+    size = 2.5 * eps / steps if step_size is None else step_size
+
+    def step(carry: tuple[jax.Array, Point], _: None) -> tuple[tuple[jax.Array, Point], None]:
+        here = look(carry[0])
+        return (near(here.x + size * here.direction), best_of(here, carry[1])), None
+
+    start = start_at(x, eps, rng), unseen(x, judge(x)[1])
+    (_, best), _ = lax.scan(step, start, length=steps + 1)
+    return result(best.x, best.fooled, sound)
+
+
+def apgd(
+    f: Classifier,
+    x: jax.Array,
+    y: jax.Array,
+    eps: Any,
+    rng: jax.Array | None = None,
+    *,
+    steps: int = 100,
+    loss: Literal["cross_entropy", "dlr"] = "cross_entropy",
+) -> Evasion:
+    """Auto-PGD: momentum, and a step that halves, image by image, when the loss stops rising.
+
+    The first step is 2 eps. At checkpoints that draw closer together it is halved, and the image
+    goes back to its best point, if the loss rose in less than three quarters of the steps, or its
+    best value and the step have not changed since the last checkpoint. `dlr`, the difference of
+    logits ratio, has a gradient where the cross-entropy of a very sure model has none. Start and
+    errors are those of `pgd`; `ValueError` also for another loss, and for `dlr` below three classes.
+
+    Threat model: whoever can differentiate `f`; see the module.
+
+    **Guarantees.** As for `pgd`; no step size to tune.
+
+    Source: Croce & Hein (2020).
+    """
+    sound = check(f, x, y, eps, steps)
+    if loss not in ("cross_entropy", "dlr"):
+        raise ValueError(f'apgd: loss must be "cross_entropy" or "dlr", not {loss!r}')
+    measure = cross_entropy if loss == "cross_entropy" else dlr
+    look, judge, near = look_by(f, y, measure), judge_by(f, y, measure), ball(x, eps)
+
+    class Carry(NamedTuple):
+        x: jax.Array
+        before: jax.Array
+        loss: jax.Array
+        top: Point  # of highest loss: where to go back to
+        best: Point
+        size: jax.Array
+        rises: jax.Array
+        checked: jax.Array  # the highest loss at the last checkpoint
+        halved: jax.Array
+
+    def step(c: Carry, at: Any) -> tuple[Carry, None]:
+        first, window = at  # window: steps since the last checkpoint, 0 between checkpoints
+        here = look(c.x)
+        rises = c.rises + (here.loss > c.loss).astype(jnp.int32)
+        top = choose(here.loss > c.top.loss, here, c.top)
+        stuck = ~c.halved & (top.loss <= c.checked)
+        halve = (window > 0) & ((4 * rises < 3 * window) | stuck)
+        size = jnp.where(halve, c.size / 2, c.size)
+        now = choose(halve, top, here)
+        moved = near(now.x + like(size, x) * now.direction)
+        momentum = jnp.where(first, 1.0, 0.75)
+        moved = near(now.x + momentum * (moved - now.x) + (1 - momentum) * (now.x - c.before))
+        return Carry(
+            moved,
+            now.x,
+            now.loss,
+            top,
+            best_of(here, c.best),
+            size,
+            jnp.where(window > 0, 0, rises),
+            jnp.where(window > 0, top.loss, c.checked),
+            jnp.where(window > 0, halve, c.halved),
+        ), None
+
+    clean_loss, clean_fooled = judge(x)
+    start, fill = start_at(x, eps, rng), jnp.full_like
+    end = Carry(
+        start,
+        start,
+        fill(clean_loss, jnp.inf),
+        unseen(x, clean_fooled),
+        unseen(x, clean_fooled),
+        fill(clean_loss, 2 * eps),
+        fill(clean_loss, 0, jnp.int32),
+        fill(clean_loss, -jnp.inf),
+        fill(clean_loss, True, jnp.bool_),
+    )
+    windows = _checkpoints(steps)
+    end, _ = lax.scan(step, end, (np.arange(steps + 1) == 0, windows))
+    return result(end.best.x, end.best.fooled, sound)
+
+
+def square(
+    f: Classifier, x: jax.Array, y: jax.Array, eps: Any, rng: jax.Array, *, queries: int = 500
+) -> Evasion:
+    """Random search without gradients: squares of +-eps, kept where the margin worsens.
+
+    Each query sets one square of each image, its side shrinking as the search goes on. Raises
+    `ValueError` for `queries` below 1 or shapes that do not fit.
+
+    Threat model: the attacker sends images to `f`, a user's device say, and reads the logits.
+
+    **Guarantees.** As for `pgd`; asks `f` for `queries` + 2 answers an image.
+
+    Source: a short form of the Square Attack, Andriushchenko et al. (2020).
+    """
+    sound = check(f, x, y, eps, queries)
+    judge, (batch, height, width, channels) = judge_by(f, y, margin), x.shape
+    near = ball(x, eps)
+    # The share of an image that a square covers, at the paper's halving points of 10,000 queries.
+    turns = np.searchsorted(
+        np.array([10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000]),
+        np.arange(queries) * 10_000 // queries,
+    )
+    sides = np.sqrt(0.8 / 2.0**turns * height * width).round().clip(1, min(height, width))
+
+    def signs(rng: jax.Array, *shape: int) -> jax.Array:
+        return jax.random.rademacher(rng, shape, x.dtype)
+
+    def candidate(images: jax.Array) -> Point:
+        return Point(images, jnp.zeros_like(y), *judge(images))
+
+    def query(best: Point, turn: Any) -> tuple[Point, None]:
+        rng, side = turn
+        place, sign = jax.random.split(rng)
+        room = jnp.array([height, width], jnp.int32) - side + 1
+        corner = jax.random.randint(place, (batch, 2), 0, room[None], jnp.int32)
+        rows = jnp.arange(height, dtype=jnp.int32)[None] - corner[:, :1]
+        columns = jnp.arange(width, dtype=jnp.int32)[None] - corner[:, 1:]
+        down, across = ((at >= 0) & (at < side) for at in (rows, columns))
+        inside = down[:, :, None, None] & across[:, None, :, None]
+        moved = near(x + eps * signs(sign, batch, 1, 1, channels))
+        return best_of(candidate(jnp.where(inside, moved, best.x)), best), None
+
+    stripes, rng = jax.random.split(rng)
+    first = candidate(near(x + eps * signs(stripes, batch, 1, width, channels)))
+    best = best_of(first, candidate(x))
+    best, _ = lax.scan(query, best, (jax.random.split(rng, queries), sides.astype(np.int32)))
+    return result(best.x, best.fooled, sound)
+
+
+def transfer(f: Classifier, x: jax.Array, y: jax.Array, images: jax.Array) -> Evasion:
+    """Score images made elsewhere, from x, against `f`: the attacker made them without this `f`."""
+    sound = check(f, x, y, 1.0, 1) & in_range(images)
+    if images.shape != x.shape:
+        raise ValueError(
+            f"evasion: images made from {list(x.shape)} have that shape, not {list(images.shape)}"
+        )
+    judge = judge_by(f, y, margin)
+    return result(images, jnp.maximum(judge(images)[1], judge(x)[1]), sound)
+
+
+def _checkpoints(steps: int) -> np.ndarray:
+    """At each of Croce & Hein's checkpoints the steps since the last one, elsewhere 0."""
+    windows, last, percent, gap = np.zeros(steps + 1, np.int32), 0, 22, 22
+    while percent <= 100:
+        here = -(-percent * steps // 100)
+        if here > last:
+            windows[here], last = here - last, here
+        gap = max(gap - 3, 6)
+        percent += gap
+    return windows

@@ -1,0 +1,1 @@
+"""Attacks that end with the key, or with one that opens the model as well."""

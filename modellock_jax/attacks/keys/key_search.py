@@ -1,0 +1,193 @@
+"""Key search: how a key is scored, keys drawn at random, and what every search holds on its way.
+
+Each search needs only the user's forward and a few images of the model's kind. The loss is the mean
+cross-entropy on labels `y`, int `[B]`; where `y` are an unlocked model's logits, float
+`[B, classes]`, the mean squared difference of log-probabilities; with `y=None` the mean entropy of
+the predictions less the entropy of their mean (Krause et al. 2010), which needs no labels. A key
+under which any logit is not finite has loss infinity.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jax.sharding import Mesh
+
+from modellock_jax.core.lock import Forward, Key, Lock, Params, user_forward
+from modellock_jax.metrics import over_keys
+
+CHUNK = 16  # keys scored at a time: their activations on 8 images should fit a CPU's cache
+
+
+class KeyScores(NamedTuple):
+    """`key`: the best, and its `loss` on all images, float32; `first_losses`: every key's on the
+    first images, float32 `[keys]`; `survivors`: which keys were scored on all images, int32
+    `[survivors]`, and their `losses` there, float32 `[survivors]`."""
+
+    key: Key
+    loss: jax.Array
+    first_losses: jax.Array
+    survivors: jax.Array
+    losses: jax.Array
+
+
+class Search(NamedTuple):
+    """A search on its way: `keys`, a tree `[restarts, ...]`, and their `losses`, float32
+    `[restarts]`; `best`, the best key so far, and its `best_loss`; steps made, int32; the locked
+    parameters and the generator."""
+
+    keys: Key
+    losses: jax.Array
+    best: Key
+    best_loss: jax.Array
+    steps: jax.Array
+    locked: Params
+    rng: jax.Array
+
+
+def random_keys(
+    lock: Lock,
+    forward: Forward,
+    locked: Params,
+    x: jax.Array,
+    y: jax.Array | None,
+    rng: jax.Array,
+    *,
+    keys: int = 10_000,
+    first: int = 8,
+    survivors: int = 256,
+    chunk: int = CHUNK,
+    mesh: Mesh | None = None,
+) -> KeyScores:
+    """Draw `keys` keys, score all on the `first` images and the best `survivors` on all images.
+
+    Images x `[B, H, W, C]`, labels y int `[B]` or None (see the module). Pure: jit it with the lock
+    and the counts closed over, and it is one program, in memory for `chunk` keys on the first images:
+    of survivors it takes as many fewer at a time as all images are more. What comes before the first
+    mask does not depend on the key and is computed once a chunk. The devices of a `mesh` of one axis
+    share the keys (see `metrics.over_keys`). Raises `ValueError` for counts below 1 or more than there
+    are.
+
+    Threat model: the attacker has the locked weights, the scheme and a few images of the right kind.
+
+    **Guarantees.** Key number i is `lock.init(jax.random.split(rng, keys)[i], locked)`. With `first`
+    all images and `survivors` all keys nothing is rejected early.
+
+    Source: the random search of AprilPyone & Kiya (2020).
+
+    >>> import jax, modellock_jax as ml
+    >>> def forward(params, x, tap=ml.untapped):
+    ...     return tap("dense", x @ params)
+    >>> lock, params, x = ml.sign_mask(bits=3), 4 * jax.numpy.eye(3), jax.numpy.eye(3)
+    >>> found = random_keys(lock, forward, params, x, jax.numpy.arange(3), jax.random.key(0),
+    ...                     keys=40, first=2, survivors=4)
+    >>> found.key.signs.tolist()
+    [1, 1, 1]
+    """
+    if not 1 <= survivors <= keys or not 1 <= first <= len(x) or chunk < 1:
+        raise ValueError(
+            f"random_keys: {survivors} survivors of {keys} keys, the first {first} of {len(x)} "
+            f"images, chunks of {chunk}: each must be at least 1 and at most what there is"
+        )
+    user, rngs = user_forward(lock, forward), jax.random.split(rng, keys)
+
+    def losses(rngs: jax.Array, images: int, chunk: int) -> jax.Array:
+        some, labels = x[:images], None if y is None else y[:images]
+
+        def one(words: jax.Array) -> jax.Array:
+            key = lock.init(jax.random.wrap_key_data(words, impl=impl), locked)
+            return key_loss(user(key, locked, some), labels)
+
+        return over_keys(one, jax.random.key_data(rngs), chunk=chunk, mesh=mesh)
+
+    impl = jax.random.key_impl(rng)
+    first_losses = losses(rngs, first, chunk)
+    # Infinities sort last, and equal losses in order of their keys.
+    chosen = lax.top_k(-first_losses, survivors)[1]
+    final = losses(rngs[chosen], len(x), max(1, chunk * first // len(x)))
+    best = jnp.argmin(final)
+    key = lock.init(rngs[chosen[best]], locked)
+    return KeyScores(key, final[best], first_losses, chosen, final)
+
+
+def key_loss(logits: jax.Array, y: jax.Array | None) -> jax.Array:
+    """The loss that a key is scored by (see the module): logits `[B, classes]`, one float32.
+
+    >>> import jax.numpy as jnp
+    >>> sure = 5 * jnp.eye(2)
+    >>> [round(float(key_loss(sure, y)), 3) for y in (jnp.array([0, 1]), jnp.array([1, 0]), None)]
+    [0.007, 5.007, -0.653]
+    """
+    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+    if y is None:
+        mean = jnp.exp(log_p).mean(0)
+        loss = -(jnp.exp(log_p) * log_p).sum(-1).mean() - jax.scipy.special.entr(mean).sum()
+    elif jnp.issubdtype(y.dtype, jnp.floating):
+        loss = ((log_p - jax.nn.log_softmax(y)) ** 2).mean()
+    else:
+        loss = -jnp.take_along_axis(log_p, y[:, None], 1).mean()
+    return jnp.where(jnp.isfinite(logits).all(), loss, jnp.inf)
+
+
+def losses_of_keys(lock: Lock, forward: Forward, chunk: int) -> Callable[..., jax.Array]:
+    """`f(locked, keys, x, y)`: the losses `[restarts, candidates]` of keys of that shape."""
+    if chunk < 1:
+        raise ValueError(f"key search: chunks must hold at least 1 key, not {chunk}")
+    user = user_forward(lock, forward)
+
+    def losses(locked: Params, keys: Key, x: jax.Array, y: jax.Array | None) -> jax.Array:
+        shape = jax.tree.leaves(keys)[0].shape[:2]
+        flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), keys)
+        found = over_keys(lambda key: key_loss(user(key, locked, x), y), flat, chunk=chunk)
+        return found.reshape(shape)
+
+    return losses
+
+
+def start(name: str, lock: Lock, kind: Any, restarts: int) -> Callable[[jax.Array, Params], Search]:
+    """The `init` of a search of keys of the type `kind`, from `restarts` keys drawn by the lock."""
+    if restarts < 1:
+        raise ValueError(f"{name}: needs at least one key to start from, not {restarts}")
+
+    def init(rng: jax.Array, locked: Params) -> Search:
+        rng, draw = jax.random.split(rng)
+        keys = jax.vmap(lambda r: lock.init(r, locked))(jax.random.split(draw, restarts))
+        if not isinstance(keys, kind):
+            raise TypeError(
+                f"{name}: searches a {kind.__name__}, but this lock's key is a "
+                f"{type(keys).__name__}; see the attacks on that lock"
+            )
+        worst = jnp.float32(jnp.inf)
+        first = jax.tree.map(lambda leaf: leaf[0], keys)
+        losses = jnp.full((restarts,), worst)
+        return Search(keys, losses, first, worst, jnp.int32(0), locked, rng)
+
+    return init
+
+
+def answer(lock: Lock, forward: Forward) -> Callable[[Search, jax.Array], jax.Array]:
+    """The `forward` of a search: the user's, with the best key so far."""
+    user = user_forward(lock, forward)
+    return lambda state, x: user(state.best, state.locked, x)
+
+
+def move(
+    state: Search, keys: Key, losses: jax.Array, choice: jax.Array | None
+) -> tuple[Search, jax.Array]:
+    """Take candidate `choice` `[restarts]` of keys `[restarts, candidates, ...]`, or all as they are."""
+    if choice is not None:
+        rows = jnp.arange(choice.shape[0])
+        keys, losses = jax.tree.map(lambda leaf: leaf[rows, choice], (keys, losses))
+    leader = jnp.argmin(losses)
+    better = losses[leader] < state.best_loss
+    best, best_loss = jax.tree.map(
+        lambda new, old: jnp.where(better, new[leader], old),
+        (keys, losses),
+        (state.best, state.best_loss),
+    )
+    moved = state._replace(
+        keys=keys, losses=losses, best=best, best_loss=best_loss, steps=state.steps + 1
+    )
+    return moved, losses

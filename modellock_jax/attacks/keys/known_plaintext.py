@@ -1,0 +1,104 @@
+"""Deep-Lock's master key from a few known weights: the key schedule can be inverted."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+
+from modellock_jax.ciphers import aes
+from modellock_jax.core.bits import substitute, to_uint
+from modellock_jax.core.lock import Params
+from modellock_jax.locks.deep_lock import DeepLockKey, round_keys
+
+
+def deep_lock_known_plaintext(
+    locked: jax.Array, known: jax.Array, offset: Any = 0, key_bits: int = 128
+) -> DeepLockKey:
+    """The master key from 16 (or 32) consecutive known bytes anywhere: four float32 weights.
+
+    `locked` and `known`: the same entries locked and plain, of one dtype, in C order, 16 bytes of
+    them for 128 `key_bits`, 32 for 256; more are ignored. `offset`, int32, counts the bytes of key
+    stream before them: leaves before, each rounded up to 16 bytes, and entries of the same leaf.
+    Jitted; `vmap` over keys and places. Raises `ValueError` for too few bytes
+    or other `key_bits`.
+
+    Threat model: the attacker holds the locked weights and knows a few plain ones, for example
+    those of a frozen layer of a public base model. See `deep_lock_base_model`.
+
+    **Guarantees.** Exact: if the known bytes are right, so is the key. Wrong ones give a wrong key
+    and no warning.
+
+    >>> import jax, modellock_jax as ml
+    >>> lock, w = ml.deep_lock(), jax.numpy.array([0.1, -0.2, 0.3, 0.4, 0.5])
+    >>> locked, key = lock.encrypt(lock.init(jax.random.key(0), w), w)
+    >>> found = deep_lock_known_plaintext(locked[1:], w[1:], offset=4)
+    >>> bool((found.master == key.master).all())
+    True
+    """
+    if key_bits not in (128, 256):
+        raise ValueError(f"deep_lock_known_plaintext: key_bits must be 128 or 256, not {key_bits}")
+    size = key_bits // 8
+    parts = [lax.bitcast_convert_type(to_uint(a.reshape(-1)), jnp.uint8) for a in (locked, known)]
+    if min(part.size for part in parts) < size:
+        raise ValueError(
+            f"deep_lock_known_plaintext: {key_bits} key bits need {size} consecutive known bytes, "
+            f"not {min(part.size for part in parts)}"
+        )
+    return _known_bytes(*(part.reshape(-1)[:size] for part in parts), jnp.int32(offset))
+
+
+def deep_lock_base_model(locked: Params, base: Params, key_bits: int = 128) -> DeepLockKey | None:
+    """The master key from a public base model that shares a leaf, no matter which, with the locked.
+
+    `base`: plain parameters of the same structure. Each leaf of more than 16 (32) bytes, whose
+    shape and dtype agree, is tried in turn; a key is returned when it opens its whole leaf to the
+    base model's bits, and `None` if no leaf does.
+
+    Threat model: the locked model was fine-tuned from a public one, and some layer was frozen.
+    """
+    first = 0
+    for leaf, plain, rounds in zip(
+        jax.tree.leaves(locked), jax.tree.leaves(base), round_keys(locked)
+    ):
+        alike = (leaf.shape, leaf.dtype) == (plain.shape, plain.dtype)
+        if alike and leaf.size * leaf.dtype.itemsize > key_bits // 8:
+            key = deep_lock_known_plaintext(leaf, plain, 16 * first, key_bits)
+            stream = aes.key_schedule(key.master, first + rounds)[first:]
+            own = lax.bitcast_convert_type(stream, jnp.uint8).reshape(-1)
+            seen = leaf_bytes(leaf)
+            if bool((seen ^ own[: seen.size] == leaf_bytes(plain, locked=False)).all()):
+                return key
+        first += rounds
+    return None
+
+
+def leaf_bytes(leaf: jax.Array, locked: bool = True) -> jax.Array:
+    """The bytes of a leaf, the S-box undone if it is locked: uint8, weights XOR key stream."""
+    uint = to_uint(leaf)
+    if locked:
+        uint = substitute(uint, jnp.asarray(aes.INV_SBOX))
+    return lax.bitcast_convert_type(uint, jnp.uint8).reshape(-1)
+
+
+@jax.jit
+def _known_bytes(locked: jax.Array, known: jax.Array, offset: jax.Array) -> DeepLockKey:
+    size = known.shape[0]
+    sbox = jnp.asarray(aes.SBOX)
+
+    def back(i: Any, window: jax.Array) -> jax.Array:
+        # The last byte of the window and the ones that made it give the byte before the window.
+        last = offset - i + size - 1
+        place = last % size
+        plain = window[-5]
+        turned = jnp.where(place == 3, window[-8], window[-4])
+        made = jnp.where(place < 4, sbox[turned], plain)
+        made = made ^ jnp.where(place == 0, aes.rcon(last // size), jnp.uint8(0))
+        if size == 32:
+            made = jnp.where((place >= 16) & (place < 20), sbox[plain], made)
+        return jnp.concatenate([(window[-1] ^ made)[None], window[:-1]])
+
+    window = jnp.asarray(aes.INV_SBOX)[locked] ^ known
+    window = lax.fori_loop(0, offset % size, back, window)
+    words = lax.bitcast_convert_type(window.reshape(-1, 4), jnp.uint32)
+    return DeepLockKey(aes.rewind(words, offset // size))

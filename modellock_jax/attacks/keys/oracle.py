@@ -1,0 +1,115 @@
+"""The exact key of a sign mask from what an unlocked model answers."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+
+from modellock_jax.attacks.attack import run_shuffled
+from modellock_jax.attacks.keys.key_search import Search
+from modellock_jax.attacks.keys.relaxed_key import relaxed_key, relaxed_signs
+from modellock_jax.attacks.keys.sign_algebra import linear_flips, settled
+from modellock_jax.core.lock import Forward, Lock, Params
+from modellock_jax.locks.sign import SignKey
+from modellock_jax.train import random_shift
+
+
+class OracleSigns(NamedTuple):
+    """`key`: the key found; `queries`: images that were asked, int; `misfit`: the mean squared
+    difference of its log-probabilities to the oracle's; `turns`: rounds of flips of each attempt."""
+
+    key: SignKey
+    queries: int
+    misfit: float
+    turns: tuple[int, ...]
+
+
+def sign_mask_oracle(
+    oracle: Callable[[jax.Array], jax.Array],
+    lock: Lock,
+    bits: int,
+    forward: Forward,
+    locked: Params,
+    x: jax.Array,
+    rng: jax.Array,
+    *,
+    steps: int = 400,
+    restarts: int = 4,
+    turns: int = 16,
+    tolerance: float = 1e-6,
+    attempts: int = 4,
+) -> OracleSigns | None:
+    """The key of `sign_mask(bits)` through an unlocked device: each image of x is asked once.
+
+    `oracle(x)` gives the user's logits or log-probabilities `[Q, classes]` for images x
+    `[Q, H, W, C]`, natural ones best; their labels need not be known. First `relaxed_key` learns
+    from the classes that the oracle named, on the images in random shifts, which gets most signs
+    right. Then `linear_flips` on the answers themselves corrects the rest: near the right key the
+    answers are linear in the wrong signs, or nearly so. If after `turns` of them no key explains the
+    answers to within `tolerance`, both begin anew, from other starts and on the same answers; returns
+    None after `attempts` of them. Raises `ValueError` for settings below 1.
+
+    Threat model: the attacker has the locked weights, the scheme, images of the right kind, and a
+    device with the key inside that shows its logits.
+
+    **Guarantees.** A key that explains every answer, or None; a sign can be wrong only if it changes
+    no answer. Every query is counted.
+
+    Source: the idea of Li et al. (2024), algebra after learning; the two steps here are our own.
+
+    >>> import jax, modellock_jax as ml
+    >>> def forward(params, x, tap=ml.untapped):
+    ...     h = jax.nn.relu(tap("dense", x.reshape(len(x), -1) @ params["a"]))
+    ...     return tap("head", h @ params["b"])
+    >>> r, a, b = jax.random.split(jax.random.key(0), 3)
+    >>> params = {"a": jax.random.normal(a, (4, 8)), "b": jax.random.normal(b, (8, 3))}
+    >>> lock, x = ml.sign_mask(bits=8), jax.random.normal(r, (16, 2, 2, 1))
+    >>> key = lock.init(jax.random.key(1), params)
+    >>> device = jax.tree_util.Partial(ml.owner_forward(lock, forward), key, params)
+    >>> found = sign_mask_oracle(device, lock, 8, forward, params, x, jax.random.key(2), steps=50)
+    >>> found.queries, bool((found.key.signs == key.signs).all())
+    (16, True)
+    """
+    if min(turns, attempts, len(x)) < 1:
+        raise ValueError(
+            f"sign_mask_oracle: needs images, turns and attempts, not {len(x)} images, {turns} turns "
+            f"and {attempts} attempts"
+        )
+    solve, answers = _solve(lock, bits, forward, steps, restarts, turns, tolerance), oracle(x)
+    taken = []
+    for attempt in jax.random.split(rng, attempts):
+        found = solve(locked, x, answers, attempt)
+        taken.append(int(found.steps))
+        misfit = float(found.best_loss)
+        if misfit <= tolerance:
+            return OracleSigns(found.best, len(x), misfit, tuple(taken))
+    return None
+
+
+@functools.lru_cache(maxsize=8)
+def _solve(
+    lock: Lock,
+    bits: int,
+    forward: Forward,
+    steps: int,
+    restarts: int,
+    turns: int,
+    tolerance: float,
+) -> Callable[..., Search]:
+    relaxation = relaxed_signs(lock, bits)
+    learn = relaxed_key(relaxation, forward, steps, restarts=restarts)
+    flips = linear_flips(lock, forward, restarts=restarts)
+
+    @jax.jit
+    def solve(locked: Params, x: jax.Array, answers: jax.Array, rng: jax.Array) -> Search:
+        start, order = jax.random.split(rng)
+        classes = answers.argmax(-1)
+        learnt, _ = run_shuffled(
+            learn, learn.init(start, locked), x, classes, order, steps=steps, augment=random_shift
+        )
+        state = flips.init(start, locked)._replace(keys=jax.vmap(relaxation.hard)(learnt.theta))
+
+        return settled(flips, state, (x, answers), turns, tolerance)
+
+    return solve

@@ -1,0 +1,94 @@
+"""Search of permutations by their score: hill climbing and simulated annealing over swaps."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from modellock_jax.attacks.attack import Attack
+from modellock_jax.attacks.keys.key_search import CHUNK, Search, answer, losses_of_keys, move, start
+from modellock_jax.core.lock import Forward, Lock
+from modellock_jax.locks.pixel_shuffle import PixelKey
+
+
+def hill_climb(
+    lock: Lock, forward: Forward, *, restarts: int = 4, swaps: int = 64, chunk: int = CHUNK
+) -> Attack:
+    """Hill climbing over permutations: the best of `swaps` random swaps, if the loss falls.
+
+    `lock` has a `PixelKey`: `pixel_shuffle`, `patch_shuffle`. Steps, info and errors as in
+    `coordinate_flips`; a step scores `swaps` + 1 keys for each restart.
+
+    Threat model: as for `random_keys`.
+
+    **Guarantees.** On one batch the losses never rise.
+
+    Source: the swap search of AprilPyone & Kiya (2020).
+    """
+    return _swapping("hill_climb", lock, forward, restarts, swaps, chunk, lambda steps: 0.0)
+
+
+def anneal(
+    lock: Lock,
+    forward: Forward,
+    steps: int,
+    *,
+    hot: float = 0.1,
+    cold: float = 1e-3,
+    restarts: int = 4,
+    swaps: int = 16,
+    chunk: int = CHUNK,
+) -> Attack:
+    """Simulated annealing over permutations, with the moves of `hill_climb`.
+
+    The next key is drawn from the present one and `swaps` swaps of it with probability proportional
+    to exp(-loss / temperature), Glauber's rule; over `steps` steps the temperature, in units of the
+    loss, falls from `hot` to `cold` by equal factors. The rest is as in `hill_climb`, but losses may
+    rise; the best key is kept.
+
+    Source: Kirkpatrick, Gelatt & Vecchi (1983).
+    """
+    if steps < 1 or not 0 < cold <= hot:
+        raise ValueError(f"anneal: needs steps >= 1, 0 < cold <= hot, not {steps}, {cold}, {hot}")
+
+    def temperature(done: jax.Array) -> jax.Array:
+        return hot * (cold / hot) ** (done.astype(jnp.float32) / steps)
+
+    return _swapping("anneal", lock, forward, restarts, swaps, chunk, temperature)
+
+
+def _swapping(
+    name: str,
+    lock: Lock,
+    forward: Forward,
+    restarts: int,
+    swaps: int,
+    chunk: int,
+    temperature: Callable[[jax.Array], Any],
+) -> Attack:
+    """Both searches over permutations: at temperature zero the best candidate is taken."""
+    if swaps < 1:
+        raise ValueError(f"{name}: needs at least one swap a step, not {swaps}")
+    losses_of = losses_of_keys(lock, forward, chunk)
+
+    def swap(order: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
+        return order.at[first].set(order[second]).at[second].set(order[first])
+
+    def step(state: Search, batch: Any) -> tuple[Search, jax.Array]:
+        rng, draw, choose = jax.random.split(state.rng, 3)
+        orders = state.keys.permutation
+        n = orders.shape[1]
+        first, apart = jax.random.randint(
+            draw, (2, restarts, swaps), jnp.array([0, 1])[:, None, None], n
+        )
+        swapped = jax.vmap(jax.vmap(swap, (None, 0, 0)))(orders, first, (first + apart) % n)
+        keys = PixelKey(jnp.concatenate([orders[:, None], swapped], 1))
+        losses = losses_of(state.locked, keys, *batch)
+        t = temperature(state.steps)
+        # Gumbel noise makes an argmin a draw; without it the first of equals, the present key, stays.
+        noise = jax.random.gumbel(choose, losses.shape, losses.dtype) * t
+        choice = jnp.argmin(jnp.where(jnp.isfinite(losses), losses - noise, losses), axis=1)
+        return move(state._replace(rng=rng), keys, losses, choice)
+
+    return Attack(start(name, lock, PixelKey, restarts), step, answer(lock, forward))

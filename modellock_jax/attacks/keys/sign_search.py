@@ -1,0 +1,90 @@
+"""Search of sign keys by their score: greedy flips, and a genetic baseline."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from modellock_jax.attacks.attack import Attack
+from modellock_jax.attacks.keys.key_search import CHUNK, Search, answer, losses_of_keys, move, start
+from modellock_jax.core.lock import Forward, Lock
+from modellock_jax.locks.sign import SignKey
+
+
+def coordinate_flips(
+    lock: Lock, forward: Forward, *, restarts: int = 4, chunk: int = CHUNK
+) -> Attack:
+    """Greedy search of sign keys: try every sign negated, then the best 1, 2, 4, ... of them at once.
+
+    `lock` has a `SignKey`: `sign_mask`, `sign_flip`. A step takes `(x, y)`, images `[B, H, W, C]`,
+    labels int `[B]` or None, the same at every step or another batch; it scores `bits` keys for each
+    restart, takes the best candidate if its loss is lower than the key's on the same batch, and gives
+    the losses, float32 `[restarts]`. `forward(state, x)` answers with the best key so far. Raises
+    `TypeError` for another kind of key, `ValueError` for settings below 1.
+
+    Threat model: as for `random_keys`.
+
+    **Guarantees.** On one batch the losses never rise.
+    """
+    losses_of = losses_of_keys(lock, forward, chunk)
+
+    def step(state: Search, batch: Any) -> tuple[Search, jax.Array]:
+        signs = state.keys.signs
+        bits = signs.shape[1]
+        one_off = signs[:, None] * (1 - 2 * jnp.eye(bits, dtype=signs.dtype))[None]
+        tried = losses_of(state.locked, SignKey(one_off), *batch)
+        several = jnp.where(lowest(tried), -signs[:, None], signs[:, None])
+        losses = losses_of(state.locked, SignKey(several), *batch)
+        return move(state, SignKey(several), losses, jnp.argmin(losses, axis=1))
+
+    return Attack(start("coordinate_flips", lock, SignKey, restarts), step, answer(lock, forward))
+
+
+def genetic(
+    lock: Lock,
+    forward: Forward,
+    *,
+    population: int = 128,
+    elite: int = 4,
+    mutations: float = 1.0,
+    chunk: int = CHUNK,
+) -> Attack:
+    """A genetic search of sign keys: tournaments of two, uniform crossover, mutation, an elite.
+
+    A step scores the whole population once and breeds the next; each sign of a child is negated
+    with probability `mutations` / bits. The info is the losses, float32 `[population]`; the rest is
+    as in `coordinate_flips`.
+
+    Threat model: as for `random_keys`.
+
+    **Guarantees.** On one batch the best loss never rises, for the `elite` best keys live on.
+
+    Source: the genetic attack that NN-Lock's authors (2022) ran against sign masks.
+    """
+    if not 1 <= elite < population:
+        raise ValueError(f"genetic: elite must be in [1, population), not {elite}, {population}")
+    losses_of = losses_of_keys(lock, forward, chunk)
+
+    def step(state: Search, batch: Any) -> tuple[Search, jax.Array]:
+        signs = state.keys.signs
+        losses = losses_of(state.locked, SignKey(signs[None]), *batch)[0]
+        state, info = move(state, state.keys, losses, None)
+        rng, draw, cross, mutate = jax.random.split(state.rng, 4)
+        order = signs[jnp.argsort(losses)]
+        # In the sorted population the winner of a tournament is the lower index.
+        rivals = jax.random.randint(draw, (2, population - elite, 2), 0, population)
+        mother, father = order[rivals.min(-1)]
+        children = jnp.where(jax.random.bernoulli(cross, shape=mother.shape), mother, father)
+        flips = jax.random.bernoulli(mutate, mutations / signs.shape[1], children.shape)
+        children = jnp.where(flips, -children, children)
+        keys = SignKey(jnp.concatenate([order[:elite], children]))
+        return state._replace(keys=keys, rng=rng), info
+
+    return Attack(start("genetic", lock, SignKey, population), step, answer(lock, forward))
+
+
+def lowest(scores: jax.Array) -> jax.Array:
+    """The sets of the 0, 1, 2, 4, ... lowest scores `[R, bits]`, as bool `[R, sets, bits]`."""
+    rank = jnp.argsort(jnp.argsort(scores, axis=1), axis=1)
+    counts = jnp.asarray([0, *(2**i for i in range(scores.shape[1].bit_length()))])
+    return rank[:, None, :] < counts[None, :, None]

@@ -1,0 +1,1 @@
+"""Attacks that end with weights that work, or with what weights give away."""

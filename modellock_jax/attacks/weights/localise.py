@@ -1,0 +1,280 @@
+"""Where a few weights were changed: scores without labels, most of them without any data.
+
+A score is float32 `[P]`, one entry for each weight of each layer that `adv_params` may change, in
+tree order and then in C order; the higher, the more suspect. `roc` compares it with the truth.
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from modellock_jax.core.lock import Params, paths
+from modellock_jax.locks.adv_params import layers_of
+from modellock_jax.models import Model
+
+SAME = 1e-6
+"""Two range positions closer than this are the same: some roundings of float32."""
+
+MANY = 16
+"""Votes for one margin that chance does not give: unlocked models have ten at most."""
+
+
+class Roc(NamedTuple):
+    """False and true positive rates, float32 `[P + 1]`, from the strictest threshold to the laxest;
+    `auc`, the area under the curve, float32 in [0, 1]."""
+
+    fpr: jax.Array
+    tpr: jax.Array
+    auc: jax.Array
+
+
+class Margin(NamedTuple):
+    """`margin`, float32 in (0, 0.5], and `votes`, int32: how many weights share it."""
+
+    margin: jax.Array
+    votes: jax.Array
+
+
+def layer_values(params: Params) -> list[jax.Array]:
+    """The layers that `adv_params` may change, float32, in tree order."""
+    leaves = jax.tree.leaves(params)
+    return [leaves[i].astype(jnp.float32) for i in layers_of(params)]
+
+
+def each(params: Params, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
+    """`function(layer)` of every layer, broadcast to its shape: float32 `[P]`."""
+    values = layer_values(params)
+    return jnp.concatenate([jnp.broadcast_to(function(v), v.shape).ravel() for v in values])
+
+
+def with_values(flat: jax.Array, params: Params) -> Params:
+    """`params` with the layers that `adv_params` may change taken from flat, float32 `[P]`."""
+    leaves, tree = jax.tree.flatten(params)
+    ends = np.cumsum([v.size for v in layer_values(params)])
+    for i, piece in zip(layers_of(params), jnp.split(flat, ends[:-1])):
+        leaves[i] = piece.reshape(leaves[i].shape).astype(leaves[i].dtype)
+    return jax.tree.unflatten(tree, leaves)
+
+
+def _share(params: Params) -> jax.Array:
+    """Distance to the nearer end of the layer's range, in units of the range: [P], in [0, 0.5]."""
+
+    def one(v: jax.Array) -> jax.Array:
+        t = (v - v.min()) / jnp.maximum(v.max() - v.min(), jnp.finfo(v.dtype).tiny)
+        return jnp.minimum(t, 1 - t)
+
+    return each(params, one)
+
+
+def range_position(params: Params) -> jax.Array:
+    """Score: how close a weight is to an end of its layer's range, `[P]`, in [0, 1].
+
+    Threat model: the locked weights, nothing else.
+
+    >>> import jax.numpy as jnp
+    >>> range_position({"w": jnp.array([[0.0, 1.0], [2.0, 4.0]])}).tolist()
+    [1.0, 0.5, 0.0, 1.0]
+    """
+    return 1 - 2 * _share(params)
+
+
+def filter_z(params: Params) -> jax.Array:
+    """Score: distance from the median of the weight's own filter (last axis), in robust deviations.
+
+    The deviation is 1.4826 times the median absolute one, `[P]`, at least 0.
+
+    Threat model: the locked weights, nothing else.
+    """
+    return each(params, lambda v: jnp.abs(_robust_z(v, tuple(range(v.ndim - 1)))))
+
+
+def robust_distance(params: Params, steps: int = 10) -> jax.Array:
+    """Score: robust Mahalanobis distance, squared, of three z-scores of a weight, `[P]`.
+
+    The z-scores, by median and median absolute deviation, are those in its layer, in its filter (last
+    axis) and among the weights on the same input (all other axes fixed). The covariance is that of
+    the half of all weights with the smallest distances, by `steps` concentration steps.
+
+    Threat model: the locked weights, nothing else.
+
+    Source: the minimum covariance determinant of Rousseeuw & Van Driessen (1999).
+    """
+    z = jnp.stack(
+        [
+            each(params, lambda v: _robust_z(v, None)),
+            each(params, lambda v: _robust_z(v, tuple(range(v.ndim - 1)))),
+            each(params, lambda v: _robust_z(v, -1)),
+        ],
+        axis=1,
+    )
+
+    def concentrate(_: Any, distance: jax.Array) -> jax.Array:
+        near = (distance <= jnp.median(distance)).astype(jnp.float32)[:, None]
+        mean = (near * z).sum(0, keepdims=True) / near.sum()
+        around = z - mean
+        covariance = (near * around).T @ around / near.sum() + 1e-6 * jnp.eye(3)
+        return jnp.einsum("ni,ij,nj->n", around, jnp.linalg.inv(covariance), around)
+
+    return jax.lax.fori_loop(0, steps, concentrate, (z * z).sum(1))
+
+
+def _robust_z(v: jax.Array, axis: Any) -> jax.Array:
+    away = v - jnp.median(v, axis, keepdims=True)
+    deviation = 1.4826 * jnp.median(jnp.abs(away), axis, keepdims=True)
+    return away / jnp.maximum(deviation, 1e-12)
+
+
+def clamped(params: Params, margin: Any = 0.01) -> jax.Array:
+    """Score: minus the distance to the value at which `adv_params` stops a weight, `[P]`.
+
+    In units of the layer's range; weights above `-SAME` lie exactly at `min + margin * range` or
+    `max - margin * range`. `margin` is the lock's setting, or what `shared_margin` finds.
+
+    Threat model: the attacker knows the scheme, and so that steps of a whole range end at a bound.
+
+    **Guarantees.** float32 layers, `step` at least 1: every weight that the lock changed scores above
+    `-SAME`, since the lock leaves each layer its minimum and maximum.
+
+    >>> import jax, modellock_jax as ml
+    >>> params = {"kernel": jax.random.normal(jax.random.key(1), (8, 8))}
+    >>> lock = ml.adv_params(count=3)
+    >>> key = lock.init(jax.random.key(0), params)
+    >>> locked, key = lock.encrypt(key, params, lambda p: (p["kernel"] ** 2).sum())
+    >>> sorted(jax.numpy.flatnonzero(clamped(locked) > -SAME).tolist()) == sorted(key.position.tolist())
+    True
+    """
+    return -jnp.abs(_share(params) - margin)
+
+
+def shared_margin(params: Params) -> Margin:
+    """The range position that most weights of all layers share, when the margin is not known.
+
+    Trained float32 weights hardly ever have the same range position; weights that one lock stopped
+    at its bounds all do. Without a lock `votes` stays near what chance gives, below about ten.
+
+    Threat model: the locked weights, nothing else.
+    """
+    share = jnp.sort(_share(params))
+    # A layer's own ends are at 0 by definition.
+    first = jnp.searchsorted(share, share - SAME)
+    votes = jnp.where(share > SAME, jnp.arange(share.size) - first + 1, 0)
+    best = jnp.argmax(votes)
+    return Margin(share[(best + first[best]) // 2], votes[best].astype(jnp.int32))
+
+
+def heal(params: Params) -> Params:
+    """Weights that `adv_params` stopped at its bounds, set to the median of their layer.
+
+    If fewer than `MANY` weights share a margin, the parameters come back as they are: no clamped
+    weights were found. Pure; needs no data.
+
+    Threat model: the locked weights and the scheme, not its settings.
+
+    >>> import jax, modellock_jax as ml
+    >>> params = {"kernel": jax.random.normal(jax.random.key(1), (64, 64))}
+    >>> lock = ml.adv_params(count=24)
+    >>> locked, _ = lock.encrypt(lock.init(jax.random.key(0), params), params,
+    ...                          lambda p: (p["kernel"] ** 2).sum())
+    >>> [int(changed(heal(tree), params).sum()) for tree in (params, locked)]
+    [0, 24]
+    >>> [int(changed(heal(tree), tree).sum()) for tree in (params, locked)]
+    [0, 24]
+    """
+    margin = shared_margin(params)
+    suspects = (clamped(params, margin.margin) > -SAME) & (margin.votes >= MANY)
+    return with_values(
+        jnp.where(suspects, each(params, jnp.median), each(params, lambda v: v)), params
+    )
+
+
+def stale_channels(model: Model, locked: Params, x: jax.Array) -> dict[str, jax.Array]:
+    """Scores of the channels of every BatchNorm: how far the stored statistics are from the data's.
+
+    `locked` holds a `batch_stats` collection, as `resnet(norm="batch")` does; unlabelled images x
+    `[B, H, W, C]`, as many as may be, prepared as in training. For each layer, by path and in the
+    order of their numbers, float32 `[C]`: the difference of the means in stored deviations plus the
+    absolute log ratio of the variances, over the median of the layer. Raises `ValueError` without
+    stored statistics.
+
+    Threat model: the locked weights and unlabelled images. The stored statistics are those of the
+    clean network, since `adv_params` changes no vectors; so the first channel far above its layer
+    holds a changed weight. Later layers see changed inputs.
+    """
+    if not isinstance(locked, dict) or "batch_stats" not in locked:
+        raise ValueError(
+            'stale_channels: the parameters have no collection "batch_stats"; '
+            'normalisation statistics are stored by models such as resnet(norm="batch")'
+        )
+    old = locked["batch_stats"]
+    # With zeros and with ones stored, one training step shows share and statistics of the batch.
+    zeros = jax.tree.map(jnp.zeros_like, old)
+    ones = jax.tree.map(jnp.ones_like, old)
+    low = model.train({**locked, "batch_stats": zeros}, x)[1]["batch_stats"]
+    high = model.train({**locked, "batch_stats": ones}, x)[1]["batch_stats"]
+    batch = jax.tree.map(lambda a, b: a / (1 - (b - a)), low, high)
+    found: dict[str, dict[str, tuple[jax.Array, jax.Array]]] = {}
+    for path, stored, seen in zip(*map(jax.tree.leaves, (paths(old), old, batch))):
+        layer, _, name = path.rpartition("/")
+        found.setdefault(layer, {})[name] = stored, seen
+
+    def channel(part: dict[str, tuple[jax.Array, jax.Array]]) -> jax.Array:
+        (mean, mean_seen), (var, var_seen) = part["mean"], part["var"]
+        away = jnp.abs(mean_seen - mean) / jnp.sqrt(var + 1e-5)
+        away += jnp.abs(jnp.log((var_seen + 1e-5) / (var + 1e-5)))
+        return away / jnp.maximum(jnp.median(away), 1e-12)
+
+    def number(layer: str) -> tuple[int, str]:
+        tail = layer.rpartition("_")[2]
+        return (int(tail) if tail.isdigit() else -1, layer)
+
+    return {layer: channel(found[layer]) for layer in sorted(found, key=number)}
+
+
+def changed(locked: Params, params: Params) -> jax.Array:
+    """The truth, for `roc`: which weights differ, bool `[P]`."""
+    pairs = zip(layer_values(locked), layer_values(params))
+    return jnp.concatenate([(a != b).ravel() for a, b in pairs])
+
+
+def roc(scores: jax.Array, changed: jax.Array) -> Roc:
+    """The receiver operating characteristic of scores `[P]` against the truth, bool `[P]`.
+
+    Equal scores count half in `auc`; NaN scores count as the lowest. With no changed weight, or
+    nothing else, rates and area are NaN.
+
+    >>> import jax.numpy as jnp
+    >>> float(roc(jnp.array([3.0, 1.0, 2.0]), jnp.array([True, False, False])).auc)
+    1.0
+    >>> float(roc(jnp.zeros(3), jnp.array([True, False, False])).auc)
+    0.5
+    """
+    scores = jnp.where(jnp.isnan(scores), -jnp.inf, scores)
+    order = jnp.argsort(-scores, stable=True)
+    ranked, truth = -scores[order], changed[order]
+    # All of an equal score are taken together: the curve is read at the last of each.
+    last = jnp.searchsorted(ranked, ranked, side="right")
+    first = jnp.searchsorted(ranked, ranked, side="left")
+    positive, negative = truth.sum(dtype=jnp.int32), (~truth).sum(dtype=jnp.int32)
+
+    def rate(hits: jax.Array, of: jax.Array) -> jax.Array:
+        counts = jnp.cumsum(hits.astype(jnp.int32)) / of.astype(jnp.float32)
+        return jnp.concatenate([jnp.where(of > 0, jnp.zeros(1), jnp.nan), counts])
+
+    tpr, fpr = rate(truth, positive), rate(~truth, negative)
+    # Over the unchanged weights, not over the steps of `fpr`: a perfect ranking then sums ones,
+    # which is exact on every machine.
+    above = jnp.where(truth, 0.0, (tpr[first] + tpr[last]) / 2)
+    auc = above.sum() / negative.astype(jnp.float32)
+    return Roc(jnp.concatenate([fpr[:1], fpr[last]]), jnp.concatenate([tpr[:1], tpr[last]]), auc)
+
+
+SCORES: dict[str, Callable[[Params], jax.Array]] = {
+    "range": range_position,
+    "filter_z": filter_z,
+    "robust": robust_distance,
+    "clamped": lambda params: clamped(params, shared_margin(params).margin),
+}
+"""By name: the scores that need no data and no settings of the lock."""

@@ -1,0 +1,154 @@
+"""Bytes per second of every lock on weights, beside copies, XOR and OpenSSL."""
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+
+import modellock_jax as ml
+from modellock_jax.bench.timing import MIB, Row, alternate, row
+from modellock_jax.core.bits import from_uint, to_uint
+from modellock_jax.locks.adv_params import AdvParamsKey
+from modellock_jax.locks.stream_lock import in_jax, is_compiled
+
+DTYPES = ("float32", "bfloat16", "int8")
+CHANGED = 48
+ALL_CORES = "OpenSSL ChaCha20, all cores"
+_POOL = ThreadPoolExecutor(os.cpu_count())
+_NO_CALL = "without the compiled call; `pip install ./native` adds it"
+LOCKS: dict[str, Callable[[], ml.Lock]] = {
+    "deep_lock": ml.deep_lock,
+    "deep_lock restart=leaf": lambda: ml.deep_lock(restart="leaf"),
+    "stream_lock": ml.stream_lock,
+    "stream_lock, JAX alone": in_jax,
+    "sign_flip": ml.sign_flip,
+    "patch_shuffle": lambda: ml.patch_shuffle(16, channels=1),
+    "adv_params": lambda: ml.adv_params(count=CHANGED),
+}
+
+
+def weights(dtype: str, leaves: int = 16, size: int = MIB) -> Any:
+    """`leaves` kernels of `size` bytes: a patch embedding `[256, D]`, and others `[512, D]`."""
+    width = jnp.dtype(dtype).itemsize
+
+    def leaf(rng: jax.Array, rows: int) -> jax.Array:
+        drawn = 40 * jax.random.normal(rng, (rows, size // width // rows))
+        return drawn.astype(dtype)
+
+    rngs = jax.random.split(jax.random.key(0), leaves)
+    tree = {f"layer{i:02d}": {"kernel": leaf(r, 512)} for i, r in enumerate(rngs[1:])}
+    return {"embed": {"kernel": leaf(rngs[0], 256)}} | tree
+
+
+def programs(name: str, params: Any) -> dict[str, tuple[Any, Any, Any]]:
+    """A lock's jitted `encrypt` and `decrypt`, each with its key and parameters.
+
+    adv_params has decrypt alone, with a key that points at random entries: its encrypt is a search.
+    """
+    lock = LOCKS[name]()
+    if name == "adv_params":
+        rngs, leaves = jax.random.split(jax.random.key(1)), jax.tree.leaves(params)
+        smallest = min(leaf.size for leaf in leaves)
+        key: Any = AdvParamsKey(
+            jnp.zeros(8, jnp.uint32),
+            jax.random.randint(rngs[0], (CHANGED,), 0, len(leaves)),
+            jax.random.randint(rngs[1], (CHANGED,), 0, smallest),
+            jnp.zeros(CHANGED, jnp.uint32),
+        )
+        return {"decrypt": (jax.jit(lock.decrypt), key, params)}
+    encrypt = jax.jit(lambda key, params: lock.encrypt(key, params)[0])
+    key = lock.init(jax.random.key(1), params)
+    return {
+        "encrypt": (encrypt, key, params),
+        "decrypt": (jax.jit(lock.decrypt), key, encrypt(key, params)),
+    }
+
+
+def limits(params: Any) -> dict[str, Callable[[], Any]]:
+    """What the locks compete with, on the same bytes."""
+    secret = bytes(range(32))
+    buffers = [np.asarray(leaf).view(np.uint8).reshape(-1) for leaf in jax.tree.leaves(params)]
+    xor = jax.jit(lambda p, word: jax.tree.map(lambda a: _xor(a, word), p))
+    word = jnp.uint32(0x5A5A5A5A)
+
+    outputs = [bytearray(buffer.nbytes + 64) for buffer in buffers]  # OpenSSL allocates nothing
+
+    def host(algorithm: Any, mode: Any, over: Callable[..., Any] = map) -> Callable[[], Any]:
+        def one(buffer: np.ndarray, output: bytearray) -> None:
+            Cipher(algorithm, mode).encryptor().update_into(buffer.data, output)
+
+        return lambda: list(over(one, buffers, outputs))
+
+    chacha = algorithms.ChaCha20(secret, secret[:16])
+    return {
+        "memcpy": lambda: [np.copy(b) for b in buffers],
+        "jnp XOR": lambda: xor(params, word),
+        "OpenSSL AES-128-CTR": host(algorithms.AES(secret[:16]), modes.CTR(secret[:16])),
+        "OpenSSL ChaCha20": host(chacha, None),
+        ALL_CORES: host(chacha, None, _POOL.map),
+    }
+
+
+def _xor(leaf: jax.Array, word: jax.Array) -> jax.Array:
+    uint = to_uint(leaf)
+    return from_uint(uint ^ word.astype(uint.dtype), leaf.dtype)
+
+
+def measure(quick: bool) -> list[Row]:
+    """GB/s of encrypt and decrypt by lock and dtype, all of one dtype and direction in turns."""
+    leaves, size = (2, 2**14) if quick else (16, MIB)
+    rows = []
+    for dtype in DTYPES:
+        params = weights(dtype, leaves, size)
+        runs: dict[str, dict[str, Any]] = {"encrypt": limits(params), "decrypt": limits(params)}
+        for name in LOCKS:
+            if name == "adv_params" and dtype == "int8":
+                continue  # its layers are floats
+            for way, (program, key, given) in programs(name, params).items():
+                runs[way][name] = lambda f=program, k=key, p=given: f(k, p)
+        for way, contestants in runs.items():
+            seconds = alternate(contestants, 0.0 if quick else 4.0)
+            for name, taken in seconds.items():
+                limit = "OpenSSL ChaCha20" if name.startswith("stream_lock") else "memcpy"
+                wanted = dtype == "float32" and way == "decrypt"
+                rate = leaves * size / 1e9 / float(np.median(taken))
+                case = f"{way} {dtype}"
+                ratios = None if name == limit else taken / seconds[limit]
+                target = 1.5 if wanted and name == "stream_lock" else None
+                alone = target is not None and not is_compiled()
+                rows.append(
+                    row("ciphers", case, name, rate, "GB/s", limit=limit, ratios=ratios,
+                        sense="<=", target=target, note=_NO_CALL if alone else "")
+                )  # fmt: skip
+                if wanted and name == "deep_lock":
+                    rows.append(row("ciphers", case, f"{name}, rate", rate, "GB/s", target=1.5))
+                if target is not None:
+                    rows.append(
+                        row("ciphers", case, f"{name}, beside all cores", rate, "GB/s", limit=ALL_CORES,
+                            ratios=taken / seconds[ALL_CORES], sense="<=", target=target)
+                    )  # fmt: skip
+        rows += _beside_decrypt(dtype, params, 0.0 if quick else 1.0)
+    return rows
+
+
+def _beside_decrypt(dtype: str, params: Any, seconds: float) -> list[Row]:
+    """What the digest of all that is locked adds to `encrypt`."""
+    rows = []
+    for name in (name for name in LOCKS if name.startswith("stream_lock")):
+        ways = {
+            way: lambda f=program, k=key, p=given: f(k, p)
+            for way, (program, key, given) in programs(name, params).items()
+        }
+        taken = alternate(ways, seconds)
+        size = sum(leaf.nbytes for leaf in jax.tree.leaves(params))
+        rate = size / 1e9 / float(np.median(taken["encrypt"]))
+        rows.append(
+            row("ciphers", f"encrypt {dtype}, beside decrypt", name, rate, "GB/s", limit="its decrypt",
+                ratios=taken["encrypt"] / taken["decrypt"], sense="<=", target=3.0)
+        )  # fmt: skip
+    return rows

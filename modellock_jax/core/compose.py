@@ -1,0 +1,146 @@
+"""Several locks as one, and a lock on some leaves alone."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import numpy as np
+
+from modellock_jax.core.lock import (
+    Key,
+    Lock,
+    Loss,
+    Params,
+    Rng,
+    describe,
+    for_lock,
+    paths,
+    split,
+    unmasked,
+    unscrambled,
+)
+from modellock_jax.core.masks import Chained, Mask, Selected
+
+
+def chain(*locks: Lock) -> Lock:
+    """Several locks as one: applied in order, decrypted in reverse; the key is a tuple of keys.
+
+    `loss` is always the owner's loss of the plain parameters: a later lock gets it composed with
+    the decryption of the earlier ones. A lock that needs its gradient (`adv_params`) must therefore
+    come before bit ciphers, and a chain in the wrong order raises instead of doing nothing.
+
+    Raises `ValueError` if no lock is given, and in encrypt if two links have one key: a lock could
+    undo another. Under `jit` that is seen where both are one argument. `TypeError` if the key is not
+    one key per lock.
+    """
+    if not locks:
+        raise ValueError("chain: give at least one lock, as in chain(deep_lock(), stream_lock())")
+
+    def keys_of(key: Key) -> tuple[Key, ...]:
+        if not isinstance(key, tuple) or hasattr(key, "_fields") or len(key) != len(locks):
+            raise TypeError(
+                f"chain: the key must be a tuple of {len(locks)} keys, one per lock in order, "
+                f"not {describe(key)}; make one with init(rng, params)"
+            )
+        return key
+
+    def init(rng: Rng, params: Params) -> Key:
+        return tuple(lock.init(r, params) for lock, r in zip(locks, split(rng, len(locks))))
+
+    def encrypt(key: Key, params: Params, /, loss: Loss | None = None) -> tuple[Params, Key]:
+        finished = []
+        _check_apart(keys_of(key))
+        for lock, k in zip(locks, keys_of(key)):
+            params, k = lock.encrypt(k, params, loss)
+            loss = None if loss is None else _after(loss, lock, k)
+            finished.append(k)
+        return params, tuple(finished)
+
+    def decrypt(key: Key, locked: Params) -> Params:
+        for lock, k in zip(reversed(locks), reversed(keys_of(key))):
+            locked = lock.decrypt(k, locked)
+        return locked
+
+    def scramble(key: Key, x: jax.Array) -> jax.Array:
+        for lock, k in zip(locks, keys_of(key)):
+            x = lock.scramble(k, x)
+        return x
+
+    # What no lock does stays the default, so that the fields show where a chain acts.
+    masks = tuple(None if lock.mask is unmasked else lock.mask for lock in locks)
+    mask: Mask = Chained(masks, keys_of) if any(masks) else unmasked
+    scrambles = any(lock.scramble is not unscrambled for lock in locks)
+    return Lock(init, encrypt, decrypt, scramble if scrambles else unscrambled, mask)
+
+
+def _check_apart(keys: tuple[Key, ...]) -> None:
+    for j, later in enumerate(keys):
+        for i, earlier in enumerate(keys[:j]):
+            if _is_same(earlier, later):
+                raise ValueError(
+                    f"chain: links {i + 1} and {j + 1} have the same key; draw one for each with "
+                    "init(rng, params)"
+                )
+
+
+def _is_same(one: Key, other: Key) -> bool:
+    leaves, others = jax.tree.leaves(one), jax.tree.leaves(other)
+    trees: list[Any] = [jax.tree.structure(key) for key in (one, other)]
+    if not leaves or trees[0] != trees[1]:
+        return False
+    if any(isinstance(leaf, jax.core.Tracer) for leaf in leaves + others):
+        return all(a is b for a, b in zip(leaves, others))
+    return all(np.array_equal(a, b) for a, b in zip(leaves, others))
+
+
+def _after(loss: Loss, lock: Lock, key: Key) -> Loss:
+    return lambda params: loss(lock.decrypt(key, params))
+
+
+def only(lock: Lock, where: Callable[[str], bool]) -> Lock:
+    """A lock restricted to the leaves, and the mask's sites, whose path satisfies `where`.
+
+    `where(path)` gets a leaf's path such as `"params/Dense_0/kernel"` for encrypt and decrypt, and
+    a site's name such as `"Dense_0"` for the mask. `scramble` acts on inputs and is not restricted.
+
+    From a host `Source`, the key depends on which leaves are chosen. Raises `ValueError` if no leaf
+    satisfies `where`, or, in a forward, if no site does and the lock has a mask.
+
+    >>> import jax, modellock_jax as ml
+    >>> params = {"a": jax.numpy.ones(4), "b": jax.numpy.ones(4)}
+    >>> lock = ml.only(ml.deep_lock(), lambda path: path == "a")
+    >>> locked, _ = lock.encrypt(lock.init(jax.random.key(0), params), params)
+    >>> bool((locked["a"] == 1).all()), bool((locked["b"] == 1).all())
+    (False, True)
+    """
+
+    def select(params: Params) -> Params:
+        # None is an empty subtree: what is not selected vanishes, and every path stays the same.
+        chosen = jax.tree.map(
+            lambda path, leaf: leaf if where(path) else None, paths(params), params
+        )
+        if not jax.tree.leaves(chosen):
+            known = ", ".join(jax.tree.leaves(paths(params))[:4])
+            raise ValueError(f"only: no leaf's path satisfies `where`; the paths begin {known}")
+        return chosen
+
+    def merge(chosen: Params, params: Params) -> Params:
+        return jax.tree.map(
+            lambda c, p: p if c is None else c, chosen, params, is_leaf=lambda leaf: leaf is None
+        )
+
+    def init(rng: Rng, params: Params) -> Key:
+        chosen = select(params)
+        known = jax.tree.leaves(paths(chosen))
+        return lock.init(for_lock(rng, f"only({known!r})"), chosen)
+
+    def encrypt(key: Key, params: Params, /, loss: Loss | None = None) -> tuple[Params, Key]:
+        inner = None if loss is None else lambda chosen: loss(merge(chosen, params))
+        locked, key = lock.encrypt(key, select(params), inner)
+        return merge(locked, params), key
+
+    def decrypt(key: Key, locked: Params) -> Params:
+        return merge(lock.decrypt(key, select(locked)), locked)
+
+    mask: Mask = unmasked if lock.mask is unmasked else Selected(lock.mask, where)
+    return Lock(init, encrypt, decrypt, lock.scramble, mask)

@@ -1,0 +1,278 @@
+"""The one idea: a lock is five pure functions, and each person holds one forward function.
+
+The *owner* trains and locks a model, the *user* has the key, the *attacker* has everything but
+the key::
+
+    owner_forward(lock, forward)(key, params, x)     # scramble + mask: what the owner trains
+    user_forward(lock, forward)(key, locked, x)      # decrypt, then the same
+    forward(locked, x)                               # what the attacker holds
+"""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple, Protocol
+
+import jax
+import jax.numpy as jnp
+
+from modellock_jax.core.layers import as_layers, stack_up
+from modellock_jax.core.masks import check_met
+
+Params = Any
+"""A pytree of arrays."""
+
+Key = Any
+"""A pytree of arrays: a NamedTuple for one lock, a tuple of keys for a chain."""
+
+Tap = Callable[[str, jax.Array], jax.Array]
+"""`tap(site, h) -> h`, called on the output of every linear layer, before its activation."""
+
+Forward = Callable[..., Any]
+"""`forward(params, x, tap=untapped, **kwargs) -> y`, calling `h = tap("conv1", h)` at each site."""
+
+Loss = Callable[[Params], jax.Array]
+"""`loss(params) -> scalar`, the owner's loss on a batch of the owner's choice."""
+
+
+class Source(Protocol):
+    """A host-side stream of secret words, such as `vault.keys.KeySource`."""
+
+    def words(self, n: int, /) -> Any: ...
+    def split(self, n: int, /) -> list["Source"]: ...
+    def for_lock(self, lock: str, /) -> "Source": ...
+
+
+Rng = Any
+"""A JAX PRNG key (studies only) or a `Source` (keys that protect something)."""
+
+
+def untapped(site: str, h: jax.Array) -> jax.Array:
+    """The tap that changes nothing: what the attacker's forward runs with."""
+    return h
+
+
+def _encrypt(key: Key, params: Params, /, loss: Loss | None = None) -> tuple[Params, Key]:
+    return params, key
+
+
+def _decrypt(key: Key, locked: Params) -> Params:
+    return locked
+
+
+def unscrambled(key: Key, x: jax.Array) -> jax.Array:
+    return x
+
+
+def unmasked(key: Key, site: str, h: jax.Array) -> jax.Array:
+    return h
+
+
+class Lock(NamedTuple):
+    """A lock: five pure data-to-data functions; the fields a scheme fills in show where it acts.
+
+    `init(rng, params) -> key`
+        draws a key; `rng` is a JAX PRNG key or a host `Source`.
+    `encrypt(key, params, /, loss=None) -> (locked, key)`
+        the owner, once; may finish the key.
+    `decrypt(key, locked) -> params`
+        the user, at load.
+    `scramble(key, x) -> x`
+        every batch.
+    `mask(key, site, h) -> h`
+        every pre-activation.
+
+    **Guarantees.** decrypt inverts encrypt on bits; both keep structure, shapes, dtypes and
+    shardings; a key is a pytree of arrays, so `vmap` over keys is `vmap` over an argument; a second
+    key costs no second trace. A lock is closed over, never passed to `jit`.
+    """
+
+    init: Callable[[Rng, Params], Key]
+    encrypt: Callable[..., tuple[Params, Key]] = _encrypt
+    decrypt: Callable[[Key, Params], Params] = _decrypt
+    scramble: Callable[[Key, jax.Array], jax.Array] = unscrambled
+    mask: Callable[[Key, str, jax.Array], jax.Array] = unmasked
+
+
+def owner_forward(lock: Lock, forward: Forward) -> Callable[..., Any]:
+    """The forward that the owner trains: inputs scrambled and pre-activations masked.
+
+    Returns `f(key, params, x, **kwargs)`; keyword arguments reach `forward` unchanged.
+
+    Raises `ValueError` where a mask would act nowhere: `forward` never calls `tap`, or no site satisfies
+    the `where` of an `only`. It names the sites there are. A chain is refused if one of its masks is.
+
+    >>> import jax, modellock_jax as ml
+    >>> def forward(params, x, tap=ml.untapped):
+    ...     return tap("dense", x @ params["dense"]["kernel"])
+    >>> params = {"dense": {"kernel": jax.numpy.ones((2, 3))}}
+    >>> lock = ml.sign_mask(bits=3)
+    >>> key = ml.SignKey(jax.numpy.array([1, -1, 1], "int8"))
+    >>> ml.owner_forward(lock, forward)(key, params, jax.numpy.ones((1, 2)))
+    Array([[ 2., -2.,  2.]], dtype=float32)
+    """
+
+    def owner(key: Key, params: Params, x: jax.Array, **kwargs: Any) -> Any:
+        sites: list[str] = []
+
+        def tap(site: str, h: jax.Array) -> jax.Array:
+            sites.append(site)
+            return lock.mask(key, site, h)
+
+        y = forward(params, lock.scramble(key, x), tap, **kwargs)
+        if lock.mask is not unmasked:
+            check_met(lock.mask, sites)
+        return y
+
+    return owner
+
+
+def user_forward(
+    lock: Lock, forward: Forward, layers: Callable[[str], bool] | None = None
+) -> Callable[..., Any]:
+    """The forward of the user, who has the key: decrypt, then as the owner.
+
+    Returns `f(key, locked, x, **kwargs)`. With the right key its output equals the output of
+    `owner_forward` on the plain parameters, bit for bit.
+
+    `layers(path)` chooses leaves `[L, ...]` that hold one entry for each of L layers, over which
+    `forward` runs a `lax.scan`: each is opened in the loop, where its layer uses it. Under
+    `jax.checkpoint` of the loop's body, gradients with respect to `x` open it once more instead of
+    keeping it. Leaves that are not chosen are opened at the start.
+
+    Raises `ValueError` if `layers` chooses no leaf, or one without axes; `TypeError` if the lock
+    cannot open a chosen leaf layer by layer.
+
+    >>> import jax, modellock_jax as ml
+    >>> def forward(params, x, tap=ml.untapped):
+    ...     return jax.lax.scan(lambda h, layer: (h @ layer["w"], None), x, params["layers"])[0]
+    >>> params = {"layers": {"w": jax.random.normal(jax.random.key(1), (12, 4, 4))}}
+    >>> lock = ml.stream_lock()
+    >>> locked, key = lock.encrypt(lock.init(jax.random.key(0), params), params)
+    >>> user = ml.user_forward(lock, forward, lambda path: path.startswith("layers/"))
+    >>> x = jax.numpy.ones((1, 4))
+    >>> bool((user(key, locked, x) == forward(params, x)).all())
+    True
+    """
+    owner = owner_forward(lock, forward)
+
+    def user(key: Key, locked: Params, x: jax.Array, **kwargs: Any) -> Any:
+        if layers is None:
+            return owner(key, lock.decrypt(key, locked), x, **kwargs)
+        planned = lock.decrypt(key, _stacked(layers, locked))
+        return owner(key, as_layers(planned), x, **kwargs)
+
+    return user
+
+
+def _stacked(layers: Callable[[str], bool], locked: Params) -> Params:
+    names = paths(locked)
+    chosen = jax.tree.map(layers, names)
+    if not any(jax.tree.leaves(chosen)):
+        known = ", ".join(jax.tree.leaves(names)[:4])
+        raise ValueError(f"user_forward: `layers` chooses no leaf; the paths begin {known}")
+    for path, leaf, is_chosen in zip(*map(jax.tree.leaves, (names, locked, chosen))):
+        if is_chosen and not jnp.ndim(leaf):
+            raise ValueError(f"user_forward: `{path}` has no axis of layers; leave it out")
+    return stack_up(locked, chosen)
+
+
+def paths(params: Params) -> Params:
+    """The path of each leaf, as a tree like `params`: `"params/Dense_0/kernel"`.
+
+    Raises `ValueError` if the tree has no leaves, and where two places read alike: two leaves of one
+    path, or a name that contains `/` beside a branch, as `"a/b"` beside `"a"`.
+
+    **Guarantees.** No two leaves have one path; the part of a path before a `/` is one place of the tree
+    for all leaves below it.
+    """
+    found = jax.tree_util.tree_flatten_with_path(params)
+    if not found[0]:
+        raise ValueError("the parameters are an empty pytree: there is nothing to lock")
+    places: dict[str, Any] = {}
+    texts = []
+    for keys, _ in found[0]:
+        names = [jax.tree_util.keystr((key,), simple=True) for key in keys]
+        text = "/".join(names)
+        texts.append(text)
+        # A beginning of the path ends after a key, or inside of one.
+        ends = {"/".join(names[:n]): keys[:n] for n in range(1, len(names) + 1)}
+        cuts = [i for i, sign in enumerate(text) if sign == "/"]
+        for at in (text[:i] for i in cuts):
+            if places.setdefault(at, ends.get(at)) != ends.get(at):
+                raise _alike(at, text)
+        if text in places:
+            raise _alike(text, text)
+        places[text] = _LEAF
+    return jax.tree.unflatten(found[1], texts)
+
+
+_LEAF = object()
+
+
+def _alike(at: str, path: str) -> ValueError:
+    return ValueError(
+        f"two places in the parameters read `{at}`, one of them in the path `{path}`: a name has a `/` "
+        "in it, or is a number written as text; rename it"
+    )
+
+
+def for_lock(rng: Rng, lock: str) -> Rng:
+    """A host `Source` for one lock, named with all its settings; a JAX PRNG key stays as it is."""
+    return rng.for_lock(lock) if hasattr(rng, "words") else rng
+
+
+def random_words(rng: Rng, n: int, lock: str) -> jax.Array:
+    """`n` random words, uint32 `[n]`, from a JAX PRNG key, or those of `lock` from a host `Source`.
+
+    `lock` is the lock with all settings that its key depends on. Exact twins, which open one another's
+    models with one key, name themselves alike.
+    """
+    if hasattr(rng, "words"):
+        return jnp.asarray(rng.for_lock(lock).words(n), jnp.uint32)
+    return jax.random.bits(rng, (n,), jnp.uint32)
+
+
+def split(rng: Rng, n: int) -> list[Rng]:
+    """`n` independent generators from one JAX PRNG key or host `Source`."""
+    return rng.split(n) if hasattr(rng, "words") else list(jax.random.split(rng, n))
+
+
+def check_key(
+    scheme: str, key: Key, kind: Any, *shapes: tuple[int, ...], dtype: Any = None
+) -> None:
+    """Refuse a key that another lock made, or this lock with other settings.
+
+    `kind` is the key's NamedTuple, `shapes` are those of its fields, and `dtype`, if given, is that
+    of every field. Raises `TypeError` for another structure or dtype, `ValueError` for other shapes.
+    """
+    if not isinstance(key, kind):
+        raise TypeError(
+            f"{scheme}: the key must be a {kind.__name__}, not {describe(key)}; "
+            "make one with init(rng, params)"
+        )
+    for field, value, shape in zip(key._fields, key, shapes):
+        if jnp.shape(value) != shape:
+            raise ValueError(
+                f"{scheme}: the key's `{field}` has shape {list(jnp.shape(value))}, not "
+                f"{list(shape)}: it was made with other settings or for another model"
+            )
+        if dtype is not None and jnp.result_type(value) != dtype:
+            raise TypeError(
+                f"{scheme}: the key's `{field}` has dtype {jnp.result_type(value)}, not "
+                f"{jnp.dtype(dtype)}; make one with init(rng, params)"
+            )
+
+
+def describe(key: Key) -> str:
+    length = f" of {len(key)}" if type(key) in (tuple, list) else ""
+    return f"a {type(key).__name__}{length}"
+
+
+def hidden(key: Any) -> str:
+    """The repr of a lock's key: what its fields are, and not what is in them."""
+    fields = ", ".join(
+        f"{name}={jnp.result_type(value)}{list(jnp.shape(value))}"
+        if hasattr(value, "shape")
+        else f"{name}={type(value).__name__}"
+        for name, value in zip(key._fields, key)
+    )
+    return f"{type(key).__name__}({fields})"

@@ -1,0 +1,342 @@
+"""What a lock does to the entries of a leaf, done by each device on its own part of it.
+
+XLA cannot tell that a key stream may be made anywhere, and would send it from device to device. So it is
+told, by `custom_partitioning`; but TPUs with several chips do not know that
+(https://github.com/jax-ml/jax/issues/38196). There a lock is written in operations that XLA splits by
+itself.
+"""
+
+from collections.abc import Callable, Hashable, Sequence
+from functools import partial
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import NamedSharding, P, lax
+from jax.custom_batching import custom_vmap
+from jax.experimental.custom_partitioning import (
+    ArrayMapping,
+    SdyShardingRule,
+    custom_partitioning,
+)
+from jax.sharding import AxisType
+
+from modellock_jax.core.layers import Stacked
+
+
+class Part(NamedTuple):
+    """Which part of a leaf a device holds.
+
+    `shape`: that of the whole leaf. `numbers`: for each axis, which of its equal parts this is, from
+    0, an int or an int32 scalar. `names`: for each axis, the mesh axes over which it is split, or
+    None. The last parts of an axis may reach past its end: what they hold there is thrown away.
+    `is_layer`: whether it is a layer of a `Stacked` leaf, fetched from it to be used once.
+    """
+
+    shape: tuple[int, ...]
+    numbers: tuple[Any, ...]
+    names: tuple[Any, ...]
+    is_layer: bool = False
+
+
+Body = Callable[..., list[jax.Array]]
+
+as_on_tpus = jax.make_user_context(default_value=False)
+"""`with as_on_tpus(True)`: take the TPUs' way on any platform, to test it."""
+
+
+def by_parts(
+    body: Body, plain: Body | None = None
+) -> Callable[[Hashable, Any, Sequence[jax.Array]], list[jax.Array]]:
+    """A compiled `f(static, args, leaves) -> leaves` that keeps shapes, dtypes and shardings.
+
+    `body(static, args, parts, leaves)` gets all of `args`, a tree of arrays, on every device, and
+    the parts of `leaves` that lie on one device, each with its `Part`; it returns as many parts, of
+    the same shapes and dtypes. Leaves that are not sharded are whole, and so are those under `vmap`
+    on a mesh with automatic axes. Inside a `shard_map` the part there is the leaf.
+
+    `plain`, by default `body`, takes its place on TPUs: of the same bits, in operations that XLA splits
+    without collectives, since with automatic axes its parts are whole leaves there.
+
+    **Guarantees.** On a mesh whose axes are all automatic, or all explicit, no device talks to another
+    unless `body` does so or `args` are sharded. `jax.export` saves a program for several devices only
+    from explicit axes, which `jax.make_mesh` makes; one for a single device, always.
+    """
+
+    plain = plain or body
+    choose = partial(_choose, plain, body)
+
+    def on_whole(body: Body) -> Body:
+        # Compiled, so that constants in `body` are its own: custom_partitioning takes none.
+        @partial(jax.jit, static_argnums=0)
+        def whole(static: Hashable, args: Any, leaves: Sequence[jax.Array]) -> list[jax.Array]:
+            return body(static, args, _whole(leaves), leaves)
+
+        return whole
+
+    whole = on_whole(body)
+    plain_whole = whole if plain is body else on_whole(plain)
+
+    def on_mesh(static: Hashable, shardings: Any, whole: Any) -> Callable[..., list[jax.Array]]:
+        names = _names(shardings, whole)
+
+        def on_parts(body: Body, args: Any, leaves: Sequence[jax.Array]) -> list[jax.Array]:
+            return body(static, args, _parts(whole, names), leaves)
+
+        return partial(choose, on_parts)
+
+    def partition(static: Hashable, mesh: Any, given: Any, _: Any) -> Any:
+        args, leaves = given
+        shardings = [leaf.sharding for leaf in leaves]
+        everywhere = jax.tree.map(lambda _: NamedSharding(mesh, P()), args)
+        return mesh, on_mesh(static, shardings, leaves), shardings, (everywhere, shardings)
+
+    automatic = custom_partitioning(whole, static_argnums=(0,))
+    automatic.def_partition(partition, sharding_rule=_every_axis_alone)
+
+    @partial(jax.jit, static_argnums=0)
+    def run(static: Hashable, args: Any, leaves: Sequence[jax.Array]) -> list[jax.Array]:
+        leaves = [jnp.asarray(leaf) for leaf in leaves]
+        shardings = [jax.typeof(leaf).sharding for leaf in leaves]
+        explicit = [s for s in shardings if AxisType.Explicit in s.mesh.axis_types]
+        if explicit:
+            mapped = jax.shard_map(
+                on_mesh(static, shardings, leaves),
+                mesh=explicit[0].mesh,
+                in_specs=(P(), [s.spec for s in shardings]),
+                out_specs=[s.spec for s in shardings],
+                check_vma=False,
+            )
+            return mapped(args, leaves)
+
+        @custom_vmap
+        def one(args: Any, leaves: Sequence[jax.Array]) -> list[jax.Array]:
+            usual = whole if _without_jit() else automatic
+            return _choose(plain_whole, usual, lambda f, *given: f(static, *given), args, leaves)
+
+        @one.def_vmap
+        def many(size: int, batched: Any, *given: Any) -> Any:
+            axes = jax.tree.map(lambda b: 0 if b else None, batched)
+            choice = partial(_choose, plain_whole, whole, lambda f, *given: f(static, *given))
+            found = jax.vmap(choice, tuple(axes), axis_size=size)(*given)
+            return found, [True] * len(found)
+
+        return one(args, leaves)
+
+    return run
+
+
+def sum_over_parts(
+    body: Callable[..., jax.Array], plain: Callable[..., jax.Array]
+) -> Callable[[Hashable, jax.Array, Sequence[jax.Array]], jax.Array]:
+    """A compiled `f(static, arg, leaves) -> sum`, whatever the leaves' shardings.
+
+    `body(static, arg, parts, leaves)` gets what that of `by_parts` does, and returns integers
+    `[leaves, N]`: what each leaf's part adds to the sum `[N]`. `plain` takes its place on TPUs with
+    automatic axes, as in `by_parts`.
+
+    **Guarantees.** The only thing that devices exchange are the N integers, once.
+    """
+
+    def on_whole(body: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+        @partial(jax.jit, static_argnums=0)
+        def whole(static: Hashable, arg: jax.Array, leaves: Sequence[jax.Array]) -> jax.Array:
+            return body(static, arg, _whole(leaves), leaves).sum(0, dtype=jnp.uint32)
+
+        return whole
+
+    whole, plain_whole = on_whole(body), on_whole(plain)
+
+    def on_mesh(
+        static: Hashable, mesh: Any, shardings: Any, whole: Any
+    ) -> Callable[..., jax.Array]:
+        names = _names(shardings, whole)
+        split = [{n for axis in axes for n in _each(axis)} for axes in names]
+        used = tuple(name for name in mesh.axis_names if any(name in one for one in split))
+
+        def here(arg: jax.Array, leaves: Sequence[jax.Array]) -> jax.Array:
+            added = body(static, arg, _parts(whole, names), leaves)
+            # What several devices hold is counted on the first of them.
+            counts = [
+                jnp.all(jnp.array([lax.axis_index(n) == 0 for n in used if n not in one], bool))
+                for one in split
+            ]
+            total = jnp.where(jnp.array(counts)[:, None], added, 0).sum(0, dtype=jnp.uint32)
+            return lax.psum(total, used) if used else total
+
+        return here
+
+    def partition(static: Hashable, mesh: Any, given: Any, _: Any) -> Any:
+        leaves = given[1]
+        shardings = [leaf.sharding for leaf in leaves]
+        alike = NamedSharding(mesh, P())
+        return mesh, on_mesh(static, mesh, shardings, leaves), alike, (alike, shardings)
+
+    automatic = custom_partitioning(whole, static_argnums=(0,))
+    automatic.def_partition(partition, sharding_rule=_added_up)
+
+    @partial(jax.jit, static_argnums=0)
+    def run(static: Hashable, arg: jax.Array, leaves: Sequence[jax.Array]) -> jax.Array:
+        leaves = [jnp.asarray(leaf) for leaf in leaves]
+        shardings = [jax.typeof(leaf).sharding for leaf in leaves]
+        explicit = [s for s in shardings if AxisType.Explicit in s.mesh.axis_types]
+        if explicit:
+            mesh = explicit[0].mesh
+            mapped = jax.shard_map(
+                on_mesh(static, mesh, shardings, leaves),
+                mesh=mesh,
+                in_specs=(P(), [s.spec for s in shardings]),
+                out_specs=P(),
+                check_vma=False,
+            )
+            return mapped(arg, leaves)
+
+        @custom_vmap
+        def one(arg: jax.Array, leaves: Sequence[jax.Array]) -> jax.Array:
+            usual = whole if _without_jit() else automatic
+            return by_platform(partial(plain_whole, static), partial(usual, static), arg, leaves)
+
+        @one.def_vmap
+        def many(size: int, batched: Any, *given: Any) -> Any:
+            axes = jax.tree.map(lambda b: 0 if b else None, batched)
+            choice = partial(by_platform, partial(plain_whole, static), partial(whole, static))
+            return jax.vmap(choice, tuple(axes), axis_size=size)(*given), True
+
+        return one(arg, leaves)
+
+    return run
+
+
+def _without_jit() -> bool:
+    """Under `jax.disable_jit`, where custom partitioning does not exist."""
+    return bool(jax.config.jax_disable_jit)  # type: ignore[attr-defined]
+
+
+def _each(names: Any) -> tuple[str, ...]:
+    return () if names is None else (names,) if isinstance(names, str) else tuple(names)
+
+
+def _names(shardings: Any, leaves: Any) -> list[tuple[Any, ...]]:
+    """For each leaf and axis, the mesh axes over which it is split, or None."""
+    return [(*s.spec, *[None] * (leaf.ndim - len(s.spec))) for s, leaf in zip(shardings, leaves)]
+
+
+def _whole(leaves: Sequence[jax.Array]) -> list[Part]:
+    """The parts of leaves that are whole."""
+    return [Part(leaf.shape, (0,) * leaf.ndim, (None,) * leaf.ndim) for leaf in leaves]
+
+
+def _parts(whole: Any, names: list[tuple[Any, ...]]) -> list[Part]:
+    """The parts of leaves on the device where this is traced."""
+    return [
+        Part(leaf.shape, tuple(0 if not n else lax.axis_index(n) for n in axes), axes)
+        for leaf, axes in zip(whole, names)
+    ]
+
+
+def by_platform(plain: Callable[..., Any], usual: Callable[..., Any], *args: Any) -> Any:
+    """`plain(*args)` on TPUs, and `usual(*args)` elsewhere: trees of arrays, of the same bits."""
+    if plain is usual or as_on_tpus.value:
+        return plain(*args)
+    return lax.platform_dependent(*args, tpu=plain, default=usual)
+
+
+def _choose(
+    plain: Body, usual: Body, call: Callable[..., list[jax.Array]], args: Any, leaves: Any
+) -> list[jax.Array]:
+    """`call(plain, args, leaves)` on TPUs, and elsewhere `call(usual, args, leaves)`."""
+    if plain is usual:
+        return call(usual, args, leaves)
+    return by_platform(partial(call, plain), partial(call, usual), args, leaves)
+
+
+def by_leaves(
+    body: Body, plain: Body | None = None
+) -> Callable[[Sequence[Hashable], Any, Sequence[Any]], list[Any]]:
+    """`by_parts` for a body that treats each leaf alone: `f(static for each leaf, args, leaves)`.
+
+    Of a `Stacked` leaf the body gets one layer, when it is used.
+    """
+    at_once, plain = by_parts(body, plain), plain or body
+
+    def run(each: Sequence[Hashable], args: Any, leaves: Sequence[Any]) -> list[Any]:
+        new = list(leaves)
+        whole = [i for i, leaf in enumerate(leaves) if not isinstance(leaf, Stacked)]
+        if whole:
+            static = tuple(each[i] for i in whole)
+            done = at_once(static, args, [leaves[i] for i in whole])
+            for i, leaf in zip(whole, done):
+                new[i] = leaf
+        for i in set(range(len(leaves))) - set(whole):
+            step = partial(_on_layer, plain, body, each[i], leaves[i].shape)
+            new[i] = leaves[i].then(step, leaves[i].everywhere(args))
+        return new
+
+    return run
+
+
+def _on_layer(
+    plain: Body,
+    body: Body,
+    static: Hashable,
+    shape: tuple[int, ...],
+    args: Any,
+    number: Any,
+    layer: jax.Array,
+) -> jax.Array:
+    rest = len(shape) - 1
+
+    def on_part(body: Body, args: Any, given: Any) -> list[jax.Array]:
+        number, layer = given
+        part = Part(shape, (number, *[0] * rest), ("layers", *[None] * rest), True)
+        return body((static,), args, [part], [layer[None]])
+
+    return _choose(plain, body, on_part, args, (number, layer))[0][0]
+
+
+def _axes_of(given: Any) -> list[ArrayMapping]:
+    """A name of its own for every axis of every array."""
+    return [
+        ArrayMapping(*(f"axis{i}_{k}" for k in range(len(value.shape))))
+        for i, value in enumerate(given)
+    ]
+
+
+def _every_axis_alone(_: Hashable, mesh: Any, given: Any, results: Any) -> SdyShardingRule:
+    """Tell XLA that any axis of any leaf may be split, and then its result is split alike."""
+    first = len(given) - len(results)
+    axes = _axes_of(given)
+    alone = tuple(name for mapping in axes[:first] for name in mapping)
+    return SdyShardingRule(tuple(axes), tuple(axes[first:]), need_replication_factors=alone)
+
+
+def _added_up(_: Hashable, mesh: Any, given: Any, results: Any) -> SdyShardingRule:
+    """Any axis of any leaf may be split; the array before them and the sum are whole everywhere."""
+    axes = _axes_of(given)
+    alone = (*axes[0], "sum")
+    return SdyShardingRule(tuple(axes), (ArrayMapping("sum"),), need_replication_factors=alone)
+
+
+def everywhere(leaf: jax.Array) -> jax.Array:
+    """A leaf whole on each device, where its mesh has explicit axes; elsewhere XLA sees to that."""
+    mesh = jax.typeof(leaf).sharding.mesh
+    if AxisType.Explicit not in mesh.axis_types:
+        return leaf
+    return jax.sharding.reshard(leaf, NamedSharding(mesh, P()))
+
+
+def placed_as(whole: jax.Array, leaf: jax.Array) -> jax.Array:
+    """The inverse of `everywhere`."""
+    sharding = jax.typeof(leaf).sharding
+    explicit = AxisType.Explicit in sharding.mesh.axis_types
+    return jax.sharding.reshard(whole, sharding) if explicit else whole
+
+
+def cut(whole: jax.Array, part: Part, shape: tuple[int, ...]) -> jax.Array:
+    """The part, of that shape, of an array that every device holds whole."""
+    if shape == whole.shape:
+        return whole
+    ends = [-n % max(own, 1) for n, own in zip(part.shape, shape)]
+    padded = jnp.pad(whole, [(0, end) for end in ends])
+    starts = [number * own for number, own in zip(part.numbers, shape)]
+    return lax.dynamic_slice(padded, starts, shape)

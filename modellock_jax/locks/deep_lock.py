@@ -1,0 +1,283 @@
+"""Deep-Lock: every byte of every parameter through a keyed S-box.
+
+Source: Alam, Saha, Mukhopadhyay & Kundu (2020), arXiv 2008.05966.
+"""
+
+import itertools
+from collections.abc import Iterator
+from functools import partial
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from modellock_jax.ciphers import aes, native
+from modellock_jax.core.bits import (
+    bitwise,
+    check_leaves,
+    from_uint,
+    substitute,
+    to_blocks,
+    to_uint,
+    words_in,
+    words_like,
+)
+from modellock_jax.core.layers import Stacked
+from modellock_jax.core.lock import Key, Lock, Loss, Params, Rng, check_key, hidden, random_words
+from modellock_jax.core.shards import Part, by_parts, by_platform, cut
+from modellock_jax.locks._plain import entries_from, fill
+
+_STRETCH = 2**16  # round keys, 1 MiB
+
+
+class DeepLockKey(NamedTuple):
+    """`master`: uint32 `[4]` or `[8]`, the AES key as little-endian words."""
+
+    master: jax.Array
+
+    def __repr__(self) -> str:
+        return hidden(self)
+
+
+def deep_lock(key_bits: int = 128, restart: Literal["never", "leaf"] = "never") -> Lock:
+    """Encrypt w' = Sbox(w ^ k_i) and decrypt w = InvSbox(w') ^ k_i with the AES key schedule.
+
+    Leaves: floats and integers of 1, 2, 4 or 8 bytes, normalisation statistics and biases too.
+    Leaves are taken in tree order, each in C order, as little-endian bytes: four float32 weights, or
+    eight bfloat16 ones, meet one 16-byte round key. Each leaf begins with a fresh round key, the
+    first leaf with the master key itself. The schedule runs on past the rounds of FIPS-197, its
+    round constant doubling in GF(2^8).
+
+    `restart="leaf"` starts every leaf from its own master key, AES of the leaf's number under the
+    key, so that the schedules run side by side, and knowing one leaf does not give the others.
+
+    Raises `ValueError` for other settings, `TypeError` for leaves that are not whole bytes, and
+    `TypeError` when differentiated (on bits the gradient would silently be zero).
+
+    **Guarantees.** decrypt inverts encrypt on bits, NaN payloads included. No key check: a wrong key
+    gives other weights and no error. **Broken**: the locked weights alone give the master key in a
+    fraction of a second (`attacks.deep_lock_ciphertext_only`), and so do 16 known consecutive bytes
+    (`attacks.deep_lock_known_plaintext`). For a lock with no such shortcut see `stream_lock`. With
+    sharded leaves no device talks to another: each runs the whole schedule, which is sequential.
+
+    Source: Alam et al. (2020); FIPS-197 for the schedule.
+
+    >>> import jax, modellock_jax as ml
+    >>> params = {"w": jax.numpy.array([1.0, -0.0, jax.numpy.nan])}
+    >>> lock = ml.deep_lock()
+    >>> locked, key = lock.encrypt(lock.init(jax.random.key(0), params), params)
+    >>> lock.decrypt(key, locked)["w"].tolist()
+    [1.0, -0.0, nan]
+    """
+    if key_bits not in (128, 256):
+        raise ValueError(f"deep_lock: key_bits must be 128 or 256, not {key_bits}")
+    if restart not in ("never", "leaf"):
+        raise ValueError(f'deep_lock: restart must be "never" or "leaf", not {restart!r}')
+    n = key_bits // 32
+
+    def init(rng: Rng, params: Params) -> DeepLockKey:
+        check_leaves("deep_lock", params)
+        return DeepLockKey(
+            random_words(rng, n, f"deep_lock(key_bits={key_bits}, restart={restart!r})")
+        )
+
+    def through(key: DeepLockKey, params: Params, unlock: bool) -> Params:
+        leaves, tree = jax.tree.flatten(params)
+        by_layers = any(isinstance(leaf, Stacked) for leaf in leaves)
+        through_sbox = _layer_by_layer if by_layers else _through_sbox
+        return jax.tree.unflatten(tree, through_sbox((unlock, restart), key.master, leaves))
+
+    lock_bits = bitwise("deep_lock")(partial(through, unlock=False))
+    unlock_bits = bitwise("deep_lock")(partial(through, unlock=True))
+
+    def encrypt(key: Key, params: Params, /, loss: Loss | None = None) -> tuple[Params, Key]:
+        check_leaves("deep_lock", params)
+        check_key("deep_lock", key, DeepLockKey, (n,), dtype=jnp.uint32)
+        return lock_bits(key, params), key
+
+    def decrypt(key: Key, locked: Params) -> Params:
+        check_leaves("deep_lock", locked)
+        check_key("deep_lock", key, DeepLockKey, (n,), dtype=jnp.uint32)
+        return unlock_bits(key, locked)
+
+    return Lock(init, encrypt, decrypt)
+
+
+def _body(
+    how: tuple[bool, str], master: jax.Array, parts: list[Part], leaves: list[jax.Array]
+) -> list[jax.Array]:
+    unlock, restart = how
+    if restart == "never" and not any(name for part in parts for name in part.names):
+        return _in_one_pass(unlock, aes.begin(master), leaves)[1]
+    if not any(name for part in parts for name in part.names) and native.has_aes():
+        by_leaf = native.on_cpu(partial(_leaf_by_leaf, unlock), partial(_masked, how, parts))
+        return by_leaf(master, *leaves)
+    return _masked(how, parts, master, *leaves)
+
+
+def _plain(
+    how: tuple[bool, str], master: jax.Array, parts: list[Part], leaves: list[jax.Array]
+) -> list[jax.Array]:
+    """Every device runs the whole schedule, and keeps of each leaf what its part needs."""
+    unlock, restart = how
+    masters = _leaf_keys(master, len(leaves)) if restart == "leaf" else [master]
+    at, new = aes.begin(masters[0]), []
+    for i, (part, leaf) in enumerate(zip(parts, leaves)):
+        if restart == "leaf":
+            at = aes.begin(masters[i])
+        at, opened = _plain_leaf(unlock, part.shape, part.names, part.numbers, at, leaf)
+        new.append(opened)
+    return new
+
+
+# Compiled once for all leaves of a shape.
+@partial(jax.jit, static_argnums=(0, 1, 2))
+def _plain_leaf(
+    unlock: bool, shape: Any, names: Any, numbers: Any, at: aes.Schedule, leaf: jax.Array
+) -> tuple[aes.Schedule, jax.Array]:
+    bits = to_uint(leaf)
+
+    def words(at: aes.Schedule) -> tuple[aes.Schedule, jax.Array]:
+        return aes.after(at), entries_from(jnp.stack(at.words[:4]), bits.dtype.itemsize)
+
+    at, mask = fill(Part(shape, numbers, names), leaf.shape, bits.dtype, 0, at, words)
+    table = jnp.asarray(aes.INV_SBOX if unlock else aes.SBOX)
+    bits = substitute(bits, table) ^ mask if unlock else substitute(bits ^ mask, table)
+    return at, from_uint(bits, leaf.dtype)
+
+
+_through_sbox = by_parts(_body, _plain)
+
+
+def _leaf_by_leaf(unlock: bool, master: jax.Array, *leaves: jax.Array) -> list[jax.Array]:
+    masters = _leaf_keys(master, len(leaves))
+    return [
+        _in_one_pass(unlock, aes.begin(own), [leaf])[1][0] for own, leaf in zip(masters, leaves)
+    ]
+
+
+def _masked(
+    how: tuple[bool, str], parts: list[Part], master: jax.Array, *leaves: jax.Array
+) -> list[jax.Array]:
+    unlock, restart = how
+    # The schedule runs in sequence: every device has it whole, and takes what its part needs.
+    wholes = [jax.ShapeDtypeStruct(part.shape, leaf.dtype) for part, leaf in zip(parts, leaves)]
+    streams = (_one_schedule if restart == "never" else _schedule_per_leaf)(master, wholes)
+    table, new = jnp.asarray(aes.INV_SBOX if unlock else aes.SBOX), []
+    for words, whole, part, leaf in zip(streams, wholes, parts, leaves):
+        mask, bits = cut(words_like(words, whole), part, leaf.shape), to_uint(leaf)
+        bits = substitute(bits, table) ^ mask if unlock else substitute(bits ^ mask, table)
+        new.append(from_uint(bits, leaf.dtype))
+    return new
+
+
+def round_keys(params: Params) -> list[int]:
+    """How many round keys each leaf takes."""
+    return [-(-words_in(leaf) // 4) for leaf in jax.tree.leaves(params)]
+
+
+def _stretches(leaves: Params) -> Iterator[tuple[list[Any], list[int]]]:
+    """Leaves and their numbers of round keys, a stretch at a time: small ones share one scan, and
+    what a scan leaves behind is used while it lies in the cache."""
+    some: tuple[list[Any], list[int]] = ([], [])
+    for leaf, rounds in zip(leaves, round_keys(leaves)):
+        some[0].append(leaf)
+        some[1].append(rounds)
+        if sum(some[1]) >= _STRETCH:
+            yield some
+            some = ([], [])
+    if some[0]:
+        yield some
+
+
+def _in_one_pass(
+    unlock: bool, schedule: aes.Schedule, leaves: list[jax.Array], in_place: bool = False
+) -> tuple[aes.Schedule, list[jax.Array]]:
+    new: list[jax.Array] = []
+    for some, rounds in _stretches(leaves):
+        blocks = [to_blocks(leaf, n) for leaf, n in zip(some, rounds)]
+        joined = blocks[0] if len(some) == 1 else jnp.concatenate(list(map(to_uint, blocks)))
+        schedule, through = aes.run_through(schedule, joined, unlock, in_place)
+        new += map(_like, _split(through, rounds), some)
+    return schedule, new
+
+
+def _layer_by_layer(how: tuple[bool, str], master: jax.Array, leaves: list[Any]) -> list[Any]:
+    """Where the round keys of each layer begin is found first, by one run of the whole schedule."""
+    unlock, restart = how
+    masters = _leaf_keys(master, len(leaves)) if restart == "leaf" else [master]
+    schedule, new = aes.begin(masters[0]), list[Any]()
+
+    def opened(
+        start: aes.Schedule, leaf: jax.Array, in_place: bool = False
+    ) -> tuple[aes.Schedule, jax.Array]:
+        def usual(start: aes.Schedule, leaf: jax.Array) -> tuple[aes.Schedule, jax.Array]:
+            after, (new,) = _in_one_pass(unlock, start, [leaf], in_place)
+            return after, new
+
+        plain = partial(_plain_leaf, unlock, leaf.shape, (None,) * leaf.ndim, (0,) * leaf.ndim)
+        return by_platform(plain, usual, start, leaf)
+
+    def open_layer(start: aes.Schedule, _: jax.Array, layer: jax.Array) -> jax.Array:
+        return opened(start, layer, in_place=True)[1]
+
+    for i, leaf in enumerate(leaves):
+        if restart == "leaf":
+            schedule = aes.begin(masters[i])
+        if not isinstance(leaf, Stacked):
+            schedule, whole = opened(schedule, leaf)
+            new.append(whole)
+            continue
+        layers, size = leaf.shape[0], leaf.size * leaf.dtype.itemsize
+        if size % (16 * layers):
+            raise TypeError(
+                f"deep_lock: {layers} layers of {list(leaf.shape[1:])} {leaf.dtype} are not whole "
+                "blocks of 16 bytes each; leave that leaf out of `layers` in user_forward"
+            )
+        schedule, starts = aes.starts(schedule, layers, size // layers // 16)
+        new.append(leaf.then(open_layer, starts))
+    return new
+
+
+def _like(words: jax.Array, leaf: jax.Array) -> jax.Array:
+    if words.dtype == leaf.dtype:
+        return words[: leaf.size].reshape(leaf.shape)
+    return from_uint(words_like(to_uint(words), leaf), leaf.dtype)
+
+
+def _one_schedule(master: jax.Array, leaves: list[Any]) -> list[jax.Array]:
+    schedule, streams = aes.begin(master), []
+    for _, rounds in _stretches(leaves):
+        schedule, words = aes.run(schedule, sum(rounds))
+        streams += _split(words, rounds)
+    return streams
+
+
+def _split(words: jax.Array, rounds: list[int]) -> list[jax.Array]:
+    ends = itertools.accumulate(rounds)
+    return [words[end - n : end].reshape(-1) for n, end in zip(rounds, ends)]
+
+
+def _schedule_per_leaf(master: jax.Array, leaves: list[Any]) -> list[jax.Array]:
+    # Small leaves are rounded up to a power of two, so that few lengths, and few scans, remain.
+    rounds = [n if n > 1024 else 1 << max(0, n - 1).bit_length() for n in round_keys(leaves)]
+    masters = _leaf_keys(master, len(leaves))
+    streams: list[Any] = [None] * len(leaves)
+    for n in set(rounds):
+        # Leaves of one length go through one scan, as parallel lanes.
+        members = [i for i, r in enumerate(rounds) if r == n]
+        lanes = jax.vmap(lambda m, n=n: aes.key_schedule(m, n))(masters[jnp.array(members)])
+        for i, lane in zip(members, lanes.reshape(len(members), -1)):
+            streams[i] = lane[: words_in(leaves[i])]
+    return streams
+
+
+def _leaf_keys(master: jax.Array, leaves: int) -> jax.Array:
+    # Block (leaf, half): a 256-bit leaf key takes two blocks.
+    number = jnp.arange(leaves * (master.shape[0] // 4), dtype=jnp.uint32)
+    return aes.encrypt(master, jnp.pad(number[:, None], ((0, 0), (0, 3)))).reshape(leaves, -1)
+
+
+def key_bits(params: Params, sites: Any, key_bits: int = 128, **_: Any) -> float:
+    """Key space in bits."""
+    return float(key_bits)

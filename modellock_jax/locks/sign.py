@@ -1,0 +1,229 @@
+"""HPNN sign masks, trained under the key, and their exact twin for a model already trained.
+
+Source: Chakraborty, Mondal & Srivastava (2020), eprint 2020/1016.
+"""
+
+import math
+from typing import Any, Literal, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from modellock_jax.core.bits import bitwise, check_leaves, from_uint, to_uint
+from modellock_jax.core.lock import (
+    Key,
+    Lock,
+    Loss,
+    Params,
+    Rng,
+    check_key,
+    hidden,
+    paths,
+    random_words,
+)
+from modellock_jax.core.shards import Part, by_leaves
+
+
+class SignKey(NamedTuple):
+    """`signs`: int8 `[bits]`, each +1 or -1 (a relaxed key may hold floats)."""
+
+    signs: jax.Array
+
+    def __repr__(self) -> str:
+        return hidden(self)
+
+
+def sign_mask(bits: int = 256, per: Literal["channel", "unit"] = "channel") -> Lock:
+    """Multiply each pre-activation by a secret sign: unit j uses bit j mod `bits`.
+
+    Pre-activations `[B, ..., C]`, float. `per="channel"` counts units along the last axis;
+    `per="unit"` counts every entry after the batch axis in C order, as the paper's accelerator does.
+    The model is trained under the key (`owner_forward`); the parameters are not touched.
+
+    Raises `ValueError` for other settings or a key of another length.
+
+    **Guarantees.** Exactly the network with rows of weights and biases negated; with all signs +1 the
+    plain network. A layer of fewer units than `bits` leaves later bits unused. A BatchNorm after the
+    mask gives the bits away, sign(running mean * expected mean): use GroupNorm. **Broken** by
+    fine-tuning with little data (Malhotra 2023) and, with queries to an unlocked model, by Li et al.
+    (2024).
+
+    Source: Chakraborty et al. (2020).
+
+    >>> import jax, modellock_jax as ml
+    >>> lock = ml.sign_mask(bits=2)
+    >>> lock.mask(ml.SignKey(jax.numpy.array([1, -1])), "dense", jax.numpy.ones((1, 3))).tolist()
+    [[1.0, -1.0, 1.0]]
+    """
+    _check(bits)
+    if per not in ("channel", "unit"):
+        raise ValueError(f'sign_mask: per must be "channel" or "unit", not {per!r}')
+
+    def mask(key: Key, site: str, h: jax.Array) -> jax.Array:
+        check_key("sign_mask", key, SignKey, (bits,))
+        units = h.shape[-1:] if per == "channel" else h.shape[1:]
+        signs = _signs(key.signs.astype(h.dtype), units)
+        return h * signs.reshape((1,) * (h.ndim - len(units)) + units)
+
+    def init(rng: Rng, params: Params) -> SignKey:
+        return _draw(rng, bits, per)
+
+    return Lock(init, mask=mask)
+
+
+def sign_flip(bits: int = 256) -> Lock:
+    """Negate the output rows of every kernel, and its bias, by secret signs; no retraining.
+
+    Acts on each leaf named `kernel`, any number of axes, along its last axis, and on the `bias`
+    beside it: Dense, Conv and attention layers of Flax. Channel j uses bit j mod `bits`. Floats are
+    negated by their sign bit, integers in two's complement.
+
+    Raises `ValueError` for other settings, if no leaf is named `kernel`, or if one has no entries, no
+    axes, or a bias of another length; `TypeError` for unsigned integers, and when differentiated (relax
+    `sign_mask` instead, which is the same function).
+
+    **Guarantees.** The twin of `sign_mask(bits)`: `forward(encrypt(key, p), x)` equals
+    `owner_forward(sign_mask(bits), forward)(key, p, x)`. decrypt inverts encrypt on bits; magnitudes
+    stay in the open. With sharded leaves no device talks to another. Signs cancel where two masked
+    layers meet in a product, as query and key of attention do. Attacks on `sign_mask` apply.
+
+    Source: the identity behind Chakraborty et al. (2020).
+
+    >>> import jax, modellock_jax as ml
+    >>> params = {"kernel": jax.numpy.ones((1, 3)), "bias": jax.numpy.ones(3)}
+    >>> locked, _ = ml.sign_flip(bits=2).encrypt(ml.SignKey(jax.numpy.array([1, -1])), params)
+    >>> locked["kernel"].tolist(), locked["bias"].tolist()
+    ([[1.0, -1.0, 1.0]], [1.0, -1.0, 1.0])
+    """
+    _check(bits)
+
+    @bitwise("sign_flip")
+    def flip(key: SignKey, params: Params) -> Params:
+        leaves, tree = jax.tree.flatten(params)
+        chosen = _negated(params)
+        flipped = _negate([None] * len(chosen), key.signs, [leaves[i] for i in chosen])
+        for i, leaf in zip(chosen, flipped):
+            leaves[i] = leaf
+        return jax.tree.unflatten(tree, leaves)
+
+    def check(params: Params) -> None:
+        check_leaves("sign_flip", params)
+        _negated(params)
+
+    def init(rng: Rng, params: Params) -> SignKey:
+        check(params)
+        return _draw(rng, bits, "channel")
+
+    def decrypt(key: Key, locked: Params) -> Params:
+        check(locked)
+        check_key("sign_flip", key, SignKey, (bits,))
+        return flip(key, locked)
+
+    def encrypt(key: Key, params: Params, /, loss: Loss | None = None) -> tuple[Params, Key]:
+        return decrypt(key, params), key
+
+    return Lock(init, encrypt, decrypt)
+
+
+def _negated(params: Params) -> list[int]:
+    """The leaves that `sign_flip` acts on, by number: kernels and the biases beside them.
+
+    Raises `ValueError` or `TypeError` if there is none, or one on which it cannot act.
+    """
+    leaves, names = jax.tree.leaves(params), jax.tree.leaves(paths(params))
+    kernels = {
+        path.removesuffix("kernel"): leaf
+        for path, leaf in zip(names, leaves)
+        if path.split("/")[-1] == "kernel"
+    }
+    if not kernels:
+        raise ValueError(
+            "sign_flip: no leaf is named `kernel`, so there is nothing to negate; "
+            "name weight matrices [..., in, out] `kernel` and their biases `bias`"
+        )
+    chosen = []
+    for i, (path, leaf) in enumerate(zip(names, leaves)):
+        parent, _, name = path.rpartition("/")
+        kernel = kernels.get(f"{parent}/" if parent else "")
+        if kernel is None or name not in ("kernel", "bias"):
+            continue
+        _check_signed(path, leaf)
+        if leaf.shape[-1] != kernel.shape[-1]:
+            raise ValueError(
+                f"sign_flip: the leaf `{path}` {list(leaf.shape)} is no bias of the kernel beside it, "
+                f"{list(kernel.shape)}: their last axes differ; leave both out with only(lock, where)"
+            )
+        chosen.append(i)
+    return chosen
+
+
+def _check_signed(path: str, leaf: Any) -> None:
+    if jnp.issubdtype(leaf.dtype, jnp.unsignedinteger):
+        raise TypeError(
+            f"sign_flip: the leaf `{path}` has dtype {leaf.dtype}, which has no negative values; "
+            "leave it out with only(lock, where)"
+        )
+    if not leaf.size or not leaf.ndim:
+        raise ValueError(
+            f"sign_flip: the leaf `{path}` has shape {list(leaf.shape)}, so there is nothing along "
+            "its last axis to negate; leave it out with only(lock, where)"
+        )
+
+
+def negate_one(rng: jax.Array, key: SignKey) -> SignKey:
+    """The nearest wrong key: one sign negated."""
+    j = jax.random.randint(rng, (), 0, key.signs.shape[0])
+    return SignKey(key.signs.at[j].multiply(-1))
+
+
+def mask_bits(params: Params, sites: Any, bits: int = 256, per: str = "channel") -> float:
+    """Key space in bits: the signs that reach a unit; `sites` maps a name to its shape [B, ..., C]."""
+    units = [shape[-1] if per == "channel" else math.prod(shape[1:]) for shape in sites.values()]
+    return float(min(bits, max(units)))
+
+
+def flip_bits(params: Params, sites: Any, bits: int = 256) -> float:
+    """Key space in bits: the signs that reach a channel."""
+    return mask_bits(params, sites, bits)
+
+
+def _check(bits: int) -> None:
+    if bits < 1:
+        raise ValueError(f"bits must be at least 1, not {bits}")
+
+
+def _draw(rng: Rng, bits: int, per: str) -> SignKey:
+    # One name for sign_mask per channel and sign_flip, which share their key.
+    words = random_words(rng, bits, f"signs(bits={bits}, per={per!r})")
+    return SignKey(1 - 2 * (words & 1).astype(jnp.int8))
+
+
+def _signs(signs: jax.Array, units: tuple[int, ...]) -> jax.Array:
+    """The sign of each unit, `[rows, C]` for units `[..., C]`; each row continues the one before."""
+    bits, width, rows = signs.shape[0], math.prod(units[-1:]), math.prod(units[:-1])
+    # Rows come round again: one round is looked up, as an array of its own that XLA does not make anew
+    # in every use, and repeated where the product is taken. To look up every unit costs as much as
+    # the layer at small batches.
+    once = min(rows, bits // math.gcd(bits, width))
+    table = signs.at[np.arange(once * width) % bits].get(mode="promise_in_bounds")
+    return jnp.tile(table.reshape(once, width), (-(-rows // max(once, 1)), 1))[:rows]
+
+
+@by_leaves
+def _negate(
+    _: Any, signs: jax.Array, parts: list[Part], leaves: list[jax.Array]
+) -> list[jax.Array]:
+    new = []
+    for part, leaf in zip(parts, leaves):
+        unit = part.numbers[-1] * leaf.shape[-1] + jnp.arange(leaf.shape[-1])
+        negative = signs.at[unit % signs.shape[0]].get(mode="promise_in_bounds") < 0
+        negative = negative.reshape((1,) * (leaf.ndim - 1) + unit.shape)
+        if jnp.issubdtype(leaf.dtype, jnp.floating):
+            bits = to_uint(leaf)
+            sign_bit = jnp.asarray(1 << (8 * leaf.dtype.itemsize - 1), bits.dtype)
+            bits ^= jnp.where(negative, sign_bit, jnp.zeros((), bits.dtype))
+            new.append(from_uint(bits, leaf.dtype))
+        else:
+            new.append(jnp.where(negative, -leaf, leaf))
+    return new

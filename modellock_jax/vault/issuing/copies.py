@@ -1,0 +1,197 @@
+"""Copies of one checkpoint, each locked under a key of its user's own, and entered in a register."""
+
+import hashlib
+import os
+import re
+from collections.abc import Iterable
+from pathlib import Path
+from typing import NamedTuple
+
+from modellock_jax.vault import sources
+from modellock_jax.vault.files import canonical
+from modellock_jax.vault.issuing import revocation
+from modellock_jax.vault.issuing.register import USER, Entry, Register, Writer, extending
+from modellock_jax.vault.keys import identity
+from modellock_jax.vault.keys import secret as keys
+from modellock_jax.vault.keys.secret import Secret
+from modellock_jax.vault.locked import file_schemes
+from modellock_jax.vault.locked import sets as locked_sets
+from modellock_jax.vault.locked.files import Done, lock_file
+from modellock_jax.vault.sealed.envelope import directory_of
+from modellock_jax.vault.sealed.sets import LOCKED, check_folder
+
+Plain = str | os.PathLike[str] | bytes  # a path, or the file itself
+
+
+class Issued(NamedTuple):
+    """`entry`: of the register; `copy`: the user's locked file; `key`: their key file, mode 0600."""
+
+    entry: Entry
+    copy: Path
+    key: Path
+
+
+def user_secret(secret: Secret, register: str, user: str, salt: str) -> Secret:
+    """The key of a user's copy, by HKDF from the issuer's secret, the register's id and a line's salt.
+
+    **Guarantees.** The same again, so none is stored; and one user's key tells nothing of the
+    issuer's or of another user's, if HMAC-SHA256 is pseudo-random. The salt is fresh for each copy,
+    so that none has another's key, whatever became of the register's lines.
+    """
+    return Secret(secret.derive(32, "issued copy", register, user, salt))
+
+
+def unfinished(folder: str | os.PathLike[str], users: Iterable[str], book: Register) -> list[Path]:
+    """Copies and keys of these users in a folder that no line of the register names.
+
+    A command that was killed left them, or lines were lost. Nothing of ours gives them out again:
+    the next copy has another key.
+    """
+    names, known = set(users), {entry.key for entry in book.entries}
+    found = []
+    for path in sorted(Path(folder).iterdir()):
+        parts = re.fullmatch(rf"(.+)\.({identity.ID})\.(safetensors|set|key)", path.name)
+        if parts and parts[1] in names and parts[2] not in known:
+            found.append(path)
+    return found
+
+
+def issue(
+    source: Plain,
+    folder: str | os.PathLike[str],
+    users: Iterable[str],
+    secret: Secret,
+    register: str | os.PathLike[str],
+    scheme: str = "stream_lock",
+    *,
+    again: bool = False,
+    revocations: str | os.PathLike[str] | None = None,
+    done: Done = lambda _: None,
+) -> list[Issued]:
+    """Lock a copy of a plain safetensors file, or of a folder, for each user, under a key of their own.
+
+    Writes `folder/USER.KEYID.safetensors`, or of a folder the locked set `folder/USER.KEYID.set`,
+    and, to be given to them over another way, their key file `folder/USER.KEYID.key`; then a line of
+    `register`. `secret` is the issuer's: it signs, and users' keys come from it. `again`: users who
+    have a copy get another, under a new key; the register notes the old key as superseded, and the
+    list `revocations`, if one is given, revokes it.
+
+    Raises `ValueError` for a user's name that is no file name, for one who has a copy already without
+    `again` or has none with it, `Unreadable`, and as `locked.lock_file` and `register.extending`.
+
+    Threat model: users who each have their own copy and key. What a copy is worth without its key
+    depends on the scheme: `LockedInfo.about` says it.
+
+    **Guarantees.** No two copies have one key, whether lines of the register were lost, it was copied
+    or put back from a backup, or a command was killed. Killed at any moment, the register is whole,
+    and whoever is in it has their copy and their key; the same command again, without them, completes
+    the rest, and what the killed one left in the folder is what `unfinished` finds. Not protected: a
+    user holds the plain weights and can pass them on, and nothing in them says whose they were;
+    users who compare plain weights see that they are the same.
+
+    >>> import tempfile
+    >>> import numpy as np
+    >>> from safetensors.numpy import save_file
+    >>> from modellock_jax.vault.locked.files import unlock_file
+    >>> master = keys.generate()
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_file({"w": np.arange(3.0)}, f"{folder}/m")
+    ...     one, two = issue(f"{folder}/m", folder, ["alice", "bob"], master, f"{folder}/register")
+    ...     unlock_file(one.copy, f"{folder}/again", keys.load(one.key))
+    ...     one.entry.user, one.entry.key != two.entry.key, master.id == one.entry.key
+    ('alice', True, False)
+    """
+    if isinstance(users, str):
+        raise TypeError("issue: `users` is a list of names, and not one text")
+    users, folder = list(users), Path(folder)
+    _check(users)
+    if revocations is not None and not again:
+        raise ValueError("only issuing again revokes a key; leave the revocation list away")
+    scheme = file_schemes.settled(scheme)
+    plain = _digest(source)
+    with extending(register, secret) as writer:
+        _check_new(users, writer, again)
+        if revocations is not None:
+            old = [writer.register.current[user].key for user in users]
+            revocation.revoke(revocations, old, secret, dry_run=True)
+        folder.mkdir(mode=0o700, exist_ok=True)
+        return [
+            _one(source, folder, user, secret, writer, scheme, plain, revocations, done)
+            for user in users
+        ]
+
+
+def _one(
+    source: Plain,
+    folder: Path,
+    user: str,
+    secret: Secret,
+    writer: Writer,
+    scheme: str,
+    plain: str,
+    revocations: str | os.PathLike[str] | None,
+    done: Done,
+) -> Issued:
+    old = writer.register.current.get(user)
+    salt = os.urandom(32).hex()
+    own = user_secret(secret, writer.register.id, user, salt)
+    of_folder = not isinstance(source, bytes) and os.path.isdir(source)
+    kind, key = "set" if of_folder else "safetensors", folder / f"{user}.{own.id}.key"
+    copy = listed = folder / f"{user}.{own.id}.{kind}"
+    if not isinstance(source, bytes) and of_folder:
+        locked_sets.lock_set(source, copy, own, scheme, done=done)
+        listed = copy / LOCKED  # which has the digests of all the rest
+    else:
+        lock_file(source, copy, own, scheme, done=done)
+    keys.save(own, key)
+    if old is not None and revocations is not None:
+        revocation.revoke(revocations, [old.key], secret, f"superseded by {own.id}")
+    # Last, so that a user is in the register when all that is theirs is there.
+    return Issued(writer.add(user, own.id, salt, scheme, plain, _sha256(listed)), copy, key)
+
+
+def _check(users: list[str]) -> None:
+    if not users:
+        raise ValueError("name a user to issue a copy to")
+    for user in users:
+        if not re.fullmatch(USER, user):
+            raise ValueError(
+                f"the user {user[:80]!r} cannot be a file's name; write up to 50 letters, digits and "
+                "._@+-, a letter or digit first"
+            )
+    if len(set(users)) != len(users):
+        raise ValueError("a user is named twice; name each once")
+
+
+def _check_new(users: list[str], writer: Writer, again: bool) -> None:
+    current = writer.register.current
+    there = [user for user in users if (user in current) != again]
+    if there and again:
+        raise ValueError(f"{_some(there)}: has no copy yet, so issue a first one instead")
+    if there:
+        raise ValueError(
+            f"{_some(there)}: has a copy already; leave out, or issue again on purpose"
+        )
+
+
+def _some(users: list[str]) -> str:
+    more = f" and {len(users) - 5} more" if len(users) > 5 else ""
+    return ", ".join(users[:5]) + more
+
+
+def _digest(source: Plain) -> str:
+    """SHA-256 of a file; of a folder, of the canonical JSON of its files' digests by path."""
+    if not isinstance(source, bytes) and os.path.isdir(source):
+        digests = {one: _sha256(Path(source) / one) for one in check_folder(source).files}
+        return hashlib.sha256(canonical(digests)).hexdigest()
+    with sources.opened(source) as reader:
+        directory_of(reader)
+        whole = hashlib.sha256()
+        for piece in reader.pieces(sources.PIECE):
+            whole.update(piece)
+        return whole.hexdigest()
+
+
+def _sha256(path: str | os.PathLike[str]) -> str:
+    with open(path, "rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()

@@ -1,0 +1,245 @@
+"""Revocation lists: which keys our tools shall refuse, signed by who issued them."""
+
+import contextlib
+import os
+import re
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+
+from modellock_jax.vault import texts
+from modellock_jax.vault.errors import Expired, Tampered, Unreadable, WrongKey
+from modellock_jax.vault.files import hold, need_directory, open_to_read, replacing, write_all
+from modellock_jax.vault.frames import clears_frames
+from modellock_jax.vault.issuing import signed
+from modellock_jax.vault.issuing.revocation_text import (
+    LONGEST,
+    REASON,
+    RevocationList,
+    Revoked,
+    decode,
+    encode,
+    is_reason,
+)
+from modellock_jax.vault.keys import identity
+from modellock_jax.vault.keys.identity import PublicKey
+from modellock_jax.vault.keys.secret import Secret
+from modellock_jax.vault.sealed import header
+from modellock_jax.vault.sealed.header_fields import Header
+from modellock_jax.vault.sealed.recipients import Unlocker
+
+LISTS = "MODELLOCK_REVOKED"
+BESIDE = "revoked.json"
+
+AnyPath = str | os.PathLike[str]
+
+
+def revoke(
+    path: AnyPath, ids: Iterable[str], secret: Secret, reason: str = "", *, dry_run: bool = False
+) -> RevocationList:
+    """Put keys on a list, which is made if there is none, and sign it anew.
+
+    `ids`: of recipients, as `recipients list` shows them, or of locked files' keys, 32 hex digits.
+    A key that is on the list stays as it is; if all are, nothing is written. Raises `ValueError` for
+    what is no id and for a reason that is no single line of 200 characters, `WrongKey` if
+    somebody else signed the list, `Tampered` if it was changed, `OSError` if it cannot be written.
+
+    Threat model: the holder of a key who uses our tools, on a machine where the list is present.
+
+    **Guarantees.** `path` is at every moment the old list or the whole new one; of two at a time none
+    is lost. Nobody without the signer's secret can make, extend or shorten a list of theirs. Not
+    protected: who copied the file's key or the plain values keeps them; a reader without the list, or
+    with an old one, is not told; copies that are offline open as before; other programs do not look.
+
+    >>> import tempfile
+    >>> from modellock_jax.vault.keys import secret as keys
+    >>> secret = keys.generate()
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     _ = revoke(f"{folder}/revoked.json", ["0123456789abcdef" * 2], secret, "laptop stolen")
+    ...     found = read(f"{folder}/revoked.json")
+    >>> found.serial, found.revoked[0].reason
+    (1, 'laptop stolen')
+    """
+    ids = list(dict.fromkeys(ids))
+    _check_asked(ids, reason)
+    with _only_one(path) as target:
+        me = identity.public_key(secret)
+        old = read(target) if os.path.lexists(target) else RevocationList(0, "", me, (), {})
+        if not signed.same(old.signer, me):
+            raise WrongKey(
+                f"{path} is the list of key {old.signer.id} and not of {secret.id}; extend it with "
+                "its signer's key, or begin another list"
+            )
+        time = signed.now()
+        new = tuple(Revoked(one, time, reason) for one in ids if one not in old.ids)
+        if not new:
+            return old
+        made = RevocationList(old.serial + 1, time, me, old.revoked + new, old.extra)
+        text = encode(made, secret)
+        if len(text) > LONGEST:
+            raise ValueError(f"{path} has no room for more keys; begin another list")
+        if not dry_run:
+            _write(target, text)
+        return made
+
+
+def _check_asked(ids: list[str], reason: str) -> None:
+    if wrong := [one for one in ids if not re.fullmatch(identity.ID, one)]:
+        raise ValueError(f"{wrong[0]!r} is no key id, which has 32 hex digits; see `inspect FILE`")
+    if not ids:
+        raise ValueError("name the id of a key to revoke; `inspect FILE` shows them")
+    if not is_reason(reason):
+        raise ValueError(f"the reason must be one line of at most {REASON} characters")
+
+
+def read(path: AnyPath) -> RevocationList:
+    """Read a list and check its signature; whether its signer is the right one, it cannot know.
+
+    Raises `Tampered` if it was changed or cut off, `Unreadable` if it is no list.
+    """
+    return decode(_bytes_of(path), path)
+
+
+def update(path: AnyPath, newer: AnyPath) -> RevocationList:
+    """Put a newer list in the place of a reader's, which may be absent, and give what is then there.
+
+    Raises `Tampered` if `newer` is older, lacks a key that the reader's list refuses, or has another
+    signer; else as `read`.
+
+    **Guarantees.** Whatever is offered, no key that the reader's list refuses is let in again.
+    """
+    data = texts.without_mark(_bytes_of(newer))
+    new = decode(data, newer)
+    with _only_one(path) as target:
+        old = read(target) if os.path.lexists(target) else None
+        if old is not None and not signed.same(old.signer, new.signer):
+            raise Tampered(
+                f"{newer} is signed by {new.signer.id}, and {path} by {old.signer.id}; ask the issuer"
+            )
+        if old is not None and (new.serial < old.serial or not new.ids >= old.ids):
+            raise Tampered(
+                f"{newer} (number {new.serial}) is older than {path} (number {old.serial}), or lacks "
+                "keys that it refuses; ask the issuer for the newest"
+            )
+        _write(target, data)
+    return new
+
+
+def refused(
+    path: AnyPath | None, lists: Iterable[AnyPath] = (), made: Header | None = None
+) -> dict[str, str]:
+    """The ids of the keys that may not open the file `path`, and for each a sentence that says why.
+
+    Looked at are `lists`, those that the environment variable MODELLOCK_REVOKED names (like PATH),
+    and beside the file, or where a link to it leads, `revoked.json` and `NAME.revoked.json`. All of
+    them count, so that an old list does not hide a newer one. Raises `Unreadable` and `Tampered` as
+    `read`, and `Unreadable` for an empty entry of the variable, and beside a signed file, whose header
+    is `made`, for a list of somebody who did not sign it.
+
+    **Guarantees.** No list that is named or present is passed over: it counts, or is an error that
+    says why it was read. Whoever names a list vouches for it, whoever signed it.
+    """
+    found: dict[str, str] = {}
+    for place, why in _places(path, lists).items():
+        try:
+            one = read(place)
+        except (Unreadable, Tampered) as error:
+            raise type(error)(f"{error}; {why}" if why else str(error)) from None
+        foreign = made is not None and made.signatures and not _signed(made, one.signer)
+        if foreign and path is not None and why == _beside(path):
+            raise Unreadable(
+                f"{place} is a list of {one.signer.id}, who did not sign {path}; {why}, or name it by "
+                f"--revoked or ${LISTS} if you want it to count"
+            )
+        for key in one.revoked:
+            because = f" ({key.reason})" if key.reason else ""
+            found.setdefault(
+                key.id,
+                f"key {key.id} was revoked on {key.time}{because}, says {place}, number {one.serial}, "
+                f"signed by {one.signer.id}; ask the issuer for a new key",
+            )
+    return found
+
+
+def check(path: AnyPath | None, secret: Secret, lists: Iterable[AnyPath] = ()) -> None:
+    """Raises `Expired` if a key may not open the file `path`, by whichever id; else as `refused`."""
+    _check(refused(path, lists), *secret.ids.values())
+
+
+@clears_frames
+def file_key_of(
+    path: AnyPath | None, made: Header, unlocker: Unlocker, lists: Iterable[AnyPath] = ()
+) -> bytes:
+    """The key of a sealed file, 32 bytes, for a recipient who was not revoked.
+
+    Raises `WrongKey`, `Tampered`, `Expired`; else as `refused`.
+    """
+    name, file_key = header.opened_by(made, unlocker)
+    ids = unlocker.ids.values() if isinstance(unlocker, Secret) else ()
+    _check(refused(path, lists, made), name, *ids)
+    return file_key
+
+
+def _check(found: dict[str, str], *names: str) -> None:
+    for name in names:
+        if name in found:
+            raise Expired(found[name])
+
+
+def _places(path: AnyPath | None, lists: Iterable[AnyPath]) -> dict[Path, str]:
+    """The lists to be read, each once, and why each of them is: whose fault it is if it cannot be."""
+    named = os.environ.get(LISTS)
+    entries = [] if named is None else named.split(os.pathsep)
+    if not all(entries):
+        raise Unreadable(
+            f"${LISTS} has an empty entry; name revocation lists, with {os.pathsep} between them, or "
+            "unset it"
+        )
+    found = dict.fromkeys(map(Path, lists), "")
+    for entry in entries:
+        found.setdefault(Path(entry), f"${LISTS} names it: correct it there, or put the list there")
+    known = set(map(os.path.realpath, found))
+    if path is None:  # what came through a pipe lies nowhere
+        return found
+    for target in dict.fromkeys((Path(path), Path(os.path.realpath(path)))):
+        for place in (target.with_name(f"{target.name}.{BESIDE}"), target.with_name(BESIDE)):
+            if os.path.lexists(place) and os.path.realpath(place) not in known:
+                known.add(os.path.realpath(place))
+                found[place] = _beside(path)
+    return found
+
+
+def _beside(path: AnyPath) -> str:
+    return (
+        f"it was read because it lies beside {path}, where lists are looked for: put the right list "
+        "there, or move what is no list of the file's issuer"
+    )
+
+
+def _signed(made: Header, signer: PublicKey) -> bool:
+    with contextlib.suppress(Tampered):
+        header.check_signed(made, (signer,))
+        return True
+    return False
+
+
+@contextlib.contextmanager
+def _only_one(path: AnyPath) -> Iterator[Path]:
+    """The file that a path names, while no other process changes a list in its directory."""
+    target = Path(os.path.realpath(path))
+    need_directory(target)
+    directory = os.open(target.parent, os.O_RDONLY)
+    try:
+        hold(directory, path)
+        yield target
+    finally:
+        os.close(directory)
+
+
+def _bytes_of(path: AnyPath) -> bytes:
+    with os.fdopen(open_to_read(path), "rb") as file:
+        return file.read(LONGEST + 1)
+
+
+def _write(path: Path, data: bytes) -> None:
+    with replacing(path) as file:
+        write_all(file, data, 0)

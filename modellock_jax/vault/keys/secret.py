@@ -1,0 +1,278 @@
+"""Keys that protect something: 32 bytes from the operating system, a stream of words per label.
+
+`jax.random` keys are for studies only: Threefry keys hold 64 bits and are not meant to be a
+cryptographic secret. A key that protects something comes from here.
+
+Threat model. No repr, pickle, copy or error holds the secret, but code in the same process can read
+it, and Python cannot reliably erase bytes from memory. The key file is not encrypted: whoever
+reads it, or a backup of it, has the key.
+"""
+
+import base64
+import contextlib
+import hmac
+import json
+import operator
+import os
+import secrets
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import NamedTuple, NoReturn
+
+import numpy as np
+from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
+
+from modellock_jax.vault import texts
+from modellock_jax.vault.errors import Unreadable
+from modellock_jax.vault.files import check_private, creating, write_all
+from modellock_jax.vault.frames import clears_frames
+from modellock_jax.vault.keys import identity
+from modellock_jax.vault.keys.identity import PublicKey
+from modellock_jax.vault.keys.text import FORMAT, LONGEST, VERSION, fields_of, path_names
+
+
+class Origin(NamedTuple):
+    """Where a key was derived: below the key with the id `parent`, at `path`; neither is secret."""
+
+    parent: str
+    path: str
+
+
+class Secret:
+    """32 secret bytes, uniformly random and no password; made by `generate`, `load` or `child`.
+
+    `id`, 32 hex digits, is that of its public key; `ids` are it and the id of the classic public
+    key. They are public, and so is `origin`. Raises `ValueError` if `raw` is not 32 bytes.
+
+    **Guarantees.** repr, str and format show the id alone; pickle and copy raise `TypeError`; `==`
+    is constant-time. The public keys and each label's words come from HKDF-SHA256 (Krawczyk & Eronen
+    2010) with different `info`: if HMAC-SHA256 is pseudo-random, none tells anything about the others.
+    """
+
+    __slots__ = ("_ids", "_reveal", "origin")
+
+    @clears_frames
+    def __init__(self, raw: bytes, origin: Origin | None = None) -> None:
+        if not isinstance(raw, bytes) or len(raw) != 32:
+            raise ValueError("Secret: `raw` must be 32 random bytes; use generate() or load(path)")
+        # A closure, because whatever prints an object's attributes does not look into one.
+        self._reveal = lambda: raw
+        self._ids: dict[str, str] = {}
+        self.origin = origin
+
+    @property
+    def id(self) -> str:
+        """By which the secret is known, in files and to people."""
+        return self.ids[identity.HYBRID]
+
+    @property
+    def ids(self) -> dict[str, str]:
+        """The ids of both public halves, by their kind."""
+        if not self._ids:  # when it is first asked for: it takes longer than all else here
+            self._ids = identity.ids_of(self)
+        return self._ids
+
+    def source(self, label: str) -> "KeySource":
+        """The words of `label`, for a lock's `init`; the same label and lock, the same key.
+
+        A lock's key depends on its name, its settings and its place in a chain too, so that no two
+        locks share one but exact twins, `sign_mask` per channel and `sign_flip`, `pixel_shuffle` and
+        `patch_shuffle`. Use a new label for each model. Raises `TypeError` if `label` is not a str.
+        """
+        if not isinstance(label, str):
+            raise TypeError(f"source: the label must be a str, not {type(label).__name__}")
+        return KeySource(self, label)
+
+    def child(self, path: str) -> "Secret":
+        """The key at `path` below this one, such as "acme/vision/alice/resnet18/conv1.kernel".
+
+        A name for each level, by custom organisation, team, user, model, tensor; names are in
+        Unicode's normal form NFC. Raises `ValueError` for a name that is empty, `.` or `..`, that
+        begins or ends with a space or cannot be printed, and for more than 1000 bytes; `TypeError`
+        if `path` is not a str.
+
+        Threat model: the attacker holds keys elsewhere in the tree, or below this one.
+
+        **Guarantees.** Level by level: `child("a/b")` is `child("a").child("b")`, the same each time.
+        Each level is HKDF-SHA256 (Krawczyk & Eronen 2010) under a label of its own: if HMAC-SHA256
+        is pseudo-random, a key tells nothing about its parent, its siblings and their children. Who
+        holds a key holds all keys below it.
+
+        >>> master = Secret(bytes(32))
+        >>> user = master.child("acme/vision/alice")
+        >>> user == master.child("acme").child("vision/alice"), user.origin.path
+        (True, 'acme/vision/alice')
+        """
+        names, found = path_names(path), self
+        for name in names:
+            found = Secret(found.derive(32, "child", name))
+        return Secret(found._reveal(), Origin(self.id, "/".join(names)))
+
+    @clears_frames
+    def derive(self, length: int, *parts: str) -> bytes:
+        """`length` secret bytes for a purpose, named by `parts`; the caller keeps them hidden."""
+        encoded = [part.encode() for part in ("modellock-jax keys v2", *parts)]
+        # Each part behind its length, so that no two lists of parts are the same bytes.
+        info = b"".join(len(part).to_bytes(4, "big") + part for part in encoded)
+        return HKDF(SHA256(), length, salt=None, info=info).derive(self._reveal())
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Secret) and hmac.compare_digest(self._reveal(), other._reveal())
+
+    def __reduce__(self) -> NoReturn:
+        raise TypeError("a Secret is neither pickled nor copied; use save(secret, path) and load")
+
+    def __repr__(self) -> str:
+        return f"Secret(id={self.id!r})"
+
+
+class KeySource:
+    """The secret words of one label, from `Secret.source`: the `rng` of a lock's `init`.
+
+    **Guarantees.** All methods are pure: called again they return the same; who needs two draws
+    splits. The words are the ChaCha20 stream (Nir & Langley 2018, RFC 8439), nonce and counter
+    zero, of a key that HKDF-SHA256 derives for this label, these splits and this lock alone: as good
+    as random to those without the secret, if HMAC-SHA256 and ChaCha20 are pseudo-random functions.
+
+    >>> Secret(bytes(32)).source("model 1").words(2).tolist()
+    [2507637904, 259233950]
+    """
+
+    __slots__ = ("_path", "_secret")
+
+    def __init__(self, secret: Secret, *path: str) -> None:
+        self._secret, self._path = secret, path
+
+    @clears_frames
+    def words(self, n: int, /) -> np.ndarray:
+        """The first `n` words, uint32 `[n]`. Raises `ValueError` unless 0 <= n <= 2**36."""
+        key = algorithms.ChaCha20(self._secret.derive(32, "words", *self._path), bytes(16))
+        stream = Cipher(key, mode=None).encryptor().update(bytes(4 * _count("words", n)))
+        return np.frombuffer(stream, "<u4").astype(np.uint32)
+
+    def split(self, n: int, /) -> list["KeySource"]:
+        """`n` sources, independent of one another and of this one. Raises as `words` does."""
+        places = range(1, _count("split", n) + 1)
+        return [KeySource(self._secret, *self._path, f"place {i} of {n}") for i in places]
+
+    def for_lock(self, lock: str, /) -> "KeySource":
+        """The source of one lock, named with all its settings, independent of every other's."""
+        return KeySource(self._secret, *self._path, f"lock {lock}")
+
+    def for_file(self, nonce: str, /) -> "KeySource":
+        """The source of one file, which has a nonce of its own."""
+        return KeySource(self._secret, *self._path, f"file {nonce}")
+
+    def __repr__(self) -> str:
+        return f"KeySource(id={self._secret.id!r}, path={list(self._path)})"
+
+
+def _count(where: str, n: int) -> int:
+    if not 0 <= operator.index(n) <= 2**36:  # 2**32 blocks of 16 words: the counter ends there
+        raise ValueError(f"KeySource.{where}: n must be from 0 to 2**36, not {n}")
+    return operator.index(n)
+
+
+def generate() -> Secret:
+    """A new secret: 32 bytes from the operating system's generator; `save` has an example."""
+    return Secret(secrets.token_bytes(32))
+
+
+@clears_frames
+def save(secret: Secret, path: str | os.PathLike[str]) -> None:
+    """Write a key file: JSON, not encrypted, for its owner's eyes alone.
+
+    Raises `FileExistsError` if `path` exists, `FileNotFoundError` if its directory does not,
+    `OSError` if the disk refuses or the file system has no hard links.
+
+    **Guarantees.** Mode 0600 from the first byte (POSIX). At every moment `path` is absent or whole;
+    on return it is on the disk. A killed process may leave the key in `.modellock-*.tmp` beside it.
+
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save(secret := generate(), f"{folder}/owner.key")
+    ...     load(f"{folder}/owner.key") == secret
+    True
+    """
+    with creating(path, 0o600) as file:
+        # A view, because a traceback shows what the frames of a failed write hold.
+        write_all(file, memoryview(_document(secret).encode()), 0)
+
+
+def save_both(secret: Secret, path: str | os.PathLike[str], classic: bool = False) -> PublicKey:
+    """Write a key file, and its public half to `PATH.pub`, where a public half of it may be already.
+
+    Gives what is in `PATH.pub`. Raises `FileExistsError` if there is another file at either path.
+
+    **Guarantees.** As `save`; nothing is overwritten. Killed in between, or on an error, there may be a
+    key file without its public half, which `identity.save_public` makes again.
+    """
+    beside = Path(f"{path}.pub")
+    if os.path.lexists(path):
+        raise FileExistsError(f"{path} exists and is kept; choose another path")
+    public = identity.public_key(secret, classic)
+    if os.path.lexists(beside):
+        with contextlib.suppress(Unreadable):
+            there = identity.load_public(beside)
+            if there.id in secret.ids.values():
+                save(secret, path)
+                return there
+        raise FileExistsError(f"{beside} exists and is no public half of this key; move it away")
+    save(secret, path)
+    identity.save_public(public, beside)
+    return public
+
+
+@clears_frames
+def load(path: str | os.PathLike[str]) -> Secret:
+    """Read a key file that `save` wrote; `save` has an example.
+
+    Raises `ValueError` if it is not exactly such a file, `PermissionError` if group or others have
+    access (POSIX), `FileNotFoundError` if there is none.
+
+    **Guarantees.** No error holds any of the file's content. The id finds damage, not malice.
+    """
+    if not Path(path).is_file():
+        raise FileNotFoundError(f"load: no key file {path}; write one with save(generate(), path)")
+    with open(path, "rb") as file:
+        data = file.read(LONGEST + 1)
+        if texts.kind(data) in ("", "key"):  # another file of ours is refused for what it is
+            check_private(file.fileno(), path)
+        return parse(data, f"load: {path}")
+
+
+@clears_frames
+def parse(data: bytes, where: str) -> Secret:
+    """The secret of a key file's content, which `where` names in errors.
+
+    Raises `ValueError` if it is not exactly what `save` writes; no error holds any of it.
+    """
+    found = _parse(data)
+    if isinstance(found, str):
+        raise ValueError(f"{where} {found}")
+    return found
+
+
+def _document(secret: Secret) -> str:
+    fields = {"format": FORMAT, "version": VERSION, "extra": {}, "id": secret.id}
+    fields |= {"created": datetime.now(UTC).isoformat()}
+    fields |= {"secret": base64.b64encode(secret._reveal()).decode()}
+    return json.dumps(fields | (secret.origin._asdict() if secret.origin else {}), indent=2) + "\n"
+
+
+def _parse(data: bytes) -> Secret | str:
+    """The secret, or what is wrong: an error of the JSON parser would carry the text along."""
+    if fault := texts.encoding_fault(data):
+        return fault
+    if (kind := texts.kind(data)) not in ("", "key"):
+        return f"is {texts.KINDS[kind]}, and no secret key file; give the key file"
+    fault, fields = fields_of(data)
+    if fault:
+        return f"{fault}; restore the key file from a copy"
+    origin = Origin(fields["parent"], fields["path"]) if "parent" in fields else None
+    secret = Secret(base64.b64decode(fields["secret"]), origin)
+    if secret.id != fields["id"]:
+        return "has an id that does not match its secret; restore the key file from a copy"
+    return secret

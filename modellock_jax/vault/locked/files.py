@@ -1,0 +1,233 @@
+"""Locked files: a model file that still loads, its tensors under one of the package's locks."""
+
+import hmac
+import json
+import os
+from collections.abc import Callable, Iterable, Iterator
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import numpy as np
+
+from modellock_jax.vault import sources, targets, tensors
+from modellock_jax.vault.errors import Tampered
+from modellock_jax.vault.files import printable, strict_json
+from modellock_jax.vault.frames import clears_frames
+from modellock_jax.vault.issuing import revocation
+from modellock_jax.vault.keys.secret import Secret
+from modellock_jax.vault.locked import file_schemes
+from modellock_jax.vault.locked import format as locked_format
+from modellock_jax.vault.locked.format import FIELD, MARK, LockedInfo
+from modellock_jax.vault.sealed import chunks, header
+from modellock_jax.vault.sealed.envelope import directory_of
+from modellock_jax.vault.sources import AnySource, Reader
+from modellock_jax.vault.targets import AnyTarget
+from modellock_jax.vault.tensors import Directory
+
+if TYPE_CHECKING:
+    from modellock_jax.core.lock import Params
+
+Done = Callable[[int], None]  # told how many bytes are written
+Lists = Iterable[str | os.PathLike[str]]
+
+
+class Verified(NamedTuple):
+    """A locked file that is whole and for this key: what its head says, and its locked bytes."""
+
+    info: LockedInfo
+    directory: Directory
+    body: np.ndarray
+    mode: int
+
+    @property
+    def finish(self) -> list[str]:
+        """What finishes the key of each link of the lock."""
+        return list(strict_json(self.info.finish.encode()))
+
+
+@clears_frames
+def lock_file(
+    source: AnySource,
+    target: AnyTarget,
+    secret: Secret,
+    scheme: str,
+    *,
+    label: str = "locked file",
+    done: Done = lambda _: None,
+) -> LockedInfo:
+    """Lock the tensors of a safetensors file, whoever wrote it; the new file still loads.
+
+    `source`: a path, bytes, or a binary file object; `target`: a path or a binary file object.
+    `scheme`: `"stream_lock"`, `"deep_lock(key_bits=256)"`, `"sign_flip(bits=8)+stream_lock"`;
+    `file_schemes.ABOUT` has all. The lock's key is derived from the secret, `label`, the lock with
+    all its settings and 32 fresh bytes, so that no two files share one, under one label or not.
+    The lock meets the tensors as a dict by name, so in the order of their names' code points; the
+    bytes of the file keep their own order. Values of 64 bits go in as two uint32 along the last
+    axis, bools as uint8. Names, shapes and types stay, and so does the metadata, with fields
+    `modellock*` added. Bools may then hold bytes other than 0 and 1.
+
+    Raises `Unreadable` unless `source` is a whole safetensors file, `ValueError` for a scheme that
+    cannot lock a file, tensors that it cannot take, a file that is locked or sealed already.
+
+    Threat model: the attacker has the locked file and not the secret. What the lock is then worth
+    depends on the scheme, and most schemes are broken: `LockedInfo.about` says by what.
+
+    **Guarantees.** `unlock_file` gives the same file back, to the bit, or an error. No two files
+    have one key. Nothing in the file tells more of the secret than the locked values do. a
+    path is at every moment the old file or the whole new one, and a new one no more open to others than
+    `source`. Not protected: names, shapes, types and metadata; a loader that does not check the
+    tag loads locked or changed values without an error. The whole file is held in memory, several
+    times.
+
+    >>> import tempfile
+    >>> from safetensors.numpy import load_file, save_file
+    >>> from modellock_jax.vault.keys import secret as keys
+    >>> secret = keys.generate()
+    >>> with tempfile.TemporaryDirectory() as folder:
+    ...     save_file({"w": np.arange(3.0)}, f"{folder}/m.safetensors")
+    ...     info = lock_file(f"{folder}/m.safetensors", f"{folder}/l.safetensors", secret, "stream_lock")
+    ...     locked = load_file(f"{folder}/l.safetensors")["w"]
+    ...     unlock_file(f"{folder}/l.safetensors", f"{folder}/m.safetensors", secret)
+    ...     load_file(f"{folder}/m.safetensors")["w"], locked.tolist() == [0, 1, 2]
+    (array([0., 1., 2.]), False)
+    """
+    scheme = file_schemes.settled(scheme)
+    directory, body, mode = _read_plain(source)
+    file_schemes.check_tensors(scheme, directory.tensors)
+    nonce = os.urandom(32).hex()
+    about, original = file_schemes.about(scheme), directory.head[8:].decode()
+    info = LockedInfo(about, scheme, secret.id, label, nonce, "", "", "", original, "{}")
+    info = info._replace(check=locked_format.check_of(info, secret))
+    key_source = locked_format.source_of(info, secret)
+    body, finish = file_schemes.lock_body(scheme, key_source, tuple(directory.tensors), body)
+    info = info._replace(finish=json.dumps(finish))
+    info = info._replace(tag=locked_format.tag_of(info, body, secret))
+    head = locked_format.head(info)
+    if len(head) > tensors.LONGEST:
+        raise ValueError(
+            f"{sources.name_of(source)}: the head is too long to keep it twice; leave metadata away"
+        )
+    targets.write_pieces(target, _pieces(head, body, done), mode)
+    return info
+
+
+@clears_frames
+def unlock_file(
+    source: AnySource,
+    target: AnyTarget,
+    secret: Secret,
+    *,
+    revoked: Lists = (),
+    done: Done = lambda _: None,
+) -> None:
+    """Write the file that `lock_file` locked, to the bit; `lock_file` has an example.
+
+    A key on a revocation list is refused: on those of `revoked`, and on all that
+    `revocation.refused` finds.
+
+    Raises `WrongKey` if it was locked with another secret, and `Expired` if that was revoked, before
+    any tensor is read; `Tampered` if anything in it was changed, cut off or added; `Unreadable` if it
+    is no locked file.
+
+    **Guarantees.** Nothing is decrypted or written before all of the file was checked. A new file is no
+    more open to others than `source`.
+    """
+    found = verified(source, secret, revoked)
+    text, body = found.info.original.encode(), _opened(found, secret)
+    head = len(text).to_bytes(8, "little") + text
+    targets.write_pieces(target, _pieces(head, body, done), found.mode)
+
+
+@clears_frames
+def load_locked(
+    source: AnySource, secret: Secret, *, like: "Params | None" = None, revoked: Lists = ()
+) -> "dict[str, np.ndarray] | Params":
+    """The plain arrays of a locked file, by name, or as a tree `like` this one; raises as `unlock_file`.
+
+    `source`: a path, bytes, or a binary file object. Leaves of `like` need a shape and a dtype only;
+    it must have the file's names, shapes and dtypes, else `ValueError`.
+
+    **Guarantees.** As `unlock_file`: bits are kept, 64-bit values too. Nothing is written anywhere.
+    To keep the weights locked in memory until the model runs, see `serving.open_locked`.
+
+    >>> import io
+    >>> from safetensors.numpy import save
+    >>> from modellock_jax.vault.keys import secret as keys
+    >>> secret, locked = keys.generate(), io.BytesIO()
+    >>> info = lock_file(save({"w": np.arange(3.0)}), locked, secret, "stream_lock")
+    >>> load_locked(locked.getvalue(), secret)
+    {'w': array([0., 1., 2.])}
+    """
+    found = verified(source, secret, revoked)
+    body = _opened(found, secret)
+    arrays = {
+        # Where the bytes of others put it out of step with its dtype, it is copied into step.
+        tensor.name: np.require(_array(tensor, body), requirements=["ALIGNED", "WRITEABLE"])
+        for tensor in found.directory.tensors
+    }
+    if like is None:
+        return arrays
+    from modellock_jax.vault import checkpoint
+
+    return checkpoint.to_tree(arrays, like)
+
+
+def locked_info(source: AnySource) -> LockedInfo:
+    """What a locked file says of itself, without a key: not to be believed before it is unlocked.
+
+    Raises `Unreadable` if it is no locked file, `Tampered` if its head or its length is damaged.
+    """
+    with sources.held(source) as reader:
+        return locked_format.read_head(reader)[0]
+
+
+@clears_frames
+def verified(source: AnySource, secret: Secret, revoked: Lists = ()) -> Verified:
+    """A locked file, read and checked as a whole, still locked; raises as `unlock_file`."""
+    with sources.held(source) as reader:
+        info, directory = locked_format.read_head(reader)
+        locked_format.check_key(info, secret)
+        revocation.check(reader.path, secret, revoked)
+        found = Verified(info, directory, _body(reader, directory), reader.mode)
+    if not hmac.compare_digest(
+        locked_format.tag_of(info, found.body, secret).encode(), info.tag.encode()
+    ):
+        name = printable(sources.name_of(source))
+        raise Tampered(f"{name} was changed after it was locked; get the file again")
+    return found
+
+
+def _opened(found: Verified, secret: Secret) -> np.ndarray:
+    source, parts = locked_format.source_of(found.info, secret), tuple(found.directory.tensors)
+    return file_schemes.unlock_body(found.info.scheme, source, found.finish, parts, found.body)
+
+
+def _array(tensor: tensors.Tensor, body: np.ndarray) -> np.ndarray:
+    return body[tensor.begin : tensor.end].view(tensor.dtype).reshape(tensor.shape)
+
+
+def _read_plain(source: AnySource) -> tuple[Directory, np.ndarray, int]:
+    with sources.held(source) as reader:
+        directory, name = directory_of(reader), printable(sources.name_of(source))
+        body, mode = _body(reader, directory), reader.mode
+    mark = (directory.field(FIELD) or b"").decode()
+    if mark == header.MARK:
+        raise ValueError(f"{name} is sealed; open it first, lock the plain file, then seal that")
+    if mark == MARK:
+        raise ValueError(f"{name} is locked already; unlock it first, or chain locks as in A+B")
+    if any(field.split(".")[0] == FIELD for field in directory.fields):
+        raise ValueError(f"{name} has metadata named {FIELD!r}, which is ours; rename them first")
+    return directory, body, mode
+
+
+def _body(reader: Reader, directory: Directory) -> np.ndarray:
+    body = np.empty(directory.size - len(directory.head), np.uint8)
+    reader.read_into(body, len(directory.head))
+    return body
+
+
+def _pieces(head: bytes, body: np.ndarray, done: Done) -> Iterator[Any]:
+    yield head
+    for start in range(0, body.size, chunks.CHUNK):
+        part = body[start : start + chunks.CHUNK]
+        yield part
+        done(part.size)

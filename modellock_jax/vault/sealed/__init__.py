@@ -1,0 +1,1 @@
+"""Sealed files and sets: encrypted and authenticated, for named recipients."""

@@ -1,0 +1,163 @@
+"""The head of a sealed file rewritten in place: recipients, date and signatures, not the body."""
+
+import contextlib
+import hashlib
+import os
+from collections.abc import Callable, Iterable, Iterator
+from pathlib import Path
+
+from modellock_jax.vault import kinds, sources
+from modellock_jax.vault.errors import Tampered, Unreadable, VaultError
+from modellock_jax.vault.files import hold, open_to_read, replacing, write_all
+from modellock_jax.vault.frames import clears_frames
+from modellock_jax.vault.issuing import revocation
+from modellock_jax.vault.keys import identity
+from modellock_jax.vault.keys.secret import Secret
+from modellock_jax.vault.sealed import chunks, header
+from modellock_jax.vault.sealed.header_fields import Header
+from modellock_jax.vault.sealed.recipients import Passphrase, Unlocker
+from modellock_jax.vault.sources import AnySource, Reader
+
+Change = Callable[[Header, bytes], Header]  # of a header and the file's key
+AnyUnlocker = Unlocker | Callable[[Header], Unlocker]
+
+
+def unlocker_for(unlocker: AnyUnlocker, made: Header) -> Unlocker:
+    """A recipient's secret or passphrase, or what a function chooses by the header."""
+    return unlocker if isinstance(unlocker, Secret | Passphrase) else unlocker(made)
+
+
+def read_header(source: AnySource) -> Header:
+    """The header of a sealed file, which needs no key. Raises `Unreadable` and `Tampered`."""
+    with sources.opened(source, header.check_start) as reader:
+        return head_of(reader)[0]
+
+
+ATTEMPTS = 3  # to read a head that may be written, and its journal removed, at this moment
+
+
+def head_of(reader: Reader) -> tuple[Header, int]:
+    """The header of an open sealed file, and where its body begins. Raises `Unreadable`, `Tampered`.
+
+    If the head was cut off while it was rewritten, it is taken from the journal.
+    """
+    try:
+        length = header.head_length(reader.read(header.START), reader.size)
+    except Unreadable as error:
+        raise Unreadable(kinds.instead(reader, "sealed") or str(error)) from None
+    seen, fault = b"", None
+    for _ in range(ATTEMPTS):
+        head = reader.read(length)
+        if seen == (seen := hashlib.sha256(head).digest()):
+            break
+        try:
+            return header.decode(head, reader.size), length
+        except Tampered as error:
+            fault = error
+        del head
+        if reader.path is None:
+            break
+        with contextlib.suppress(OSError, VaultError):
+            return header.decode(_journal(reader.path, length), reader.size), length
+    assert fault is not None
+    raise fault
+
+
+def _journal(path: str | os.PathLike[str], length: int) -> bytes:
+    with open(journal_of(path), "rb") as journal:
+        return journal.read(length + 1)
+
+
+def journal_of(path: str | os.PathLike[str]) -> Path:
+    """Where the new head of a file lies while it is written into the file."""
+    target = Path(os.path.realpath(path))
+    return target.with_name(f".{target.name}.modellock-journal")
+
+
+@clears_frames
+def rewrite(
+    path: str | os.PathLike[str],
+    unlocker: AnyUnlocker,
+    change: Change,
+    signers: Iterable[Secret] = (),
+    dry_run: bool = False,
+) -> Header:
+    """Put what `change` makes of the header and the file's key in its place, MAC and signatures anew.
+
+    Gives the new header, which with `dry_run` is not written.
+    The signatures of all but `signers` go. Who signed before vouches for the same body again, unread;
+    who did not vouches for the body as it is now. Raises as `open_sealed`, for a key that is revoked
+    too, `ValueError` if nobody
+    could open the file afterwards, `OSError` if it cannot be written.
+
+    **Guarantees.** The body is not touched, so the time does not depend on the size, as long as the
+    head has room and no new signer reads it. Killed at any moment, the file opens with the old head
+    or with the new one; where it was killed within the writing, only beside its journal, which the
+    next rewriting removes. Two rewritings at a time wait for one another.
+    """
+    signers, named, path = tuple(signers), path, Path(os.path.realpath(path))
+    with _locked(path) as file, sources.of_file(file, path) as reader:
+        old, at = head_of(reader)
+        file_key = revocation.file_key_of(named, old, unlocker_for(unlocker, old))
+        new = change(old, file_key)
+        if not new.stanzas:
+            raise ValueError("the last recipient cannot be removed; delete the file instead")
+        if signers:
+            new = new._replace(digest=_digest(reader, at, old, signers))
+        new = header.finish(new, file_key, signers)
+        head = header.encode(new)
+        if dry_run:
+            return new
+        if new.room == old.room:
+            _in_place(file, head, path)
+        else:
+            _with_more_room(reader, at, head, path)
+        return new
+
+
+def _digest(reader: Reader, at: int, old: Header, signers: tuple[Secret, ...]) -> bytes:
+    # What they all signed is not read anew: were the body exchanged by a recipient since, they
+    # would be given a signature for it.
+    with contextlib.suppress(Tampered):
+        header.check_signed(old, tuple(map(identity.public_key, signers)))
+        return old.digest
+    found = chunks.digests_of(reader, at, old.body, lambda _: None)
+    digest = hashlib.sha256(found).digest()
+    if old.digest and digest != old.digest:
+        raise Tampered("the content is not what was signed; get the file again")
+    return digest
+
+
+@contextlib.contextmanager
+def _locked(path: Path) -> Iterator[int]:
+    """A descriptor of the file that `path` names, and no other rewriting has."""
+    while True:
+        os.close(open_to_read(path))
+        file = os.open(path, os.O_RDWR)
+        try:
+            hold(file, path)
+            if os.path.samestat(os.fstat(file), os.stat(path)):
+                yield file
+                return
+        finally:
+            os.close(file)
+
+
+def _in_place(file: int, head: bytes, path: Path) -> None:
+    journal = journal_of(path)
+    with replacing(journal) as copy:
+        write_all(copy, head, 0)
+    write_all(file, head, 0)
+    os.fsync(file)
+    journal.unlink()  # should it come back after a power cut, it is as good as the head
+
+
+def _with_more_room(reader: Reader, at: int, head: bytes, path: Path) -> None:
+    with replacing(path) as copy:
+        write_all(copy, head, 0)
+        buffer = bytearray(chunks.CHUNK)
+        for start in range(at, reader.size, chunks.CHUNK):
+            part = memoryview(buffer)[: min(chunks.CHUNK, reader.size - start)]
+            reader.read_into(part, start)
+            write_all(copy, part, len(head) + start - at)
+    journal_of(path).unlink(missing_ok=True)
