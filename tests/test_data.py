@@ -13,7 +13,7 @@ import pytest
 import requests
 from sets import check
 
-from modellock_jax import data
+from modellock_jax.data import images as data
 from modellock_jax.data import load
 
 IDX = "train-images-idx3-ubyte.gz"
