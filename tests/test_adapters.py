@@ -7,7 +7,7 @@ import numpy as np
 import optax
 import pytest
 from flax import nnx
-from table import same_bits
+from helpers.table import same_bits
 
 import modellock_jax as ml
 

@@ -8,7 +8,7 @@ import threading
 import numpy as np
 import pytest
 import safetensors.numpy
-from sealed import ALICE, BOB, OWNER, public, same, some
+from helpers.sealed import ALICE, BOB, OWNER, public, same, some
 
 from modellock_jax.vault import kinds, sources
 from modellock_jax.vault.errors import Tampered, Unreadable

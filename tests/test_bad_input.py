@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from table import make_params
+from helpers.table import make_params
 
 import modellock_jax as ml
 from modellock_jax import models, train

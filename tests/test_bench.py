@@ -5,7 +5,7 @@ import time
 
 import numpy as np
 import pytest
-from commands import bad
+from helpers.commands import bad
 
 from modellock_jax.bench import run as bench
 from modellock_jax.bench import training as bench_training

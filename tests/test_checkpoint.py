@@ -11,9 +11,9 @@ import jax.numpy as jnp
 import numpy as np
 import orbax.checkpoint as ocp
 import pytest
+from helpers.sealed import ALICE, public, same
 from jax import NamedSharding, P
 from safetensors.numpy import load_file, save_file
-from sealed import ALICE, public, same
 
 from modellock_jax.vault.checkpoint import read_checkpoint, to_names, to_tree, write_orbax
 from modellock_jax.vault.errors import Unreadable

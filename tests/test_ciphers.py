@@ -8,11 +8,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import vectors
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
+from helpers import vectors
+from helpers.table import bytes_of, make_params, random_bits, same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from table import bytes_of, make_params, random_bits, same_bits
 
 import modellock_jax as ml
 from modellock_jax.ciphers import aes, chacha

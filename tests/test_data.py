@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import requests
-from sets import check
+from helpers.sets import check
 
 from modellock_jax.data import images as data
 from modellock_jax.data import load

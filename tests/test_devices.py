@@ -8,9 +8,9 @@ import sys
 import jax
 import numpy as np
 import pytest
+from helpers.sealed import ALICE, public
 from jax import NamedSharding, P
 from jax.sharding import SingleDeviceSharding
-from sealed import ALICE, public
 from test_checkpoint import any_bits
 
 from modellock_jax.vault.checkpoint import to_names
@@ -215,7 +215,7 @@ import json, os, sys
 import jax
 import numpy as np
 from jax import NamedSharding, P
-from sealed import ALICE
+from helpers.sealed import ALICE
 from modellock_jax.vault.sealed import devices, envelope
 
 file, spec = sys.argv[1], P(*json.loads(sys.argv[2]))
@@ -269,7 +269,7 @@ def test_eight_devices_and_the_memory_of_one_shard(tmp_path, spec, more):
         # What is freed goes back to the system at once, so that the peak is that of what is held.
         "MALLOC_MMAP_THRESHOLD_": "131072",
         "MALLOC_TRIM_THRESHOLD_": "131072",
-        "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path]),
+        "PYTHONPATH": os.pathsep.join(sys.path),
     }
     run = subprocess.run(
         [sys.executable, "-c", WORKER, str(tmp_path / "m"), json.dumps(spec)],

@@ -7,9 +7,9 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
+from helpers.table import bytes_of, random_bits
 from jax import NamedSharding, P
 from jax.sharding import AxisType
-from table import bytes_of, random_bits
 
 import modellock_jax as ml
 from modellock_jax.ciphers.nonces import leaf_nonce

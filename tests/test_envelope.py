@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-from sealed import (
+from helpers.sealed import (
     ALICE,
     BOB,
     MALLORY,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from crash_worker import CHUNK, FOLDER, MANY, STEPS, TASKS, arrays, asking
+from helpers.crash_worker import CHUNK, FOLDER, MANY, STEPS, TASKS, arrays, asking
+from helpers.sealed import ALICE, BOB, MALLORY, adding, header_of, public, same
 from safetensors.numpy import load_file
-from sealed import ALICE, BOB, MALLORY, adding, header_of, public, same
 
 from modellock_jax.vault.errors import Unreadable, WrongKey
 from modellock_jax.vault.locked import files as locked
@@ -27,7 +27,7 @@ def small_chunks(monkeypatch):
 
 @pytest.fixture(scope="module")
 def worker():
-    with asking("crash_worker.py") as ask:
+    with asking("crash_worker") as ask:
         yield ask
 
 

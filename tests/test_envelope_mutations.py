@@ -12,8 +12,8 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from mutants import CHUNK, FAMILIES, REWRITTEN, Case, all_claims, base64_noise, cut
-from sealed import ALICE, OWNER, apart, body_of, public, same, some, together
+from helpers.mutants import CHUNK, FAMILIES, REWRITTEN, Case, all_claims, base64_noise, cut
+from helpers.sealed import ALICE, OWNER, apart, body_of, public, same, some, together
 
 from modellock_jax.vault import files
 from modellock_jax.vault.errors import Tampered, WrongKey

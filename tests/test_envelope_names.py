@@ -5,9 +5,20 @@ import unicodedata
 
 import numpy as np
 import pytest
-from commands import bad, good
+from helpers.commands import bad, good
+from helpers.sealed import (
+    ALICE,
+    BOB,
+    MALLORY,
+    OWNER,
+    adding,
+    apart,
+    header_of,
+    public,
+    some,
+    together,
+)
 from safetensors.numpy import save_file
-from sealed import ALICE, BOB, MALLORY, OWNER, adding, apart, header_of, public, some, together
 
 from modellock_jax.vault.errors import Tampered
 from modellock_jax.vault.issuing import naming

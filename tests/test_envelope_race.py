@@ -2,20 +2,16 @@
 
 import collections
 import os
-import sys
-from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-from sealed import ALICE, BOB, MALLORY, OWNER, adding, apart, header_of, public, same, some
+import vault_race
+from helpers.sealed import ALICE, BOB, MALLORY, OWNER, adding, apart, header_of, public, same, some
 from test_envelope_signed import swap_body
 
 from modellock_jax.vault.errors import Tampered
 from modellock_jax.vault.sealed import chunks, devices, envelope, header, rewrite
-
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
-import vault_race
 
 ONE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 

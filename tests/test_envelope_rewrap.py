@@ -6,7 +6,7 @@ import threading
 from datetime import UTC, datetime
 
 import pytest
-from sealed import (
+from helpers.sealed import (
     ALICE,
     BOB,
     MALLORY,

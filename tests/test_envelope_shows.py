@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 import safetensors
 import safetensors.numpy
-from hidden import shows
-from sealed import ALICE, BOB, MALLORY, OWNER, apart, header_of, public, some, together
+from helpers.hidden import shows
+from helpers.sealed import ALICE, BOB, MALLORY, OWNER, apart, header_of, public, some, together
 
 from modellock_jax.vault.errors import Expired, Tampered, WrongKey
 from modellock_jax.vault.keys import identity

@@ -4,7 +4,7 @@ from datetime import UTC, datetime, timedelta, timezone
 
 import numpy as np
 import pytest
-from sealed import (
+from helpers.sealed import (
     ALICE,
     BOB,
     MALLORY,

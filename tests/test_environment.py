@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from commands import bad, good, run
+from helpers.commands import bad, good, run
 from safetensors.numpy import save_file
 
 

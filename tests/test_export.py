@@ -9,7 +9,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import pytest
-from table import CASES, bytes_of, forward, images, make_params
+from helpers.table import CASES, bytes_of, forward, images, make_params
 
 import modellock_jax as ml
 from modellock_jax.locks import SCHEMES, adv_params

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 import shamir_mnemonic
-from hidden import RAW, SECRET, held, shows
+from helpers.hidden import RAW, SECRET, held, shows
+from helpers.sealed import ALICE, public, some
 from safetensors.numpy import save_file
-from sealed import ALICE, public, some
 
 from modellock_jax.cli import choosing
 from modellock_jax.vault import frames

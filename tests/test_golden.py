@@ -3,12 +3,12 @@
 import hashlib
 import json
 import shutil
-import sys
 from pathlib import Path
 
-import independent_reader as reader
-import independent_records as records
 import pytest
+from golden import make
+from helpers import independent_reader as reader
+from helpers import independent_records as records
 
 from modellock_jax.vault.issuing import register, revocation
 from modellock_jax.vault.keys import identity, share_files, shares
@@ -19,9 +19,6 @@ from modellock_jax.vault.sealed import envelope, sets
 from modellock_jax.vault.sealed.recipients import Passphrase
 
 GOLDEN = Path(__file__).parent / "golden"
-sys.path.insert(0, str(GOLDEN))
-import make  # noqa: E402
-
 SAYS = (
     "a committed file no longer reads as it did: mend the code, or raise the version of its format, "
     "run tests/golden/make.py, and say why in tests/golden/VERSIONS.json and in the changelog"

@@ -6,10 +6,10 @@ import json
 import re
 
 import pytest
-from commands import bad, good
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF, HKDFExpand
-from hidden import RAW, SECRET, shows, told, write
+from helpers.commands import bad, good
+from helpers.hidden import RAW, SECRET, shows, told, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

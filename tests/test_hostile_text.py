@@ -6,7 +6,7 @@ import re
 
 import numpy as np
 import pytest
-from commands import good, run, within
+from helpers.commands import good, run, within
 from safetensors.numpy import save_file
 
 from modellock_jax.vault.issuing import signed

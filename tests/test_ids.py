@@ -3,8 +3,8 @@
 import json
 
 import pytest
-from commands import bad, good
-from sealed import (
+from helpers.commands import bad, good
+from helpers.sealed import (
     ALICE,
     BOB,
     MALLORY,

@@ -5,9 +5,9 @@ import json
 import os
 
 import pytest
-from commands import bad, good
+from helpers.commands import bad, good
+from helpers.sealed import BOB, MALLORY, OWNER, public, same, some
 from safetensors.numpy import load_file, save_file
-from sealed import BOB, MALLORY, OWNER, public, same, some
 
 from modellock_jax.vault.errors import Expired, Unreadable, WrongKey
 from modellock_jax.vault.issuing import copies as issuing

@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from typing import Any
 
 import pytest
-from hidden import RAW, SECRET, shows, told
+from helpers.hidden import RAW, SECRET, shows, told
 
 from modellock_jax.vault.keys import secret as keys
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hidden import RAW, SECRET, SECRET_64, shows, told, write
+from helpers.hidden import RAW, SECRET, SECRET_64, shows, told, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

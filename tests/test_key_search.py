@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.ridge import HIDDEN, accuracy, digits, forward, images, opened, owner
 from jax import lax
-from ridge import HIDDEN, accuracy, digits, forward, images, opened, owner
 
 import modellock_jax as ml
 from modellock_jax.attacks.keys import key_search as search

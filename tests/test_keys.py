@@ -15,7 +15,7 @@ from typing import Any
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hidden import RAW, SECRET, SECRET_64, shows, told
+from helpers.hidden import RAW, SECRET, SECRET_64, shows, told
 
 import modellock_jax as ml
 from modellock_jax.ciphers import chacha

@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from hidden import SECRET
-from table import random_bits, same_bits
+from helpers.hidden import SECRET
+from helpers.table import random_bits, same_bits
 from test_locked_files import ALICE
 
 import modellock_jax as ml

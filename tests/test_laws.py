@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import parameterized
+from helpers.table import CASES, forward, images, loss, make_params, same_bits
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
-from table import CASES, forward, images, loss, make_params, same_bits
 
 import modellock_jax as ml
 from modellock_jax.core.bits import stack

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from helpers.table import LOCKS, random_bits, same_bits
 from jax.sharding import NamedSharding, PartitionSpec
-from table import LOCKS, random_bits, same_bits
 
 import modellock_jax as ml
 

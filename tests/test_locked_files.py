@@ -8,8 +8,8 @@ import ml_dtypes
 import numpy as np
 import pytest
 import safetensors
+from helpers.sealed import ALICE, BOB, same
 from safetensors.numpy import load_file, save_file
-from sealed import ALICE, BOB, same
 
 import modellock_jax as ml
 from modellock_jax.vault import checkpoint, tensors

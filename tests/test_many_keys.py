@@ -6,9 +6,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import table
-from table import DTYPES, LOCKS
-from values import bits, same, values
+from helpers import table
+from helpers.table import DTYPES, LOCKS
+from helpers.values import bits, same, values
 
 import modellock_jax as ml
 from modellock_jax.core.bits import to_uint

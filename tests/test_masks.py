@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
-from table import forward, images, make_params
+from helpers.table import forward, images, make_params
 
 import modellock_jax as ml
 

@@ -5,7 +5,7 @@ import os
 import jax
 import jax.numpy as jnp
 import pytest
-from eight import answer_of
+from helpers.eight import answer_of
 
 from modellock_jax.metrics import over_keys
 
@@ -13,7 +13,7 @@ WORKER = """
 import json, sys
 import jax, jax.numpy as jnp
 import numpy as np
-import table
+from helpers import table
 import modellock_jax as ml
 from modellock_jax.attacks import fine_tune, random_keys, run_seeds
 from modellock_jax.metrics import over_keys

@@ -1,9 +1,7 @@
 """Changed files of every kind; `benchmarks/vault_mutants.py` tries many more."""
 
-import sys
 from pathlib import Path
 
-sys.path.append(str(Path(__file__).parents[1] / "benchmarks"))
 import vault_mutants
 
 

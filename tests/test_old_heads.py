@@ -3,9 +3,9 @@
 import json
 
 import pytest
-from commands import bad, good
+from helpers.commands import bad, good
+from helpers.sealed import ALICE, BOB, public, some
 from safetensors.numpy import save_file
-from sealed import ALICE, BOB, public, some
 
 from modellock_jax.vault.keys import identity
 from modellock_jax.vault.keys import secret as keys

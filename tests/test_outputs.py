@@ -7,7 +7,7 @@ import threading
 
 import numpy as np
 import pytest
-from commands import bad, good, run
+from helpers.commands import bad, good, run
 from safetensors.numpy import save_file
 
 COMMANDS = {

@@ -6,7 +6,7 @@ import threading
 
 import numpy as np
 import pytest
-from commands import bad, good, run
+from helpers.commands import bad, good, run
 from safetensors.numpy import save
 
 SECRET = bytes(range(1, 252)) * 20  # what must not be in any file

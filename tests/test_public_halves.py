@@ -3,10 +3,10 @@
 import json
 
 import pytest
-from commands import bad, good
-from hidden import SECRET, shows, write
+from helpers.commands import bad, good
+from helpers.hidden import SECRET, shows, write
+from helpers.sealed import ALICE, BOB, MALLORY, OWNER, public, some
 from safetensors.numpy import save_file
-from sealed import ALICE, BOB, MALLORY, OWNER, public, some
 
 from modellock_jax.vault import texts
 from modellock_jax.vault.errors import Unreadable

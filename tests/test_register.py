@@ -9,8 +9,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from register_worker import COPY, add, file_of
-from sealed import ALICE, BOB, MALLORY, OWNER, public
+from helpers.register_worker import COPY, add, file_of
+from helpers.sealed import ALICE, BOB, MALLORY, OWNER, public
 
 from modellock_jax.vault.errors import Tampered, Unreadable, WrongKey
 from modellock_jax.vault.issuing import register, signed
@@ -154,7 +154,7 @@ def test_a_file_of_another_kind_is_left_alone(content, tmp_path):
 
 
 def test_two_writers_wait_for_one_another(tmp_path):
-    code = "import sys, register_worker as w\nfor _ in range(10): w.add(sys.argv[1])"
+    code = "import sys\nfrom helpers import register_worker as w\nfor _ in range(10): w.add(sys.argv[1])"
     where = {
         "cwd": Path(__file__).parent,
         "env": os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)},

@@ -5,9 +5,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from crash_worker import asking
-from register_worker import TASKS, file_of
-from sealed import ALICE, OWNER, public
+from helpers.crash_worker import asking
+from helpers.register_worker import TASKS, file_of
+from helpers.sealed import ALICE, OWNER, public
 
 from modellock_jax.vault.errors import Unreadable
 from modellock_jax.vault.issuing import copies as issuing
@@ -21,7 +21,7 @@ KILLS = {"first": 40, "add": 40, "revoke": 40}
 
 @pytest.fixture(scope="module")
 def worker():
-    with asking("register_worker.py") as ask:
+    with asking("register_worker") as ask:
         yield lambda task, path, **when: ask({"first": "add"}.get(task, task), path, **when)
 
 

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ridge import accuracy, digits, forward, images, opened, owner
+from helpers.ridge import accuracy, digits, forward, images, opened, owner
 
 import modellock_jax as ml
 from modellock_jax.attacks.attack import run_shuffled

@@ -7,9 +7,9 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from commands import bad, good
+from helpers.commands import bad, good
+from helpers.sealed import ALICE, BOB, MALLORY, OWNER, for_two, public, refusing_bob, same, some
 from safetensors.numpy import load_file, save_file
-from sealed import ALICE, BOB, MALLORY, OWNER, for_two, public, refusing_bob, same, some
 
 from modellock_jax.vault.errors import Tampered, Unreadable, WrongKey
 from modellock_jax.vault.issuing import revocation, signed

@@ -5,8 +5,19 @@ import os
 import shutil
 
 import pytest
+from helpers.sealed import (
+    ALICE,
+    BOB,
+    MALLORY,
+    OWNER,
+    adding,
+    for_two,
+    public,
+    refusing_bob,
+    same,
+    some,
+)
 from safetensors.numpy import save_file
-from sealed import ALICE, BOB, MALLORY, OWNER, adding, for_two, public, refusing_bob, same, some
 
 from modellock_jax.vault.errors import Expired, Tampered, Unreadable, WrongKey
 from modellock_jax.vault.issuing import revocation, signed

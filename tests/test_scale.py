@@ -6,8 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from table import DTYPES, LOCKS
-from values import SPECIAL, bits, row, same, tree, values
+from helpers.table import DTYPES, LOCKS
+from helpers.values import SPECIAL, bits, row, same, tree, values
 
 import modellock_jax as ml
 from modellock_jax.core.bits import stack

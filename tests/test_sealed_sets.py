@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from commands import bad, good
+from helpers.commands import bad, good
+from helpers.sealed import ALICE, BOB, MALLORY, OWNER, adding, public
 from safetensors.numpy import save_file
-from sealed import ALICE, BOB, MALLORY, OWNER, adding, public
 
 from modellock_jax.vault import checkpoint
 from modellock_jax.vault.errors import Expired, Tampered, Unreadable, WrongKey

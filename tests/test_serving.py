@@ -9,9 +9,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from commands import bad
+from helpers.commands import bad
+from helpers.sealed import ALICE, BOB, MALLORY, OWNER, public, same, some
 from safetensors.numpy import load, save
-from sealed import ALICE, BOB, MALLORY, OWNER, public, same, some
 
 import modellock_jax as ml
 from modellock_jax.vault import checkpoint

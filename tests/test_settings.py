@@ -5,7 +5,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from table import CASES, forward, images, make_params, random_bits, same_bits
+from helpers.table import CASES, forward, images, make_params, random_bits, same_bits
 
 import modellock_jax as ml
 from modellock_jax import attacks

@@ -1,7 +1,7 @@
 """Sharded trees on eight simulated devices: no device talks to another, and every bit is the same."""
 
 import pytest
-from eight import answer_of
+from helpers.eight import answer_of
 
 WORKER = """
 import json, re
@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import NamedSharding, P
 from jax.sharding import AxisType
-from table import bytes_of, random_bits
+from helpers.table import bytes_of, random_bits
 import modellock_jax as ml
 from modellock_jax.core.bits import to_uint
 from modellock_jax.locks.stream_lock import in_jax

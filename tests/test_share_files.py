@@ -13,8 +13,8 @@ import sys
 
 import pytest
 import shamir_mnemonic
-from commands import bad, good
-from hidden import SECRET, shows, write
+from helpers.commands import bad, good
+from helpers.hidden import SECRET, shows, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from test_shares import clean, threes, words_of

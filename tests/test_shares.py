@@ -9,7 +9,7 @@ from collections import Counter
 
 import pytest
 import shamir_mnemonic
-from hidden import RAW, SECRET, shows, told, write
+from helpers.hidden import RAW, SECRET, shows, told, write
 
 from modellock_jax.vault.errors import Tampered, WrongKey
 from modellock_jax.vault.keys import share_files, shares

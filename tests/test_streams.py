@@ -7,10 +7,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax import nnx
+from helpers.table import bytes_of, random_bits, same_bits
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from jax import NamedSharding, P
-from table import bytes_of, random_bits, same_bits
 
 import modellock_jax as ml
 from modellock_jax.core.bits import stack

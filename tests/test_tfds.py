@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 import tensorflow_datasets as tfds
+from helpers.sets import check, encoded, examples, png, prepare
 from PIL import Image
-from sets import check, encoded, examples, png, prepare
 
 from modellock_jax import data
 from modellock_jax.data import _tfds as tfds_images

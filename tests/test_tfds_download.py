@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import requests
 import tensorflow_datasets as tfds
-from sets import check
+from helpers.sets import check
 from tensorflow_datasets.core.utils import lazy_imports_utils
 
 from modellock_jax.data import _tfds as tfds_images

@@ -1,7 +1,7 @@
 """The way that locks take on TPUs with several chips, which know no custom partitioning."""
 
 import pytest
-from eight import answer_of
+from helpers.eight import answer_of
 
 WORKER = """
 import json, math, re, sys
@@ -9,7 +9,7 @@ import jax
 import jax.numpy as jnp
 from jax import NamedSharding, P
 from jax.sharding import AxisType
-from table import bytes_of, random_bits
+from helpers.table import bytes_of, random_bits
 import modellock_jax as ml
 from modellock_jax.core.shards import as_on_tpus
 

@@ -7,8 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from helpers.table import same_bits
 from jax import lax
-from table import same_bits
 
 import modellock_jax as ml
 from modellock_jax import metrics, models, train

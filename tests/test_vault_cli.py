@@ -4,7 +4,7 @@ import json
 
 import numpy as np
 import pytest
-from commands import bad, good, run
+from helpers.commands import bad, good, run
 from safetensors.numpy import load_file, save_file
 
 from modellock_jax.vault import threats

@@ -9,7 +9,7 @@ import jax
 import numpy as np
 import onnx
 import pytest
-from commands import bad, good, run
+from helpers.commands import bad, good, run
 from safetensors.numpy import load_file, save_file
 
 from modellock_jax.core.lock import paths

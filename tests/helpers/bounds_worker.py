@@ -1,6 +1,6 @@
 """How much memory heads cost: a program, which prints for each hostile or legal one a line of JSON.
 
-    python bounds_worker.py BYTES FOLDER
+    python -m helpers.bounds_worker BYTES FOLDER
 
 Each line: the name of the case, how the reading ended, and the peak of memory as a multiple of the
 head's bytes.
@@ -14,8 +14,7 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 
-from sealed import ALICE
-
+from helpers.sealed import ALICE
 from modellock_jax.vault import sources
 from modellock_jax.vault.errors import VaultError
 from modellock_jax.vault.files import canonical

@@ -6,8 +6,7 @@ Each function takes a `Case` and a generator, and gives the bytes of a file.
 import functools
 import json
 
-from sealed import ALICE, BOB, OWNER, apart, public, some, together
-
+from helpers.sealed import ALICE, BOB, OWNER, apart, public, some, together
 from modellock_jax.vault import files, tensors
 from modellock_jax.vault.errors import VaultError
 from modellock_jax.vault.keys import identity

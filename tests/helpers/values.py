@@ -6,7 +6,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from table import DTYPES
+
+from helpers.table import DTYPES
 
 # What begins every leaf of 32 bits: zeros, infinities, NaNs of both kinds, a denormal.
 SPECIAL = [0, 1 << 31, 0x7F800000, 0xFF800000, 0x7F800001, 0x7FC00001, 0xFFFFFFFF, 1]

@@ -17,7 +17,7 @@ def answer_of(worker, flags="", **environment):
         | {
             "XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {flags}",
             "JAX_PLATFORMS": "cpu",
-            "PYTHONPATH": os.pathsep.join([os.path.dirname(__file__), *sys.path]),
+            "PYTHONPATH": os.pathsep.join(sys.path),
             **environment,
         },
     )

@@ -18,8 +18,8 @@ from pathlib import Path
 
 import numpy as np
 from safetensors.numpy import save_file
-from sealed import ALICE, BOB, adding, public, secret
 
+from helpers.sealed import ALICE, BOB, adding, public, secret
 from modellock_jax.vault.keys.identity import public_key
 from modellock_jax.vault.locked import files as locked
 from modellock_jax.vault.sealed import chunks, envelope, rewrite
@@ -96,9 +96,10 @@ def asking(program: str):
 
     It says how that ended, and after how many seconds.
     """
-    command = [sys.executable, str(Path(__file__).with_name(program))]
+    command = [sys.executable, "-m", f"helpers.{program}"]
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path)}
     with subprocess.Popen(
-        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=environment
     ) as process:
 
         def ask(task: str, path: Path, **when: float) -> tuple[int, float]:

@@ -3,11 +3,11 @@
 import os
 from pathlib import Path
 
-import crash_worker
 import numpy as np
 from safetensors.numpy import save_file
-from sealed import BOB, OWNER
 
+from helpers import crash_worker
+from helpers.sealed import BOB, OWNER
 from modellock_jax.vault.issuing import copies as issuing
 from modellock_jax.vault.issuing import register, revocation
 

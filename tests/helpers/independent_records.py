@@ -5,7 +5,8 @@ import hmac
 import json
 
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
-from independent_reader import (
+
+from helpers.independent_reader import (
     CHUNK,
     canonical,
     check_signature,

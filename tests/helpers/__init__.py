@@ -1,0 +1,1 @@
+"""What several tests use, and programs that they run as processes of their own."""
