@@ -38,8 +38,8 @@ from modellock_jax.attacks.keys.chosen_image import (
     chosen_images,
     pixel_shuffle_chosen_image,
     pixel_shuffle_known_pairs,
-    pixel_shuffle_logit_oracle,
 )
+from modellock_jax.attacks.keys.logit_oracle import pixel_shuffle_logit_oracle
 from modellock_jax.attacks.keys.permutation_search import anneal, hill_climb
 from modellock_jax.data import Data, load
 from modellock_jax.models import cnn

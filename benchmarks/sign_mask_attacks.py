@@ -38,7 +38,8 @@ import modellock_jax as ml
 from modellock_jax.attacks.attack import run_shuffled
 from modellock_jax.attacks.keys.key_search import key_loss
 from modellock_jax.attacks.keys.oracle import sign_mask_oracle
-from modellock_jax.attacks.keys.relaxed_key import best_key, relaxed_key, relaxed_signs
+from modellock_jax.attacks.keys.relaxation import relaxed_signs
+from modellock_jax.attacks.keys.relaxed_key import best_key, relaxed_key
 from modellock_jax.attacks.keys.sign_algebra import corrected
 from modellock_jax.data import load
 from modellock_jax.metrics import over_keys

@@ -9,6 +9,7 @@ import pytest
 
 import modellock_jax as ml
 from modellock_jax.attacks.keys import chosen_image as attack
+from modellock_jax.attacks.keys import logit_oracle
 
 pytestmark = pytest.mark.run_once
 SHAPE = (8, 8, 1)
@@ -120,7 +121,7 @@ def test_logits_of_one_image_give_the_key(block, entries, queries):
         # Probabilities will do: the attack looks at log-probabilities.
         return jax.nn.log_softmax(device(key, params, x))
 
-    found = attack.pixel_shuffle_logit_oracle(
+    found = logit_oracle.pixel_shuffle_logit_oracle(
         oracle, forward, params, block, SHAPE, jax.random.key(0), entries=entries
     )
     assert sum(asked) == found.queries == queries
@@ -129,7 +130,7 @@ def test_logits_of_one_image_give_the_key(block, entries, queries):
 
 def test_no_key_from_an_oracle_that_hides_another():
     params, rng = make_params(), jax.random.key(0)
-    search = functools.partial(attack.pixel_shuffle_logit_oracle, block=4, image_shape=SHAPE)
+    search = functools.partial(logit_oracle.pixel_shuffle_logit_oracle, block=4, image_shape=SHAPE)
     plain = search(lambda x: forward(params, x), forward, params, rng=rng)
     np.testing.assert_array_equal(plain.key.permutation, np.arange(16))
     sign = ml.sign_mask(8)
@@ -149,6 +150,6 @@ def test_bad_input():
     with pytest.raises(ValueError, match="block 5 does not divide"):
         attack.pixel_shuffle_known_pairs(images, images, 5)
     with pytest.raises(ValueError, match="at least 1, not 0, 1, 64"):
-        attack.pixel_shuffle_logit_oracle(
+        logit_oracle.pixel_shuffle_logit_oracle(
             forward, forward, {}, 2, SHAPE, jax.random.key(0), entries=0
         )

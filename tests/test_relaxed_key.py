@@ -13,8 +13,8 @@ import modellock_jax as ml
 from modellock_jax.attacks.attack import run_shuffled
 from modellock_jax.attacks.keys.key_search import key_loss
 from modellock_jax.attacks.keys.oracle import sign_mask_oracle
-from modellock_jax.attacks.keys.relaxed_key import best_key, relaxed_key, relaxed_signs
-from modellock_jax.attacks.keys.relaxed_permutation import relaxed_permutation
+from modellock_jax.attacks.keys.relaxation import relaxed_permutation, relaxed_signs
+from modellock_jax.attacks.keys.relaxed_key import best_key, relaxed_key
 from modellock_jax.models import mlp
 from modellock_jax.train import fit
 

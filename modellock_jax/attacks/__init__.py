@@ -1,13 +1,13 @@
 """Attacks: what the attacker makes of a locked model without the key."""
 
 from modellock_jax.attacks.attack import Attack, run, run_seeds, run_shuffled, sanitise
+from modellock_jax.attacks.case import ANY, RIGHTS, Case, Copy, Entry, Found, NotGiven
 from modellock_jax.attacks.evasion.gradient_masking import gradient_masking
 from modellock_jax.attacks.evasion.methods import apgd, expectation, fgsm, pgd, square, transfer
 from modellock_jax.attacks.keys.chosen_image import (
     chosen_images,
     pixel_shuffle_chosen_image,
     pixel_shuffle_known_pairs,
-    pixel_shuffle_logit_oracle,
 )
 from modellock_jax.attacks.keys.ciphertext_only import deep_lock_ciphertext_only
 from modellock_jax.attacks.keys.key_search import random_keys
@@ -15,13 +15,14 @@ from modellock_jax.attacks.keys.known_plaintext import (
     deep_lock_base_model,
     deep_lock_known_plaintext,
 )
+from modellock_jax.attacks.keys.logit_oracle import pixel_shuffle_logit_oracle
 from modellock_jax.attacks.keys.oracle import sign_mask_oracle
 from modellock_jax.attacks.keys.permutation_search import anneal, hill_climb
-from modellock_jax.attacks.keys.relaxed_key import best_key, relaxed_key, relaxed_signs
-from modellock_jax.attacks.keys.relaxed_permutation import relaxed_permutation
+from modellock_jax.attacks.keys.relaxation import relaxed_permutation, relaxed_signs
+from modellock_jax.attacks.keys.relaxed_key import best_key, relaxed_key
 from modellock_jax.attacks.keys.sign_algebra import linear_flips
 from modellock_jax.attacks.keys.sign_search import coordinate_flips, genetic
-from modellock_jax.attacks.table import ATTACKS
+from modellock_jax.attacks.table import ATTACKS, attempt, register
 from modellock_jax.attacks.weights.distil import distil
 from modellock_jax.attacks.weights.fine_tune import fine_tune
 from modellock_jax.attacks.weights.leakage import (
@@ -35,11 +36,19 @@ from modellock_jax.attacks.weights.selective import adv_params_descent, restore,
 from modellock_jax.attacks.weights.stream_reuse import stream_reuse
 
 __all__ = [
+    "ANY",
     "ATTACKS",
+    "RIGHTS",
     "Attack",
+    "Case",
+    "Copy",
+    "Entry",
+    "Found",
+    "NotGiven",
     "adv_params_descent",
     "anneal",
     "apgd",
+    "attempt",
     "average_copies",
     "best_key",
     "chosen_images",
@@ -62,6 +71,7 @@ __all__ = [
     "pixel_shuffle_known_pairs",
     "pixel_shuffle_logit_oracle",
     "random_keys",
+    "register",
     "relaxed_key",
     "relaxed_permutation",
     "relaxed_signs",

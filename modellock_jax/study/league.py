@@ -1,6 +1,7 @@
 """The league: every lock against every attack on it, on real images."""
 
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -8,16 +9,17 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from modellock_jax.attacks.table import ATTACKS, Case
+from modellock_jax.attacks.case import Case, Copy, Entry
+from modellock_jax.attacks.table import ATTACKS, attempt
 from modellock_jax.core.lock import Key, Params, user_forward
 from modellock_jax.metrics import score
 from modellock_jax.study.config import Config
-from modellock_jax.study.measures import MEASURES, Locked, agreement
+from modellock_jax.study.measures import MEASURES, Locked, Measure, agreement
 from modellock_jax.study.processes import ALONE, Part
 from modellock_jax.study.report import Grid, interval
 from modellock_jax.study.run import train_share, trained
 from modellock_jax.study.store import Store
-from modellock_jax.study.subjects import Bench, Subject, prepare, rng_for
+from modellock_jax.study.subjects import Bench, Subject, fresh, prepare, rng_for
 from modellock_jax.train import bar, margin_loss
 
 LOCKS = (
@@ -30,6 +32,9 @@ LOCKS = (
     "deep_lock",
     "stream_lock",
 )
+NAMES = tuple(name for name, entry in ATTACKS.items() if entry.gives != "inputs")
+"""The attacks of a whole league: those on the lock, not those on what the user's model answers."""
+
 SETTINGS: dict[str, Any] = {"locks": LOCKS, "budgets": (0.01,)}
 """What the league changes in a configuration: variants of the locks, and one budget."""
 
@@ -37,7 +42,7 @@ SETTINGS: dict[str, Any] = {"locks": LOCKS, "budgets": (0.01,)}
 def run(
     config: Config,
     out: Path,
-    names: tuple[str, ...] = tuple(ATTACKS),
+    names: tuple[str, ...] = NAMES,
     part: Part = ALONE,
 ) -> Store:
     """Run the attacks called `names` on every lock they are against; `config.budgets[0]` is the
@@ -53,13 +58,13 @@ def run(
             raise ValueError(f"there is no attack {name!r}; the attacks are {', '.join(ATTACKS)}")
     bench = prepare(config)
     # A league of all attacks measures the locks too.
-    table = {name: ATTACKS[name] for name in names} | (MEASURES if names == tuple(ATTACKS) else {})
+    table = {name: ATTACKS[name] for name in names} | (MEASURES if names == NAMES else {})
     todo = [
         (subject, seed, name)
         for subject in bench.subjects
         for seed in range(config.seeds)
         for name, entry in table.items()
-        if subject.scheme in entry.against
+        if entry.fits(subject.scheme) and _given(subject, entry)
     ]
     if not todo:
         against = "; ".join(f"{name}: {', '.join(ATTACKS[name].against)}" for name in names)
@@ -89,19 +94,31 @@ def run(
 
 def locked_models(bench: Bench, store: Store, subject: Subject) -> list[Locked]:
     """A locked model for each seed."""
-    lock, model, data = subject.lock, bench.model, bench.data
-
-    @jax.jit
-    def encrypt(key: Key, params: Params, x: jax.Array, y: jax.Array) -> tuple[Params, Key]:
-        return lock.encrypt(key, params, lambda p: margin_loss(model.forward(p, x), y))
-
-    sample, found = (jnp.asarray(data.train_x[:512]), jnp.asarray(data.train_y[:512])), []
+    encrypt, found = _encrypt(bench, subject), []
     for seed in range(bench.config.seeds):
         params, key = trained(bench, store, subject, seed)
         if not subject.trained_under:
-            key = jax.jit(lock.init)(rng_for(seed, "key"), params)
-        found.append(Locked(params, *encrypt(key, params, *sample)))
+            key = jax.jit(subject.lock.init)(rng_for(seed, "key"), params)
+        found.append(Locked(params, *encrypt(key, params)))
     return found
+
+
+def _encrypt(bench: Bench, subject: Subject) -> Callable[[Key, Params], tuple[Params, Key]]:
+    """The lock's encrypt, with the loss of the first training images where it takes one."""
+    model, data = bench.model, bench.data
+
+    @jax.jit
+    def encrypt(key: Key, params: Params, x: jax.Array, y: jax.Array) -> tuple[Params, Key]:
+        return subject.lock.encrypt(key, params, lambda p: margin_loss(model.forward(p, x), y))
+
+    sample = jnp.asarray(data.train_x[:512]), jnp.asarray(data.train_y[:512])
+    return lambda key, params: encrypt(key, params, *sample)
+
+
+def _given(subject: Subject, entry: Entry | Measure) -> bool:
+    """Whether such an attacker exists: where models are trained under their key, each has one user."""
+    needs = entry.needs if isinstance(entry, Entry) else ()
+    return not (subject.trained_under and {"other_copy", "more_copies"} & set(needs))
 
 
 def _case(bench: Bench, subject: Subject, seed: int, owned: Locked) -> tuple[Case, dict[str, Any]]:
@@ -110,46 +127,62 @@ def _case(bench: Bench, subject: Subject, seed: int, owned: Locked) -> tuple[Cas
     params, locked, key = owned
     count = max(10, round(bench.config.budgets[0] * len(data.train_x)))
     mine = jax.random.permutation(rng_for(seed, "thief"), len(data.train_x))[:count]
+    x, y = jnp.asarray(data.train_x)[mine], jnp.asarray(data.train_y)[mine]
     device = partial(jax.jit(user_forward(lock, model.forward)), key, locked)
+    rights: dict[str, Any] = {"unlabelled": x, "labels": (x, y), "device": device}
+    rights |= {"chosen_input": partial(lock.scramble, key)}
+    # The strongest of their kind: known weights and the public base are the plain model itself.
+    rights |= {"known_weights": params, "public_base": params}
+    if not subject.trained_under:
+        copies = [_again(bench, subject, params, rng_for(seed, f"copy {i}")) for i in range(3)]
+        rights |= {"other_copy": copies[0], "more_copies": [copy.locked for copy in copies[1:]]}
+        other = fresh(bench, seed)
+        rights |= {"reused_stream": (_encrypt(bench, subject)(key, other), other)}
     case = Case(
-        lock,
-        subject.scheme,
-        subject.settings,
-        model,
-        locked,
-        jnp.asarray(data.train_x)[mine],
-        jnp.asarray(data.train_y)[mine],
-        device,
-        partial(lock.scramble, key),
-        params,
-        rng_for(seed, "attack"),
-    )
+        lock, model, locked, rng_for(seed, "attack"), jnp.zeros((1, *bench.shape)),
+        scheme=subject.scheme, settings=subject.settings, **rights,
+    )  # fmt: skip
     about = {"lock": subject.text, "seed": seed}
     about |= {"no_key": accuracy_of(bench, partial(model.forward, locked))}
     return case, about | {"right_key": accuracy_of(bench, device)}
 
 
-def _attacked(bench: Bench, case: Any, name: str, about: dict[str, Any], key: Any) -> dict:
+def _again(bench: Bench, subject: Subject, params: Params, rng: jax.Array) -> Copy:
+    """Another user's copy of the same parameters."""
+    return Copy(*_encrypt(bench, subject)(jax.jit(subject.lock.init)(rng, params), params))
+
+
+def _attacked(bench: Bench, case: Case, name: str, about: dict[str, Any], key: Any) -> dict:
     begin = time.perf_counter()
-    found = ATTACKS[name].run(case)
-    if found is not None:
-        jax.block_until_ready(found.forward(case.x[:1]))
-    row: dict[str, Any] = {"attack": name, "needs": ATTACKS[name].needs}
-    row |= {"seconds": time.perf_counter() - begin}
+    found = attempt(name, case)
+    if found is not None and found.forward is not None:
+        jax.block_until_ready(found.forward(case.example))
+    row: dict[str, Any] = {"attack": name, "needs": list(ATTACKS[name].needs)}
+    row |= {"seconds": time.perf_counter() - begin, "gave_up": found is None, "key_right": None}
     # An attack that gives up leaves what there was without it.
-    gained = about["no_key"] if found is None else accuracy_of(bench, found.forward)
-    row |= {"gave_up": found is None, "accuracy": gained}
-    row |= {"images": 0 if found is None else found.images}
-    row |= {"queries": 0 if found is None else found.queries}
-    row |= {"flops": None if found is None else _flops(case, found.passes), "key_right": None}
-    if found is not None and type(found.key) is type(key):
+    if found is None:
+        return (
+            row
+            | {"accuracy": about["no_key"]}
+            | dict.fromkeys(("images", "queries"), 0)
+            | {"flops": None}
+        )
+    if found.forward is None:
+        assert found.moved is not None
+        moved = score(case.device, found.moved, case.labels[1])
+        row |= {"accuracy": float(moved.accuracy)}
+    else:
+        row |= {"accuracy": accuracy_of(bench, found.forward)}
+    row |= {"images": found.inputs, "queries": found.queries}
+    row |= {"flops": _flops(case, found.passes)}
+    if type(found.key) is type(key):
         row["key_right"] = float(agreement(found.key, key))
     return row
 
 
 def _flops(case: Case, passes: int) -> float | None:
     """Floating-point operations of so many plain forwards of one image, as XLA counts them."""
-    cost = jax.jit(case.model.forward).lower(case.locked, case.x[:1]).compile().cost_analysis()
+    cost = jax.jit(case.model.forward).lower(case.locked, case.example).compile().cost_analysis()
     return None if cost is None else passes * float(cost["flops"])
 
 
@@ -161,8 +194,10 @@ def accuracy_of(bench: Bench, forward: Any) -> float:
 
 def attack_grid() -> Grid:
     """Every attack: what it is against, and what the attacker has."""
-    rows = [[name, ", ".join(entry.against), entry.needs] for name, entry in ATTACKS.items()]
-    return Grid("The attacks", ["attack", "against", "the attacker has"], rows, [])
+    rows = [
+        [name, ", ".join(entry.against), entry.has, entry.gives] for name, entry in ATTACKS.items()
+    ]
+    return Grid("The attacks", ["attack", "against", "the attacker has", "it gives"], rows, [])
 
 
 def grid(store: Store, config: Config, names: tuple[str, ...] = tuple(ATTACKS)) -> Grid:
@@ -195,7 +230,9 @@ def strongest(store: Store, config: Config) -> Grid:
     groups = _together(store, tuple(ATTACKS))
     for lock in config.locks:
         mine = {rows[0]["attack"]: rows for rows in groups if rows[0]["lock"] == lock}
-        scratch = mine.pop("scratch")
+        scratch = mine.pop("scratch", [])
+        if not mine:
+            continue
         reached = {name: sum(row["accuracy"] for row in rows) for name, rows in mine.items()}
         near = [
             rows
@@ -231,7 +268,7 @@ def _line(rows: list[dict[str, Any]]) -> list[str]:
         str(max(row["queries"] for row in rows)),
         _mean(rows, "seconds", 1),
         _gflop(rows),
-        rows[0]["needs"],
+        ATTACKS[rows[0]["attack"]].has,
     ]
 
 
@@ -241,4 +278,4 @@ def _gflop(rows: list[dict[str, Any]]) -> str:
 
 
 def _mean(rows: list[dict[str, Any]], field: str, unit: float) -> str:
-    return f"{unit * sum(row[field] for row in rows) / len(rows):.1f}"
+    return f"{unit * sum(row[field] for row in rows) / len(rows):.1f}" if rows else ""

@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+from modellock_jax.attacks.case import ANY
 from modellock_jax.attacks.weights import localise
 from modellock_jax.core.lock import Key, Params, user_forward
 from modellock_jax.locks import SCHEMES
@@ -86,14 +87,18 @@ def roc(bench: Bench, subject: Subject, seed: int, owned: Locked) -> dict[str, A
 
 
 class Measure(NamedTuple):
-    """`run(bench, subject, seed, owned)` gives a row; `against` names schemes."""
+    """`run(bench, subject, seed, owned)` gives a row; `against`: names of schemes, or `ANY`."""
 
     run: Callable[[Bench, Subject, int, Locked], dict[str, Any]]
     against: tuple[str, ...]
 
+    def fits(self, scheme: str) -> bool:
+        """Whether it says something of locks of that scheme."""
+        return self.against == ANY or scheme in self.against
+
 
 MEASURES: dict[str, Measure] = {
-    "distance": Measure(distance, tuple(SCHEMES)),
+    "distance": Measure(distance, ANY),
     "roc": Measure(roc, ("adv_params",)),
 }
-"""By name: what is measured of every lock whose scheme is named."""
+"""By name: what is measured of the locks of a league."""

@@ -15,7 +15,8 @@ import numpy as np
 from jax import lax
 from jax.scipy.special import ndtri
 
-from modellock_jax.attacks.keys.known_plaintext import leaf_bytes
+from modellock_jax.attacks.case import Case, Entry, Found
+from modellock_jax.attacks.keys.known_plaintext import leaf_bytes, opened_as_deep_lock
 from modellock_jax.ciphers import aes
 from modellock_jax.core.lock import Params
 from modellock_jax.locks.deep_lock import DeepLockKey, round_keys
@@ -241,3 +242,13 @@ def _search(
         columns = [a[0] ^ a[1] ^ a[2] ^ a[3], a[0] ^ a[2], a[0] ^ a[1], a[0]]
         words += [lax.bitcast_convert_type(c, jnp.uint32) for c in columns]
     return aes.rewind(jnp.stack(words), block + newest), total
+
+
+def _ciphertext_only(case: Case) -> Found | None:
+    key_bits = case.settings.get("key_bits", 128)
+    return opened_as_deep_lock(case, deep_lock_ciphertext_only(case.locked, key_bits))
+
+
+ENTRIES = (
+    Entry("deep_lock_ciphertext_only", _ciphertext_only, ("deep_lock", "stream_lock"), (), "key"),
+)

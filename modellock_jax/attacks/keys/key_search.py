@@ -8,6 +8,7 @@ under which any logit is not finite has loss infinity.
 """
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -15,6 +16,8 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh
 
+from modellock_jax.attacks.attack import Attack
+from modellock_jax.attacks.case import ANY, Case, Entry, Found, with_key
 from modellock_jax.core.lock import Forward, Key, Lock, Params, user_forward
 from modellock_jax.metrics import over_keys
 
@@ -191,3 +194,24 @@ def move(
         keys=keys, losses=losses, best=best, best_loss=best_loss, steps=state.steps + 1
     )
     return moved, losses
+
+
+def _random_keys(case: Case, **counts: Any) -> Found | None:
+    x, y = case.labels
+    counts = {"keys": 2000, "first": 8, "survivors": 256} | counts
+    search = partial(random_keys, case.lock, case.model.forward, **counts)
+    return with_key(case, jax.jit(search)(case.locked, x[:64], y[:64], case.rng).key)
+
+
+def searched(case: Case, attack: Attack, steps: int, batch: Any) -> Found | None:
+    """The best key after so many steps of a search on one batch."""
+
+    @jax.jit
+    def go(locked: Params, batch: Any) -> Key:
+        state = attack.init(case.rng, locked)
+        return lax.scan(lambda s, _: attack.step(s, batch), state, length=steps)[0].best
+
+    return with_key(case, go(case.locked, batch))
+
+
+ENTRIES = (Entry("random_keys", _random_keys, ANY, ("labels",), "key"),)

@@ -1,15 +1,17 @@
 """Deep-Lock's master key from a few known weights: the key schedule can be inverted."""
 
+from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jax import lax
 
+from modellock_jax.attacks.case import Case, Entry, Found
 from modellock_jax.ciphers import aes
 from modellock_jax.core.bits import substitute, to_uint
 from modellock_jax.core.lock import Params
-from modellock_jax.locks.deep_lock import DeepLockKey, round_keys
+from modellock_jax.locks.deep_lock import DeepLockKey, deep_lock, round_keys
 
 
 def deep_lock_known_plaintext(
@@ -102,3 +104,29 @@ def _known_bytes(locked: jax.Array, known: jax.Array, offset: jax.Array) -> Deep
     window = lax.fori_loop(0, offset % size, back, window)
     words = lax.bitcast_convert_type(window.reshape(-1, 4), jnp.uint32)
     return DeepLockKey(aes.rewind(words, offset // size))
+
+
+def opened_as_deep_lock(case: Case, key: DeepLockKey | None) -> Found | None:
+    """The weights opened as `deep_lock` would with this key, whatever lock they are under."""
+    if key is None:
+        return None
+    params = jax.jit(deep_lock(case.settings.get("key_bits", 128)).decrypt)(key, case.locked)
+    return Found(partial(case.model.forward, params), key)
+
+
+def _known_plaintext(case: Case) -> Found | None:
+    known, seen = (jax.tree.leaves(tree)[0] for tree in (case.known_weights, case.locked))
+    key = deep_lock_known_plaintext(seen, known, 0, case.settings.get("key_bits", 128))
+    return opened_as_deep_lock(case, key)
+
+
+def _base_model(case: Case) -> Found | None:
+    key_bits = case.settings.get("key_bits", 128)
+    return opened_as_deep_lock(case, deep_lock_base_model(case.locked, case.public_base, key_bits))
+
+
+_CIPHERS = ("deep_lock", "stream_lock")
+ENTRIES = (
+    Entry("deep_lock_known_plaintext", _known_plaintext, _CIPHERS, ("known_weights",), "key"),
+    Entry("deep_lock_base_model", _base_model, _CIPHERS, ("public_base",), "key"),
+)

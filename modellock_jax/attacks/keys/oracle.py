@@ -5,11 +5,14 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
+import jax.numpy as jnp
 
 from modellock_jax.attacks.attack import run_shuffled
+from modellock_jax.attacks.case import Case, Entry, Found, with_key
 from modellock_jax.attacks.keys.key_search import Search
-from modellock_jax.attacks.keys.relaxed_key import relaxed_key, relaxed_signs
-from modellock_jax.attacks.keys.sign_algebra import linear_flips, settled
+from modellock_jax.attacks.keys.relaxation import relaxed_signs
+from modellock_jax.attacks.keys.relaxed_key import relaxed_key
+from modellock_jax.attacks.keys.sign_algebra import SIGNS, as_mask, linear_flips, settled
 from modellock_jax.core.lock import Forward, Lock, Params
 from modellock_jax.locks.sign import SignKey
 from modellock_jax.train import random_shift
@@ -113,3 +116,20 @@ def _solve(
         return settled(flips, state, (x, answers), turns, tolerance)
 
     return solve
+
+
+def _sign_mask_oracle(
+    case: Case, *, queries: int = 64, steps: int = 400, restarts: int = 4
+) -> Found | None:
+    lock, bits = as_mask(case)
+    # An attacker with few inputs asks for shifted ones too.
+    x, shifts = case.unlabelled, jax.random.fold_in(case.rng, 1)
+    x = jnp.concatenate([x, random_shift(shifts, jnp.resize(x, (queries, *x.shape[1:])))])[:queries]
+    found = sign_mask_oracle(
+        case.device, lock, bits, case.model.forward, case.locked, x, case.rng,
+        steps=steps, restarts=restarts,
+    )  # fmt: skip
+    return with_key(case, None if found is None else found.key)
+
+
+ENTRIES = (Entry("sign_mask_oracle", _sign_mask_oracle, SIGNS, ("unlabelled", "device"), "key"),)

@@ -7,7 +7,16 @@ import jax
 import jax.numpy as jnp
 
 from modellock_jax.attacks.attack import Attack
-from modellock_jax.attacks.keys.key_search import CHUNK, Search, answer, losses_of_keys, move, start
+from modellock_jax.attacks.case import Case, Entry, Found
+from modellock_jax.attacks.keys.key_search import (
+    CHUNK,
+    Search,
+    answer,
+    losses_of_keys,
+    move,
+    searched,
+    start,
+)
 from modellock_jax.core.lock import Forward, Lock
 from modellock_jax.locks.pixel_shuffle import PixelKey
 
@@ -92,3 +101,28 @@ def _swapping(
         return move(state._replace(rng=rng), keys, losses, choice)
 
     return Attack(start(name, lock, PixelKey, restarts), step, answer(lock, forward))
+
+
+_SHUFFLES = ("pixel_shuffle", "patch_shuffle")
+
+
+def _some(case: Case, inputs: int) -> tuple[jax.Array, jax.Array]:
+    x, y = case.labels
+    return x[:inputs], y[:inputs]
+
+
+def _hill_climb(case: Case, *, steps: int = 30, swaps: int = 63, inputs: int = 100) -> Found | None:
+    # With the key itself, the swaps fill 16 chunks.
+    climb = hill_climb(case.lock, case.model.forward, restarts=1, swaps=swaps, chunk=4)
+    return searched(case, climb, steps, _some(case, inputs))
+
+
+def _anneal(case: Case, *, steps: int = 120, swaps: int = 15, inputs: int = 100) -> Found | None:
+    annealing = anneal(case.lock, case.model.forward, steps, restarts=1, swaps=swaps, chunk=4)
+    return searched(case, annealing, steps, _some(case, inputs))
+
+
+ENTRIES = (
+    Entry("hill_climb", _hill_climb, _SHUFFLES, ("labels",), "key"),
+    Entry("anneal", _anneal, _SHUFFLES, ("labels",), "key"),
+)

@@ -1,33 +1,24 @@
 """Gradient descent on the key itself: a discrete key made continuous, and rounded at the end."""
 
-from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
-from jax import lax
 
-from modellock_jax.attacks.attack import Attack
+from modellock_jax.attacks.attack import Attack, run_shuffled
+from modellock_jax.attacks.case import Case, Entry, Found, with_key
 from modellock_jax.attacks.keys.key_search import key_loss
-from modellock_jax.core.lock import Forward, Key, Lock, Params, user_forward
-from modellock_jax.locks.sign import SignKey
-
-Theta = Any
-
-
-class Relaxation(NamedTuple):
-    """A key space made continuous: `theta` are the numbers that the gradient moves.
-
-    `init(rng) -> theta`; `soft(theta, rng, done) -> key` with a gradient, `done` in [0, 1] being how
-    much of the descent is over; `hard(theta) -> key`, a key of the lock's own kind. `lock` takes the
-    soft keys.
-    """
-
-    lock: Lock
-    init: Callable[[jax.Array], Theta]
-    soft: Callable[[Theta, jax.Array, jax.Array], Key]
-    hard: Callable[[Theta], Key]
+from modellock_jax.attacks.keys.relaxation import (
+    Relaxation,
+    Theta,
+    relaxed_permutation,
+    relaxed_signs,
+)
+from modellock_jax.attacks.keys.sign_algebra import corrected
+from modellock_jax.attacks.keys.sign_search import SIGNS, as_mask
+from modellock_jax.core.lock import Forward, Key, Params, user_forward
+from modellock_jax.train import random_shift
 
 
 class Relaxed(NamedTuple):
@@ -40,32 +31,6 @@ class Relaxed(NamedTuple):
     steps: jax.Array
     locked: Params
     rng: jax.Array
-
-
-def relaxed_signs(lock: Lock, bits: int) -> Relaxation:
-    """Sign keys: theta, float32 `[bits]`, counts as its sign forwards and as its tanh backwards.
-
-    For locks with a differentiable `SignKey`: `sign_mask(bits)`, and in its place for `sign_flip`
-    (leave the weights locked: the mask negates what the lock negated).
-
-    **Guarantees.** The loss that is descended is that of a real key. With tanh in both directions
-    the descent settles on keys of fractions, whose rounding is worth little: of 32 restarts on the
-    study's CNN 3 came near the right key, and all 32 this way.
-
-    Source: straight-through estimation, Bengio et al. (2013); tanh as in LLA (2026).
-    """
-
-    def init(rng: jax.Array) -> jax.Array:
-        return 0.1 * jax.random.normal(rng, (bits,))
-
-    def soft(theta: jax.Array, rng: jax.Array, done: jax.Array) -> SignKey:
-        smooth = jnp.tanh(theta)
-        return SignKey(smooth + lax.stop_gradient(jnp.where(theta < 0, -1, 1) - smooth))
-
-    def hard(theta: jax.Array) -> SignKey:
-        return SignKey(jnp.where(theta < 0, -1, 1).astype(jnp.int8))
-
-    return Relaxation(lock, init, soft, hard)
 
 
 def relaxed_key(
@@ -146,3 +111,33 @@ def best_key(relaxation: Relaxation, state: Relaxed) -> Key:
     """The rounded key of the restart whose running loss is lowest."""
     best = jnp.argmin(state.losses)
     return relaxation.hard(jax.tree.map(lambda leaf: leaf[best], state.theta))
+
+
+def _relaxed_key(
+    case: Case, *, steps: int = 400, restarts: int = 8, batch_size: int = 64
+) -> Found | None:
+    (x, y), forward = case.labels, case.model.forward
+    signs = case.scheme != "pixel_shuffle"
+    if signs:
+        mask, bits = as_mask(case)
+        relaxation = relaxed_signs(mask, bits)
+    else:
+        relaxation = relaxed_permutation(case.settings["block"], case.settings["channels"])
+    attack = relaxed_key(relaxation, forward, steps, restarts=restarts)
+
+    @jax.jit
+    def go(locked: Params, x: jax.Array, y: jax.Array) -> Key:
+        start, order = jax.random.split(case.rng)
+        state = attack.init(start, locked)
+        settings: dict[str, Any] = {
+            "steps": steps,
+            "batch_size": min(batch_size, len(x)),
+            "augment": random_shift,
+        }
+        key = best_key(relaxation, run_shuffled(attack, state, x, y, order, **settings)[0])
+        return corrected(mask, forward, locked, key, x, y).best if signs else key
+
+    return with_key(case, go(case.locked, x, y))
+
+
+ENTRIES = (Entry("relaxed_key", _relaxed_key, (*SIGNS, "pixel_shuffle"), ("labels",), "key"),)

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from modellock_jax.attacks.attack import Attack
+from modellock_jax.attacks.case import Case, Entry, Found
 from modellock_jax.attacks.keys.key_search import (
     CHUNK,
     Search,
@@ -15,9 +16,10 @@ from modellock_jax.attacks.keys.key_search import (
     key_loss,
     losses_of_keys,
     move,
+    searched,
     start,
 )
-from modellock_jax.attacks.keys.sign_search import lowest
+from modellock_jax.attacks.keys.sign_search import SIGNS, as_mask, lowest
 from modellock_jax.core.lock import Forward, Lock, Params, user_forward
 from modellock_jax.locks.sign import SignKey
 from modellock_jax.metrics import over_keys
@@ -167,3 +169,11 @@ def _shares(
     zero = jnp.zeros_like(size)
     (u, _, _), _ = lax.scan(descend, (zero, zero, jnp.float32(1)), length=iterations)
     return u / jnp.where(size > 0, size, 1)
+
+
+def _linear_flips(case: Case, *, turns: int = 16, **settings: Any) -> Found | None:
+    attack = linear_flips(as_mask(case)[0], case.model.forward, **settings)
+    return searched(case, attack, turns, case.labels)
+
+
+ENTRIES = (Entry("linear_flips", _linear_flips, SIGNS, ("labels",), "key"),)

@@ -6,9 +6,18 @@ import jax
 import jax.numpy as jnp
 
 from modellock_jax.attacks.attack import Attack
-from modellock_jax.attacks.keys.key_search import CHUNK, Search, answer, losses_of_keys, move, start
+from modellock_jax.attacks.case import Case, Entry, Found
+from modellock_jax.attacks.keys.key_search import (
+    CHUNK,
+    Search,
+    answer,
+    losses_of_keys,
+    move,
+    searched,
+    start,
+)
 from modellock_jax.core.lock import Forward, Lock
-from modellock_jax.locks.sign import SignKey
+from modellock_jax.locks.sign import SignKey, sign_mask
 
 
 def coordinate_flips(
@@ -88,3 +97,28 @@ def lowest(scores: jax.Array) -> jax.Array:
     rank = jnp.argsort(jnp.argsort(scores, axis=1), axis=1)
     counts = jnp.asarray([0, *(2**i for i in range(scores.shape[1].bit_length()))])
     return rank[:, None, :] < counts[None, :, None]
+
+
+SIGNS = ("sign_mask", "sign_flip")
+
+
+def as_mask(case: Case) -> tuple[Lock, int]:
+    """A sign lock as a mask with a gradient, and its bits: `sign_flip` is its own twin."""
+    bits = case.settings.get("bits", 256)
+    return (case.lock if case.scheme == "sign_mask" else sign_mask(bits)), bits
+
+
+def _coordinate_flips(case: Case, *, turns: int = 10, **settings: Any) -> Found | None:
+    attack = coordinate_flips(as_mask(case)[0], case.model.forward, **settings)
+    return searched(case, attack, turns, case.labels)
+
+
+def _genetic(case: Case, *, turns: int = 60, **settings: Any) -> Found | None:
+    attack = genetic(as_mask(case)[0], case.model.forward, **settings)
+    return searched(case, attack, turns, case.labels)
+
+
+ENTRIES = (
+    Entry("coordinate_flips", _coordinate_flips, SIGNS, ("labels",), "key"),
+    Entry("genetic", _genetic, SIGNS, ("labels",), "key"),
+)

@@ -6,7 +6,9 @@ import jax
 import jax.numpy as jnp
 import optax
 
+from modellock_jax.attacks._train import fitted
 from modellock_jax.attacks.attack import Attack, sanitise
+from modellock_jax.attacks.case import ANY, Case, Entry, Found
 from modellock_jax.core.lock import Params
 from modellock_jax.models import Model
 
@@ -65,3 +67,18 @@ def distil(model: Model, learning_rate: Any, image_shape: tuple[int, ...]) -> At
         return model.forward(state[0], x)
 
     return Attack(init, step, forward)
+
+
+def _distil(case: Case, **settings: Any) -> Found:
+    shape, answers = case.example.shape[1:], case.device(case.unlabelled)
+    return fitted(
+        case,
+        lambda rate: distil(case.model, rate, shape),
+        case.locked,
+        case.unlabelled,
+        answers,
+        **settings,
+    )
+
+
+ENTRIES = (Entry("distil", _distil, ANY, ("unlabelled", "device"), "weights"),)

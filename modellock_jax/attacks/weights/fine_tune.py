@@ -8,7 +8,9 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
+from modellock_jax.attacks._train import fitted
 from modellock_jax.attacks.attack import Attack, sanitise
+from modellock_jax.attacks.case import ANY, Case, Entry, Found
 from modellock_jax.attacks.weights.localise import heal
 from modellock_jax.core.lock import Params, paths
 from modellock_jax.flax import sites
@@ -86,3 +88,25 @@ def in_last_layer(model: Model, params: Params, image_shape: tuple[int, ...]) ->
     """
     site = [*sites(model.forward, params, jnp.zeros((1, *image_shape)))][-1]
     return jax.tree.map(lambda path: f"/{site}/" in f"/{path}", paths(params))
+
+
+def _from(case: Case, start: Params, **settings: Any) -> Found:
+    shape = case.example.shape[1:]
+    return fitted(
+        case, lambda rate: fine_tune(case.model, rate, shape), start, *case.labels, **settings
+    )
+
+
+def _scratch(case: Case, **settings: Any) -> Found:
+    start = case.model.init(jax.random.fold_in(case.rng, 1), case.example)
+    return _from(case, start, **settings)
+
+
+def _fine_tune(case: Case, **settings: Any) -> Found:
+    return _from(case, case.locked, **settings)
+
+
+ENTRIES = (
+    Entry("scratch", _scratch, ANY, ("labels",), "control"),
+    Entry("fine_tune", _fine_tune, ANY, ("labels",), "weights"),
+)

@@ -21,7 +21,9 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from modellock_jax.attacks._train import fitted
 from modellock_jax.attacks.attack import Attack
+from modellock_jax.attacks.case import ANY, Case, Entry, Found, with_key, with_weights
 from modellock_jax.attacks.weights.fine_tune import fine_tune
 from modellock_jax.core.bits import check_leaves, floats_as_bits, from_uint, to_uint
 from modellock_jax.core.lock import Key, Lock, Params, owner_forward, paths
@@ -166,3 +168,35 @@ def _bits(name: str, copies: Sequence[Params], least: int) -> list[Params]:
         raise ValueError(f"{name}: the copies differ in structure, shapes or dtypes")
     check_leaves(name, copies[0])
     return [jax.tree.map(to_uint, copy) for copy in copies]
+
+
+def _plaintext(case: Case) -> Found | None:
+    bits = case.settings.get("bits", 256)
+    return with_key(case, sign_flip_known_plaintext(case.locked, case.public_base, bits))
+
+
+def _average(case: Case) -> Found:
+    return with_weights(case, average_copies([case.locked, *case.more_copies]))
+
+
+def _vote(case: Case) -> Found:
+    return with_weights(case, vote_copies([case.locked, *case.more_copies]))
+
+
+def _under_key(case: Case, **settings: Any) -> Found:
+    key, shape = case.other_copy.key, case.example.shape[1:]
+    return fitted(
+        case,
+        lambda rate: fine_tune_under_key(case.lock, case.model, key, rate, shape),
+        case.locked,
+        *case.labels,
+        **settings,
+    )
+
+
+ENTRIES = (
+    Entry("sign_flip_known_plaintext", _plaintext, ("sign_flip",), ("public_base",), "key"),
+    Entry("average_copies", _average, ANY, ("more_copies",), "weights"),
+    Entry("vote_copies", _vote, ANY, ("more_copies",), "weights"),
+    Entry("fine_tune_under_key", _under_key, ANY, ("labels", "other_copy"), "weights"),
+)

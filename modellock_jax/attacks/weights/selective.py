@@ -1,5 +1,6 @@
 """Attacks on `adv_params`: undo a few changed weights, with a few labelled images or none."""
 
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -7,7 +8,8 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from modellock_jax.attacks.weights.localise import each, with_values
+from modellock_jax.attacks.case import Case, Entry, Found, with_key, with_weights
+from modellock_jax.attacks.weights.localise import SAME, clamped, each, shared_margin, with_values
 from modellock_jax.core.bits import to_uint
 from modellock_jax.core.lock import Forward, Params
 from modellock_jax.locks.adv_params import AdvParamsKey, adv_params, layers_of, places_of
@@ -213,3 +215,45 @@ def _key(locked: Params, flat: jax.Array, suspects: jax.Array, count: int) -> Ad
         value = to_uint(flat[jnp.maximum(picks, 0)].astype(leaves[i].dtype)).astype(jnp.uint32)
         bits = jnp.where(leaf == i, value, bits)
     return AdvParamsKey(jnp.zeros(8, jnp.uint32), leaf, position, bits)
+
+
+def _refitted(case: Case, key: AdvParamsKey) -> Found | None:
+    # It opens the model in the owner's stead, but its values are estimates: not the owner's key.
+    found = with_key(case, key)
+    return None if found is None else found._replace(key=None)
+
+
+def _suspects(case: Case) -> jax.Array:
+    return clamped(case.locked, shared_margin(case.locked).margin) > -SAME
+
+
+def _selective(case: Case, *, turns: int = 24, steps: int = 5) -> Found | None:
+    counts = {"count": case.settings.get("count", 48), "turns": turns, "steps": steps}
+    pursue = jax.jit(partial(selective, case.model.forward, **counts))
+    return _refitted(case, pursue(case.locked, *case.labels))
+
+
+def _restore(case: Case, *, steps: int = 60) -> Found | None:
+    count = case.settings.get("count", 48)
+    refit = jax.jit(partial(restore, case.model.forward, count=count, steps=steps))
+    return _refitted(case, refit(case.locked, _suspects(case), *case.labels))
+
+
+def _neutral_key(case: Case) -> Found | None:
+    count = case.settings.get("count", 48)
+    return _refitted(case, neutral_key(case.locked, _suspects(case), count))
+
+
+def _descent(case: Case) -> Found:
+    count = case.settings.get("count", 48)
+    descend = jax.jit(partial(adv_params_descent, case.model.forward, count=count))
+    return with_weights(case, descend(case.locked, *case.labels, case.rng))
+
+
+_AGAINST = ("adv_params",)
+ENTRIES = (
+    Entry("selective", _selective, _AGAINST, ("labels",), "weights"),
+    Entry("restore", _restore, _AGAINST, ("labels",), "weights"),
+    Entry("neutral_key", _neutral_key, _AGAINST, (), "weights"),
+    Entry("adv_params_descent", _descent, _AGAINST, ("labels",), "weights"),
+)

@@ -1,10 +1,11 @@
 """Two checkpoints under one key stream: train, lock again with the same key, compare."""
 
-from typing import Literal
+from typing import Any, Literal
 
 import jax
 import jax.numpy as jnp
 
+from modellock_jax.attacks.case import Case, Entry, Found, with_weights
 from modellock_jax.ciphers import aes
 from modellock_jax.core.bits import check_leaves, from_uint, substitute, to_uint
 from modellock_jax.core.lock import Params
@@ -56,3 +57,16 @@ def stream_reuse(
         return from_uint(undo(a) ^ undo(b) ^ to_uint(plain), a.dtype)
 
     return jax.tree.map(open_leaf, locked, other_locked, other)
+
+
+def _stream_reuse(case: Case) -> Found:
+    scheme: Any = case.scheme
+    other_locked, other = case.reused_stream
+    return with_weights(case, stream_reuse(case.locked, other_locked, other, scheme))
+
+
+ENTRIES = (
+    Entry(
+        "stream_reuse", _stream_reuse, ("deep_lock", "stream_lock"), ("reused_stream",), "weights"
+    ),
+)

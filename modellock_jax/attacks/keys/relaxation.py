@@ -1,16 +1,62 @@
-"""The relaxation of a shuffle: a matrix whose rows and columns sum to one, sharpened on the way."""
+"""Key spaces made continuous: signs as numbers, shuffles as doubly stochastic matrices."""
+
+from collections.abc import Callable
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax.assignment
 from jax import lax
 
-from modellock_jax.attacks.keys.relaxed_key import Relaxation
 from modellock_jax.core.lock import Key, Lock
 from modellock_jax.locks.pixel_shuffle import PixelKey, pixel_shuffle
+from modellock_jax.locks.sign import SignKey
 
 _ROUNDS = 20  # of Sinkhorn's scaling, from which float32 gains no more at these temperatures
 _HOT, _COLD = 1.0, 0.1  # the temperature at the start and at the end
+
+
+Theta = Any
+
+
+class Relaxation(NamedTuple):
+    """A key space made continuous: `theta` are the numbers that the gradient moves.
+
+    `init(rng) -> theta`; `soft(theta, rng, done) -> key` with a gradient, `done` in [0, 1] being how
+    much of the descent is over; `hard(theta) -> key`, a key of the lock's own kind. `lock` takes the
+    soft keys.
+    """
+
+    lock: Lock
+    init: Callable[[jax.Array], Theta]
+    soft: Callable[[Theta, jax.Array, jax.Array], Key]
+    hard: Callable[[Theta], Key]
+
+
+def relaxed_signs(lock: Lock, bits: int) -> Relaxation:
+    """Sign keys: theta, float32 `[bits]`, counts as its sign forwards and as its tanh backwards.
+
+    For locks with a differentiable `SignKey`: `sign_mask(bits)`, and in its place for `sign_flip`
+    (leave the weights locked: the mask negates what the lock negated).
+
+    **Guarantees.** The loss that is descended is that of a real key. With tanh in both directions
+    the descent settles on keys of fractions, whose rounding is worth little: of 32 restarts on the
+    study's CNN 3 came near the right key, and all 32 this way.
+
+    Source: straight-through estimation, Bengio et al. (2013); tanh as in LLA (2026).
+    """
+
+    def init(rng: jax.Array) -> jax.Array:
+        return 0.1 * jax.random.normal(rng, (bits,))
+
+    def soft(theta: jax.Array, rng: jax.Array, done: jax.Array) -> SignKey:
+        smooth = jnp.tanh(theta)
+        return SignKey(smooth + lax.stop_gradient(jnp.where(theta < 0, -1, 1) - smooth))
+
+    def hard(theta: jax.Array) -> SignKey:
+        return SignKey(jnp.where(theta < 0, -1, 1).astype(jnp.int8))
+
+    return Relaxation(lock, init, soft, hard)
 
 
 def relaxed_permutation(block: int, channels: int = 3) -> Relaxation:
