@@ -1,9 +1,12 @@
 """Unedited Flax modules as tapped forwards.
 
-A site is the output of a layer with a kernel: Dense, Conv, attention projections. Its name is the
-module's path, such as `"Block_0/Conv_1"`; the layer's parameters lie at that path.
+A site is the output of a layer with weights of its own: Dense, Conv, attention projections, LoRA, and
+types of one's own. Its name is the module's path, such as `"Block_0/Conv_1"`; the layer's parameters
+lie at that path. A layer inside of a layer is part of it and no site, as the base of a LoRA.
 """
 
+import functools
+import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +18,30 @@ if TYPE_CHECKING:  # Flax takes most of a second to import, and few programs nee
     import flax.linen as nn
     from flax import nnx
 
+_tapped = jax.make_user_context(default_value=False)  # a trace without taps is none with them
 
-def from_linen(module: "nn.Module") -> Forward:
-    """A forward of a Linen module, tapped at every layer with a kernel.
+
+def from_linen(module: "nn.Module", layers: tuple[type, ...] = ()) -> Forward:
+    """A forward of a Linen module, tapped at every layer.
 
     Returns `forward(variables, x, tap=untapped, **kwargs)`; `variables` is all that `module.init`
-    gives, normalisation statistics included, and keyword arguments go to `module.apply`. With
-    `mutable=[...]` it returns `(y, variables)`, the collections that changed put in.
+    gives, normalisation statistics included, and keyword arguments (`rngs`, `method`, the module's own)
+    go to `module.apply`. With `mutable=[...]` it returns `(y, variables)`, the collections that changed
+    put in.
 
-    **Guarantees.** With `untapped` the result is that of `module.apply`. The module is not edited.
+    Args:
+        module: Any Linen module, also under Flax's lifted transforms (`nn.jit`, `nn.scan`, ...).
+        layers: Module types of yours that are layers, beside Flax's own. What their `__call__` returns,
+            one array, is the pre-activation.
+
+    Raises:
+        TypeError: If `layers` holds something else than module types, or a layer returns no array.
+        ValueError: In a forward with a tap: if a type of `layers` is not met, or a layer lies in another
+            module's `apply` inside of `module`, where its name and trace are not this module's.
+
+    **Guarantees.** With `untapped` the result is that of `module.apply`. The module is not edited. No
+    trace under a tap is used for another tap: what `nn.jit` wraps is traced at each call, and compiled
+    too unless a `jax.jit` lies around it.
 
     >>> import jax, flax.linen as nn, modellock_jax as ml
     >>> net = nn.Sequential([nn.Dense(8), nn.relu, nn.Dense(2)])
@@ -34,17 +52,55 @@ def from_linen(module: "nn.Module") -> Forward:
     """
     import flax.linen as nn
 
-    layers = (nn.Dense, nn.DenseGeneral, nn.Einsum, nn.Conv, nn.ConvLocal, nn.ConvTranspose)
+    _check_types("from_linen", layers, nn.Module)
+    own = (nn.Dense, nn.DenseGeneral, nn.Einsum, nn.Conv, nn.ConvLocal, nn.ConvTranspose)
 
-    def forward(variables: Params, x: jax.Array, tap: Tap = untapped, **kwargs: Any) -> Any:
+    def tapped(
+        variables: Params,
+        x: Any,
+        tap: Tap,
+        rngs: Any = None,
+        method: Any = None,
+        mutable: Any = False,
+        capture_intermediates: Any = False,
+        **kwargs: Any,
+    ) -> Any:
+        met = _Met("from_linen", tap)
+
+        def run(bound: nn.Module, *args: Any, **kw: Any) -> Any:
+            called = getattr(type(bound), method) if isinstance(method, str) else method
+            called = called or type(bound).__call__
+            return getattr(called, "__func__", called)(bound, *args, **kw)
+
         def intercept(call: Callable[..., Any], args: Any, kw: Any, context: Any) -> Any:
-            h = call(*args, **kw)
-            if context.method_name == "__call__" and isinstance(context.module, layers):
-                h = tap("/".join(context.module.path), h)
-            return h
+            layer = context.module
+            is_layer = context.method_name == "__call__" and isinstance(layer, own + layers)
+            if met.inside or not is_layer or layer.is_initializing():
+                return call(*args, **kw)
+            site = "/".join(layer.path)
+            if _OURS not in layer.scope.flags:
+                raise ValueError(
+                    f"from_linen: the layer `{site}` lies in another module's `apply` inside of this "
+                    "one, so it has no name of its own; make it a submodule, or tap that part by hand"
+                )
+            return met.output(site, type(layer), lambda: call(*args, **kw))
 
-        with nn.intercept_methods(intercept):
+        marked: Any = _Marked(module)
+        apply = nn.apply(run, marked, mutable, capture_intermediates)
+        with nn.intercept_methods(intercept), _tapped(True):
+            out = apply(variables, x, rngs=rngs, **kwargs)
+        for kind in layers:
+            if not any(issubclass(found, kind) for found in met.types):
+                raise ValueError(
+                    f"from_linen: the module calls no {kind.__name__}; take it out of `layers`"
+                )
+        return out
+
+    def forward(variables: Params, x: Any, tap: Tap = untapped, **kwargs: Any) -> Any:
+        if tap is untapped:
             out = module.apply(variables, x, **kwargs)
+        else:
+            out = tapped(variables, x, tap, **kwargs)
         if "mutable" not in kwargs or kwargs["mutable"] is False:
             return out
         y, changed = out
@@ -53,16 +109,35 @@ def from_linen(module: "nn.Module") -> Forward:
     return forward
 
 
-def from_nnx(module: "nnx.Module", mutable: bool = False) -> Forward:
-    """A forward of an NNX module, tapped at every layer with a kernel.
+def from_nnx(module: "nnx.Module", mutable: bool = False, layers: tuple[type, ...] = ()) -> Forward:
+    """A forward of an NNX module, tapped at every layer.
 
-    Returns `forward(params, x, tap=untapped, rng=None, **kwargs)`; `params` is `nnx_params(module)`
-    or a tree like it, and other keyword arguments go to the module's call. The module's mode
-    (`train()`, `eval()`) counts as it is now. With `mutable` it returns `(y, params)`, the statistics
-    that changed put in. `rng`, a JAX PRNG key, seeds random streams such as dropout's; without it
-    every call draws the same.
+    Returns `forward(params, x, tap=untapped, rng=None, **kwargs)`; `params` is `nnx_params(module)`,
+    a tree like it or an `nnx.State`, and other keyword arguments go to the module's call.
 
-    **Guarantees.** With `untapped` the result is that of the module itself, which is not edited.
+    | state | what becomes of it |
+    | --- | --- |
+    | mode | that of `module` when the forward runs: it follows `module.train()` and `module.eval()`; a
+      `jax.jit` around it keeps the mode of its trace, so make one forward each of
+      `nnx.view(module, ...)`, or jit after the change |
+    | parameters, BatchNorm's statistics | those of `params`; with `mutable`, the result is
+      `(y, params)`, the statistics that changed put in, else changes are dropped |
+    | random streams, as dropout's | from `rng`, a JAX PRNG key; without it every call draws the same |
+    | others, as caches and sown values | those of `module`; changes are dropped |
+
+    Args:
+        module: Any NNX module, also under NNX's transforms (`nnx.jit`, `nnx.scan`, ...).
+        mutable: Whether the forward returns `(y, params)`.
+        layers: Module types of yours that are layers, beside Flax's own. What their `__call__` returns,
+            one array, is the pre-activation.
+
+    Raises:
+        TypeError: If `layers` holds something else than module types, or a layer returns no array.
+        ValueError: If `module` has no layer of a type of `layers`; in a forward, if `params` lacks
+            leaves that the module has, or has others.
+
+    **Guarantees.** With `untapped` the result is that of the module itself, which is not edited. No
+    trace under a tap is used for another tap, as with `from_linen`.
 
     >>> import jax, modellock_jax as ml
     >>> from flax import nnx
@@ -73,28 +148,36 @@ def from_nnx(module: "nnx.Module", mutable: bool = False) -> Forward:
     """
     from flax import nnx
 
-    layers = (nnx.Linear, nnx.LinearGeneral, nnx.Einsum, nnx.Conv, nnx.ConvTranspose)
-    graph, state, *others = nnx.split(module, nnx.Any(nnx.Param, nnx.BatchStat), ...)
+    _check_types("from_nnx", layers, nnx.Module)
+    own = (nnx.Linear, nnx.LinearGeneral, nnx.Einsum, nnx.Conv, nnx.ConvTranspose, nnx.LoRA)
+    for kind in layers:
+        if not any(isinstance(found, kind) for _, found in nnx.iter_modules(module)):
+            raise ValueError(
+                f"from_nnx: the module has no {kind.__name__}; take it out of `layers`"
+            )
 
     def forward(
         params: Params,
-        x: jax.Array,
+        x: Any,
         tap: Tap = untapped,
         rng: jax.Array | None = None,
         **kwargs: Any,
     ) -> Any:
         # A fresh copy at each call: giving its layers a tapped class edits nobody's module.
-        held, *rest = jax.tree.map(lambda leaf: leaf, [state, *others])
-        nnx.replace_by_pure_dict(held, params)
-        copy = nnx.merge(graph, held, *rest)
+        copy = _copy(module, params)
         if rng is not None:
             streams = [node for _, node in nnx.iter_graph(copy) if isinstance(node, nnx.RngStream)]
             for stream, seed in zip(streams, jax.random.split(rng, max(1, len(streams)))):
                 stream.key.set_value(seed)
                 stream.count.set_value(jax.numpy.uint32(0))
-        for path, layer in nnx.iter_modules(copy):
-            if isinstance(layer, layers):
-                layer.__class__ = _tapped(type(layer), "/".join(map(str, path)), tap)
+        if tap is not untapped:
+            met = _Met("from_nnx", tap)
+            for path, node in nnx.iter_modules(copy):
+                if isinstance(node, own + layers):
+                    layer: Any = node
+                    site = "/".join(map(str, path))
+                    layer.tapped_as = functools.partial(met.output, site, type(node))
+                    layer.__class__ = _with_tap(layer.__class__)
         y = copy(x, **kwargs)
         return (y, nnx_params(copy)) if mutable else y
 
@@ -120,8 +203,91 @@ def sites(forward: Forward, params: Params, x: Any) -> dict[str, tuple[int, ...]
     return found
 
 
-def _tapped(layer: type, site: str, tap: Tap) -> type:
+_OURS = "modellock_jax"
+_hashes = itertools.count()
+
+
+class _Marked:
+    """A Linen module for `nn.apply`, whose scopes carry a mark of one run of a forward."""
+
+    def __init__(self, module: "nn.Module") -> None:
+        self.module = module
+
+    def clone(self, *, parent: Any, **kwargs: Any) -> "nn.Module":
+        parent.flags = parent.flags.copy({_OURS: _NeverAlike()})
+        return self.module.clone(parent=parent, **kwargs)
+
+
+class _NeverAlike:
+    """Has another hash each time: `nn.jit` finds its traces by a hash of, among others, its flags."""
+
+    def __hash__(self) -> int:
+        return next(_hashes)
+
+
+class _Met:
+    """The layers that one run of a forward meets, and the tap for those that lie in no other."""
+
+    def __init__(self, adapter: str, tap: Tap) -> None:
+        self.adapter, self.tap = adapter, tap
+        self.types: set[type] = set()
+        self.inside = False
+
+    def output(self, site: str, layer: type, call: Callable[[], Any]) -> Any:
+        """What the layer's `call` returns, tapped."""
+        if self.inside:
+            return call()
+        self.inside = True
+        try:
+            h = call()
+        finally:
+            self.inside = False
+        self.types.add(layer)
+        if not hasattr(h, "dtype"):
+            raise TypeError(
+                f"{self.adapter}: the layer `{site}` returns a {type(h).__name__}, not one array; take "
+                f"{layer.__name__} out of `layers`, or return its pre-activation alone"
+            )
+        return self.tap(site, h)
+
+
+def _check_types(adapter: str, layers: Any, module: type) -> None:
+    for kind in layers if isinstance(layers, tuple) else [layers]:
+        if not (isinstance(layers, tuple) and isinstance(kind, type) and issubclass(kind, module)):
+            raise TypeError(
+                f"{adapter}: `layers` must be a tuple of module types, as (LoRA,), not {layers!r}"
+            )
+
+
+def _copy(module: "nnx.Module", params: Params) -> Any:
+    """A copy of an NNX module as it is now, with other parameters."""
+    from flax import nnx, traverse_util
+
+    if isinstance(params, nnx.State):
+        params = nnx.to_pure_dict(params)
+    graph, *states = nnx.split(module, nnx.Any(nnx.Param, nnx.BatchStat), ...)
+    held, rest = jax.tree.map(lambda leaf: leaf, states)
+    own, given = (
+        {"/".join(map(str, path)) for path in traverse_util.flatten_dict(tree)}
+        for tree in (nnx.to_pure_dict(held), params)
+    )
+    if own != given:
+        lacks, has = (
+            ", ".join(sorted(more)[:4]) or "nothing" for more in (own - given, given - own)
+        )
+        raise ValueError(
+            f"from_nnx: the parameters are not those of the module: they lack {lacks}, and have {has} "
+            "that it has not; begin with nnx_params(module)"
+        )
+    nnx.replace_by_pure_dict(held, params)
+    return nnx.merge(graph, held, rest)
+
+
+@functools.cache
+def _with_tap(layer: type) -> type:
+    # One type for all taps, since JAX never forgets a type of module. The tap is an attribute of the
+    # module, by which `nnx.jit` finds its traces.
     def call(self: Any, *args: Any, **kwargs: Any) -> Any:
-        return tap(site, layer.__call__(self, *args, **kwargs))
+        return self.tapped_as(lambda: layer.__call__(self, *args, **kwargs))
 
     return type(layer.__name__, (layer,), {"__call__": call})

@@ -27,9 +27,9 @@ class Tally:
         """
 
         def counting(*args: Any, **settings: Any) -> Any:
-            size = len(jax.tree.leaves(args[inputs])[0])
+            size = len(args[inputs])
             out = function(*args, **settings)
-            if type(out) is tuple:
+            if isinstance(out, tuple):
                 return self._marked(out[0], size), *out[1:]
             return self._marked(out, size)
 

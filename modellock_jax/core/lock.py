@@ -14,6 +14,7 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
+from modellock_jax.core.boxes import keys_of_leaves
 from modellock_jax.core.layers import as_layers, stack_up
 from modellock_jax.core.masks import check_met
 
@@ -178,18 +179,20 @@ def _stacked(layers: Callable[[str], bool], locked: Params) -> Params:
 def paths(params: Params) -> Params:
     """The path of each leaf, as a tree like `params`: `"params/Dense_0/kernel"`.
 
+    An array in one of Flax's boxes, such as `nnx.Param` or `nn.Partitioned`, has the path of the box.
+
     Raises `ValueError` if the tree has no leaves, and where two places read alike: two leaves of one
     path, or a name that contains `/` beside a branch, as `"a/b"` beside `"a"`.
 
     **Guarantees.** No two leaves have one path; the part of a path before a `/` is one place of the tree
     for all leaves below it.
     """
-    found = jax.tree_util.tree_flatten_with_path(params)
-    if not found[0]:
+    leaves, tree = jax.tree.flatten(params)
+    if not leaves:
         raise ValueError("the parameters are an empty pytree: there is nothing to lock")
     places: dict[str, Any] = {}
     texts = []
-    for keys, _ in found[0]:
+    for keys in keys_of_leaves(params):
         names = [jax.tree_util.keystr((key,), simple=True) for key in keys]
         text = "/".join(names)
         texts.append(text)
@@ -202,7 +205,7 @@ def paths(params: Params) -> Params:
         if text in places:
             raise _alike(text, text)
         places[text] = _LEAF
-    return jax.tree.unflatten(found[1], texts)
+    return jax.tree.unflatten(tree, texts)
 
 
 _LEAF = object()

@@ -46,7 +46,7 @@ def check_met(mask: Mask, sites: Sequence[str]) -> None:
         raise ValueError(
             "the lock has a mask, but the forward never called `tap`, so the mask changes nothing: "
             'call h = tap("name", h) on each pre-activation, and hand `tap` on; from_linen and '
-            "from_nnx do so for Flax's own layers with a kernel, not for layers written by hand"
+            "from_nnx do so for Flax's own layers, and for types of yours that their `layers` names"
         )
     if isinstance(mask, Chained):
         for inner in filter(None, mask.masks):
