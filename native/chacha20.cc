@@ -1,13 +1,12 @@
 // XOR with ChaCha20 (RFC 8439). Additions, rotations and XOR alone: constant-time by construction.
+#include "chacha20.h"
+
 #include "handlers.h"
+#include "work.h"
 
 #include <algorithm>
-#include <atomic>
-#include <condition_variable>
 #include <cstdint>
 #include <cstring>
-#include <memory>
-#include <mutex>
 #include <utility>
 
 namespace {
@@ -16,10 +15,7 @@ namespace ffi = xla::ffi;
 
 static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the words of the stream are little-endian");
 
-constexpr int64_t kBlock = 64;                // bytes
-constexpr int64_t kGroup = 16 * kBlock;       // bytes that a kernel makes at a time
-constexpr int64_t kTask = 64 * kGroup;        // bytes that a thread takes at a time
-constexpr int kCounter = 12;                  // the word of the state that counts; after it the nonce
+constexpr int64_t kTask = 64 * kGroup;  // bytes that a thread takes at a time
 
 // Lanes of two vectors of one type, by number; GCC has the name that Clang uses since version 12.
 #if defined(__clang__) || __GNUC__ >= 12
@@ -59,9 +55,24 @@ auto Kernel() {
   return of_4::XorGroup;
 }
 
+}  // namespace
+
+void SetKey(const uint32_t* key, uint32_t* start) {
+  constexpr uint32_t constants[4] = {0x61707865, 0x3320646e, 0x79622d32, 0x6b206574};
+  std::memcpy(start, constants, 16);
+  std::memcpy(start + 4, key, 32);
+}
+
+void XorGroup(const uint32_t* start, const uint8_t* in, uint8_t* out) {
+  static const auto kernel = Kernel();
+  kernel(start, in, out);
+}
+
+namespace {
+
 // Runs of bytes, each XOR the key stream from its own place on.
 struct Job {
-  uint32_t start[16] = {0x61707865, 0x3320646e, 0x79622d32, 0x6b206574};
+  uint32_t start[16];
   const uint32_t* first;  // the block in which each run begins
   const uint32_t* skip;   // the bytes of that block before it, fewer than a block
   int64_t bytes;          // in a run
@@ -72,7 +83,6 @@ struct Job {
   int64_t TasksInRun() const { return (kBlock + bytes + kTask - 1) / kTask; }
 
   void Do(int64_t task) const {
-    static const auto kernel = Kernel();
     const int64_t run = task / TasksInRun();
     const int64_t begin = task % TasksInRun() * kTask - skip[run];
     const int64_t end = std::min(begin + kTask, bytes);
@@ -83,39 +93,14 @@ struct Job {
     uint8_t* to = out + run * bytes;
     for (int64_t at = begin; at < end; at += kGroup, now[kCounter] += kGroup / kBlock) {
       if (at >= 0 && at + kGroup <= bytes) {
-        kernel(now, from + at, to + at);
+        XorGroup(now, from + at, to + at);
         continue;
       }
       uint8_t stream[kGroup] = {};
-      kernel(now, stream, stream);
+      XorGroup(now, stream, stream);
       const int64_t last = std::min(at + kGroup, bytes);
       for (int64_t i = std::max<int64_t>(at, 0); i < last; ++i) to[i] = from[i] ^ stream[i - at];
     }
-  }
-};
-
-// Tasks that threads take until none is left. The thread that calls takes them too and waits for
-// those that others have begun, never for one in a queue: all threads may be callers.
-struct Work {
-  Job job;
-  int64_t tasks;
-  std::atomic<int64_t> next{0};
-  std::mutex mutex;
-  std::condition_variable all_done;
-  int64_t done = 0;
-
-  void Take() {
-    int64_t mine = 0;
-    for (int64_t task; (task = next.fetch_add(1)) < tasks; ++mine) job.Do(task);
-    if (mine == 0) return;
-    std::lock_guard<std::mutex> lock(mutex);
-    done += mine;
-    if (done == tasks) all_done.notify_all();
-  }
-
-  void Wait() {
-    std::unique_lock<std::mutex> lock(mutex);
-    all_done.wait(lock, [this] { return done == tasks; });
   }
 };
 
@@ -129,9 +114,8 @@ ffi::Error Xor(ffi::ThreadPool pool, ffi::BufferR1<ffi::U32> key, ffi::BufferR1<
     return ffi::Error::InvalidArgument(
         "ChaCha20: takes uint32 key[8], nonce[3], first[runs], skip[runs] and data of runs");
   }
-  auto work = std::make_shared<Work>();
-  Job& job = work->job;
-  std::memcpy(job.start + 4, key.typed_data(), 32);
+  Job job;
+  SetKey(key.typed_data(), job.start);
   std::memcpy(job.start + 13, nonce.typed_data(), 12);
   job.first = first.typed_data();
   job.skip = skip.typed_data();
@@ -143,12 +127,7 @@ ffi::Error Xor(ffi::ThreadPool pool, ffi::BufferR1<ffi::U32> key, ffi::BufferR1<
       return ffi::Error::InvalidArgument("ChaCha20: `skip` must be under 64 bytes");
     }
   }
-  work->tasks = runs * job.TasksInRun();
-  const int64_t helpers =
-      std::min<int64_t>(pool.num_threads(), (bytes + kTask - 1) / kTask) - 1;
-  for (int64_t i = 0; i < helpers; ++i) pool.Schedule([work] { work->Take(); });
-  work->Take();
-  work->Wait();
+  Share(pool, job, runs * job.TasksInRun(), (bytes + kTask - 1) / kTask);
   return ffi::Error::Success();
 }
 

@@ -5,6 +5,7 @@
 
 extern "C" XLA_FFI_Error* Chacha20(XLA_FFI_CallFrame* frame);
 extern "C" XLA_FFI_Error* AesThrough(XLA_FFI_CallFrame* frame);
+extern "C" XLA_FFI_Error* TreeDigest(XLA_FFI_CallFrame* frame);
 
 // Whether this processor has the instructions that AesThrough is made of.
 bool HasAes();

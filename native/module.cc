@@ -7,8 +7,9 @@
 namespace {
 
 PyModuleDef definition = {PyModuleDef_HEAD_INIT, "modellock_jax_native",
-                          "`chacha20` and, where the processor has AES, `aes_through`: handlers for "
-                          "jax.ffi.register_ffi_target, compiled for the interface `API`.",
+                          "`chacha20`, `tree_digest` and, where the processor has AES, `aes_through`: "
+                          "handlers for jax.ffi.register_ffi_target, compiled for the interface "
+                          "`API`.",
                           -1};
 
 bool Add(PyObject* module, const char* name, XLA_FFI_Handler* handler) {
@@ -31,7 +32,8 @@ PyMODINIT_FUNC PyInit_modellock_jax_native() {
     return nullptr;
   }
   Py_DECREF(api);
-  if (!Add(module, "chacha20", Chacha20) || (HasAes() && !Add(module, "aes_through", AesThrough))) {
+  if (!Add(module, "chacha20", Chacha20) || !Add(module, "tree_digest", TreeDigest) ||
+      (HasAes() && !Add(module, "aes_through", AesThrough))) {
     Py_DECREF(module);
     return nullptr;
   }

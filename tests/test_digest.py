@@ -1,5 +1,6 @@
 """The digest that finishes a stream's nonce: as its page says, on any mesh, and no two trees alike."""
 
+import itertools
 import math
 
 import jax
@@ -12,10 +13,17 @@ from jax import NamedSharding, P
 from jax.sharding import AxisType
 
 import modellock_jax as ml
+from modellock_jax.ciphers import native
 from modellock_jax.ciphers.nonces import leaf_nonce
-from modellock_jax.locks._digest import LANES, ROW, stretch_of, structure, tree_digest
+from modellock_jax.core.shards import Part
+from modellock_jax.locks._digest import LANES, ROW, _added, stretch_of, structure, tree_digest
 
 pytestmark = pytest.mark.run_once
+no_call = pytest.mark.skipif(not native.has_digest(), reason="no compiled call")
+both_ways = pytest.mark.parametrize(
+    "compiled",
+    [pytest.param(True, marks=no_call, id="compiled"), pytest.param(False, id="JAX alone")],
+)
 KEY = jnp.arange(8, dtype=jnp.uint32) * np.uint32(0x1234567)
 SHAPES = {
     (): "int32", (3,): "int8", (5, 7): "float16", (70, 513): "float32", (4096,): "bfloat16",
@@ -58,9 +66,45 @@ def leaves_of(shapes):
     return [random_bits(rng, shape, dtype) for rng, (shape, dtype) in zip(rngs, shapes.items())]
 
 
-def test_it_is_what_its_page_says():
+@both_ways
+def test_it_is_what_its_page_says(compiled):
     leaves = leaves_of(SHAPES)
-    assert tree_digest(KEY, leaves).tolist() == oracle(KEY, leaves)
+    assert tree_digest(KEY, leaves, compiled).tolist() == oracle(KEY, leaves)
+
+
+@both_ways
+def test_entries_of_64_bits(compiled):
+    with jax.enable_x64(True):
+        leaves = leaves_of({(3, 700): "float64", (5,): "int64", (): "float64"})
+        assert tree_digest(KEY, leaves, compiled).tolist() == oracle(KEY, leaves)
+
+
+# Even and uneven parts, along rows and within them: at words, at halves of words, at bytes.
+PARTS = [
+    ((24, 40), (3, 2), "int32"), ((10, 1000, 3), (4, 3, 2), "int8"), ((2, 5003), (1, 8), "bfloat16"),
+    ((9, 130, 7), (2, 4, 1), "float16"), ((70000,), (3,), "int8"), ((1, 5), (3, 1), "int8"),
+]  # fmt: skip
+
+
+@both_ways
+@pytest.mark.parametrize(("shape", "counts", "dtype"), PARTS)
+def test_parts_add_up(shape, counts, dtype, compiled):
+    leaf = random_bits(jax.random.key(4), shape, dtype)
+    own = [-(-n // count) for n, count in zip(shape, counts)]
+    # What lies past the leaf's end is thrown away, whatever it is.
+    filled = np.full([n * count for n, count in zip(own, counts)], 99, leaf.dtype)
+    filled[tuple(map(slice, shape))] = leaf
+    names = tuple("x" if count > 1 else None for count in counts)
+
+    @jax.jit
+    def added(numbers, part):
+        return _added((compiled, (6,)), KEY, [Part(shape, tuple(numbers), names)], [part])[0]
+
+    total = np.zeros(LANES, np.uint32)
+    for numbers in itertools.product(*map(range, counts)):
+        place = tuple(slice(i * n, i * n + n) for i, n in zip(numbers, own))
+        total += np.asarray(added([jnp.int32(i) for i in numbers], jnp.asarray(filled[place])))
+    assert total.tolist() == oracle(KEY, [jnp.zeros(0, jnp.int8)] * 6 + [leaf])
 
 
 def test_the_nonce_is_a_cascade_of_chacha20():
@@ -88,8 +132,9 @@ SPLIT = [((24, 40), "int32"), ((2048, 24), "bfloat16"), ((4, 12), "int8"), ((409
          ((8, 2000, 3), "int8")]  # fmt: skip
 
 
+@both_ways
 @pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
-def test_it_is_the_same_on_any_mesh(kind):
+def test_it_is_the_same_on_any_mesh(kind, compiled):
     mesh = jax.make_mesh((2, 2), ("x", "y"), devices=jax.devices()[:4], axis_types=(kind, kind))
     leaves = [random_bits(jax.random.key(3), *one) for one in SPLIT]
     expected = oracle(KEY, leaves)
@@ -99,13 +144,15 @@ def test_it_is_the_same_on_any_mesh(kind):
             jax.device_put(np.asarray(a), NamedSharding(mesh, s)) for a, s in zip(leaves, specs)
         ]
         key = jax.device_put(KEY, NamedSharding(mesh, P()))
-        assert jax.jit(tree_digest)(key, placed).tolist() == expected
+        digest = jax.jit(tree_digest, static_argnums=2)
+        assert digest(key, placed, compiled).tolist() == expected
 
 
-def test_one_bit_anywhere_changes_all_lanes():
+@both_ways
+def test_one_bit_anywhere_changes_all_lanes(compiled):
     """Every lane, at the first and last bits of leaves and rows."""
     leaf = jnp.zeros((3, 1500), jnp.float32)
-    digest = jax.jit(lambda leaf: tree_digest(KEY, [leaf]))
+    digest = jax.jit(lambda leaf: tree_digest(KEY, [leaf], compiled))
     before = digest(leaf)
     for place in ((0, 0), (0, 1023), (0, 1024), (1, 1499), (2, 1499)):
         for bit in (0, 15, 16, 31):

@@ -13,12 +13,14 @@ from jax import lax
 
 import modellock_jax as ml
 from modellock_jax.ciphers import aes, native
+from modellock_jax.locks._digest import tree_digest
 from modellock_jax.locks.stream_lock import in_jax
 
 module = pytest.importorskip("modellock_jax_native")
 
 CALL = "modellock_jax_chacha20"
 AES_CALL = "modellock_jax_aes_through"
+DIGEST_CALL = "modellock_jax_tree_digest"
 needs_aes = pytest.mark.skipif(not native.has_aes(), reason="no AES instructions")
 KEY = np.arange(3, 11, dtype=np.uint32) * np.uint32(0x1234567)
 NONCE = np.array([7, 0xFFFFFFFF, 9], np.uint32)
@@ -93,21 +95,49 @@ def test_the_lock_uses_it_and_has_the_bits_of_jax_alone():
     assert same(lock.decrypt(key, params), oracle.decrypt(key, params))
 
 
-def test_an_exported_program_does_not_hold_it():
+@pytest.mark.usefixtures("few_optimisations")
+def test_encrypt_finishes_its_key_as_jax_alone():
+    params, lock, oracle = model(), ml.stream_lock(), in_jax()
+    key = lock.init(jax.random.key(1), params)
+    encrypt = jax.jit(lock.encrypt)
+    assert DIGEST_CALL in encrypt.lower(key, params).as_text()
+    assert DIGEST_CALL not in jax.jit(oracle.encrypt).lower(key, params).as_text()
+    assert same(encrypt(key, params), oracle.encrypt(key, params))
+    assert same(lock.encrypt(key, params), oracle.encrypt(key, params))
+
+
+# Several tasks of 256 KiB; rows that end within a vector and within a word; a byte over.
+LONG = [
+    ((300, 4096), "float32"), ((257, 1025), "bfloat16"), ((300, 4099), "int8"),
+    ((3, 100_001), "bfloat16"), ((700_001,), "int8"),
+]  # fmt: skip
+
+
+@pytest.mark.usefixtures("few_optimisations")
+def test_the_digest_of_long_leaves():
+    leaves = [random_bits(jax.random.key(5), *one) for one in LONG]
+    digest = jax.jit(tree_digest, static_argnums=2)
+    assert digest(KEY, leaves, True).tolist() == digest(KEY, leaves, False).tolist()
+
+
+@pytest.mark.parametrize("way", ["decrypt", "encrypt"])
+def test_an_exported_program_does_not_hold_it(way):
     params, lock = model(), ml.stream_lock()
     key = lock.init(jax.random.key(1), params)
-    exported = jax.export.export(jax.jit(lock.decrypt), platforms=("cpu", "cuda"))(key, params)
+    function = getattr(lock, way)
+    exported = jax.export.export(jax.jit(function), platforms=("cpu", "cuda"))(key, params)
     assert CALL not in exported.mlir_module()
-    assert same(exported.call(key, params), lock.decrypt(key, params))
+    assert DIGEST_CALL not in exported.mlir_module()
+    assert same(exported.call(key, params), function(key, params))
 
 
 def test_many_keys():
     params, lock = model(), ml.stream_lock()
     keys = jax.vmap(lambda rng: lock.init(rng, params))(jax.random.split(jax.random.key(2), 3))
-    many = jax.jit(jax.vmap(lock.decrypt, (0, None)))(keys, params)
+    many = jax.jit(jax.vmap(lock.encrypt, (0, None)))(keys, params)
     for i in range(3):
         key = jax.tree.map(lambda a, i=i: a[i], keys)
-        assert same(jax.tree.map(lambda a, i=i: a[i], many), lock.decrypt(key, params))
+        assert same(jax.tree.map(lambda a, i=i: a[i], many), lock.encrypt(key, params))
 
 
 def test_in_a_loop_and_under_a_branch():
@@ -137,10 +167,29 @@ def test_more_calls_at_once_than_threads():
 
 def test_without_it_jax_does_it_alone(monkeypatch):
     monkeypatch.setattr(native, "has_chacha20", lambda: False)
+    monkeypatch.setattr(native, "has_digest", lambda: False)
     params = {"never seen before": jnp.arange(99.0)}
     lock = ml.stream_lock()
     key = lock.init(jax.random.key(1), params)
-    assert CALL not in jax.jit(lock.decrypt).lower(key, params).as_text()
+    program = jax.jit(lock.encrypt).lower(key, params).as_text()
+    assert CALL not in program
+    assert DIGEST_CALL not in program
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [{"numbers": (0, 1)}, {"shapes": ((3,),)}, {"stretches": ((2, 1),)}, {"stretches": ((1, 5000),)},
+     {"leaves": [np.zeros((0, 4), np.int8)]}, {"table": np.zeros((8, 2, 20), np.uint32)}],
+)  # fmt: skip
+def test_leaves_that_cannot_be_are_refused(wrong):
+    right = {
+        "table": np.zeros((8, 2, 1024), np.uint32), "starts": np.zeros(2, np.uint32),
+        "leaves": [np.ones((3, 4), np.int8)],
+        "numbers": (0,), "shapes": ((3, 4),), "stretches": ((0, 3),),
+    }  # fmt: skip
+    assert jax.jit(lambda: native.tree_digest(KEY, **right))().shape == (1, 8)
+    with pytest.raises(Exception, match="Digest: takes"):
+        jax.block_until_ready(jax.jit(lambda: native.tree_digest(KEY, **right | wrong))())
 
 
 @needs_aes

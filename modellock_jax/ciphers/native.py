@@ -4,12 +4,14 @@ import functools
 import importlib
 import re
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import jax
 import jax.extend.core
+import jax.numpy as jnp
+import numpy as np
 from jax.interpreters import batching, mlir
 
 
@@ -28,7 +30,7 @@ def _held() -> frozenset[str]:
             stacklevel=2,
         )
         return frozenset()
-    names = {"chacha20", "aes_through"} & set(vars(module))
+    names = {"chacha20", "aes_through", "tree_digest"} & set(vars(module))
     for name in names:
         jax.ffi.register_ffi_target(_target(name), getattr(module, name), platform="cpu")
     return frozenset(names)
@@ -93,6 +95,51 @@ def aes_through(
     )
     words, counts, blocks = call(words, counts, blocks, inverse=bool(inverse))
     return words, counts, blocks
+
+
+def has_digest() -> bool:
+    """Whether `tree_digest` can be called here."""
+    return "tree_digest" in _held()
+
+
+def tree_digest(
+    key: jax.Array,
+    table: jax.Array,
+    starts: jax.Array,
+    leaves: Sequence[jax.Array],
+    *,
+    numbers: Sequence[int],
+    shapes: Sequence[Sequence[int]],
+    stretches: Sequence[tuple[int, int]],
+) -> jax.Array:
+    """What a part of each leaf adds to a tree's digest.
+
+    Args:
+        key: uint32 `[8]`.
+        table: uint32 `[8, 2, words]`, for the places in a row.
+        starts: uint32 `[axes of all leaves]`, where on each axis of its leaf a part begins.
+        leaves: the parts, of any dtype, none empty or a scalar.
+        numbers: of each leaf, below 2^32.
+        shapes: of each whole leaf.
+        stretches: for each leaf, an axis and how much of it a row takes.
+
+    Returns:
+        uint32 `[leaves, 8]`.
+    """
+    axes, lengths = np.array(stretches, np.int64).T
+    call = jax.ffi.ffi_call(
+        _target("tree_digest"), jax.ShapeDtypeStruct((len(leaves), 8), jnp.uint32)
+    )
+    return call(
+        key,
+        table,
+        starts,
+        *leaves,
+        numbers=np.array(numbers, np.int64),
+        shapes=np.array([n for shape in shapes for n in shape], np.int64),
+        axes=axes,
+        lengths=lengths,
+    )
 
 
 Body = Callable[..., list[jax.Array]]

@@ -8,38 +8,25 @@ so that devices add up what their parts give, wherever a leaf is split.
 
 import hashlib
 import json
-import math
-from collections.abc import Callable
-from functools import partial
-from typing import Any, NamedTuple
+from collections.abc import Sequence
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from modellock_jax.ciphers import chacha
+from modellock_jax.ciphers import chacha, native
 from modellock_jax.ciphers.wide import Wide
-from modellock_jax.core.bits import to_uint
 from modellock_jax.core.lock import Params, paths
 from modellock_jax.core.shards import Part, sum_over_parts
 from modellock_jax.locks import _digest_plain
-from modellock_jax.locks._rows import LANES, ROW, number_of, stretch_of
+from modellock_jax.locks._rows import LANES, ROW, Cut, cut, stretch_of
 
 _SHORT = 64  # rows of a leaf that shares one reduction with others
 _TABLE = 2**32 - 1  # in place of a leaf's number, for the words of the places in a row
 
 
-class _Cut(NamedTuple):
-    """A part as `rows`, uint `[N, W]`, their numbers in the leaf, or None for 0 to N - 1, and what takes
-    the words of a row's places from the table of all, or None for the first W."""
-
-    rows: jax.Array
-    number: Wide | None
-    take: Callable[[jax.Array], jax.Array] | None
-
-
-def tree_digest(key: jax.Array, leaves: list[jax.Array]) -> jax.Array:
+def tree_digest(key: jax.Array, leaves: list[jax.Array], compiled: bool = True) -> jax.Array:
     """Eight words, uint32 `[8]`, of all bits of all leaves and their places, under a key, uint32 `[8]`.
 
     **Guarantees.** The same however the leaves are sharded; devices exchange these 32 bytes once. Two
@@ -47,9 +34,13 @@ def tree_digest(key: jax.Array, leaves: list[jax.Array]) -> jax.Array:
     2^-110 over the key's random words, which are ChaCha20's (Nir & Langley 2018): of a lane, an
     inner sum of pieces of 16 bits is a multiple of 2^t with probability at most 2^(15-t), the outer sum
     is then 0 with probability 2^(t-32), and together that is at most 19 / 2^18; lanes are independent.
+
+    On CPUs one compiled call sums all leaves, where `native/` of a clone is installed; not if
+    `compiled` is False.
     """
     full = [i for i, leaf in enumerate(leaves) if leaf.size]
-    return _digest(tuple(full), key, [jnp.atleast_1d(leaves[i]) for i in full])
+    compiled = compiled and native.has_digest()
+    return _digest((compiled, tuple(full)), key, [jnp.atleast_1d(leaves[i]) for i in full])
 
 
 def structure(params: Params) -> np.ndarray:
@@ -59,29 +50,71 @@ def structure(params: Params) -> np.ndarray:
     return np.frombuffer(hashlib.sha256(text.encode()).digest(), "<u4").astype(np.uint32)
 
 
-def _added(
-    numbers: tuple[int, ...], key: jax.Array, parts: list[Part], leaves: list[jax.Array]
+_How = tuple[bool, tuple[int, ...]]  # whether by the compiled call, and the leaves' numbers
+
+
+def _added(how: _How, key: jax.Array, parts: list[Part], leaves: list[jax.Array]) -> jax.Array:
+    """What each leaf's part adds, uint32 `[leaves, LANES]`."""
+    compiled, numbers = how
+    if not (compiled and leaves):
+        return _in_jax(numbers, key, parts, leaves)
+    at = jnp.array([number for part in parts for number in part.numbers], jnp.int32)
+
+    def by_call(key: jax.Array, at: jax.Array, *leaves: jax.Array) -> list[jax.Array]:
+        return [_native(numbers, key, at, parts, leaves)]
+
+    def by_jax(key: jax.Array, at: jax.Array, *leaves: jax.Array) -> list[jax.Array]:
+        i, placed = iter(range(at.size)), []
+        for part in parts:
+            own = tuple(at[k] if names else 0 for names, k in zip(part.names, i))
+            placed.append(part._replace(numbers=own))
+        return [_in_jax(numbers, key, placed, leaves)]
+
+    return native.on_cpu(by_call, by_jax)(key, at, *leaves)[0]
+
+
+def _native(
+    numbers: tuple[int, ...],
+    key: jax.Array,
+    at: jax.Array,
+    parts: list[Part],
+    leaves: Sequence[jax.Array],
 ) -> jax.Array:
-    """What each leaf's part adds, uint32 `[leaves, LANES]`; the first short one stands for all."""
+    own = np.array([n for leaf in leaves for n in leaf.shape], np.uint32)
+    return native.tree_digest(
+        key,
+        _table(key),
+        at.astype(jnp.uint32) * own,
+        leaves,
+        numbers=numbers,
+        shapes=[part.shape for part in parts],
+        stretches=[stretch_of(p.shape, leaf.dtype.itemsize) for p, leaf in zip(parts, leaves)],
+    )
+
+
+def _in_jax(
+    numbers: tuple[int, ...], key: jax.Array, parts: list[Part], leaves: Sequence[jax.Array]
+) -> jax.Array:
+    """As `_added`; the first short leaf stands for all."""
     table = _table(key)
-    cut = [_cut(part, leaf) for part, leaf in zip(parts, leaves)]
-    factors = _factors(key, numbers, cut)
-    ends = np.cumsum([0] + [one.rows.shape[0] for one in cut])
+    cuts = [cut(part, leaf) for part, leaf in zip(parts, leaves)]
+    factors = _factors(key, numbers, cuts)
+    ends = np.cumsum([0] + [one.rows.shape[0] for one in cuts])
     short = [
         i
-        for i, (one, part) in enumerate(zip(cut, parts))
+        for i, (one, part) in enumerate(zip(cuts, parts))
         if one.rows.shape[0] <= _SHORT and not any(part.names)
     ]
-    added = [jnp.zeros(LANES, jnp.uint32)] * len(cut)
-    for i in set(range(len(cut))) - set(short):
-        rows, _, take = cut[i]
+    added = [jnp.zeros(LANES, jnp.uint32)] * len(cuts)
+    for i in set(range(len(cuts))) - set(short):
+        rows, _, take = cuts[i]
         words = table[..., : rows.shape[1]] if take is None else take(table)
         added[i] = _sum(_lanes(rows, words), factors[ends[i] : ends[i + 1]])
     # One reduction for all short leaves: a program that XLA compiles soon.
     if short:
-        width = max(cut[i].rows.shape[1] for i in short)
+        width = max(cuts[i].rows.shape[1] for i in short)
         rows = jnp.concatenate(
-            [jnp.pad(cut[i].rows, ((0, 0), (0, width - cut[i].rows.shape[1]))) for i in short]
+            [jnp.pad(cuts[i].rows, ((0, 0), (0, width - cuts[i].rows.shape[1]))) for i in short]
         )
         own = np.concatenate([np.arange(ends[i], ends[i + 1]) for i in short])
         added[short[0]] = _sum(_lanes(rows, table[..., :width]), factors[own])
@@ -89,11 +122,11 @@ def _added(
 
 
 def _plainly_added(
-    numbers: tuple[int, ...], key: jax.Array, parts: list[Part], leaves: list[jax.Array]
+    how: _How, key: jax.Array, parts: list[Part], leaves: list[jax.Array]
 ) -> jax.Array:
     table = _table(key)
     return jnp.stack(
-        [_digest_plain.added(key, table, number, leaf) for number, leaf in zip(numbers, leaves)]
+        [_digest_plain.added(key, table, number, leaf) for number, leaf in zip(how[1], leaves)]
     )
 
 
@@ -107,19 +140,19 @@ def _table(key: jax.Array) -> jax.Array:
 _digest = sum_over_parts(_added, _plainly_added)
 
 
-def _factors(key: jax.Array, numbers: tuple[int, ...], cut: list[_Cut]) -> jax.Array:
+def _factors(key: jax.Array, numbers: tuple[int, ...], cuts: list[Cut]) -> jax.Array:
     """The words of each row of each leaf, uint32 `[rows, LANES]`."""
-    counts = [one.rows.shape[0] for one in cut]
+    counts = [one.rows.shape[0] for one in cuts]
     ends = np.cumsum(counts)
     row = lax.iota(jnp.uint32, int(ends[-1]))
     leaf = jnp.searchsorted(
         jnp.asarray(ends.astype(np.uint32)), row, side="right", method="scan_unrolled"
     )
     own = jnp.asarray(np.array(numbers, np.uint32))[leaf]
-    if all(one.number is None for one in cut):
+    if all(one.number is None for one in cuts):
         number = Wide.of(row - jnp.asarray((ends - counts).astype(np.uint32))[leaf])
     else:
-        each = [one.number or Wide.of(lax.iota(jnp.uint32, n)) for one, n in zip(cut, counts)]
+        each = [one.number or Wide.of(lax.iota(jnp.uint32, n)) for one, n in zip(cuts, counts)]
         number = Wide(*(jnp.concatenate(words) for words in zip(*each)))
     nonces = jnp.stack([own, number.high, jnp.zeros_like(own)])
     return chacha.blocks(key, nonces, number.low)[:, :LANES]
@@ -141,71 +174,3 @@ def _lanes(rows: jax.Array, table: jax.Array) -> jax.Array:
     zeros = (jnp.uint32(0),) * LANES
     lanes = lax.reduce(products, zeros, lambda a, b: tuple(map(jnp.add, a, b)), (1,))
     return jnp.stack(lanes, axis=1)
-
-
-def _cut(part: Part, leaf: jax.Array) -> _Cut:
-    if leaf.dtype.itemsize == 8:
-        uint = lax.bitcast_convert_type(leaf, jnp.uint32)
-        part = Part((*part.shape, 2), (*part.numbers, 0), (*part.names, None))
-    else:
-        uint = to_uint(leaf)
-    own, size = uint.shape, uint.dtype.itemsize
-    axis, length = stretch_of(part.shape, size)
-    starts = [jnp.asarray(n).astype(jnp.uint32) * k for n, k in zip(part.numbers, own)]
-    for k, names in enumerate(part.names):
-        if names:  # what lies past the leaf's end counts nothing
-            index = starts[k] + lax.broadcasted_iota(jnp.uint32, own, k)
-            uint = jnp.where(index < part.shape[k], uint, jnp.zeros((), uint.dtype))
-    # A part may begin within a stretch.
-    within = length if part.names[axis] and own[axis] % length else 1
-    stretches = -(-(own[axis] + within - 1) // length)
-    if stretches * length != own[axis]:
-        longer = jnp.zeros((*own[:axis], stretches * length, *own[axis + 1 :]), uint.dtype)
-        shift = (starts[axis] % within).astype(jnp.int32)
-        uint = lax.dynamic_update_slice_in_dim(longer, uint, shift, axis)
-    counts = (*own[:axis], stretches)
-    number = number_of(part.shape, counts, starts, length) if any(part.names) else None
-    rows = uint.reshape(math.prod(counts), -1)
-    if not any(part.names[axis + 1 :]):
-        return _Cut(_as_words(rows), number, None)
-    bounds = (length, *own[axis + 1 :]), [jnp.uint32(0), *starts[axis + 1 :]]
-    if own[-1] * size % 4 == 0 and part.shape[-1] * size % 4 == 0:
-        rows = _as_words(rows)
-    return _Cut(
-        rows, number, partial(_of_part, (length, *part.shape[axis + 1 :]), size, bounds, rows)
-    )
-
-
-def _as_words(rows: jax.Array) -> jax.Array:
-    """Rows as uint32, with zeros at the end."""
-    each = 4 // rows.dtype.itemsize
-    if each == 1:
-        return rows
-    rows = jnp.pad(rows, ((0, 0), (0, -rows.shape[1] % each)))
-    return lax.bitcast_convert_type(rows.reshape(rows.shape[0], -1, each), jnp.uint32)
-
-
-def _of_part(
-    shape: tuple[int, ...], size: int, bounds: Any, rows: jax.Array, table: jax.Array
-) -> jax.Array:
-    """The table for parts that are split within rows: of rows of `shape`, what lies within `bounds`."""
-    (own, starts), each = bounds, 4 // size
-    is_words = rows.dtype.itemsize == 4
-    if not is_words:
-        # The pieces as their entries see them, bytes of the upper half of a piece times 256.
-        entry = np.arange(4 * table.shape[2] // size)
-        half = (entry * size // 2 % 2, entry * size // 4)
-        shifts = (8 * (entry * size % 2)).astype(np.uint32)[None]
-        table = table[:, half[0], half[1]] << shifts
-        table, each = table[:, None], 1
-    *outer, last = shape
-    inner = (*outer, last // each)
-    words = table[..., : math.prod(inner)].reshape(*table.shape[:2], *inner)
-    sizes = (*own[:-1], own[-1] // each)
-    words = jnp.pad(
-        words, [(0, 0)] * 2 + [(0, max(0, -n % max(k, 1))) for n, k in zip(inner, sizes)]
-    )
-    at = [*starts[:-1], starts[-1] // each]
-    zero = jnp.uint32(0)
-    cut = lax.dynamic_slice(words, [zero, zero, *at], (*table.shape[:2], *sizes))
-    return cut.reshape(*table.shape[:2], -1)

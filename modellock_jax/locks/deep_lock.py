@@ -51,6 +51,9 @@ def deep_lock(key_bits: int = 128, restart: Literal["never", "leaf"] = "never") 
     `restart="leaf"` starts every leaf from its own master key, AES of the leaf's number under the
     key, so that the schedules run side by side, and knowing one leaf does not give the others.
 
+    Under `jax_debug_nans` a `jit` of your own that returns locked floats raises, since JAX searches all
+    that it returns for NaN, and a lock cannot prevent it: call `encrypt` outside, or return the bits.
+
     Raises `ValueError` for other settings, `TypeError` for leaves that are not whole bytes, and
     `TypeError` when differentiated (on bits the gradient would silently be zero).
 

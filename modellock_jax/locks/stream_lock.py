@@ -1,19 +1,15 @@
 """stream_lock: XOR with ChaCha20, the hardened counterpart of Deep-Lock. Our own scheme."""
 
-import math
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
-from jax import lax
 
 from modellock_jax.ciphers import chacha, native
 from modellock_jax.ciphers.nonces import leaf_nonce
-from modellock_jax.ciphers.wide import Wide
-from modellock_jax.core.bits import bitwise, check_leaves, entries_of, from_uint, to_uint
+from modellock_jax.core.bits import bitwise, check_leaves
 from modellock_jax.core.lock import (
     Key,
     Lock,
@@ -25,10 +21,9 @@ from modellock_jax.core.lock import (
     paths,
     random_words,
 )
-from modellock_jax.core.shards import Part, by_leaves
-from modellock_jax.locks import _stream_plain
+from modellock_jax.core.shards import by_leaves
+from modellock_jax.locks import _stream, _stream_plain
 from modellock_jax.locks._digest import structure, tree_digest
-from modellock_jax.locks._places import place_of
 
 NAME = "stream_lock()"
 # The first of the four words for which the key's pseudo-random function is used, by use.
@@ -54,8 +49,11 @@ def stream_lock() -> Lock:
     its path and the upper half of the block's number, whose lower half is the counter, from 0 on (RFC
     8439). So any part of any leaf can be decrypted alone, with the finished key.
 
-    On CPUs one compiled call opens a leaf, where `native/` of a clone is installed; the bits are
-    those of JAX alone, which serves accelerators, `vmap` over keys and `jax.export`.
+    On CPUs compiled calls sum what is locked and open leaves, where `native/` of a clone is installed;
+    the bits are those of JAX alone, which serves accelerators, `vmap` over keys and `jax.export`.
+
+    Under `jax_debug_nans` a `jit` of your own that returns locked floats raises, since JAX searches all
+    that it returns for NaN, and a lock cannot prevent it: call `encrypt` outside, or return the bits.
 
     Raises `TypeError` for leaves that are not whole bytes, and when differentiated; `ValueError` where
     two places in the tree read alike.
@@ -82,12 +80,12 @@ def stream_lock() -> Lock:
     [1.0, -0.0, nan]
     """
 
-    return _lock(by_leaves(partial(_xor, True), _stream_plain.xor))
+    return _lock(compiled=True)
 
 
 def in_jax() -> Lock:
-    """`stream_lock` by JAX alone, even where the compiled call is installed: its oracle."""
-    return _lock(by_leaves(partial(_xor, False), _stream_plain.xor))
+    """`stream_lock` by JAX alone, even where the compiled calls are installed: its oracle."""
+    return _lock(compiled=False)
 
 
 def is_compiled() -> bool:
@@ -95,7 +93,9 @@ def is_compiled() -> bool:
     return native.has_chacha20()
 
 
-def _lock(open_leaves: Callable[..., list[Any]]) -> Lock:
+def _lock(compiled: bool) -> Lock:
+    open_leaves = by_leaves(partial(_stream.xor, compiled), _stream_plain.xor)
+
     def init(rng: Rng, params: Params) -> StreamKey:
         check_leaves("stream_lock", params)
         words = random_words(rng, 11, NAME)
@@ -114,7 +114,7 @@ def _lock(open_leaves: Callable[..., list[Any]]) -> Lock:
 
     @bitwise("stream_lock")
     def lock_bits(key: StreamKey, params: Params) -> tuple[Params, StreamKey]:
-        key = key._replace(nonce=_finished_nonce(key, params))
+        key = key._replace(nonce=_finished_nonce(compiled, key, params))
         return xor(key, params), key
 
     unlock_bits = bitwise("stream_lock")(xor)
@@ -134,13 +134,12 @@ def _for(use: int, *words: Any) -> jax.Array:
     return jnp.stack([jnp.uint32(use), *words])
 
 
-@jax.jit
-def _finished_nonce(key: StreamKey, params: Params) -> jax.Array:
+@partial(jax.jit, static_argnums=0)
+def _finished_nonce(compiled: bool, key: StreamKey, params: Params) -> jax.Array:
     """Three words, a pseudo-random function of the nonce before, the tree's structure and its digest."""
     zero = jnp.uint32(0)
-    digest = tree_digest(
-        chacha.prf(key.key, _for(_HASH, zero, zero, zero)), jax.tree.leaves(params)
-    )
+    hashing = chacha.prf(key.key, _for(_HASH, zero, zero, zero))
+    digest = tree_digest(hashing, jax.tree.leaves(params), compiled)
     state = chacha.prf(key.key, _for(_FINISH, *key.nonce))
     # Each step takes four words and gives the key of the next.
     for words in (*jnp.asarray(structure(params)).reshape(2, 4), *digest.reshape(2, 4)):
@@ -156,157 +155,6 @@ def _check_nonces(names: Sequence[str]) -> None:
                 f"stream_lock: the leaves `{other}` and `{name}` would share a key stream, since "
                 "the hashes of their names begin alike; rename one"
             )
-
-
-class _Runs(NamedTuple):
-    """Where a part of a leaf lies in the leaf's key stream: runs of `length` entries each.
-
-    `first`: the block in which each run begins, `[runs]`; `skip`: uint32 `[runs]`, how many entries of
-    that block lie before it, at most `most`; `blocks`: how many blocks a run touches.
-    """
-
-    first: Wide
-    skip: jax.Array
-    most: int
-    blocks: int
-    length: int
-    in_place: bool
-
-
-def _runs(part: Part, own: tuple[int, ...], size: int) -> _Runs:
-    """The runs of a part of shape `own`, of entries of `size` bytes."""
-    # Entries follow one another in the leaf from the last axis that is split to the end.
-    split = max([k for k, names in enumerate(part.names) if names], default=0)
-    count, length = math.prod(own[:split]), math.prod(own[split:])
-    if max((count, *own)) >= 2**32:
-        raise ValueError(f"stream_lock: a part of shape {list(own)} is too large for one device")
-    first, skip = place_of(part, own, size, lax.iota(jnp.uint32, count), split)
-    in_block = 64 // size
-    steps = [math.prod(part.shape[k + 1 :]) for k in range(split)]
-    steps += [math.prod(part.shape[split + 1 :]) * own[split]] if any(part.names) else []
-    most = in_block - math.gcd(in_block, *steps)
-    return _Runs(first, skip, most, -(-(most + length) // in_block), length, part.is_layer)
-
-
-def _blocks(key: jax.Array, nonces: jax.Array, runs: list[_Runs], is_long: bool) -> list[jax.Array]:
-    """The key stream of the runs of each leaf, uint32 `[runs, words]`, and some words more."""
-    counts = np.array([run.skip.size for run in runs], np.int64)
-    blocks = np.array([run.blocks for run in runs], np.int64)
-    if np.sum(counts * blocks) >= 2**31:
-        raise ValueError("stream_lock: one device holds more than 128 GiB of leaves; shard them")
-    # What a block needs is looked up once for several, where that adds few blocks, and where their
-    # numbers have the same upper half.
-    wide = -(-blocks // chacha.WIDE)
-    adds_few = 16 * np.sum(counts * wide * chacha.WIDE) < 17 * np.sum(counts * blocks)
-    step = chacha.WIDE if adds_few and not is_long else 1
-    blocks = wide if step > 1 else blocks
-    counts, blocks = counts.astype(np.int32), blocks.astype(np.int32)
-    ends = np.cumsum(counts * blocks, dtype=np.int32)
-    if not ends[-1]:
-        return [jnp.zeros((count, 0), jnp.uint32) for count in counts]
-    # All blocks of all leaves in one call, and their leaves looked up, not joined from one constant
-    # a leaf: a program that XLA compiles soon, however many leaves.
-    # Behind a barrier, since XLA works out what follows from constants while it compiles.
-    block = lax.optimization_barrier(lax.iota(jnp.int32, int(ends[-1])))
-    leaf = jnp.searchsorted(jnp.asarray(ends), block, side="right", method="scan_unrolled")
-
-    def of(table: np.ndarray) -> jax.Array:
-        return jnp.asarray(table).at[leaf].get(mode="promise_in_bounds")
-
-    def first(word: str) -> jax.Array:
-        joined = jnp.concatenate([getattr(run.first, word) for run in runs])
-        return joined.at[run].get(mode="promise_in_bounds")
-
-    block = block - of(ends - counts * blocks)
-    run = of(np.cumsum(counts, dtype=np.int32) - counts) + block // of(blocks)
-    offset = jnp.uint32(step) * (block % of(blocks)).astype(jnp.uint32)
-    if is_long:
-        number = Wide(first("high"), first("low")) + Wide.of(offset)
-    else:
-        number = Wide.of(first("low") + offset)
-    own = lax.optimization_barrier(nonces).at[:, leaf].get(mode="promise_in_bounds")
-    stream = chacha.blocks(key, jnp.concatenate([own, number.high[None]]), number.low, step)
-    return [
-        stream[step * (end - n * k) : step * end].reshape(n, 16 * step * k)
-        for n, k, end in zip(counts.tolist(), blocks.tolist(), ends.tolist())
-    ]
-
-
-def _in_jax(
-    is_long: bool, key: jax.Array, nonces: jax.Array, runs: list[_Runs], leaves: Sequence[jax.Array]
-) -> list[jax.Array]:
-    opened = []
-    for leaf, run, words in zip(leaves, runs, _blocks(key, nonces, runs, is_long)):
-        entries = entries_of(words.reshape(-1), leaf.dtype).reshape(words.shape[0], -1)
-        if run.most:
-            take = partial(lax.dynamic_slice_in_dim, slice_size=run.length)
-            entries = jax.vmap(take)(entries, run.skip.astype(jnp.int32))
-        bits = to_uint(leaf) ^ entries[:, : run.length].reshape(leaf.shape)
-        opened.append(from_uint(bits, leaf.dtype))
-    return opened
-
-
-def _native(
-    key: jax.Array, nonces: jax.Array, runs: list[_Runs], leaves: Sequence[jax.Array]
-) -> list[jax.Array]:
-    return [
-        native.chacha20(
-            key,
-            jnp.pad(nonces[:, i], (0, 1)),
-            run.first.low,
-            run.skip * np.uint32(leaf.dtype.itemsize),
-            leaf,
-            run.in_place,
-        )
-        for i, (run, leaf) in enumerate(zip(runs, leaves))
-    ]
-
-
-def _xor(
-    compiled: bool,
-    names: tuple[str, ...],
-    key: jax.Array,
-    parts: list[Part],
-    leaves: list[jax.Array],
-) -> list[jax.Array]:
-    """Leaves XOR their streams under the tree's key."""
-    full = [i for i, leaf in enumerate(leaves) if leaf.size]
-    if not full:
-        return list(leaves)
-    given = [leaves[i] for i in full]
-    nonces = jnp.asarray(np.stack([leaf_nonce(names[i]) for i in full], axis=1))
-    runs = [_runs(parts[i], leaf.shape, leaf.dtype.itemsize) for i, leaf in zip(full, given)]
-    is_long = any(
-        math.prod(parts[i].shape) * leaf.dtype.itemsize > 2**38 for i, leaf in zip(full, given)
-    )
-    if compiled and is_compiled() and not is_long:
-        done = _choose(key, nonces, runs, given)
-    else:
-        done = _in_jax(is_long, key, nonces, runs, given)
-    opened = list(leaves)
-    for i, leaf in zip(full, done):
-        opened[i] = leaf
-    return opened
-
-
-def _choose(
-    key: jax.Array, nonces: jax.Array, runs: list[_Runs], leaves: list[jax.Array]
-) -> list[jax.Array]:
-    def with_places(body: Any) -> Any:
-        def call(key: jax.Array, nonces: jax.Array, *rest: jax.Array) -> list[jax.Array]:
-            n = len(runs)
-            at = [
-                run._replace(first=Wide(jnp.zeros_like(low), low), skip=skip)
-                for run, low, skip in zip(runs, rest[:n], rest[n : 2 * n])
-            ]
-            return body(key, nonces, at, list(rest[2 * n :]))
-
-        return call
-
-    choice = native.on_cpu(with_places(_native), with_places(partial(_in_jax, False)))
-    return choice(
-        key, nonces, *(run.first.low for run in runs), *(run.skip for run in runs), *leaves
-    )
 
 
 def key_bits(params: Params, sites: Any) -> float:

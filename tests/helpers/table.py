@@ -132,7 +132,7 @@ def loss(params: Any) -> jax.Array:
 
 def random_bits(rng: jax.Array, shape: tuple[int, ...], dtype: str) -> jax.Array:
     """Any bits at all: NaN payloads, infinities, denormals and negative zeros included."""
-    uint = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32}[jnp.dtype(dtype).itemsize]
+    uint = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}[jnp.dtype(dtype).itemsize]
     return jax.lax.bitcast_convert_type(jax.random.bits(rng, shape, uint), dtype)
 
 
