@@ -38,10 +38,10 @@ from modellock_jax.attacks.weights.selective import (
     selective,
 )
 from modellock_jax.data import Data, load
-from modellock_jax.metrics import score
 from modellock_jax.models import Model, cnn
 from modellock_jax.study.report import machine
-from modellock_jax.train import fit, margin_loss, random_shift
+from modellock_jax.tasks import classify, margin_loss, measure, random_shift
+from modellock_jax.train import fit
 
 TRAINING = {"mnist5k": (15, 4e-3), "fashion_mnist": (10, 2e-3)}
 """Epochs and learning rate."""
@@ -91,7 +91,7 @@ def rows(name: str, seeds: int, steps: list[float], folder: Path | None) -> Any:
     model, n = cnn(data.classes), len(data.train_x)
     test_x, test_y = jnp.asarray(data.test_x), jnp.asarray(data.test_y)
     owner_x, owner_y = jnp.asarray(data.train_x[:512]), jnp.asarray(data.train_y[:512])
-    test = jax.jit(lambda p, x, y: score(partial(model.forward, p), x, y).accuracy)
+    test = jax.jit(lambda p, x, y: measure(classify(), partial(model.forward, p), x, y).value / 100)
     pursue = timed(partial(selective, model.forward))
     refit = timed(partial(restore, model.forward))
     descend = timed(partial(adv_params_descent, model.forward))

@@ -24,11 +24,12 @@ from rich.console import Console
 from rich.table import Table
 
 import modellock_jax as ml
+from modellock_jax._progress import bar
 from modellock_jax.attacks import deep_lock_ciphertext_only
 from modellock_jax.data import load
 from modellock_jax.models import cnn, resnet
 from modellock_jax.study.report import machine
-from modellock_jax.train import bar, fit
+from modellock_jax.train import fit
 
 SMALLEST = 2048
 

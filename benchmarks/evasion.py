@@ -37,7 +37,8 @@ from modellock_jax.data import load
 from modellock_jax.models import Model, cnn
 from modellock_jax.study.config import make_lock
 from modellock_jax.study.report import machine
-from modellock_jax.train import fit, random_shift
+from modellock_jax.tasks import random_shift
+from modellock_jax.train import fit
 
 EPS = (0.05, 0.1, 0.2, 0.3)
 IMAGES, KEYS, STEPS, QUERIES = 256, 8, 40, 300

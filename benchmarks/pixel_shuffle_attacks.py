@@ -44,7 +44,8 @@ from modellock_jax.attacks.keys.permutation_search import anneal, hill_climb
 from modellock_jax.data import Data, load
 from modellock_jax.models import cnn
 from modellock_jax.study.report import machine
-from modellock_jax.train import fit, random_shift
+from modellock_jax.tasks import random_shift
+from modellock_jax.train import fit
 
 BLOCK = 4
 EPOCHS = {"mnist5k": 12, "fashion_mnist": 5}

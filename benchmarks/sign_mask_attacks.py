@@ -41,11 +41,12 @@ from modellock_jax.attacks.keys.oracle import sign_mask_oracle
 from modellock_jax.attacks.keys.relaxation import relaxed_signs
 from modellock_jax.attacks.keys.relaxed_key import best_key, relaxed_key
 from modellock_jax.attacks.keys.sign_algebra import corrected
+from modellock_jax.core.over_keys import over_keys
 from modellock_jax.data import load
-from modellock_jax.metrics import over_keys
 from modellock_jax.models import MODELS
 from modellock_jax.study.report import machine
-from modellock_jax.train import fit, random_shift
+from modellock_jax.tasks import random_shift
+from modellock_jax.train import fit
 
 BITS = 256
 EPOCHS = {"mnist5k": 15, "fashion_mnist": 10}

@@ -7,8 +7,9 @@ import jax.numpy as jnp
 import pytest
 
 import modellock_jax as ml
-from modellock_jax import attacks, data, metrics, models, train
+from modellock_jax import attacks, data, models, train
 from modellock_jax.attacks.weights.distil import distil
+from modellock_jax.tasks import classify, measure
 
 pytestmark = [pytest.mark.optax, pytest.mark.run_once]
 
@@ -17,7 +18,8 @@ pytestmark = [pytest.mark.optax, pytest.mark.run_once]
 def thief():
     """`thief(key, locked, start)`: accuracy of the copy that the answers under `key` teach."""
     found, model, lock = data.load("digits"), models.mlp(10, (32,)), ml.stream_lock()
-    fresh = model.init(jax.random.key(0), jnp.zeros((1, 8, 8, 1)))
+    fresh_x = jnp.zeros((1, 8, 8, 1))
+    fresh = model.init(jax.random.key(0), fresh_x)
     params, _ = train.fit(
         model.train,
         fresh,
@@ -29,7 +31,7 @@ def thief():
     )
     key = lock.init(jax.random.key(2), params)
     locked, key = lock.encrypt(key, params)
-    user, attack = ml.user_forward(lock, model.forward), distil(model, 5e-3, (8, 8, 1))
+    user, attack = ml.user_forward(lock, model.forward), distil(model, 5e-3, fresh_x)
     x, (test_x, test_y) = jnp.asarray(found.train_x), map(jnp.asarray, (found.test_x, found.test_y))
     index = train.batches(jax.random.key(3), len(x), 150, 64)
 
@@ -38,11 +40,11 @@ def thief():
         state = attack.init(jax.random.key(4), start)
         state, losses = attacks.run(attack, state, (x[index], answers[index]))
         copy = partial(attack.forward, state)
-        return metrics.score(copy, test_x, test_y).accuracy, losses
+        return measure(classify(), copy, test_x, test_y).value / 100, losses
 
     oracle = user(key, locked, x)
     wrong = user(lock.init(jax.random.key(5), params), locked, x)
-    own = metrics.score(partial(user, key, locked), test_x, test_y).accuracy
+    own = measure(classify(), partial(user, key, locked), test_x, test_y).value / 100
     return accuracy, oracle, wrong, fresh, locked, float(own)
 
 

@@ -13,7 +13,7 @@ MODULES = {
     for file in PACKAGE.rglob("*.py")
 }
 # What each part may import of the package, beside itself.
-TOOLS = {"data", "flax", "metrics", "models", "train"}
+TOOLS = {"_progress", "data", "flax", "models", "tasks", "train"}
 MAY = {
     "core": set(),
     "ciphers": set(),

@@ -129,7 +129,7 @@ def test_sign_keys_are_found_step_by_step(name):
 
 def answered(params, key, count):
     x = images(count)[0]
-    return x, ml.user_forward(SIGNS, forward)(key, params, x)
+    return x, search.Answers(ml.user_forward(SIGNS, forward)(key, params, x))
 
 
 def test_one_linear_system_gives_the_signs_of_the_last_hidden_layer():
@@ -147,11 +147,11 @@ def test_one_linear_system_gives_the_signs_of_the_last_hidden_layer():
     assert jax.jit(greedy.step)(state, batch)[1] > 1e-3
     # With the right key given nothing changes; answers to other images lead nowhere.
     np.testing.assert_array_equal(step(moved, batch)[0].keys.signs[0], key.signs)
-    shuffled = batch[0], jax.random.permutation(jax.random.key(1), batch[1])
+    shuffled = batch[0], search.Answers(jax.random.permutation(jax.random.key(1), batch[1].logits))
     losses = step(state, shuffled)[1]
     assert losses > 1e-3
     assert losses <= search.key_loss(
-        answered(params, ml.SignKey(wrong.signs[0]), 40)[1], shuffled[1]
+        answered(params, ml.SignKey(wrong.signs[0]), 40)[1].logits, shuffled[1]
     )
 
 

@@ -16,7 +16,7 @@ from modellock_jax.attacks.weights.leakage import (
     vote_copies,
 )
 from modellock_jax.models import mlp
-from modellock_jax.train import margin_loss
+from modellock_jax.tasks import margin_loss
 
 pytestmark = [pytest.mark.optax, pytest.mark.run_once]
 PLAIN = ml.Lock(lambda rng, params: ml.SignKey(jnp.ones(1, jnp.int8)))
@@ -110,7 +110,7 @@ def test_a_key_of_ones_own_opens_ones_own_copy_alone():
     locked, _ = lock.encrypt(keys[0], params)
     answers = []
     for key in keys:
-        attack = fine_tune_under_key(lock, model, key, 1e-3, (2, 2, 1))
+        attack = fine_tune_under_key(lock, model, key, 1e-3, jnp.zeros((1, 2, 2, 1)))
         answers.append(attack.forward(attack.init(jax.random.key(2), locked), x))
     right = ml.user_forward(lock, model.forward)(keys[0], locked, x)
     np.testing.assert_array_equal(answers[0], right)

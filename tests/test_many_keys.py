@@ -12,8 +12,8 @@ from helpers.values import bits, same, values
 
 import modellock_jax as ml
 from modellock_jax.core.bits import to_uint
+from modellock_jax.core.over_keys import over_keys
 from modellock_jax.locks import adv_params
-from modellock_jax.metrics import over_keys
 
 KEYS = 1000
 

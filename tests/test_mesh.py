@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import pytest
 from helpers.eight import answer_of
 
-from modellock_jax.metrics import over_keys
+from modellock_jax.core.over_keys import over_keys
 
 WORKER = """
 import json, sys
@@ -16,7 +16,7 @@ import numpy as np
 from helpers import table
 import modellock_jax as ml
 from modellock_jax.attacks import fine_tune, random_keys, run_seeds
-from modellock_jax.metrics import over_keys
+from modellock_jax.core.over_keys import over_keys
 from modellock_jax.models import mlp
 
 COUNTS, CHUNK = (1, 7, 8, 20), 2
@@ -54,7 +54,7 @@ def searched(mesh):
 def seeds(mesh):
     model = mlp(3, (4,))
     start = model.init(jax.random.key(0), x[:1])
-    attack = fine_tune(model, 1e-2, x.shape[1:])
+    attack = fine_tune(model, 1e-2, x)
     rngs = jax.random.split(jax.random.key(1), 7)
     return jax.jit(lambda p, r: run_seeds(
         attack, p, x, y, r, steps=3, batch_size=4, chunk=1, mesh=mesh

@@ -11,7 +11,7 @@ from helpers.ridge import accuracy, digits, forward, images, opened, owner
 
 import modellock_jax as ml
 from modellock_jax.attacks.attack import run_shuffled
-from modellock_jax.attacks.keys.key_search import key_loss
+from modellock_jax.attacks.keys.key_search import Answers, key_loss
 from modellock_jax.attacks.keys.oracle import sign_mask_oracle
 from modellock_jax.attacks.keys.relaxation import relaxed_permutation, relaxed_signs
 from modellock_jax.attacks.keys.relaxed_key import best_key, relaxed_key
@@ -134,8 +134,10 @@ def test_signs_count_as_signs_forwards_and_have_a_gradient():
 
 def test_logits_as_evidence():
     ours, y = jnp.array([[1.0, 0.0], [0.0, 3.0]]), jnp.array([[5.0, 4.0], [0.0, 3.0]])
-    assert key_loss(ours, y) == pytest.approx(0, abs=1e-12)  # a shift of all logits says nothing
-    assert key_loss(ours, -y) > 1
+    assert key_loss(ours, Answers(y)) == pytest.approx(
+        0, abs=1e-12
+    )  # a shift of all logits says nothing
+    assert key_loss(ours, Answers(-y)) > 1
 
 
 def asked(lock, params, device, queries):

@@ -18,7 +18,8 @@ from modellock_jax.attacks.weights.selective import (
 )
 from modellock_jax.data import load
 from modellock_jax.models import Model
-from modellock_jax.train import fit, margin_loss
+from modellock_jax.tasks import margin_loss
+from modellock_jax.train import fit
 
 pytestmark = [pytest.mark.optax, pytest.mark.run_once]
 COUNT, THIEF = 16, 80

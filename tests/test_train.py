@@ -11,9 +11,12 @@ from helpers.table import same_bits
 from jax import lax
 
 import modellock_jax as ml
-from modellock_jax import metrics, models, train
+from modellock_jax import models, train
 from modellock_jax.attacks.attack import run, sanitise
 from modellock_jax.attacks.weights.fine_tune import fine_tune
+from modellock_jax.core.lock import paths
+from modellock_jax.core.over_keys import over_keys
+from modellock_jax.tasks import classify, margin_loss, measure, random_shift
 
 pytestmark = pytest.mark.run_once
 
@@ -77,7 +80,7 @@ def test_a_resnet_without_batch_statistics_has_none():
 def test_resnet_depth_counts_its_layers():
     model = models.resnet(10, depth=20, width=16)
     sites = jax.eval_shape(lambda r: model.init(r, jnp.zeros((1, 32, 32, 3))), jax.random.key(0))
-    kernels = [p for p in jax.tree.leaves(ml.base.paths(sites)) if p.endswith("kernel")]
+    kernels = [p for p in jax.tree.leaves(paths(sites)) if p.endswith("kernel")]
     shortcuts = 2
     assert len(kernels) - shortcuts == 20
 
@@ -91,7 +94,7 @@ def test_fit_is_reproducible_and_bakes_the_key_in():
     key = lock.init(jax.random.key(2), start)
     owner = functools.partial(ml.owner_forward(lock, model.train), key)
     fit = functools.partial(
-        train.fit, owner, start, x, y, epochs=40, learning_rate=1e-2, augment=train.random_shift
+        train.fit, owner, start, x, y, epochs=40, learning_rate=1e-2, augment=random_shift
     )
     params, losses = fit(rng=jax.random.key(3))
     again, _ = fit(rng=jax.random.key(3))
@@ -120,25 +123,25 @@ def test_batches_pass_through_everything_before_repeating():
 
 def test_random_shift_moves_each_image_by_itself_and_brings_zeros_in():
     x = jnp.zeros((64, 5, 5, 1)).at[:, 2, 2].set(1.0)
-    moved = np.asarray(train.random_shift(jax.random.key(0), x))
+    moved = np.asarray(random_shift(jax.random.key(0), x))
     assert (moved.sum((1, 2, 3)) == 1).all()
     places = {tuple(np.argwhere(image)[0][:2]) for image in moved}
     assert len(places) > 15
-    gone = train.random_shift(jax.random.key(0), jnp.ones((64, 5, 5, 1)))
+    gone = random_shift(jax.random.key(0), jnp.ones((64, 5, 5, 1)))
     assert gone.sum((1, 2, 3)).min() == 9
 
 
 def test_a_nan_counts_as_wrong_even_where_argmax_says_class_0():
     logits = jnp.full((4, 3), jnp.nan)
-    found = metrics.score(lambda x: logits, jnp.zeros(4), jnp.zeros(4, jnp.int32))
-    assert float(found.accuracy) == 0
+    found = measure(classify(3), lambda x: logits, jnp.zeros(4), jnp.zeros(4, jnp.int32))
+    assert float(found.value) == 0
     assert float(found.non_finite) == 1
 
 
 def test_over_keys_is_a_loop_whatever_the_chunk():
     keys = jnp.arange(7.0)
     for chunk in (1, 3, 7, 20):
-        assert metrics.over_keys(lambda k: k**2, keys, chunk=chunk).tolist() == (keys**2).tolist()
+        assert over_keys(lambda k: k**2, keys, chunk=chunk).tolist() == (keys**2).tolist()
 
 
 def test_sanitise_leaves_a_trained_net_alone_and_replaces_ciphertext():
@@ -168,13 +171,13 @@ def test_the_thief_learns_and_runs_over_seeds_and_models_at_once():
     model = models.mlp(2, (16,))
     x = jax.random.uniform(jax.random.key(0), (64, 4, 4, 1))
     y = (x[:, 0, 0, 0] > 0.5).astype(jnp.int32)
-    attack = fine_tune(model, 1e-2, (4, 4, 1))
+    attack = fine_tune(model, 1e-2, x)
     locked = [model.init(jax.random.key(s), x[:1]) for s in range(2)]
     index = jax.random.randint(jax.random.key(1), (150, 32), 0, 64)
 
     def steal(rng, locked):
         state, losses = run(attack, attack.init(rng, locked), (x[index], y[index]))
-        return metrics.score(lambda x: attack.forward(state, x), x, y).accuracy, losses
+        return measure(classify(), lambda x: attack.forward(state, x), x, y).value / 100, losses
 
     stacked = jax.tree.map(lambda *a: jnp.stack(a), *locked)
     accuracy, losses = jax.jit(jax.vmap(steal))(jax.random.split(jax.random.key(2), 2), stacked)
@@ -186,9 +189,9 @@ def test_the_thief_learns_and_runs_over_seeds_and_models_at_once():
 def test_margin_in_units_of_the_mean_margin():
     logits, y = jnp.array([[2.0, 0.0, 1.0], [0.0, 6.0, 0.0]]), jnp.array([0, 0])
     expected = np.mean(1 / (1 + np.exp(-np.array([-1.0, 6.0]) / 3.5)))
-    np.testing.assert_allclose(train.margin_loss(logits, y), expected, rtol=1e-6)
-    np.testing.assert_allclose(train.margin_loss(100 * logits, y), expected, rtol=1e-6)
-    gradient = jax.grad(train.margin_loss)(logits, y)
+    np.testing.assert_allclose(margin_loss(logits, y), expected, rtol=1e-6)
+    np.testing.assert_allclose(margin_loss(100 * logits, y), expected, rtol=1e-6)
+    gradient = jax.grad(margin_loss)(logits, y)
     # The unit is a constant of the gradient, so that every image pulls.
     assert float(gradient[0, 0]) < 0 < float(gradient[0, 2])
-    assert bool(jnp.isfinite(jax.grad(train.margin_loss)(jnp.zeros((2, 3)), y)).all())
+    assert bool(jnp.isfinite(jax.grad(margin_loss)(jnp.zeros((2, 3)), y)).all())

@@ -27,9 +27,9 @@ class Tally:
         """
 
         def counting(*args: Any, **settings: Any) -> Any:
-            size = len(args[inputs])
+            size = len(jax.tree.leaves(args[inputs])[0])
             out = function(*args, **settings)
-            if isinstance(out, tuple):
+            if type(out) is tuple:
                 return self._marked(out[0], size), *out[1:]
             return self._marked(out, size)
 

@@ -9,7 +9,7 @@ from jax import lax
 from jax.sharding import Mesh
 
 from modellock_jax.core.lock import Params
-from modellock_jax.metrics import over_keys
+from modellock_jax.core.over_keys import over_keys
 from modellock_jax.train import batches
 
 State = Any
@@ -38,35 +38,37 @@ def run(attack: Attack, state: State, given: Any) -> tuple[State, Any]:
 def run_shuffled(
     attack: Attack,
     state: State,
-    x: jax.Array,
-    y: jax.Array | None,
+    x: Any,
+    y: Any,
     rng: jax.Array,
     *,
     steps: int,
     batch_size: int = 64,
-    augment: Callable[[jax.Array, jax.Array], jax.Array] | None = None,
+    augment: Callable[[jax.Array, Any], Any] | None = None,
 ) -> tuple[State, Any]:
-    """Step through random batches of images x `[N, ...]` and what is known of them, y `[N, ...]`.
+    """Step through random batches of inputs x and what is known of them, y: trees `[N, ...]`.
 
-    Batches have at most N entries; `augment(rng, x)` changes each. Returns what `run` returns. Pure.
+    y may be None. Batches have at most N entries; `augment(rng, x)`, the task's, changes each. Returns
+    what `run` returns. Pure.
     """
-    size = min(batch_size, len(x))
+    n = len(jax.tree.leaves(x)[0])
+    size = min(batch_size, n)
     order, noise = jax.random.split(rng)
 
     def step(state: State, at: tuple[jax.Array, jax.Array]) -> tuple[State, Any]:
         index, r = at
-        images = x[index] if augment is None else augment(r, x[index])
-        return attack.step(state, (images, None if y is None else y[index]))
+        inputs, known = jax.tree.map(lambda a: a[index], (x, y))
+        return attack.step(state, (inputs if augment is None else augment(r, inputs), known))
 
-    rows = batches(order, len(x), steps, size)
+    rows = batches(order, n, steps, size)
     return lax.scan(step, state, (rows, jax.random.split(noise, steps)))
 
 
 def run_seeds(
     attack: Attack,
     locked: Params,
-    x: jax.Array,
-    y: jax.Array | None,
+    x: Any,
+    y: Any,
     rngs: jax.Array,
     *,
     chunk: int = 8,
@@ -76,7 +78,7 @@ def run_seeds(
     """`init` and `run_shuffled` for each generator of `rngs` `[K]`, in one program.
 
     `chunk` seeds are trained at a time, and the devices of a `mesh` of one axis share them (see
-    `metrics.over_keys`). `settings` are those of `run_shuffled`. Returns its last states and `info`,
+    `over_keys`). `settings` are those of `run_shuffled`. Returns its last states and `info`,
     trees `[K, ...]`. Pure.
 
     **Guarantees.** Seed number i starts from `attack.init(a, locked)` and draws its batches with `b`,
@@ -88,6 +90,11 @@ def run_seeds(
         return run_shuffled(attack, attack.init(begin, locked), x, y, order, **settings)
 
     return over_keys(one, rngs, chunk=chunk, mesh=mesh)
+
+
+def blank(example: Any) -> Any:
+    """One input of zeros, of the shapes and dtypes of `example`, a tree `[B, ...]`: for `Model.init`."""
+    return jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape[1:]), leaf.dtype), example)
 
 
 def sanitise(

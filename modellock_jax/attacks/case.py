@@ -8,6 +8,7 @@ import jax
 
 from modellock_jax.core.lock import Key, Lock, Params, user_forward
 from modellock_jax.models import Model
+from modellock_jax.tasks import Task, classify
 
 RIGHTS: dict[str, str] = {
     "unlabelled": "inputs without labels",
@@ -45,6 +46,7 @@ class Case:
         locked: the locked parameters.
         rng: draws the attack's random numbers.
         example: one input of the model, `[1, ...]`; its values do not matter.
+        task: what the model is for; classification by default.
         scheme: the lock's name in `locks.SCHEMES`; with none, only attacks on any lock apply.
         settings: the lock's settings by name.
         **rights: what else the attacker has, by the names of `RIGHTS`: `unlabelled`, inputs `[N, ...]`;
@@ -77,8 +79,9 @@ class Case:
         model: Model,
         locked: Params,
         rng: jax.Array,
-        example: jax.Array,
+        example: Any,
         *,
+        task: Task = classify(),
         scheme: str = "",
         settings: Mapping[str, Any] | None = None,
         **rights: Any,
@@ -86,7 +89,8 @@ class Case:
         if unknown := sorted(set(rights) - set(RIGHTS)):
             raise TypeError(f"Case: the rights are {', '.join(RIGHTS)}, not {', '.join(unknown)}")
         self.lock, self.model, self.locked, self.rng = lock, model, locked, rng
-        self.example, self.scheme, self.settings = example, scheme, dict(settings or {})
+        self.example, self.task = example, task
+        self.scheme, self.settings = scheme, dict(settings or {})
         self._rights = rights
 
     def __getattr__(self, name: str) -> Any:
@@ -116,6 +120,7 @@ class Case:
             self.locked,
             self.rng,
             self.example,
+            task=self.task,
             scheme=self.scheme,
             settings=self.settings,
             **rights,

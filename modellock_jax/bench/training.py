@@ -60,7 +60,7 @@ def _torch(images: int) -> Callable[[], Any] | None:
 def _seeds(images: int, steps: int) -> dict[str, Callable[[], Any]]:
     """Fine-tuning from `SEEDS` seeds: in one vmap, and one jitted run after another."""
     model = cnn(10)
-    attack = fine_tune(model, RATE, SHAPE)
+    attack = fine_tune(model, RATE, jnp.zeros((1, *SHAPE)))
     x = jax.random.uniform(jax.random.key(0), (images, *SHAPE))
     y = jax.random.randint(jax.random.key(1), (images,), 0, 10)
     locked = model.init(jax.random.key(2), x[:1])
@@ -82,7 +82,7 @@ def _seeds(images: int, steps: int) -> dict[str, Callable[[], Any]]:
 def _flops() -> float:
     """Floating-point operations of one step of `fine_tune`, as the compiler counts them."""
     model = cnn(10)
-    attack = fine_tune(model, RATE, SHAPE)
+    attack = fine_tune(model, RATE, jnp.zeros((1, *SHAPE)))
     x, y = jnp.zeros((BATCH, *SHAPE)), jnp.zeros(BATCH, jnp.int32)
     state = attack.init(jax.random.key(0), model.init(jax.random.key(1), x))
     compiled: Any = jax.jit(attack.step).lower(state, (x, y)).compile()

@@ -1,46 +1,23 @@
-"""Small models in Flax Linen: an MLP, a CNN and a CIFAR-style ResNet.
+"""Small image classifiers in Flax Linen: an MLP, a CNN and a CIFAR-style ResNet.
 
-Each is `Model(init, forward, train)`: parameters are all of a module's variables, normalisation
-statistics included.
+The parameters are all of a module's variables, normalisation statistics included.
 """
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from functools import partial
-from typing import Any, Literal, NamedTuple
+from typing import Any, Literal
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 from jax import lax
 
-from modellock_jax.core.lock import Forward, Params, Tap, untapped
-from modellock_jax.flax import from_linen
-
-
-class Model(NamedTuple):
-    """A model as three functions.
-
-    `init(rng, x) -> params` for images x `[B, H, W, C]`; `forward(params, x, tap) -> logits`
-    `[B, classes]`; `train(params, x, tap) -> (logits, params)`, statistics updated.
-    """
-
-    init: Callable[[jax.Array, jax.Array], Params]
-    forward: Forward
-    train: Forward
-
-
-def _model(module: nn.Module) -> Model:
-    forward = from_linen(module)
-
-    def train(params: Params, x: jax.Array, tap: Tap = untapped) -> Any:
-        return forward(params, x, tap, train=True, mutable=["batch_stats"])
-
-    return Model(jax.jit(module.init), forward, train)
+from modellock_jax.models.model import Model, linen
 
 
 def mlp(classes: int, widths: Sequence[int] = (256, 256)) -> Model:
     """A multi-layer perceptron on flattened images."""
-    return _model(_MLP(classes, tuple(widths)))
+    return linen(_MLP(classes, tuple(widths)))
 
 
 def cnn(classes: int, patch: int = 7, width: int = 32, dense: int = 256) -> Model:
@@ -49,7 +26,7 @@ def cnn(classes: int, patch: int = 7, width: int = 32, dense: int = 256) -> Mode
     A `pixel_shuffle` with `block` = `patch` costs it no accuracy, since the first layer learns any
     order of a patch's entries; a larger block does.
     """
-    return _model(_CNN(classes, patch, width, dense))
+    return linen(_CNN(classes, patch, width, dense))
 
 
 def resnet(
@@ -66,10 +43,7 @@ def resnet(
         raise ValueError(f"resnet: width must be a multiple of 8, not {width}")
     if norm not in ("group", "batch"):
         raise ValueError(f'resnet: norm must be "group" or "batch", not {norm!r}')
-    return _model(_ResNet(classes, (depth - 2) // 6, width, norm))
-
-
-MODELS: dict[str, Callable[[int], Model]] = {"mlp": mlp, "cnn": cnn, "resnet": resnet}
+    return linen(_ResNet(classes, (depth - 2) // 6, width, norm))
 
 
 def conv(

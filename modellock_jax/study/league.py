@@ -9,18 +9,18 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from modellock_jax._progress import bar
 from modellock_jax.attacks.case import Case, Copy, Entry
 from modellock_jax.attacks.table import ATTACKS, attempt
 from modellock_jax.core.lock import Key, Params, user_forward
-from modellock_jax.metrics import score
 from modellock_jax.study.config import Config
 from modellock_jax.study.measures import MEASURES, Locked, Measure, agreement
 from modellock_jax.study.processes import ALONE, Part
 from modellock_jax.study.report import Grid, interval
 from modellock_jax.study.run import train_share, trained
 from modellock_jax.study.store import Store
-from modellock_jax.study.subjects import Bench, Subject, fresh, prepare, rng_for
-from modellock_jax.train import bar, margin_loss
+from modellock_jax.study.subjects import Bench, Subject, fresh, prepare, rng_for, score
+from modellock_jax.tasks import margin_loss
 
 LOCKS = (
     "pixel_shuffle(block=4)",

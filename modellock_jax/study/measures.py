@@ -12,9 +12,9 @@ from jax import lax
 from modellock_jax.attacks.case import ANY
 from modellock_jax.attacks.weights import localise
 from modellock_jax.core.lock import Key, Params, user_forward
+from modellock_jax.core.over_keys import over_keys
 from modellock_jax.locks import SCHEMES
-from modellock_jax.metrics import over_keys, score
-from modellock_jax.study.subjects import Bench, Subject, rng_for
+from modellock_jax.study.subjects import Bench, Subject, rng_for, score
 
 CHANGES, DRAWS, IMAGES = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256), 8, 2000
 FALSE_POSITIVES = tuple(float(f) for f in np.geomspace(1e-5, 1, 26).round(7))

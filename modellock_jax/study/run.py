@@ -11,18 +11,19 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from modellock_jax._progress import bar
 from modellock_jax.attacks.attack import run as run_attack
 from modellock_jax.attacks.weights.fine_tune import fine_tune
 from modellock_jax.core.bits import to_uint
 from modellock_jax.core.lock import Key, Lock, Params, owner_forward, user_forward
 from modellock_jax.flax import sites
 from modellock_jax.locks import SCHEMES
-from modellock_jax.metrics import Score, score
 from modellock_jax.study.config import Config
 from modellock_jax.study.processes import ALONE, Part, wait
 from modellock_jax.study.store import Store
-from modellock_jax.study.subjects import Bench, Subject, fresh, prepare, rng_for
-from modellock_jax.train import bar, fit, margin_loss, random_shift
+from modellock_jax.study.subjects import Bench, Score, Subject, fresh, prepare, rng_for, score
+from modellock_jax.tasks import margin_loss, random_shift
+from modellock_jax.train import fit
 
 PLAIN = Lock(lambda rng, params: ())
 
@@ -100,7 +101,7 @@ def _lock(bench: Bench, store: Store, subject: Subject) -> list[Params]:
     """Lock the model of every seed, open it with all sorts of keys, and keep a row for each."""
     lock, model = subject.lock, bench.model
     test_x, test_y = jnp.asarray(bench.data.test_x), jnp.asarray(bench.data.test_y)
-    sample = bench.data.train_x[:512], bench.data.train_y[:512]
+    sample = jnp.asarray(bench.data.train_x[:512]), jnp.asarray(bench.data.train_y[:512])
     user = user_forward(lock, model.forward)
 
     @jax.jit
@@ -202,7 +203,7 @@ def _steal(bench: Bench, store: Store, locked: dict[str, list[Params]]) -> None:
     def steal(rng: jax.Array, state: Any, size: jax.Array, rate: jax.Array, data: Any) -> jax.Array:
         """Test accuracies on the way, [thief_scores]; size and rate are traced: one program."""
         x, y, test_x, test_y = data
-        attack = fine_tune(bench.model, rate, bench.shape)
+        attack = fine_tune(bench.model, rate, bench.data.train_x)
         data_rng, order_rng, shift_rng = jax.random.split(rng, 3)
         mine = jax.random.permutation(data_rng, n)
         per_score = c.thief_steps // c.thief_scores
@@ -233,7 +234,7 @@ def _steal(bench: Bench, store: Store, locked: dict[str, list[Params]]) -> None:
                 size = jnp.int32(max(1, round(budget * n)))
                 # The same images for every lock of a seed: the rows compare locks, not draws.
                 thief_rng, init_rng = jax.random.split(rng_for(seed, "thief"))
-                attack = fine_tune(bench.model, rate, bench.shape)
+                attack = fine_tune(bench.model, rate, bench.data.train_x)
                 state = attack.init(init_rng, locked[name][seed])
                 curve = steal(thief_rng, state, size, jnp.float32(rate), data)
                 store.add(

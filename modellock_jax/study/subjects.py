@@ -10,9 +10,23 @@ import jax.numpy as jnp
 
 from modellock_jax.core.lock import Lock, Params
 from modellock_jax.data import Data, load
-from modellock_jax.metrics import Score, score
 from modellock_jax.models import MODELS, Model
 from modellock_jax.study.config import Config, make_lock, patch_side
+from modellock_jax.tasks import classify, measure
+
+
+class Score(NamedTuple):
+    """`accuracy`: share of inputs classified rightly; `non_finite`: share with a NaN or infinite
+    logit. Both float32 in [0, 1]."""
+
+    accuracy: jax.Array
+    non_finite: jax.Array
+
+
+def score(forward: Callable[[jax.Array], jax.Array], x: jax.Array, y: jax.Array) -> Score:
+    """The score of a classifier, see `tasks.measure`."""
+    found = measure(classify(), forward, x, y)
+    return Score(found.value / 100, found.non_finite)
 
 
 class Subject(NamedTuple):

@@ -10,19 +10,18 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+from modellock_jax._progress import bar
 from modellock_jax.attacks.weights.fine_tune import VARIANTS, Variant
 from modellock_jax.attacks.weights.localise import MANY, shared_margin
 from modellock_jax.attacks.weights.sweep import OPTIMIZERS, RATES, Trial, best_so_far, trial
 from modellock_jax.core.lock import Params, user_forward
-from modellock_jax.metrics import score
 from modellock_jax.study import league
 from modellock_jax.study.config import Config
 from modellock_jax.study.processes import ALONE, Part
 from modellock_jax.study.report import Grid, interval, seeds_text
 from modellock_jax.study.run import train_share
 from modellock_jax.study.store import Store
-from modellock_jax.study.subjects import Bench, fresh, prepare, rng_for
-from modellock_jax.train import bar
+from modellock_jax.study.subjects import Bench, fresh, prepare, rng_for, score
 
 SETTINGS: dict[str, Any] = {
     "locks": league.LOCKS,
@@ -111,10 +110,14 @@ class _Thief:
         x, y = jnp.asarray(bench.data.train_x), jnp.asarray(bench.data.train_y)
         mine, spare = order[:, :most], order[:, most : most + SPARE]
         self.x, self.y, self.spare_x, self.spare_y = x[mine], y[mine], x[spare], y[spare]
-        options = {"steps": c.thief_steps, "batch_size": c.thief_batch, "stops": c.thief_scores}
+        options: dict[str, Any] = {
+            "steps": c.thief_steps,
+            "batch_size": c.thief_batch,
+            "stops": c.thief_scores,
+        }
 
         def program(variant: Variant, optimizer: str) -> Callable[..., Trial]:
-            one = trial(bench.model, bench.shape, variant, optimizer, **options)
+            one = trial(bench.model, bench.data.train_x, variant, optimizer, **options)
             rates = jax.vmap(one, (None, None, 0, None, None, None))
             return jax.jit(jax.vmap(rates, (0, 0, None, 0, 0, None)))
 
@@ -163,7 +166,7 @@ class _Thief:
         for seed in range(self.bench.config.seeds):
             mine = jax.tree.map(lambda leaf, s=seed: leaf[s], found)
             row: dict[str, Any] = {"images": size}
-            row["held_out"] = self._held(mine.params, labels, mine.accuracy, mine.loss)
+            row["held_out"] = self._held(mine.params, labels, mine.value, mine.loss)
             if len(rehearsed) > 1:
                 others = jnp.delete(rehearsed, seed, axis=0).mean(0)
                 row["rehearsed"] = self._held(mine.params, labels, others, -others)
@@ -171,9 +174,9 @@ class _Thief:
         return rows
 
     def _held(
-        self, params: Params, labels: list[str], accuracy: jax.Array, loss: jax.Array
+        self, params: Params, labels: list[str], merit: jax.Array, loss: jax.Array
     ) -> dict[str, Any]:
-        setting, stop = best_so_far(accuracy, loss)
+        setting, stop = best_so_far(merit, loss)
         held = jax.tree.map(lambda leaf: leaf[setting, stop], params)
         data = self.bench.data
         curve = self.tests(held, jnp.asarray(data.test_x), jnp.asarray(data.test_y))

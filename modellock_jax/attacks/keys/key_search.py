@@ -1,10 +1,10 @@
 """Key search: how a key is scored, keys drawn at random, and what every search holds on its way.
 
-Each search needs only the user's forward and a few images of the model's kind. The loss is the mean
-cross-entropy on labels `y`, int `[B]`; where `y` are an unlocked model's logits, float
-`[B, classes]`, the mean squared difference of log-probabilities; with `y=None` the mean entropy of
-the predictions less the entropy of their mean (Krause et al. 2010), which needs no labels. A key
-under which any logit is not finite has loss infinity.
+Each search needs only the user's forward and a few inputs of the model's kind. The loss is the
+task's on truths `y`; where `y` are `Answers`, an unlocked model's logits `[B, ..., classes]`, the mean
+squared difference of log-probabilities; with `y=None` the mean entropy of the predictions less the
+entropy of their mean (Krause et al. 2010), which needs no labels. A key under which any answer is not
+finite has loss infinity.
 """
 
 from collections.abc import Callable
@@ -19,14 +19,22 @@ from jax.sharding import Mesh
 from modellock_jax.attacks.attack import Attack
 from modellock_jax.attacks.case import ANY, Case, Entry, Found, with_key
 from modellock_jax.core.lock import Forward, Key, Lock, Params, user_forward
-from modellock_jax.metrics import over_keys
+from modellock_jax.core.over_keys import over_keys
+from modellock_jax.tasks import Task, classify, finite
 
-CHUNK = 16  # keys scored at a time: their activations on 8 images should fit a CPU's cache
+CHUNK = 16  # keys scored at a time: their activations on 8 inputs should fit a CPU's cache
+
+
+class Answers(NamedTuple):
+    """What an unlocked device answered to the inputs beside it: `logits`, float `[B, ..., classes]`,
+    or log-probabilities. Given to an attack in place of truths."""
+
+    logits: jax.Array
 
 
 class KeyScores(NamedTuple):
-    """`key`: the best, and its `loss` on all images, float32; `first_losses`: every key's on the
-    first images, float32 `[keys]`; `survivors`: which keys were scored on all images, int32
+    """`key`: the best, and its `loss` on all inputs, float32; `first_losses`: every key's on the
+    first inputs, float32 `[keys]`; `survivors`: which keys were scored on all inputs, int32
     `[survivors]`, and their `losses` there, float32 `[survivors]`."""
 
     key: Key
@@ -54,29 +62,30 @@ def random_keys(
     lock: Lock,
     forward: Forward,
     locked: Params,
-    x: jax.Array,
-    y: jax.Array | None,
+    x: Any,
+    y: Any,
     rng: jax.Array,
     *,
+    task: Task = classify(),
     keys: int = 10_000,
     first: int = 8,
     survivors: int = 256,
     chunk: int = CHUNK,
     mesh: Mesh | None = None,
 ) -> KeyScores:
-    """Draw `keys` keys, score all on the `first` images and the best `survivors` on all images.
+    """Draw `keys` keys, score all on the `first` inputs and the best `survivors` on all inputs.
 
-    Images x `[B, H, W, C]`, labels y int `[B]` or None (see the module). Pure: jit it with the lock
-    and the counts closed over, and it is one program, in memory for `chunk` keys on the first images:
-    of survivors it takes as many fewer at a time as all images are more. What comes before the first
-    mask does not depend on the key and is computed once a chunk. The devices of a `mesh` of one axis
-    share the keys (see `metrics.over_keys`). Raises `ValueError` for counts below 1 or more than there
+    Inputs x `[B, ...]`, and y, their truths, `Answers` or None (see the module). Pure: jit it with the
+    lock and the counts closed over, and it is one program, in memory for `chunk` keys on the first
+    inputs: of survivors it takes as many fewer at a time as all inputs are more. What comes before the
+    first mask does not depend on the key and is computed once a chunk. The devices of a `mesh` of one
+    axis share the keys (see `over_keys`). Raises `ValueError` for counts below 1 or more than there
     are.
 
-    Threat model: the attacker has the locked weights, the scheme and a few images of the right kind.
+    Threat model: the attacker has the locked weights, the scheme and a few inputs of the right kind.
 
     **Guarantees.** Key number i is `lock.init(jax.random.split(rng, keys)[i], locked)`. With `first`
-    all images and `survivors` all keys nothing is rejected early.
+    all inputs and `survivors` all keys nothing is rejected early.
 
     Source: the random search of AprilPyone & Kiya (2020).
 
@@ -89,19 +98,20 @@ def random_keys(
     >>> found.key.signs.tolist()
     [1, 1, 1]
     """
-    if not 1 <= survivors <= keys or not 1 <= first <= len(x) or chunk < 1:
+    n = len(jax.tree.leaves(x)[0])
+    if not 1 <= survivors <= keys or not 1 <= first <= n or chunk < 1:
         raise ValueError(
-            f"random_keys: {survivors} survivors of {keys} keys, the first {first} of {len(x)} "
-            f"images, chunks of {chunk}: each must be at least 1 and at most what there is"
+            f"random_keys: {survivors} survivors of {keys} keys, the first {first} of {n} "
+            f"inputs, chunks of {chunk}: each must be at least 1 and at most what there is"
         )
     user, rngs = user_forward(lock, forward), jax.random.split(rng, keys)
 
-    def losses(rngs: jax.Array, images: int, chunk: int) -> jax.Array:
-        some, labels = x[:images], None if y is None else y[:images]
+    def losses(rngs: jax.Array, inputs: int, chunk: int) -> jax.Array:
+        some, known = jax.tree.map(lambda a: a[:inputs], (x, y))
 
         def one(words: jax.Array) -> jax.Array:
             key = lock.init(jax.random.wrap_key_data(words, impl=impl), locked)
-            return key_loss(user(key, locked, some), labels)
+            return key_loss(user(key, locked, some), known, task)
 
         return over_keys(one, jax.random.key_data(rngs), chunk=chunk, mesh=mesh)
 
@@ -109,41 +119,56 @@ def random_keys(
     first_losses = losses(rngs, first, chunk)
     # Infinities sort last, and equal losses in order of their keys.
     chosen = lax.top_k(-first_losses, survivors)[1]
-    final = losses(rngs[chosen], len(x), max(1, chunk * first // len(x)))
+    final = losses(rngs[chosen], n, max(1, chunk * first // n))
     best = jnp.argmin(final)
     key = lock.init(rngs[chosen[best]], locked)
     return KeyScores(key, final[best], first_losses, chosen, final)
 
 
-def key_loss(logits: jax.Array, y: jax.Array | None) -> jax.Array:
-    """The loss that a key is scored by (see the module): logits `[B, classes]`, one float32.
+def key_loss(out: Any, y: Any, task: Task = classify()) -> jax.Array:
+    """The loss that a key is scored by (see the module): answers `[B, ...]`, one float32.
+
+    Raises `ValueError` where y are no truths and `out` are no logits.
 
     >>> import jax.numpy as jnp
     >>> sure = 5 * jnp.eye(2)
     >>> [round(float(key_loss(sure, y)), 3) for y in (jnp.array([0, 1]), jnp.array([1, 0]), None)]
     [0.007, 5.007, -0.653]
     """
-    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
     if y is None:
-        mean = jnp.exp(log_p).mean(0)
+        log_p = log_probabilities(out)
+        mean = jnp.exp(log_p).mean(range(log_p.ndim - 1))
         loss = -(jnp.exp(log_p) * log_p).sum(-1).mean() - jax.scipy.special.entr(mean).sum()
-    elif jnp.issubdtype(y.dtype, jnp.floating):
-        loss = ((log_p - jax.nn.log_softmax(y)) ** 2).mean()
+    elif isinstance(y, Answers):
+        loss = ((log_probabilities(out) - log_probabilities(y.logits)) ** 2).mean()
     else:
-        loss = -jnp.take_along_axis(log_p, y[:, None], 1).mean()
-    return jnp.where(jnp.isfinite(logits).all(), loss, jnp.inf)
+        loss = task.loss(out, y).mean()
+    return jnp.where(finite(out).all(), loss, jnp.inf)
 
 
-def losses_of_keys(lock: Lock, forward: Forward, chunk: int) -> Callable[..., jax.Array]:
+def log_probabilities(logits: Any) -> jax.Array:
+    """Log-probabilities, float32 `[B, ..., classes]`; raises `ValueError` for what cannot be logits."""
+    if not isinstance(logits, jax.Array) or logits.ndim < 2 or logits.shape[-1] < 2:
+        found = [getattr(leaf, "shape", leaf) for leaf in jax.tree.leaves(logits)]
+        raise ValueError(
+            "key search: without truths a key is scored by logits [B, ..., classes], and this model "
+            f"answers with {found}; give y, the truths of the inputs"
+        )
+    return jax.nn.log_softmax(logits.astype(jnp.float32))
+
+
+def losses_of_keys(
+    lock: Lock, forward: Forward, chunk: int, task: Task = classify()
+) -> Callable[..., jax.Array]:
     """`f(locked, keys, x, y)`: the losses `[restarts, candidates]` of keys of that shape."""
     if chunk < 1:
         raise ValueError(f"key search: chunks must hold at least 1 key, not {chunk}")
     user = user_forward(lock, forward)
 
-    def losses(locked: Params, keys: Key, x: jax.Array, y: jax.Array | None) -> jax.Array:
+    def losses(locked: Params, keys: Key, x: Any, y: Any) -> jax.Array:
         shape = jax.tree.leaves(keys)[0].shape[:2]
         flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), keys)
-        found = over_keys(lambda key: key_loss(user(key, locked, x), y), flat, chunk=chunk)
+        found = over_keys(lambda key: key_loss(user(key, locked, x), y, task), flat, chunk=chunk)
         return found.reshape(shape)
 
     return losses
@@ -170,7 +195,7 @@ def start(name: str, lock: Lock, kind: Any, restarts: int) -> Callable[[jax.Arra
     return init
 
 
-def answer(lock: Lock, forward: Forward) -> Callable[[Search, jax.Array], jax.Array]:
+def answer(lock: Lock, forward: Forward) -> Callable[[Search, Any], Any]:
     """The `forward` of a search: the user's, with the best key so far."""
     user = user_forward(lock, forward)
     return lambda state, x: user(state.best, state.locked, x)
@@ -199,7 +224,7 @@ def move(
 def _random_keys(case: Case, **counts: Any) -> Found | None:
     x, y = case.labels
     counts = {"keys": 2000, "first": 8, "survivors": 256} | counts
-    search = partial(random_keys, case.lock, case.model.forward, **counts)
+    search = partial(random_keys, case.lock, case.model.forward, task=case.task, **counts)
     return with_key(case, jax.jit(search)(case.locked, x[:64], y[:64], case.rng).key)
 
 

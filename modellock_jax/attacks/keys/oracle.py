@@ -2,24 +2,24 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from modellock_jax.attacks.attack import run_shuffled
 from modellock_jax.attacks.case import Case, Entry, Found, with_key
-from modellock_jax.attacks.keys.key_search import Search
+from modellock_jax.attacks.keys.key_search import Answers, Search
 from modellock_jax.attacks.keys.relaxation import relaxed_signs
 from modellock_jax.attacks.keys.relaxed_key import relaxed_key
 from modellock_jax.attacks.keys.sign_algebra import SIGNS, as_mask, linear_flips, settled
 from modellock_jax.core.lock import Forward, Lock, Params
 from modellock_jax.locks.sign import SignKey
-from modellock_jax.train import random_shift
+from modellock_jax.tasks import Task, classify
 
 
 class OracleSigns(NamedTuple):
-    """`key`: the key found; `queries`: images that were asked, int; `misfit`: the mean squared
+    """`key`: the key found; `queries`: inputs that were asked, int; `misfit`: the mean squared
     difference of its log-probabilities to the oracle's; `turns`: rounds of flips of each attempt."""
 
     key: SignKey
@@ -29,12 +29,12 @@ class OracleSigns(NamedTuple):
 
 
 def sign_mask_oracle(
-    oracle: Callable[[jax.Array], jax.Array],
+    oracle: Callable[[Any], jax.Array],
     lock: Lock,
     bits: int,
     forward: Forward,
     locked: Params,
-    x: jax.Array,
+    x: Any,
     rng: jax.Array,
     *,
     steps: int = 400,
@@ -42,18 +42,19 @@ def sign_mask_oracle(
     turns: int = 16,
     tolerance: float = 1e-6,
     attempts: int = 4,
+    task: Task = classify(),
 ) -> OracleSigns | None:
-    """The key of `sign_mask(bits)` through an unlocked device: each image of x is asked once.
+    """The key of `sign_mask(bits)` through an unlocked device: each input of x is asked once.
 
-    `oracle(x)` gives the user's logits or log-probabilities `[Q, classes]` for images x
-    `[Q, H, W, C]`, natural ones best; their labels need not be known. First `relaxed_key` learns
-    from the classes that the oracle named, on the images in random shifts, which gets most signs
+    `oracle(x)` gives the user's logits or log-probabilities `[Q, ..., classes]` for inputs x
+    `[Q, ...]`, natural ones best; their labels need not be known. First `relaxed_key` learns from the
+    classes that the oracle named, on the inputs as the task augments them, which gets most signs
     right. Then `linear_flips` on the answers themselves corrects the rest: near the right key the
     answers are linear in the wrong signs, or nearly so. If after `turns` of them no key explains the
     answers to within `tolerance`, both begin anew, from other starts and on the same answers; returns
     None after `attempts` of them. Raises `ValueError` for settings below 1.
 
-    Threat model: the attacker has the locked weights, the scheme, images of the right kind, and a
+    Threat model: the attacker has the locked weights, the scheme, inputs of the right kind, and a
     device with the key inside that shows its logits.
 
     **Guarantees.** A key that explains every answer, or None; a sign can be wrong only if it changes
@@ -74,19 +75,21 @@ def sign_mask_oracle(
     >>> found.queries, bool((found.key.signs == key.signs).all())
     (16, True)
     """
-    if min(turns, attempts, len(x)) < 1:
+    queries = len(jax.tree.leaves(x)[0])
+    if min(turns, attempts, queries) < 1:
         raise ValueError(
-            f"sign_mask_oracle: needs images, turns and attempts, not {len(x)} images, {turns} turns "
+            f"sign_mask_oracle: needs inputs, turns and attempts, not {queries} inputs, {turns} turns "
             f"and {attempts} attempts"
         )
-    solve, answers = _solve(lock, bits, forward, steps, restarts, turns, tolerance), oracle(x)
+    solve = _solve(lock, bits, forward, steps, restarts, turns, tolerance, task)
+    answers = oracle(x)
     taken = []
     for attempt in jax.random.split(rng, attempts):
         found = solve(locked, x, answers, attempt)
         taken.append(int(found.steps))
         misfit = float(found.best_loss)
         if misfit <= tolerance:
-            return OracleSigns(found.best, len(x), misfit, tuple(taken))
+            return OracleSigns(found.best, queries, misfit, tuple(taken))
     return None
 
 
@@ -99,21 +102,22 @@ def _solve(
     restarts: int,
     turns: int,
     tolerance: float,
+    task: Task,
 ) -> Callable[..., Search]:
     relaxation = relaxed_signs(lock, bits)
-    learn = relaxed_key(relaxation, forward, steps, restarts=restarts)
-    flips = linear_flips(lock, forward, restarts=restarts)
+    learn = relaxed_key(relaxation, forward, steps, restarts=restarts, task=task)
+    flips = linear_flips(lock, forward, restarts=restarts, task=task)
 
     @jax.jit
-    def solve(locked: Params, x: jax.Array, answers: jax.Array, rng: jax.Array) -> Search:
+    def solve(locked: Params, x: Any, answers: jax.Array, rng: jax.Array) -> Search:
         start, order = jax.random.split(rng)
         classes = answers.argmax(-1)
         learnt, _ = run_shuffled(
-            learn, learn.init(start, locked), x, classes, order, steps=steps, augment=random_shift
+            learn, learn.init(start, locked), x, classes, order, steps=steps, augment=task.augment
         )
         state = flips.init(start, locked)._replace(keys=jax.vmap(relaxation.hard)(learnt.theta))
 
-        return settled(flips, state, (x, answers), turns, tolerance)
+        return settled(flips, state, (x, Answers(answers)), turns, tolerance)
 
     return solve
 
@@ -122,12 +126,13 @@ def _sign_mask_oracle(
     case: Case, *, queries: int = 64, steps: int = 400, restarts: int = 4
 ) -> Found | None:
     lock, bits = as_mask(case)
-    # An attacker with few inputs asks for shifted ones too.
-    x, shifts = case.unlabelled, jax.random.fold_in(case.rng, 1)
-    x = jnp.concatenate([x, random_shift(shifts, jnp.resize(x, (queries, *x.shape[1:])))])[:queries]
+    # An attacker with few inputs asks for augmented ones too.
+    x, noise = case.unlabelled, jax.random.fold_in(case.rng, 1)
+    more = case.task.augment(noise, jnp.resize(x, (queries, *x.shape[1:])))
+    x = jnp.concatenate([x, more])[:queries]
     found = sign_mask_oracle(
         case.device, lock, bits, case.model.forward, case.locked, x, case.rng,
-        steps=steps, restarts=restarts,
+        steps=steps, restarts=restarts, task=case.task,
     )  # fmt: skip
     return with_key(case, None if found is None else found.key)
 

@@ -19,10 +19,17 @@ from modellock_jax.attacks.keys.key_search import (
 )
 from modellock_jax.core.lock import Forward, Lock
 from modellock_jax.locks.pixel_shuffle import PixelKey
+from modellock_jax.tasks import Task, classify
 
 
 def hill_climb(
-    lock: Lock, forward: Forward, *, restarts: int = 4, swaps: int = 64, chunk: int = CHUNK
+    lock: Lock,
+    forward: Forward,
+    *,
+    restarts: int = 4,
+    swaps: int = 64,
+    chunk: int = CHUNK,
+    task: Task = classify(),
 ) -> Attack:
     """Hill climbing over permutations: the best of `swaps` random swaps, if the loss falls.
 
@@ -35,7 +42,8 @@ def hill_climb(
 
     Source: the swap search of AprilPyone & Kiya (2020).
     """
-    return _swapping("hill_climb", lock, forward, restarts, swaps, chunk, lambda steps: 0.0)
+    losses_of = losses_of_keys(lock, forward, chunk, task)
+    return _swapping("hill_climb", lock, forward, restarts, swaps, losses_of, lambda steps: 0.0)
 
 
 def anneal(
@@ -48,6 +56,7 @@ def anneal(
     restarts: int = 4,
     swaps: int = 16,
     chunk: int = CHUNK,
+    task: Task = classify(),
 ) -> Attack:
     """Simulated annealing over permutations, with the moves of `hill_climb`.
 
@@ -64,7 +73,8 @@ def anneal(
     def temperature(done: jax.Array) -> jax.Array:
         return hot * (cold / hot) ** (done.astype(jnp.float32) / steps)
 
-    return _swapping("anneal", lock, forward, restarts, swaps, chunk, temperature)
+    losses_of = losses_of_keys(lock, forward, chunk, task)
+    return _swapping("anneal", lock, forward, restarts, swaps, losses_of, temperature)
 
 
 def _swapping(
@@ -73,13 +83,12 @@ def _swapping(
     forward: Forward,
     restarts: int,
     swaps: int,
-    chunk: int,
+    losses_of: Callable[..., jax.Array],
     temperature: Callable[[jax.Array], Any],
 ) -> Attack:
     """Both searches over permutations: at temperature zero the best candidate is taken."""
     if swaps < 1:
         raise ValueError(f"{name}: needs at least one swap a step, not {swaps}")
-    losses_of = losses_of_keys(lock, forward, chunk)
 
     def swap(order: jax.Array, first: jax.Array, second: jax.Array) -> jax.Array:
         return order.at[first].set(order[second]).at[second].set(order[first])
@@ -113,12 +122,16 @@ def _some(case: Case, inputs: int) -> tuple[jax.Array, jax.Array]:
 
 def _hill_climb(case: Case, *, steps: int = 30, swaps: int = 63, inputs: int = 100) -> Found | None:
     # With the key itself, the swaps fill 16 chunks.
-    climb = hill_climb(case.lock, case.model.forward, restarts=1, swaps=swaps, chunk=4)
+    climb = hill_climb(
+        case.lock, case.model.forward, restarts=1, swaps=swaps, chunk=4, task=case.task
+    )
     return searched(case, climb, steps, _some(case, inputs))
 
 
 def _anneal(case: Case, *, steps: int = 120, swaps: int = 15, inputs: int = 100) -> Found | None:
-    annealing = anneal(case.lock, case.model.forward, steps, restarts=1, swaps=swaps, chunk=4)
+    annealing = anneal(
+        case.lock, case.model.forward, steps, restarts=1, swaps=swaps, chunk=4, task=case.task
+    )
     return searched(case, annealing, steps, _some(case, inputs))
 
 

@@ -18,7 +18,7 @@ from modellock_jax.attacks.keys.relaxation import (
 from modellock_jax.attacks.keys.sign_algebra import corrected
 from modellock_jax.attacks.keys.sign_search import SIGNS, as_mask
 from modellock_jax.core.lock import Forward, Key, Params, user_forward
-from modellock_jax.train import random_shift
+from modellock_jax.tasks import Task, classify
 
 
 class Relaxed(NamedTuple):
@@ -40,19 +40,20 @@ def relaxed_key(
     *,
     restarts: int = 8,
     learning_rate: float = 0.1,
+    task: Task = classify(),
 ) -> Attack:
     """Recover a key by Adam on a relaxation of it, from `restarts` random starts at once.
 
-    A step takes `(x, y)`: images `[B, H, W, C]` and what is known of them, see `key_loss`: labels, the
-    unlocked model's logits, or None. It gives the losses, float32 `[restarts]`. Give it few images
-    in random shifts and many in random batches; a learning rate falls by a cosine over `steps`.
+    A step takes `(x, y)`: inputs `[B, ...]` and what is known of them, see `key_loss`: truths, the
+    unlocked model's `Answers`, or None. It gives the losses, float32 `[restarts]`. Give it few inputs
+    augmented and many in random batches; a learning rate falls by a cosine over `steps`.
     `forward(state, x)` answers under the key of the restart whose running loss is lowest, which is
     also `best_key(relaxation, state)`. Raises `ValueError` for settings below 1.
 
-    Threat model: the attacker has the locked weights, the scheme and a few images of the right kind;
-    with logits for `y`, a device that has the key.
+    Threat model: the attacker has the locked weights, the scheme and a few inputs of the right kind;
+    with `Answers` for `y`, a device that has the key.
 
-    **Guarantees.** Restarts are chosen by the images given, and by nothing else. The answer is that
+    **Guarantees.** Restarts are chosen by the inputs given, and by nothing else. The answer is that
     of a key of the lock's own kind, never of a relaxed one.
 
     Source: gradients on the key as in LLA (2026) and Li et al. (2024).
@@ -89,7 +90,7 @@ def relaxed_key(
         done = state.steps / steps
 
         def loss(theta: Theta, rng: jax.Array) -> jax.Array:
-            return key_loss(user(relaxation.soft(theta, rng, done), state.locked, x), y)
+            return key_loss(user(relaxation.soft(theta, rng, done), state.locked, x), y, task)
 
         losses, gradient = jax.vmap(jax.value_and_grad(loss))(
             state.theta, jax.random.split(draw, restarts)
@@ -101,7 +102,7 @@ def relaxed_key(
         theta = optax.apply_updates(state.theta, updates)
         return Relaxed(theta, running, opt_state, state.steps + 1, state.locked, rng), losses
 
-    def answer(state: Relaxed, x: jax.Array) -> jax.Array:
+    def answer(state: Relaxed, x: Any) -> Any:
         return user(best_key(relaxation, state), state.locked, x)
 
     return Attack(init, step, answer)
@@ -123,7 +124,7 @@ def _relaxed_key(
         relaxation = relaxed_signs(mask, bits)
     else:
         relaxation = relaxed_permutation(case.settings["block"], case.settings["channels"])
-    attack = relaxed_key(relaxation, forward, steps, restarts=restarts)
+    attack = relaxed_key(relaxation, forward, steps, restarts=restarts, task=case.task)
 
     @jax.jit
     def go(locked: Params, x: jax.Array, y: jax.Array) -> Key:
@@ -132,10 +133,10 @@ def _relaxed_key(
         settings: dict[str, Any] = {
             "steps": steps,
             "batch_size": min(batch_size, len(x)),
-            "augment": random_shift,
+            "augment": case.task.augment,
         }
         key = best_key(relaxation, run_shuffled(attack, state, x, y, order, **settings)[0])
-        return corrected(mask, forward, locked, key, x, y).best if signs else key
+        return corrected(mask, forward, locked, key, x, y, case.task).best if signs else key
 
     return with_key(case, go(case.locked, x, y))
 

@@ -11,9 +11,11 @@ from modellock_jax.attacks.attack import Attack
 from modellock_jax.attacks.case import Case, Entry, Found
 from modellock_jax.attacks.keys.key_search import (
     CHUNK,
+    Answers,
     Search,
     answer,
     key_loss,
+    log_probabilities,
     losses_of_keys,
     move,
     searched,
@@ -21,44 +23,50 @@ from modellock_jax.attacks.keys.key_search import (
 )
 from modellock_jax.attacks.keys.sign_search import SIGNS, as_mask, lowest
 from modellock_jax.core.lock import Forward, Lock, Params, user_forward
+from modellock_jax.core.over_keys import over_keys
 from modellock_jax.locks.sign import SignKey
-from modellock_jax.metrics import over_keys
-from modellock_jax.train import random_shift
+from modellock_jax.tasks import Task, classify
 
 
 def linear_flips(
-    lock: Lock, forward: Forward, *, restarts: int = 4, iterations: int = 200, chunk: int = CHUNK
+    lock: Lock,
+    forward: Forward,
+    *,
+    restarts: int = 4,
+    iterations: int = 200,
+    chunk: int = CHUNK,
+    task: Task = classify(),
 ) -> Attack:
     """Correct sign keys by what each sign negated would change in the answers, all at once.
 
-    `lock` has a `SignKey`: `sign_mask`, `sign_flip`. A step takes `(x, y)`, images `[B, H, W, C]` and
-    their labels, int `[B]`, or an unlocked model's logits or log-probabilities, float `[B, classes]`.
-    It computes the answers of `bits` keys for each restart, each with one sign negated, and by
-    `iterations` of projected gradient the shares in [0, 1] of these changes that together explain y
-    best: by cross-entropy for labels, by least squares for answers. Of the sets of signs above one
-    half, of the largest 1, 2, 4, ... shares, and of the 1, 2, 4, ... that help most alone, it negates
-    the one that explains y best, if any does better than the key; it gives the losses, float32
-    `[restarts]`. `forward(state, x)` answers with the best key so far. Raises `TypeError` for another
-    kind of key, `ValueError` for settings below 1.
+    `lock` has a `SignKey`: `sign_mask`, `sign_flip`. A step takes `(x, y)`, inputs `[B, ...]` and
+    their labels, int `[B, ...]`, or an unlocked model's `Answers`, of a task whose model answers with
+    logits `[B, ..., classes]`. It computes the answers of `bits` keys for each restart, each with one
+    sign negated, and by `iterations` of projected gradient the shares in [0, 1] of these changes that
+    together explain y best: by cross-entropy for labels, by least squares for answers. Of the sets of
+    signs above one half, of the largest 1, 2, 4, ... shares, and of the 1, 2, 4, ... that help most
+    alone, it negates the one that explains y best, if any does better than the key; it gives the
+    losses, float32 `[restarts]`. `forward(state, x)` answers with the best key so far. Raises
+    `TypeError` for another kind of key, `ValueError` for settings below 1.
 
-    Threat model: the attacker has the locked weights, the scheme and labelled images of the right
+    Threat model: the attacker has the locked weights, the scheme and labelled inputs of the right
     kind; with answers for y, an unlocked device.
 
-    **Guarantees.** On the same images the losses never rise.
+    **Guarantees.** On the same inputs the losses never rise.
 
     The changes add up exactly for signs that act in the last hidden layer alone, and nearly for few
-    wrong signs elsewhere. With labels the best key for the images given is not quite the right one:
-    give several shifted copies of few images.
+    wrong signs elsewhere. With labels the best key for the inputs given is not quite the right one:
+    give several augmented copies of few inputs.
 
     Source: our own; that a layer's signs solve a linear system once those before it are known is the
     algebra of Li et al. (2024).
     """
     if iterations < 1:
         raise ValueError(f"linear_flips: needs at least 1 iteration, not {iterations}")
-    losses_of, user = losses_of_keys(lock, forward, chunk), user_forward(lock, forward)
+    losses_of, user = losses_of_keys(lock, forward, chunk, task), user_forward(lock, forward)
 
-    def answers_of(state: Search, signs: jax.Array, x: jax.Array) -> jax.Array:
-        """Centred answers `[restarts, keys, B * classes]` of signs `[restarts, keys, bits]`."""
+    def answers_of(state: Search, signs: jax.Array, x: Any) -> jax.Array:
+        """Centred answers `[restarts, keys, B * ... * classes]` of signs `[restarts, keys, bits]`."""
         found = over_keys(
             lambda one: _centred(user(SignKey(one), state.locked, x)),
             signs.reshape(-1, signs.shape[-1]),
@@ -72,8 +80,8 @@ def linear_flips(
         bits = signs.shape[1]
         one_off = signs[:, None] * (1 - 2 * jnp.eye(bits, dtype=signs.dtype))[None]
         now, tried = answers_of(state, signs[:, None], x), answers_of(state, one_off, x)
-        pull = _pull_of(y)
-        alone = jax.vmap(jax.vmap(lambda a: key_loss(a.reshape(len(x), -1), y)))(tried)
+        pull, labels = _pull_of(y), y.logits[..., 0] if isinstance(y, Answers) else y
+        alone = jax.vmap(jax.vmap(lambda a: key_loss(a.reshape(*labels.shape, -1), y, task)))(tried)
         shares = jax.vmap(lambda a, b: _shares(a, lambda c: pull(b + c), iterations))(
             tried - now, now[:, 0]
         )
@@ -102,25 +110,31 @@ def settled(attack: Attack, state: Search, batch: Any, turns: int, tolerance: fl
 
 
 def corrected(
-    lock: Lock, forward: Forward, locked: Params, key: SignKey, x: jax.Array, y: jax.Array
+    lock: Lock,
+    forward: Forward,
+    locked: Params,
+    key: SignKey,
+    x: Any,
+    y: Any,
+    task: Task = classify(),
 ) -> Search:
-    """A sign key after up to ten `linear_flips` on labelled images and shifted copies of them.
+    """A sign key after up to ten `linear_flips` on labelled inputs and augmented copies of them.
 
-    x `[N, H, W, C]`, y int `[N]`. With the copies there are about 2000 images, though no image comes
-    more than 20 times. The result's `best` is the key, `steps` how many flips were made. The last
-    step of the strongest attack with labels, after `relaxed_key`.
+    x and y `[N, ...]`. With the copies there are about 2000 inputs, though no input comes more than 20
+    times. The result's `best` is the key, `steps` how many flips were made. The last step of the
+    strongest attack with labels, after `relaxed_key`.
     """
-    times = copies(len(x))
-    shifted = [random_shift(jax.random.key(i), x) for i in range(1, times)]
-    batch = jnp.concatenate([x, *shifted]), jnp.tile(y, times)
-    attack = linear_flips(lock, forward, restarts=1)
+    times = copies(len(jax.tree.leaves(x)[0]))
+    more = [task.augment(jax.random.key(i), x) for i in range(1, times)]
+    batch = jax.tree.map(lambda *a: jnp.concatenate(a), (x, y), *((m, y) for m in more))
+    attack = linear_flips(lock, forward, restarts=1, task=task)
     state = attack.init(jax.random.key(0), locked)._replace(keys=SignKey(key.signs[None]))
     return settled(attack, state, batch, 10, 0.0)
 
 
-def copies(images: int) -> int:
-    """How often `corrected` looks at each of its images."""
-    return max(1, min(20, 2000 // images))
+def copies(inputs: int) -> int:
+    """How often `corrected` looks at each of its inputs."""
+    return max(1, min(20, 2000 // inputs))
 
 
 def keys_asked(bits: int) -> int:
@@ -130,19 +144,20 @@ def keys_asked(bits: int) -> int:
 
 
 def _centred(logits: jax.Array) -> jax.Array:
-    """Log-probabilities `[B, classes]` in a row, those of each image about 0: linear in the logits."""
-    log_p = jax.nn.log_softmax(logits.astype(jnp.float32))
+    """Log-probabilities `[B, ..., classes]` in a row, those of each position about 0: linear in the
+    logits."""
+    log_p = log_probabilities(logits)
     return jnp.nan_to_num(log_p - log_p.mean(-1, keepdims=True)).ravel()
 
 
-def _pull_of(y: jax.Array) -> Callable[[jax.Array], jax.Array]:
+def _pull_of(y: Any) -> Callable[[jax.Array], jax.Array]:
     """The gradient of the loss on y by the centred answers in a row; its slope is at most one."""
-    if jnp.issubdtype(y.dtype, jnp.floating):
-        return lambda found: found - _centred(y)
+    if isinstance(y, Answers):
+        return lambda found: found - _centred(y.logits)
 
     def pull(found: jax.Array) -> jax.Array:
-        p = jax.nn.softmax(found.reshape(len(y), -1))
-        return (p - jax.nn.one_hot(y, p.shape[1], dtype=p.dtype)).ravel()
+        p = jax.nn.softmax(found.reshape(*y.shape, -1))
+        return (p - jax.nn.one_hot(y, p.shape[-1], dtype=p.dtype)).ravel()
 
     return pull
 
@@ -172,7 +187,7 @@ def _shares(
 
 
 def _linear_flips(case: Case, *, turns: int = 16, **settings: Any) -> Found | None:
-    attack = linear_flips(as_mask(case)[0], case.model.forward, **settings)
+    attack = linear_flips(as_mask(case)[0], case.model.forward, task=case.task, **settings)
     return searched(case, attack, turns, case.labels)
 
 

@@ -18,24 +18,30 @@ from modellock_jax.attacks.keys.key_search import (
 )
 from modellock_jax.core.lock import Forward, Lock
 from modellock_jax.locks.sign import SignKey, sign_mask
+from modellock_jax.tasks import Task, classify
 
 
 def coordinate_flips(
-    lock: Lock, forward: Forward, *, restarts: int = 4, chunk: int = CHUNK
+    lock: Lock,
+    forward: Forward,
+    *,
+    restarts: int = 4,
+    chunk: int = CHUNK,
+    task: Task = classify(),
 ) -> Attack:
     """Greedy search of sign keys: try every sign negated, then the best 1, 2, 4, ... of them at once.
 
-    `lock` has a `SignKey`: `sign_mask`, `sign_flip`. A step takes `(x, y)`, images `[B, H, W, C]`,
-    labels int `[B]` or None, the same at every step or another batch; it scores `bits` keys for each
-    restart, takes the best candidate if its loss is lower than the key's on the same batch, and gives
-    the losses, float32 `[restarts]`. `forward(state, x)` answers with the best key so far. Raises
-    `TypeError` for another kind of key, `ValueError` for settings below 1.
+    `lock` has a `SignKey`: `sign_mask`, `sign_flip`. A step takes `(x, y)`, inputs `[B, ...]` and
+    their truths, `Answers` or None, the same at every step or another batch; it scores `bits` keys for
+    each restart, takes the best candidate if its loss is lower than the key's on the same batch, and
+    gives the losses, float32 `[restarts]`. `forward(state, x)` answers with the best key so far.
+    Raises `TypeError` for another kind of key, `ValueError` for settings below 1.
 
     Threat model: as for `random_keys`.
 
     **Guarantees.** On one batch the losses never rise.
     """
-    losses_of = losses_of_keys(lock, forward, chunk)
+    losses_of = losses_of_keys(lock, forward, chunk, task)
 
     def step(state: Search, batch: Any) -> tuple[Search, jax.Array]:
         signs = state.keys.signs
@@ -57,6 +63,7 @@ def genetic(
     elite: int = 4,
     mutations: float = 1.0,
     chunk: int = CHUNK,
+    task: Task = classify(),
 ) -> Attack:
     """A genetic search of sign keys: tournaments of two, uniform crossover, mutation, an elite.
 
@@ -72,7 +79,7 @@ def genetic(
     """
     if not 1 <= elite < population:
         raise ValueError(f"genetic: elite must be in [1, population), not {elite}, {population}")
-    losses_of = losses_of_keys(lock, forward, chunk)
+    losses_of = losses_of_keys(lock, forward, chunk, task)
 
     def step(state: Search, batch: Any) -> tuple[Search, jax.Array]:
         signs = state.keys.signs
@@ -109,12 +116,12 @@ def as_mask(case: Case) -> tuple[Lock, int]:
 
 
 def _coordinate_flips(case: Case, *, turns: int = 10, **settings: Any) -> Found | None:
-    attack = coordinate_flips(as_mask(case)[0], case.model.forward, **settings)
+    attack = coordinate_flips(as_mask(case)[0], case.model.forward, task=case.task, **settings)
     return searched(case, attack, turns, case.labels)
 
 
 def _genetic(case: Case, *, turns: int = 60, **settings: Any) -> Found | None:
-    attack = genetic(as_mask(case)[0], case.model.forward, **settings)
+    attack = genetic(as_mask(case)[0], case.model.forward, task=case.task, **settings)
     return searched(case, attack, turns, case.labels)
 
 

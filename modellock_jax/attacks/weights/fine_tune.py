@@ -4,17 +4,17 @@ from collections.abc import Callable
 from typing import Any, Literal, get_args
 
 import jax
-import jax.numpy as jnp
 import optax
 from jax import lax
 
-from modellock_jax.attacks._train import fitted
-from modellock_jax.attacks.attack import Attack, sanitise
+from modellock_jax.attacks._train import fitted, success
+from modellock_jax.attacks.attack import Attack, blank, sanitise
 from modellock_jax.attacks.case import ANY, Case, Entry, Found
 from modellock_jax.attacks.weights.localise import heal
 from modellock_jax.core.lock import Params, paths
 from modellock_jax.flax import sites
 from modellock_jax.models import Model
+from modellock_jax.tasks import Task, classify
 from modellock_jax.train import sgd_step
 
 Variant = Literal["all", "last", "new_last", "healed"]
@@ -24,18 +24,20 @@ VARIANTS: tuple[Variant, ...] = get_args(Variant)
 def fine_tune(
     model: Model,
     learning_rate: Any,
-    image_shape: tuple[int, ...],
+    example: Any,
     variant: Variant = "all",
     optimizer: Callable[[Any], optax.GradientTransformation] = optax.adam,
+    task: Task = classify(),
 ) -> Attack:
     """Fine-tuning without the key.
 
-    `variant`: "all" layers; the "last" layer alone, the one that the model calls last; "new_last",
-    all layers after the last one was drawn anew; "healed", all layers after clamped weights were put
-    to their medians (`localise.heal`). Weights are sanitised before any of them. `learning_rate` may
-    be traced; `optimizer(learning_rate)` is of optax. A step takes `(x, y)`, images `[B, H, W, C]`
-    and labels int32 `[B]`, and gives the loss. Training from scratch is the same attack on freshly
-    initialised weights: print it beside every figure. Raises `ValueError` for an unknown variant.
+    `variant`: "all" layers; the "last" layer alone, the one that the model calls last; "new_last", all
+    layers after the last one was drawn anew; "healed", all layers after clamped weights were put to
+    their medians (`localise.heal`). Weights are sanitised before any of them. `learning_rate` may be
+    traced; `optimizer(learning_rate)` is of optax. `example` are inputs `[B, ...]`, of which only
+    shape and dtype count. A step takes `(x, y)`, inputs and truths, and gives the task's loss.
+    Training from scratch is the same attack on freshly initialised weights: print it beside every
+    figure. Raises `ValueError` for an unknown variant.
 
     Threat model: the attacker has the architecture, the locked weights and labelled data; not the
     key.
@@ -47,54 +49,55 @@ def fine_tune(
         raise ValueError(f"fine_tune: variant is one of {', '.join(VARIANTS)}, not {variant!r}")
     optimise = optimizer(learning_rate)
 
-    def train(params: Params, x: jax.Array) -> Any:
+    def train(params: Params, x: Any) -> Any:
         if variant == "last":
             params = jax.tree.map(
                 lambda leaf, last: leaf if last else lax.stop_gradient(leaf),
                 params,
-                in_last_layer(model, params, image_shape),
+                in_last_layer(model, params, example),
             )
         return model.train(params, x)
 
     def init(rng: jax.Array, locked: Params) -> Any:
-        fresh = model.init(rng, jnp.zeros((1, *image_shape)))
+        fresh = model.init(rng, blank(example))
         params = jax.jit(sanitise)(locked, fresh)
         if variant == "new_last":
-            last = in_last_layer(model, params, image_shape)
+            last = in_last_layer(model, params, example)
             params = jax.tree.map(lambda old, new, here: new if here else old, params, fresh, last)
         elif variant == "healed":
             params = jax.jit(heal)(params)
         return params, optimise.init(params)
 
     def step(state: Any, batch: Any) -> tuple[Any, jax.Array]:
-        params, opt_state, loss = sgd_step(train, optimise, *state, *batch)
+        (params, opt_state), (x, y) = state, batch
+        params, opt_state, loss = sgd_step(train, optimise, params, opt_state, x, y, task.loss)
         return (params, opt_state), loss
 
-    def forward(state: Any, x: jax.Array) -> jax.Array:
+    def forward(state: Any, x: Any) -> Any:
         return model.forward(state[0], x)
 
     return Attack(init, step, forward)
 
 
-def in_last_layer(model: Model, params: Params, image_shape: tuple[int, ...]) -> Params:
+def in_last_layer(model: Model, params: Params, example: Any) -> Params:
     """Which leaves are of the layer that the model calls last: a tree like `params` of bools.
 
     >>> import jax, jax.numpy as jnp
     >>> from modellock_jax.models import mlp
     >>> model = mlp(2, widths=(3,))
     >>> params = model.init(jax.random.key(0), jnp.zeros((1, 1, 1, 2)))
-    >>> in_last_layer(model, params, (1, 1, 2))["params"]
+    >>> in_last_layer(model, params, jnp.zeros((1, 1, 1, 2)))["params"]
     {'Dense_0': {'bias': False, 'kernel': False}, 'Dense_1': {'bias': True, 'kernel': True}}
     """
-    site = [*sites(model.forward, params, jnp.zeros((1, *image_shape)))][-1]
+    site = [*sites(model.forward, params, blank(example))][-1]
     return jax.tree.map(lambda path: f"/{site}/" in f"/{path}", paths(params))
 
 
 def _from(case: Case, start: Params, **settings: Any) -> Found:
-    shape = case.example.shape[1:]
-    return fitted(
-        case, lambda rate: fine_tune(case.model, rate, shape), start, *case.labels, **settings
-    )
+    def attack(rate: Any) -> Attack:
+        return fine_tune(case.model, rate, case.example, task=case.task)
+
+    return fitted(case, attack, success(case.task), start, *case.labels, **settings)
 
 
 def _scratch(case: Case, **settings: Any) -> Found:

@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from modellock_jax.attacks._train import fitted
+from modellock_jax.attacks._train import fitted, success
 from modellock_jax.attacks.attack import Attack
 from modellock_jax.attacks.case import ANY, Case, Entry, Found, with_key, with_weights
 from modellock_jax.attacks.weights.fine_tune import fine_tune
@@ -29,15 +29,21 @@ from modellock_jax.core.bits import check_leaves, floats_as_bits, from_uint, to_
 from modellock_jax.core.lock import Key, Lock, Params, owner_forward, paths
 from modellock_jax.locks.sign import SignKey, sign_flip
 from modellock_jax.models import Model
+from modellock_jax.tasks import Task, classify
 
 
 def fine_tune_under_key(
-    lock: Lock, model: Model, key: Key, learning_rate: Any, image_shape: tuple[int, ...]
+    lock: Lock,
+    model: Model,
+    key: Key,
+    learning_rate: Any,
+    example: Any,
+    task: Task = classify(),
 ) -> Attack:
     """`fine_tune` through a key of one's own: is a wrong key a head start on another user's copy?
 
     `init(rng, locked)` opens the other copy with this `key` and sanitises; every step and the answer
-    run under it too. Steps take `(x, y)`, images `[B, H, W, C]` and labels int32 `[B]`.
+    run under it too. Steps and the other arguments are those of `fine_tune`.
 
     Threat model: the user with `key` holds another user's copy and labelled data, and does not use
     that own copy plus key already are the plain model.
@@ -46,9 +52,8 @@ def fine_tune_under_key(
     `fine_tune` without a key and on fresh weights.
     """
     owner, train = owner_forward(lock, model.forward), owner_forward(lock, model.train)
-    attack = fine_tune(
-        Model(model.init, partial(owner, key), partial(train, key)), learning_rate, image_shape
-    )
+    under = Model(model.init, partial(owner, key), partial(train, key))
+    attack = fine_tune(under, learning_rate, example, task=task)
     return attack._replace(init=lambda rng, locked: attack.init(rng, lock.decrypt(key, locked)))
 
 
@@ -184,14 +189,12 @@ def _vote(case: Case) -> Found:
 
 
 def _under_key(case: Case, **settings: Any) -> Found:
-    key, shape = case.other_copy.key, case.example.shape[1:]
-    return fitted(
-        case,
-        lambda rate: fine_tune_under_key(case.lock, case.model, key, rate, shape),
-        case.locked,
-        *case.labels,
-        **settings,
-    )
+    key, task = case.other_copy.key, case.task
+
+    def attack(rate: Any) -> Attack:
+        return fine_tune_under_key(case.lock, case.model, key, rate, case.example, task)
+
+    return fitted(case, attack, success(task), case.locked, *case.labels, **settings)
 
 
 ENTRIES = (

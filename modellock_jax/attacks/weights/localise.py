@@ -193,13 +193,13 @@ def heal(params: Params) -> Params:
 def stale_channels(model: Model, locked: Params, x: jax.Array) -> dict[str, jax.Array]:
     """Scores of the channels of every BatchNorm: how far the stored statistics are from the data's.
 
-    `locked` holds a `batch_stats` collection, as `resnet(norm="batch")` does; unlabelled images x
-    `[B, H, W, C]`, as many as may be, prepared as in training. For each layer, by path and in the
+    `locked` holds a `batch_stats` collection, as `resnet(norm="batch")` does; unlabelled inputs x
+    `[B, ...]`, as many as may be, prepared as in training. For each layer, by path and in the
     order of their numbers, float32 `[C]`: the difference of the means in stored deviations plus the
     absolute log ratio of the variances, over the median of the layer. Raises `ValueError` without
     stored statistics.
 
-    Threat model: the locked weights and unlabelled images. The stored statistics are those of the
+    Threat model: the locked weights and unlabelled inputs. The stored statistics are those of the
     clean network, since `adv_params` changes no vectors; so the first channel far above its layer
     holds a changed weight. Later layers see changed inputs.
     """

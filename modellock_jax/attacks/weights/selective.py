@@ -13,7 +13,8 @@ from modellock_jax.attacks.weights.localise import SAME, clamped, each, shared_m
 from modellock_jax.core.bits import to_uint
 from modellock_jax.core.lock import Forward, Params
 from modellock_jax.locks.adv_params import AdvParamsKey, adv_params, layers_of, places_of
-from modellock_jax.train import cross_entropy
+from modellock_jax.tasks import Task, classify
+from modellock_jax.train import mean_loss
 
 RATE = 0.1
 """Adam's learning rate, in standard deviations of the weight's layer."""
@@ -28,18 +29,24 @@ class _Pursuit(NamedTuple):
 class _Best(NamedTuple):
     flat: jax.Array
     support: jax.Array
-    loss: jax.Array  # on the images held out
+    loss: jax.Array  # on the inputs held out
 
 
 def adv_params_descent(
-    forward: Forward, locked: Params, x: jax.Array, y: jax.Array, rng: jax.Array, count: int = 48
+    forward: Forward,
+    locked: Params,
+    x: Any,
+    y: Any,
+    rng: jax.Array,
+    count: int = 48,
+    task: Task = classify(),
 ) -> Params:
     """The paper's adaptive attacker: the lock's own search on the thief's data, descending.
 
-    Images x `[B, H, W, C]`, labels y int `[B]`; `rng` draws the random half of the layers of every
+    Inputs x and truths y, `[B, ...]`; `rng` draws the random half of the layers of every
     turn. In an open layer the weight is stepped for which gradient times change promises most, by a
     whole range against the sign of the gradient, and clamped; at most `count` weights. The loss is
-    the mean cross-entropy. Returns the parameters. Jit with `forward` and `count` closed over.
+    the task's. Returns the parameters. Jit with `forward` and `count` closed over.
 
     Threat model: the attacker has the locked weights, the scheme and a little labelled data.
 
@@ -49,7 +56,7 @@ def adv_params_descent(
     lock = adv_params(count, pool=1.0)
 
     def negated(params: Params) -> jax.Array:
-        return -cross_entropy(forward, params, x, y)[0]
+        return -mean_loss(task.loss, forward, params, x, y)[0]
 
     return lock.encrypt(lock.init(rng, locked), locked, negated)[0]
 
@@ -75,17 +82,18 @@ def restore(
     forward: Forward,
     locked: Params,
     suspects: jax.Array,
-    x: jax.Array,
-    y: jax.Array,
+    x: Any,
+    y: Any,
     *,
     count: int = 48,
     steps: int = 60,
+    task: Task = classify(),
 ) -> AdvParamsKey:
     """The values of weights whose places are known, as a key for `adv_params(count)`.
 
-    `suspects`: bool `[P]`; images x `[B, H, W, C]`, labels y int `[B]`. From the median of each layer,
-    `steps` steps of Adam on the posterior: cross-entropy of all images, and a normal prior with the
-    layer's own median and deviation, so that a few images cannot lead astray. Jit with `forward`,
+    `suspects`: bool `[P]`; inputs x and truths y, `[B, ...]`. From the median of each layer,
+    `steps` steps of Adam on the posterior: the task's loss on all inputs, and a normal prior with the
+    layer's own median and deviation, so that a few inputs cannot lead astray. Jit with `forward`,
     `count` and `steps` closed over.
 
     Threat model: the attacker has the locked weights, the scheme and a little labelled data, and has
@@ -95,35 +103,36 @@ def restore(
     centre = each(locked, jnp.median)
     start = jnp.where(suspects, centre, each(locked, lambda v: v))
     state = _Pursuit(start, suspects, _adam.init(start))
-    found = _refit(forward, locked, centre, state, x, y, steps)
+    found = _refit(task, forward, locked, centre, state, (x, y), steps)
     return _key(locked, found.flat, suspects, count)
 
 
 def selective(
     forward: Forward,
     locked: Params,
-    x: jax.Array,
-    y: jax.Array,
+    x: Any,
+    y: Any,
     *,
     count: int = 48,
     turns: int = 24,
     new: int = 4,
     steps: int = 5,
+    task: Task = classify(),
 ) -> AdvParamsKey:
     """Places and values of changed weights, from what lowers the loss: a key for `adv_params(count)`.
 
-    Images x `[B, H, W, C]`, labels y int `[B]`, in random order; the last quarter is held out. Each of
+    Inputs x and truths y, `[B, ...]`, in random order; the last quarter is held out. Each of
     `turns` turns adds the `new` weights for which the gradient promises most from a move to the
     median of the layer (g * w, centred), refits all chosen weights together by `steps` steps of Adam
     as `restore` does, and gives back all but the `count` that moved farthest. The turn with the
-    lowest loss on the images held out is returned, the locked model itself included; places that are
+    lowest loss on the inputs held out is returned, the locked model itself included; places that are
     not needed are -1. Jit with `forward` and the numbers closed over. Raises `ValueError` for fewer
-    than four images or numbers below 1.
+    than four inputs or numbers below 1.
 
     Threat model: the attacker has the locked weights and a little labelled data. Neither the lock's
     `step` and `margin` nor the clamped values are used.
 
-    **Guarantees.** The loss on the images held out is never above that of the locked model. Weights
+    **Guarantees.** The loss on the inputs held out is never above that of the locked model. Weights
     whose loss is not finite are left as they are.
 
     Source: gradient support pursuit, Bahmani, Raj & Boufounos (2013), with |g * w| as the ranking.
@@ -137,18 +146,20 @@ def selective(
     >>> int(key.position[0])
     5
     """
-    held = len(x) // 4
+    n = len(jax.tree.leaves(x)[0])
+    held = n // 4
     if held < 1 or min(count, turns, new, steps) < 1:
         raise ValueError(
-            f"selective: needs four images or more and numbers of at least 1, not {len(x)} images, "
+            f"selective: needs four inputs or more and numbers of at least 1, not {n} inputs, "
             f"{count=}, {turns=}, {new=}, {steps=}"
         )
-    seen, rest = (x[:-held], y[:-held]), (x[-held:], y[-held:])
+    seen = jax.tree.map(lambda a: a[:-held], (x, y))
+    rest = jax.tree.map(lambda a: a[-held:], (x, y))
     flat, centre, scale = (each(locked, f) for f in (lambda v: v, jnp.median, jnp.std))
     new, count = min(new, flat.size), min(count, flat.size)
 
     def loss(flat: jax.Array, data: Any) -> jax.Array:
-        return cross_entropy(forward, with_values(flat, locked), *data)[0]
+        return mean_loss(task.loss, forward, with_values(flat, locked), *data)[0]
 
     def turn(carry: tuple[_Pursuit, _Best], _: None) -> tuple[tuple[_Pursuit, _Best], None]:
         s, best = carry
@@ -156,7 +167,7 @@ def selective(
         gain, picks = lax.top_k(jnp.where(s.support | ~(gain > 0), -1.0, gain), new)
         support = s.support.at[picks].max(gain > 0)
         moved = jnp.where(support & ~s.support, centre, s.flat)
-        s = _refit(forward, locked, centre, _Pursuit(moved, support, s.adam), *seen, steps)
+        s = _refit(task, forward, locked, centre, _Pursuit(moved, support, s.adam), seen, steps)
         far = jnp.where(s.support, jnp.abs(s.flat - flat) / jnp.maximum(scale, 1e-12), -1.0)
         support = s.support & (far >= lax.top_k(far, count)[0][-1])
         s = _Pursuit(jnp.where(support, s.flat, flat), support, s.adam)
@@ -175,12 +186,12 @@ _adam = optax.adam(RATE)
 
 
 def _refit(
+    task: Task,
     forward: Forward,
     locked: Params,
     centre: jax.Array,
     state: _Pursuit,
-    x: jax.Array,
-    y: jax.Array,
+    data: Any,
     steps: int,
 ) -> _Pursuit:
     """Adam on the weights in `state.support` alone, in units of each layer's deviation."""
@@ -188,8 +199,8 @@ def _refit(
 
     def posterior(flat: jax.Array) -> jax.Array:
         away = jnp.where(support, (flat - centre) / jnp.maximum(scale, 1e-12), 0.0)
-        fit = cross_entropy(forward, with_values(flat, locked), x, y)[0]
-        return fit + 0.5 * (away * away).sum() / len(x)
+        fit = mean_loss(task.loss, forward, with_values(flat, locked), *data)[0]
+        return fit + 0.5 * (away * away).sum() / len(jax.tree.leaves(data)[0])
 
     def step(carry: Any, _: None) -> tuple[Any, None]:
         flat, adam = carry
@@ -229,13 +240,13 @@ def _suspects(case: Case) -> jax.Array:
 
 def _selective(case: Case, *, turns: int = 24, steps: int = 5) -> Found | None:
     counts = {"count": case.settings.get("count", 48), "turns": turns, "steps": steps}
-    pursue = jax.jit(partial(selective, case.model.forward, **counts))
+    pursue = jax.jit(partial(selective, case.model.forward, **counts, task=case.task))
     return _refitted(case, pursue(case.locked, *case.labels))
 
 
 def _restore(case: Case, *, steps: int = 60) -> Found | None:
     count = case.settings.get("count", 48)
-    refit = jax.jit(partial(restore, case.model.forward, count=count, steps=steps))
+    refit = jax.jit(partial(restore, case.model.forward, count=count, steps=steps, task=case.task))
     return _refitted(case, refit(case.locked, _suspects(case), *case.labels))
 
 
@@ -246,7 +257,7 @@ def _neutral_key(case: Case) -> Found | None:
 
 def _descent(case: Case) -> Found:
     count = case.settings.get("count", 48)
-    descend = jax.jit(partial(adv_params_descent, case.model.forward, count=count))
+    descend = jax.jit(partial(adv_params_descent, case.model.forward, count=count, task=case.task))
     return with_weights(case, descend(case.locked, *case.labels, case.rng))
 
 

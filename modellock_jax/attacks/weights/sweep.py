@@ -13,42 +13,44 @@ from modellock_jax.attacks.attack import run
 from modellock_jax.attacks.weights.fine_tune import Variant, fine_tune
 from modellock_jax.core.lock import Params
 from modellock_jax.models import Model
-from modellock_jax.train import random_shift
+from modellock_jax.tasks import Task, classify
 
 RATES: dict[str, tuple[float, ...]] = {"adam": (3e-4, 1e-3, 5e-3), "sgd": (0.01, 0.03, 0.1)}
 OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
     "adam": optax.adam,
     "sgd": functools.partial(optax.sgd, momentum=0.9),
 }
-HELD = 5  # every fifth of the thief's images is held out
+HELD = 5  # every fifth of the thief's inputs is held out
 
 
 class Trial(NamedTuple):
     """One setting's run: `params` before it and at every stop, a tree `[1 + stops, ...]`; their
-    `accuracy` and `loss` on the images that the thief held out, float32 `[1 + stops]`."""
+    `value`, in the task's unit, and `loss` on the inputs that the thief held out, float32
+    `[1 + stops]`."""
 
     params: Params
-    accuracy: jax.Array
+    value: jax.Array
     loss: jax.Array
 
 
 def trial(
     model: Model,
-    image_shape: tuple[int, ...],
+    example: Any,
     variant: Variant = "all",
     optimizer: str = "adam",
     *,
     steps: int = 300,
     batch_size: int = 32,
     stops: int = 6,
+    task: Task = classify(),
 ) -> Callable[..., Trial]:
     """`f(rng, locked, rate, x, y, size) -> Trial`: `fine_tune` with one setting, watched on the way.
 
-    The thief owns the first `size` >= 2 of the images x `[N, H, W, C]` and labels y int32 `[N]`, and
-    keeps the first fifth of them for `accuracy` and `loss`. Batches are drawn with replacement from the
-    rest, in random shifts. `rate` and `size` may be traced, so that one program serves all budgets;
-    `vmap` it over `rng`, models, rates and data. Raises `ValueError` for an unknown optimiser or
-    variant, or stops that do not divide the steps.
+    The thief owns the first `size` >= 2 of the inputs x and truths y, `[N, ...]`, and keeps the first
+    fifth of them for `value` and `loss`. Batches are drawn with replacement from the rest, augmented
+    as the task says; `example` is that of `fine_tune`. `rate` and `size` may be traced, so that one
+    program serves all budgets; `vmap` it over `rng`, models, rates and data. Raises `ValueError` for
+    an unknown optimiser or variant, or stops that do not divide the steps.
     """
     if optimizer not in OPTIMIZERS or stops < 1 or steps % stops:
         raise ValueError(
@@ -56,53 +58,63 @@ def trial(
             f"not {optimizer!r}, {steps}, {stops}"
         )
 
-    def one(
-        rng: jax.Array, locked: Params, rate: Any, x: jax.Array, y: jax.Array, size: Any
-    ) -> Trial:
-        attack = fine_tune(model, rate, image_shape, variant, OPTIMIZERS[optimizer])
+    def one(rng: jax.Array, locked: Params, rate: Any, x: Any, y: Any, size: Any) -> Trial:
+        attack = fine_tune(model, rate, example, variant, OPTIMIZERS[optimizer], task)
         start, order, noise = jax.random.split(rng, 3)
         held = jnp.maximum(1, size // HELD)
         shape = (stops, steps // stops, batch_size)
         index = jax.random.randint(order, shape, held, size)
-        shifts = jax.random.split(noise, shape[:2])
-        kept = slice(max(1, len(x) // HELD))
-        counts = jnp.arange(kept.stop) < held
+        noise = jax.random.split(noise, shape[:2])
+        most = max(1, len(jax.tree.leaves(x)[0]) // HELD)
+        kept_x, kept_y = jax.tree.map(lambda a: a[:most], (x, y))
+        counts = jnp.arange(most) < held
 
         def look(params: Params) -> Trial:
-            logits = model.forward(params, x[kept])
-            right = (logits.argmax(-1).astype(y.dtype) == y[kept]) & jnp.isfinite(logits).all(-1)
-            loss = optax.softmax_cross_entropy_with_integer_labels(logits, y[kept])
-            accuracy = jnp.mean(right, where=counts, dtype=jnp.float32)
-            return Trial(params, accuracy, jnp.mean(loss, where=counts))
+            out = model.forward(params, kept_x)
+            loss = jnp.mean(task.loss(out, kept_y), where=counts)
+            return Trial(params, task.value(_tally(task, out, kept_y, counts)), loss)
 
         def stretch(state: Any, at: Any) -> tuple[Any, Trial]:
-            index, shifts = at
-            images = jax.vmap(random_shift)(shifts, x[index])
-            state, _ = run(attack, state, (images, y[index]))
+            index, noise = at
+            inputs, truths = jax.tree.map(lambda a: a[index], (x, y))
+            state, _ = run(attack, state, (jax.vmap(task.augment)(noise, inputs), truths))
             return state, look(state[0])
 
         first = attack.init(start, locked)
-        rest = lax.scan(stretch, first, (index, shifts))[1]
+        rest = lax.scan(stretch, first, (index, noise))[1]
         return jax.tree.map(lambda a, b: jnp.concatenate([a[None], b]), look(first[0]), rest)
 
     return one
 
 
-def best_so_far(accuracy: jax.Array, loss: jax.Array) -> tuple[jax.Array, jax.Array]:
+def _tally(task: Task, out: Any, y: Any, counts: jax.Array) -> Any:
+    """The tally of the examples that count, bool `[B]`, whose number may be traced."""
+
+    def one(out: Any, y: Any) -> Any:
+        return task.tally(*jax.tree.map(lambda a: a[None], (out, y)))
+
+    def total(of_each: jax.Array) -> jax.Array:
+        mine = counts.reshape(-1, *(1,) * (of_each.ndim - 1))
+        return jnp.where(mine, of_each, 0).sum(0, dtype=of_each.dtype)
+
+    return jax.tree.map(total, jax.vmap(one)(out, y))
+
+
+def best_so_far(merit: jax.Array, loss: jax.Array) -> tuple[jax.Array, jax.Array]:
     """What the thief holds after each stop: `(setting, stop)`, each int32 `[stops]`.
 
-    `accuracy` and `loss`, float32 `[settings, stops]`, of images that choose. The highest accuracy
-    of all settings up to that stop, of equals the one with the lowest loss, and of those the first;
-    a loss that is not finite comes last.
+    `merit` (see `tasks.merit`) and `loss`, float32 `[settings, stops]`, of inputs that choose. The
+    highest merit of all settings up to that stop, of equals the one with the lowest loss, and of those
+    the first; a loss that is not finite comes last.
 
     >>> import jax.numpy as jnp
-    >>> accuracy = jnp.array([[0.5, 0.5, 0.9], [0.5, 0.6, 0.7]])
-    >>> [v.tolist() for v in best_so_far(accuracy, jnp.array([[2.0, 1, 1], [1.0, 1, 1]]))]
+    >>> merit = jnp.array([[0.5, 0.5, 0.9], [0.5, 0.6, 0.7]])
+    >>> [v.tolist() for v in best_so_far(merit, jnp.array([[2.0, 1, 1], [1.0, 1, 1]]))]
     [[1, 1, 0], [0, 1, 2]]
     """
     loss = jnp.where(jnp.isfinite(loss), loss, jnp.inf)
     # Stop by stop, so that of equals the earlier one comes first.
-    order = jnp.lexsort((loss.T.ravel(), -accuracy.T.ravel()))
-    rank = jnp.argsort(order).astype(jnp.int32).reshape(accuracy.T.shape)
+    order = jnp.lexsort((loss.T.ravel(), -merit.T.ravel()))
+    rank = jnp.argsort(order).astype(jnp.int32).reshape(merit.T.shape)
     first = order[lax.cummin(rank.min(1))].astype(jnp.int32)
-    return first % accuracy.shape[0], first // accuracy.shape[0]
+    return first % merit.shape[0], first // merit.shape[0]

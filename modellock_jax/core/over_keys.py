@@ -1,7 +1,7 @@
-"""Accuracy that cannot be fooled by NaN, over inputs and over keys."""
+"""A function of many keys at once, in chunks and over devices."""
 
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,31 +9,6 @@ from jax import lax
 from jax.sharding import Mesh
 
 from modellock_jax.core.bits import bits_as_floats, floats_as_bits
-
-
-class Score(NamedTuple):
-    """`accuracy`: share of inputs classified rightly; `non_finite`: share with a NaN or infinite
-    logit. Both float32 in [0, 1]."""
-
-    accuracy: jax.Array
-    non_finite: jax.Array
-
-
-def score(forward: Callable[[jax.Array], jax.Array], x: jax.Array, y: jax.Array) -> Score:
-    """Score `forward(x) -> logits` `[B, classes]` on inputs `[N, ...]` and labels int `[N]`.
-
-    **Guarantees.** An input with a non-finite logit counts as wrong: argmax of NaN is class 0, and
-    would otherwise be right for one class.
-
-    >>> import jax.numpy as jnp
-    >>> logits = jnp.array([[2.0, 1.0], [jnp.nan, 0.0], [0.0, 1.0]])
-    >>> score(lambda x: logits[x], jnp.arange(3), jnp.array([0, 0, 1]))._asdict()
-    {'accuracy': Array(0.6666667, dtype=float32), 'non_finite': Array(0.33333334, dtype=float32)}
-    """
-    logits = forward(x)
-    finite = jnp.isfinite(logits).all(-1)
-    right = finite & (logits.argmax(-1).astype(y.dtype) == y)
-    return Score(right.mean(dtype=jnp.float32), (~finite).mean(dtype=jnp.float32))
 
 
 def over_keys(
