@@ -35,8 +35,8 @@ from modellock_jax.attacks.evasion.methods import apgd, expectation, fgsm, pgd, 
 from modellock_jax.core.lock import Lock, owner_forward, user_forward
 from modellock_jax.data import load
 from modellock_jax.models import Model, cnn
-from modellock_jax.study.config import make_lock
 from modellock_jax.study.report import machine
+from modellock_jax.study.subjects import subject_of
 from modellock_jax.tasks import random_shift
 from modellock_jax.train import fit
 
@@ -88,7 +88,7 @@ def measure(seed: int) -> Iterator[dict[str, Any]]:
         return {name: image_by(one, f, rng) for name, one in attacks.items()}
 
     for text in ("plain", "pixel_shuffle(block=14)", "sign_mask(per='unit')"):
-        lock = PLAIN if text == "plain" else make_lock(text, x.shape[1:])[0]
+        lock = PLAIN if text == "plain" else subject_of(text, x.shape[1:]).lock
         key = lock.init(keys, fresh)
         params, _ = fit(
             functools.partial(owner_forward(lock, model.train), key),

@@ -11,19 +11,15 @@ from .core.lock import (
     user_forward,
 )
 from .flax import from_linen, from_nnx, nnx_params, sites
+from .locks._stream_tree import StreamKey
 from .locks.adv_params import AdvParamsKey, adv_params
 from .locks.deep_lock import DeepLockKey, deep_lock
+from .locks.ffx import FfxKey, ffx
+from .locks.negative_positive import NegativeKey, negative_positive
 from .locks.patch_shuffle import patch_shuffle
-from .locks.pixel_shuffle import (
-    FfxKey,
-    NegativeKey,
-    PixelKey,
-    ffx,
-    negative_positive,
-    pixel_shuffle,
-)
+from .locks.pixel_shuffle import PixelKey, pixel_shuffle
 from .locks.sign import SignKey, sign_flip, sign_mask
-from .locks.stream_lock import StreamKey, stream_lock
+from .locks.stream_lock import stream_lock
 
 __version__: str
 

@@ -22,7 +22,7 @@ from modellock_jax.attacks import (
 )
 from modellock_jax.attacks._work import Tally, counted
 from modellock_jax.models import mlp
-from modellock_jax.study.config import make_lock
+from modellock_jax.study.subjects import subject_of
 
 pytestmark = [pytest.mark.optax, pytest.mark.run_once]
 LOCKS = {
@@ -54,7 +54,8 @@ SETTINGS = {
 def case(scheme):
     """A small model under a lock, and everything that an attacker may have."""
     x = jax.random.uniform(jax.random.key(0), (24, 4, 4, 1))
-    lock, name, settings = make_lock(LOCKS[scheme], x.shape[1:])
+    subject = subject_of(LOCKS[scheme], x.shape[1:])
+    lock, name, settings = subject.lock, subject.scheme, subject.settings
     model = mlp(3, (16,))
     params = jax.tree.map(lambda leaf: 3 * leaf, model.init(jax.random.key(1), x[:1]))
 

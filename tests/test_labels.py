@@ -180,9 +180,9 @@ def test_flat_names_and_names_with_dots_stay_what_they_are():
 
 
 def test_leaves_whose_names_hash_alike_are_refused(monkeypatch):
-    from modellock_jax.locks import stream_lock
+    from modellock_jax.locks import _stream_tree
 
-    monkeypatch.setattr(stream_lock, "leaf_nonce", lambda path: np.array([1, 2], np.uint32))
+    monkeypatch.setattr(_stream_tree, "leaf_nonce", lambda path: np.array([1, 2], np.uint32))
     with pytest.raises(ValueError, match="the leaves `a` and `b` would share a key stream"):
         ml.stream_lock().encrypt(ml.stream_lock().init(jax.random.key(0), X), {"a": X, "b": Y})
 

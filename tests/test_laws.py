@@ -11,7 +11,6 @@ from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import modellock_jax as ml
 from modellock_jax.core.bits import stack
-from modellock_jax.locks import SCHEMES
 from modellock_jax.vault.keys.secret import Secret
 
 every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
@@ -214,10 +213,6 @@ def test_7_a_second_key_costs_no_second_trace(case):
     locked, key = case.pair(4)
     case.jit.user(key, locked, x)
     assert before == case.traces == 1
-
-
-def test_the_table_holds_every_scheme():
-    assert {scheme for case in CASES.values() for scheme in case.schemes} == set(SCHEMES)
 
 
 def test_the_loss_of_the_table_sees_the_layers():

@@ -13,8 +13,8 @@ import modellock_jax as ml
 
 DEPTH = 12
 STACKED = {
-    name: make()
-    for name, (_, make) in LOCKS.items()
+    name: lock
+    for name, lock in LOCKS.items()
     if name not in ("only", "negative_positive", "ffx", "pixel_shuffle", "patch_shuffle")
 }
 STACKED["chain"] = ml.chain(
@@ -91,7 +91,7 @@ def test_a_scan_over_locked_layers_gives_the_owner_s_outputs_bit_for_bit(name):
 def test_layers_of_any_bits_open_as_the_whole_leaf_does(name, dtype, few_optimisations):
     # 144 entries a layer: whole blocks of AES, broken ones of ChaCha20.
     params = {"kernel": random_bits(jax.random.key(4), (5, 9, 16), dtype), "rest": jnp.arange(3.0)}
-    lock = LOCKS[name][1]()
+    lock = LOCKS[name]
     locked, key = locked_by(lock, params)
 
     def opened(params, at, tap):

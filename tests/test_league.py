@@ -9,11 +9,11 @@ from modellock_jax.attacks.table import ATTACKS
 from modellock_jax.cli import main
 from modellock_jax.locks import SCHEMES
 from modellock_jax.study import attack_figures, league
-from modellock_jax.study.config import Config, make_lock
+from modellock_jax.study.config import Config
 from modellock_jax.study.figures import save_figures
 from modellock_jax.study.measures import MEASURES
-from modellock_jax.study.run import Subject, prepare
 from modellock_jax.study.store import Store
+from modellock_jax.study.subjects import prepare, subject_of
 
 pytestmark = [pytest.mark.optax, pytest.mark.run_once]
 NAMES, CONTROL = (
@@ -75,7 +75,7 @@ def measured(played):
     bench = prepare(CONFIG)
 
     def measure(name, text):
-        subject = Subject(text, *make_lock(text, bench.shape))
+        subject = subject_of(text, bench.shape)
         owned = league.locked_models(bench, played[1], subject)[0]
         return MEASURES[name].run(bench, subject, 0, owned)
 

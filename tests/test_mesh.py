@@ -31,7 +31,7 @@ def same(a, b):
 
 
 def sweep(name, count):
-    lock = table.LOCKS[name][1]()
+    lock = table.LOCKS[name]
     user = ml.user_forward(lock, table.forward)
     keys = jax.vmap(lambda r: lock.init(r, params))(jax.random.split(jax.random.key(3), count))
 

@@ -13,9 +13,10 @@ from typer.testing import CliRunner
 
 from modellock_jax.cli.commands import app
 from modellock_jax.study import run as runner
-from modellock_jax.study.config import Config, make_lock
+from modellock_jax.study.config import Config
 from modellock_jax.study.report import interval
 from modellock_jax.study.store import Store, write
+from modellock_jax.study.subjects import subject_of
 
 pytestmark = [pytest.mark.optax, pytest.mark.run_once]
 
@@ -205,6 +206,6 @@ def test_the_interval_is_students():
 
 
 def test_blocks_follow_the_images():
-    assert make_lock("pixel_shuffle", (32, 32, 3))[2]["block"] == 4
-    assert make_lock("pixel_shuffle(block=8)", (32, 32, 3))[2]["block"] == 8
-    assert make_lock("patch_shuffle", (28, 28, 1))[2] == {"patch": 7, "channels": 1}
+    assert subject_of("pixel_shuffle", (32, 32, 3)).settings["block"] == 4
+    assert subject_of("pixel_shuffle(block=8)", (32, 32, 3)).settings["block"] == 8
+    assert subject_of("patch_shuffle", (28, 28, 1)).settings == {"patch": 7, "channels": 1}

@@ -7,7 +7,7 @@ import pytest
 from helpers.commands import bad, good, run
 from safetensors.numpy import load_file, save_file
 
-from modellock_jax.vault import threats
+from modellock_jax import explain
 
 
 @pytest.fixture(scope="module")
@@ -134,7 +134,7 @@ def test_the_page_is_what_explain_prints(tmp_path):
     from pathlib import Path
 
     page = (Path(__file__).parents[1] / "docs" / "threat-model.md").read_text()
-    assert good(tmp_path, "explain").decode() == page == threats.page()
+    assert good(tmp_path, "explain").decode() == page == explain.page()
     assert b"Broken?** Yes" in good(tmp_path, "explain", "deep_lock")
     bad(2, "nothing is called 'rot13'", tmp_path, "explain", "rot13")
     assert good(tmp_path, "doctor").count(b"ok ") >= 4  # shares and keyring are extras

@@ -7,11 +7,12 @@ from typing import Annotated
 
 import typer
 
+from modellock_jax import explain as texts
 from modellock_jax.cli import streams
 from modellock_jax.cli.app import app
 from modellock_jax.cli.choosing import default_key_file
 from modellock_jax.cli.inputs import Json, show
-from modellock_jax.vault import temporary, threats
+from modellock_jax.vault import temporary
 from modellock_jax.vault.sealed import recipients
 
 
@@ -22,7 +23,7 @@ def explain(
     ] = "ALL",
 ) -> None:
     """What a lock or a command protects against, what broke it and by whom, what it cannot do."""
-    streams.put((threats.page() if name == "ALL" else threats.explain(name)).rstrip("\n"))
+    streams.put((texts.page() if name == "ALL" else texts.explain(name)).rstrip("\n"))
 
 
 @app.command()

@@ -142,13 +142,13 @@ def revoke(
         [
             f"{file}: number {made.serial} of {made.signer.id}, {len(made.revoked)} keys "
             f"{'would be' if dry_run else 'are'} refused, {len(new)} of them new",
-            f"What it cannot do: {threats.THREATS['revoke'].not_protected}",
+            f"What it cannot do: {threats.COMMANDS['revoke'].not_protected}",
         ],
         serial=made.serial,
         signer=made.signer.id,
         revoked=[one._asdict() for one in made.revoked],
         new=new,
-        cannot=threats.THREATS["revoke"].not_protected,
+        cannot=threats.COMMANDS["revoke"].not_protected,
         written=not dry_run,
     )
 

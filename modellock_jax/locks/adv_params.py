@@ -12,9 +12,11 @@ import numpy as np
 from jax import lax
 
 from modellock_jax.ciphers import chacha
-from modellock_jax.core.bits import bitwise, check_leaves, from_uint, to_uint
+from modellock_jax.core.bits import bitwise, check_leaves, to_uint
 from modellock_jax.core.lock import Key, Lock, Loss, Params, Rng, check_key, hidden, random_words
-from modellock_jax.core.shards import Part, by_leaves, everywhere, placed_as
+from modellock_jax.core.shards import everywhere, placed_as
+from modellock_jax.locks._entries import check_entries, overwrite
+from modellock_jax.locks._scheme import Break, Scheme
 
 
 class AdvParamsKey(NamedTuple):
@@ -183,16 +185,17 @@ def adv_params(
     @bitwise("adv_params")
     def _write(found: _Search, params: Params) -> Params:
         leaf, position = places_of(found.picks, params)
-        return _overwrite(params, leaf, position, found.flat[jnp.maximum(found.picks, 0)])
+        values = found.flat[jnp.maximum(found.picks, 0)]
+        return overwrite(params, layers_of(params), leaf, position, values)
 
     @bitwise("adv_params")
     def _restore(key: AdvParamsKey, locked: Params) -> Params:
-        return _overwrite(locked, key.leaf, key.position, key.bits)
+        return overwrite(locked, layers_of(locked), key.leaf, key.position, key.bits)
 
     def decrypt(key: Key, locked: Params) -> Params:
         check_leaves("adv_params", locked)
         check_key("adv_params", key, AdvParamsKey, *shapes)
-        _check_places(key, locked)
+        check_entries("adv_params", locked, layers_of(locked), key.leaf, key.position)
         return _restore(key, locked)
 
     return Lock(init, encrypt, decrypt)
@@ -234,51 +237,6 @@ def places_of(picks: jax.Array, params: Params) -> tuple[jax.Array, jax.Array]:
     )
 
 
-def _overwrite(params: Params, leaf: jax.Array, position: jax.Array, values: jax.Array) -> Params:
-    """`values` are float32, or bits in uint32."""
-    leaves, tree = jax.tree.flatten(params)
-    layers = layers_of(params)
-    new = _scatter(layers, (leaf, position, values), [leaves[i] for i in layers])
-    for i, written in zip(layers, new):
-        leaves[i] = written
-    return jax.tree.unflatten(tree, leaves)
-
-
-@by_leaves
-def _scatter(
-    layers: tuple[int, ...], args: Any, parts: list[Part], leaves: list[jax.Array]
-) -> list[jax.Array]:
-    leaf, position, values = args
-    new = []
-    for i, part, old in zip(layers, parts, leaves):
-        uint = to_uint(old)
-        is_bits = values.dtype == jnp.uint32
-        value = values.astype(uint.dtype) if is_bits else to_uint(values.astype(old.dtype))
-        starts = [number * own for number, own in zip(part.numbers, uint.shape)]
-        whole = jnp.unravel_index(jnp.maximum(position, 0), part.shape)
-        place = [p - start for p, start in zip(whole, starts)]
-        # Places in other leaves and parts go out of bounds and are dropped.
-        inside = leaf == i
-        for p, own in zip(place, uint.shape):
-            inside &= (p >= 0) & (p < own)
-        first = jnp.where(inside, place[0], uint.shape[0])
-        uint = uint.at[(first, *place[1:])].set(value, mode="drop")
-        new.append(from_uint(uint, old.dtype))
-    return new
-
-
-def _check_places(key: AdvParamsKey, params: Params) -> None:
-    if isinstance(key.leaf, jax.core.Tracer) or isinstance(key.position, jax.core.Tracer):
-        return
-    layers, leaves = layers_of(params), jax.tree.leaves(params)
-    for leaf, position in zip(np.asarray(key.leaf).tolist(), np.asarray(key.position).tolist()):
-        if leaf >= 0 and (leaf not in layers or not 0 <= position < leaves[leaf].size):
-            raise ValueError(
-                f"adv_params: the key points at entry {position} of leaf {leaf}, which these "
-                "parameters do not have: it was made for another model"
-            )
-
-
 def flip_one_true_bit(rng: jax.Array, key: AdvParamsKey) -> AdvParamsKey:
     """The nearest wrong key: the highest exponent bit of one restored float32 weight flipped."""
     used = jnp.where(key.leaf >= 0, 1.0, 0.0)
@@ -308,3 +266,32 @@ def position_bits(params: Params, sites: Any, count: int = 48, **_: Any) -> floa
     total = sum(leaves[i].size for i in layers_of(params))
     ways = math.lgamma(total + 1) - math.lgamma(count + 1) - math.lgamma(total - count + 1)
     return ways / math.log(2)
+
+
+SCHEME = Scheme(
+    name="adv_params",
+    factory=adv_params,
+    paper="Xue et al. (2021), arXiv 2105.13697",
+    acts="weights: a few moved where the loss grows most; the key keeps their bits",
+    trained_under=False,
+    protects="A few dozen weights are moved so that the model fails; the key restores them.",
+    lies_open="All other weights lie open: a thief starts nearly at the goal.",
+    broken=(
+        Break(
+            attack="restore",
+            how="its clamp marks the changed weights, which little data refits",
+        ),
+        Break(attack="selective", how="little data finds the changed weights and undoes them"),
+        Break(
+            how="an adaptive attacker, the same search descending, recovers much",
+            source="Malhotra, 2023, a survey",
+        ),
+    ),
+    wrong_key="few weights are changed, and a wrong key changes few others",
+    near=flip_one_true_bit,
+    bits=position_bits,
+    guess=guess,
+    study="adv_params",
+    files="needs the owner's loss on data, and its key holds the weights it changed; call "
+    "modellock_jax.adv_params in Python, or use stream_lock",
+)

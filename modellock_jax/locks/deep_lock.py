@@ -3,8 +3,6 @@
 Source: Alam, Saha, Mukhopadhyay & Kundu (2020), arXiv 2008.05966.
 """
 
-import itertools
-from collections.abc import Iterator
 from functools import partial
 from typing import Any, Literal, NamedTuple
 
@@ -19,15 +17,20 @@ from modellock_jax.core.bits import (
     substitute,
     to_blocks,
     to_uint,
-    words_in,
     words_like,
 )
 from modellock_jax.core.layers import Stacked
 from modellock_jax.core.lock import Key, Lock, Loss, Params, Rng, check_key, hidden, random_words
 from modellock_jax.core.shards import Part, by_parts, by_platform, cut
 from modellock_jax.locks._plain import entries_from, fill
-
-_STRETCH = 2**16  # round keys, 1 MiB
+from modellock_jax.locks._schedules import (
+    leaf_keys,
+    one_schedule,
+    schedule_per_leaf,
+    split,
+    stretches,
+)
+from modellock_jax.locks._scheme import Break, Files, Scheme, flip_one_bit
 
 
 class DeepLockKey(NamedTuple):
@@ -123,7 +126,7 @@ def _plain(
 ) -> list[jax.Array]:
     """Every device runs the whole schedule, and keeps of each leaf what its part needs."""
     unlock, restart = how
-    masters = _leaf_keys(master, len(leaves)) if restart == "leaf" else [master]
+    masters = leaf_keys(master, len(leaves)) if restart == "leaf" else [master]
     at, new = aes.begin(masters[0]), []
     for i, (part, leaf) in enumerate(zip(parts, leaves)):
         if restart == "leaf":
@@ -153,7 +156,7 @@ _through_sbox = by_parts(_body, _plain)
 
 
 def _leaf_by_leaf(unlock: bool, master: jax.Array, *leaves: jax.Array) -> list[jax.Array]:
-    masters = _leaf_keys(master, len(leaves))
+    masters = leaf_keys(master, len(leaves))
     return [
         _in_one_pass(unlock, aes.begin(own), [leaf])[1][0] for own, leaf in zip(masters, leaves)
     ]
@@ -165,7 +168,7 @@ def _masked(
     unlock, restart = how
     # The schedule runs in sequence: every device has it whole, and takes what its part needs.
     wholes = [jax.ShapeDtypeStruct(part.shape, leaf.dtype) for part, leaf in zip(parts, leaves)]
-    streams = (_one_schedule if restart == "never" else _schedule_per_leaf)(master, wholes)
+    streams = (one_schedule if restart == "never" else schedule_per_leaf)(master, wholes)
     table, new = jnp.asarray(aes.INV_SBOX if unlock else aes.SBOX), []
     for words, whole, part, leaf in zip(streams, wholes, parts, leaves):
         mask, bits = cut(words_like(words, whole), part, leaf.shape), to_uint(leaf)
@@ -174,41 +177,22 @@ def _masked(
     return new
 
 
-def round_keys(params: Params) -> list[int]:
-    """How many round keys each leaf takes."""
-    return [-(-words_in(leaf) // 4) for leaf in jax.tree.leaves(params)]
-
-
-def _stretches(leaves: Params) -> Iterator[tuple[list[Any], list[int]]]:
-    """Leaves and their numbers of round keys, a stretch at a time: small ones share one scan, and
-    what a scan leaves behind is used while it lies in the cache."""
-    some: tuple[list[Any], list[int]] = ([], [])
-    for leaf, rounds in zip(leaves, round_keys(leaves)):
-        some[0].append(leaf)
-        some[1].append(rounds)
-        if sum(some[1]) >= _STRETCH:
-            yield some
-            some = ([], [])
-    if some[0]:
-        yield some
-
-
 def _in_one_pass(
     unlock: bool, schedule: aes.Schedule, leaves: list[jax.Array], in_place: bool = False
 ) -> tuple[aes.Schedule, list[jax.Array]]:
     new: list[jax.Array] = []
-    for some, rounds in _stretches(leaves):
+    for some, rounds in stretches(leaves):
         blocks = [to_blocks(leaf, n) for leaf, n in zip(some, rounds)]
         joined = blocks[0] if len(some) == 1 else jnp.concatenate(list(map(to_uint, blocks)))
         schedule, through = aes.run_through(schedule, joined, unlock, in_place)
-        new += map(_like, _split(through, rounds), some)
+        new += map(_like, split(through, rounds), some)
     return schedule, new
 
 
 def _layer_by_layer(how: tuple[bool, str], master: jax.Array, leaves: list[Any]) -> list[Any]:
     """Where the round keys of each layer begin is found first, by one run of the whole schedule."""
     unlock, restart = how
-    masters = _leaf_keys(master, len(leaves)) if restart == "leaf" else [master]
+    masters = leaf_keys(master, len(leaves)) if restart == "leaf" else [master]
     schedule, new = aes.begin(masters[0]), list[Any]()
 
     def opened(
@@ -248,39 +232,27 @@ def _like(words: jax.Array, leaf: jax.Array) -> jax.Array:
     return from_uint(words_like(to_uint(words), leaf), leaf.dtype)
 
 
-def _one_schedule(master: jax.Array, leaves: list[Any]) -> list[jax.Array]:
-    schedule, streams = aes.begin(master), []
-    for _, rounds in _stretches(leaves):
-        schedule, words = aes.run(schedule, sum(rounds))
-        streams += _split(words, rounds)
-    return streams
-
-
-def _split(words: jax.Array, rounds: list[int]) -> list[jax.Array]:
-    ends = itertools.accumulate(rounds)
-    return [words[end - n : end].reshape(-1) for n, end in zip(rounds, ends)]
-
-
-def _schedule_per_leaf(master: jax.Array, leaves: list[Any]) -> list[jax.Array]:
-    # Small leaves are rounded up to a power of two, so that few lengths, and few scans, remain.
-    rounds = [n if n > 1024 else 1 << max(0, n - 1).bit_length() for n in round_keys(leaves)]
-    masters = _leaf_keys(master, len(leaves))
-    streams: list[Any] = [None] * len(leaves)
-    for n in set(rounds):
-        # Leaves of one length go through one scan, as parallel lanes.
-        members = [i for i, r in enumerate(rounds) if r == n]
-        lanes = jax.vmap(lambda m, n=n: aes.key_schedule(m, n))(masters[jnp.array(members)])
-        for i, lane in zip(members, lanes.reshape(len(members), -1)):
-            streams[i] = lane[: words_in(leaves[i])]
-    return streams
-
-
-def _leaf_keys(master: jax.Array, leaves: int) -> jax.Array:
-    # Block (leaf, half): a 256-bit leaf key takes two blocks.
-    number = jnp.arange(leaves * (master.shape[0] // 4), dtype=jnp.uint32)
-    return aes.encrypt(master, jnp.pad(number[:, None], ((0, 0), (0, 3)))).reshape(leaves, -1)
-
-
 def key_bits(params: Params, sites: Any, key_bits: int = 128, **_: Any) -> float:
     """Key space in bits."""
     return float(key_bits)
+
+
+SCHEME = Scheme(
+    name="deep_lock",
+    factory=deep_lock,
+    paper="Alam et al. (2020), arXiv 2008.05966",
+    acts="weights: every byte, by the AES key schedule and S-box",
+    trained_under=False,
+    protects="Every byte passes the AES S-box and key schedule; a plain loader reads garbage.",
+    lies_open="Names, shapes and dtypes lie open.",
+    broken=(
+        Break(
+            attack="deep_lock_ciphertext_only", how="the locked weights alone give the master key"
+        ),
+        Break(attack="deep_lock_known_plaintext", how="so do a few known weights"),
+    ),
+    near=flip_one_bit,
+    bits=key_bits,
+    study="deep_lock",
+    files=Files(),
+)

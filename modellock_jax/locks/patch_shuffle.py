@@ -10,14 +10,15 @@ from modellock_jax.core.bits import bitwise, check_leaves, from_uint, to_uint
 from modellock_jax.core.layers import Stacked
 from modellock_jax.core.lock import Key, Lock, Loss, Params, Rng, check_key, paths
 from modellock_jax.core.shards import Part, by_parts
-from modellock_jax.locks._plain import write
-from modellock_jax.locks.pixel_shuffle import (
-    PixelKey,
+from modellock_jax.locks._blocks import (
     block_entries,
     draw_permutation,
-    permutation_bits,
-    shuffle_name,
+    largest_side,
+    swap_two,
 )
+from modellock_jax.locks._plain import write
+from modellock_jax.locks._scheme import Break, Files, Scheme
+from modellock_jax.locks.pixel_shuffle import PixelKey, permutation_bits, shuffle_name
 
 
 def patch_shuffle(patch: int, channels: int = 3) -> Lock:
@@ -137,3 +138,40 @@ _permute_rows = by_parts(_gather_rows, _row_by_row)
 def patch_bits(params: Params, sites: Any, patch: int, channels: int = 3) -> float:
     """Key space in bits: log2 of the number of permutations of a patch."""
     return permutation_bits(params, sites, patch, channels)
+
+
+def patch_side(shape: tuple[int, ...]) -> int:
+    """The side of a patch for images `(H, W, C)`: 7, 4, 2 or 1."""
+    return largest_side(shape, (7, 4, 2, 1))
+
+
+def from_images(shape: tuple[int, ...]) -> dict[str, Any]:
+    """Settings for images `(H, W, C)`. Raises `ValueError` for inputs that are no images."""
+    return {"patch": patch_side(shape), "channels": shape[-1]}
+
+
+SCHEME = Scheme(
+    name="patch_shuffle",
+    factory=patch_shuffle,
+    paper="Kiya et al. (2022), arXiv 2207.05366, 2207.11939",
+    acts="weights: the rows of a patch embedding permuted",
+    trained_under=False,
+    protects="The rows of a patch embedding are permuted; plain images give wrong answers.",
+    lies_open="All other weights lie open.",
+    broken=(
+        Break(
+            attack="pixel_shuffle_chosen_image",
+            how="one chosen image, scrambled by a user of its twin, shows the whole permutation",
+        ),
+        Break(
+            how="adaptive attacks bypass the transform, as its authors wrote later",
+            source="AprilPyone & Kiya, 2023, arXiv 2309.01620",
+        ),
+    ),
+    wrong_key="a patch keeps its ink under every key, and its coarse shape is enough",
+    twin="pixel_shuffle",
+    near=swap_two,
+    bits=patch_bits,
+    from_data=from_images,
+    files=Files(by_kernels=True),
+)

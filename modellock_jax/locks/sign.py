@@ -23,6 +23,7 @@ from modellock_jax.core.lock import (
     random_words,
 )
 from modellock_jax.core.shards import Part, by_leaves
+from modellock_jax.locks._scheme import Break, Files, Scheme
 
 
 class SignKey(NamedTuple):
@@ -227,3 +228,49 @@ def _negate(
         else:
             new.append(jnp.where(negative, -leaf, leaf))
     return new
+
+
+_BROKEN = (
+    Break(
+        attack="sign_mask_oracle",
+        how="the logits that an unlocked device gives for a few images give the exact key",
+        source="Li et al., DAC 2024",
+    ),
+    Break(attack="relaxed_key", how="a few labelled images give a key that opens it nearly"),
+    Break(
+        how="fine-tuning with little data repairs the weights", source="Malhotra, 2023, a survey"
+    ),
+)
+SIGN_MASK = Scheme(
+    name="sign_mask",
+    factory=sign_mask,
+    paper="Chakraborty et al. (2020), eprint 2020/1016",
+    acts="pre-activations: each multiplied by a sign",
+    trained_under=True,
+    protects="A model trained with the signs of its pre-activations under a key answers badly without "
+    "it.",
+    lies_open="The weights lie open: any thief can train on.",
+    broken=_BROKEN,
+    twin="sign_flip",
+    near=negate_one,
+    bits=mask_bits,
+    study="sign_mask(per='unit')",
+    variants=("sign_mask(per='channel')",),
+    files="acts on pre-activations, of a model trained under its key, and changes nothing in a file; "
+    "use sign_flip, its twin for trained models, or stream_lock",
+)
+SIGN_FLIP = Scheme(
+    name="sign_flip",
+    factory=sign_flip,
+    paper="the identity behind Chakraborty et al. (2020), eprint 2020/1016",
+    acts="weights: rows of kernels and biases negated",
+    trained_under=False,
+    protects="Rows of weights and biases are negated by a key; the file loads and answers badly.",
+    lies_open="The absolute values of all weights lie open.",
+    broken=_BROKEN,
+    twin="sign_mask",
+    near=negate_one,
+    bits=flip_bits,
+    study="sign_flip",
+    files=Files(by_kernels=True),
+)

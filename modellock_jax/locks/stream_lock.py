@@ -1,46 +1,17 @@
-"""stream_lock: XOR with ChaCha20, the hardened counterpart of Deep-Lock. Our own scheme."""
+"""stream_lock: XOR with ChaCha20, the hardened counterpart of Deep-Lock. Our own scheme.
 
-from collections.abc import Sequence
-from functools import partial
-from typing import Any, NamedTuple
+What it computes is imported where it is used, because who opens a file need not wait for JAX.
+"""
 
-import jax
-import jax.numpy as jnp
+from typing import TYPE_CHECKING, Any
 
-from modellock_jax.ciphers import chacha, native
-from modellock_jax.ciphers.nonces import leaf_nonce
-from modellock_jax.core.bits import bitwise, check_leaves
-from modellock_jax.core.lock import (
-    Key,
-    Lock,
-    Loss,
-    Params,
-    Rng,
-    check_key,
-    hidden,
-    paths,
-    random_words,
-)
-from modellock_jax.core.shards import by_leaves
-from modellock_jax.locks import _stream, _stream_plain
-from modellock_jax.locks._digest import structure, tree_digest
+from modellock_jax.locks._scheme import Files, Scheme, flip_one_bit
 
-NAME = "stream_lock()"
-# The first of the four words for which the key's pseudo-random function is used, by use.
-_TREE, _HASH, _FINISH = 0, 1, 2
+if TYPE_CHECKING:
+    from modellock_jax.core.lock import Lock, Params
 
 
-class StreamKey(NamedTuple):
-    """`key`: uint32 `[8]`, secret; `nonce`: uint32 `[3]`, public, which `encrypt` makes anew."""
-
-    key: jax.Array
-    nonce: jax.Array
-
-    def __repr__(self) -> str:
-        return hidden(self)
-
-
-def stream_lock() -> Lock:
+def stream_lock() -> "Lock":
     """XOR every leaf with ChaCha20 under a 256-bit key and a nonce that depends on all that is locked.
 
     Leaves: floats and integers of 1, 2, 4 or 8 bytes, as little-endian bytes in C order. `encrypt`
@@ -79,84 +50,42 @@ def stream_lock() -> Lock:
     >>> lock.decrypt(key, locked)["w"].tolist()
     [1.0, -0.0, nan]
     """
+    from modellock_jax.locks import _stream_tree
 
-    return _lock(compiled=True)
+    return _stream_tree.xor_lock(compiled=True)
 
 
-def in_jax() -> Lock:
-    """`stream_lock` by JAX alone, even where the compiled calls are installed: its oracle."""
-    return _lock(compiled=False)
+def in_jax() -> "Lock":
+    """Make `stream_lock` by JAX alone, even where the compiled calls are installed: its oracle."""
+    from modellock_jax.locks import _stream_tree
+
+    return _stream_tree.xor_lock(compiled=False)
 
 
 def is_compiled() -> bool:
-    """Whether `native/` is installed, so that a CPU opens leaves by a compiled call."""
+    """Say whether `native/` is installed, so that a CPU opens leaves by a compiled call."""
+    from modellock_jax.ciphers import native
+
     return native.has_chacha20()
 
 
-def _lock(compiled: bool) -> Lock:
-    open_leaves = by_leaves(partial(_stream.xor, compiled), _stream_plain.xor)
-
-    def init(rng: Rng, params: Params) -> StreamKey:
-        check_leaves("stream_lock", params)
-        words = random_words(rng, 11, NAME)
-        return StreamKey(words[:8], words[8:])
-
-    def xor(key: StreamKey, params: Params) -> Params:
-        leaves, tree = jax.tree.flatten(params)
-        names = jax.tree.leaves(paths(params))
-        _check_nonces(names)
-        stream = chacha.prf(key.key, _for(_TREE, *key.nonce))
-        return jax.tree.unflatten(tree, open_leaves(names, stream, leaves))
-
-    def check(key: Key, params: Params) -> None:
-        check_leaves("stream_lock", params)
-        check_key("stream_lock", key, StreamKey, (8,), (3,), dtype=jnp.uint32)
-
-    @bitwise("stream_lock")
-    def lock_bits(key: StreamKey, params: Params) -> tuple[Params, StreamKey]:
-        key = key._replace(nonce=_finished_nonce(compiled, key, params))
-        return xor(key, params), key
-
-    unlock_bits = bitwise("stream_lock")(xor)
-
-    def encrypt(key: Key, params: Params, /, loss: Loss | None = None) -> tuple[Params, Key]:
-        check(key, params)
-        return lock_bits(key, params)
-
-    def decrypt(key: Key, locked: Params) -> Params:
-        check(key, locked)
-        return unlock_bits(key, locked)
-
-    return Lock(init, encrypt, decrypt)
-
-
-def _for(use: int, *words: Any) -> jax.Array:
-    return jnp.stack([jnp.uint32(use), *words])
-
-
-@partial(jax.jit, static_argnums=0)
-def _finished_nonce(compiled: bool, key: StreamKey, params: Params) -> jax.Array:
-    """Three words, a pseudo-random function of the nonce before, the tree's structure and its digest."""
-    zero = jnp.uint32(0)
-    hashing = chacha.prf(key.key, _for(_HASH, zero, zero, zero))
-    digest = tree_digest(hashing, jax.tree.leaves(params), compiled)
-    state = chacha.prf(key.key, _for(_FINISH, *key.nonce))
-    # Each step takes four words and gives the key of the next.
-    for words in (*jnp.asarray(structure(params)).reshape(2, 4), *digest.reshape(2, 4)):
-        state = chacha.prf(state, words)
-    return state[:3]
-
-
-def _check_nonces(names: Sequence[str]) -> None:
-    seen: dict[bytes, str] = {}
-    for name in names:
-        if (other := seen.setdefault(leaf_nonce(name).tobytes(), name)) != name:
-            raise ValueError(
-                f"stream_lock: the leaves `{other}` and `{name}` would share a key stream, since "
-                "the hashes of their names begin alike; rename one"
-            )
-
-
-def key_bits(params: Params, sites: Any) -> float:
-    """Key space in bits."""
+def key_bits(params: "Params", sites: Any) -> float:
+    """Count the key space in bits."""
     return 256.0
+
+
+SCHEME = Scheme(
+    name="stream_lock",
+    factory=stream_lock,
+    paper="ours; ChaCha20 is RFC 8439",
+    acts="weights: every bit, by ChaCha20",
+    trained_under=False,
+    protects="Every bit is masked with ChaCha20 (RFC 8439) under a nonce that depends on all that is "
+    "locked: without the key the bits tell nothing, but that equal models under one key are equal.",
+    lies_open="Names, shapes and dtypes lie open; in memory nothing notices a changed bit (the file "
+    "does).",
+    near=flip_one_bit,
+    bits=key_bits,
+    study="stream_lock",
+    files=Files(),
+)

@@ -1,24 +1,22 @@
 """What a study runs: a frozen configuration whose hash names the run folder."""
 
-import ast
 import dataclasses
 import hashlib
-import inspect
 import json
-from typing import Any
 
 import modellock_jax
-from modellock_jax.core.lock import Lock
 from modellock_jax.locks import SCHEMES
 
-DEFAULT_LOCKS = (
-    "pixel_shuffle",
-    "sign_mask(per='unit')",
-    "sign_flip",
-    "adv_params",
-    "deep_lock",
-    "stream_lock",
-)
+
+def default_locks() -> tuple[str, ...]:
+    """The texts of the locks that a study runs unless told otherwise."""
+    return tuple(scheme.study for scheme in SCHEMES.values() if scheme.study)
+
+
+def locks_and_variants() -> tuple[str, ...]:
+    """Those of the league and the sweep: the variants of each lock before it."""
+    found = (scheme for scheme in SCHEMES.values() if scheme.study)
+    return tuple(text for scheme in found for text in (*scheme.variants, scheme.study))
 
 
 @dataclasses.dataclass(frozen=True)
@@ -31,7 +29,7 @@ class Config:
 
     data: str = "mnist5k"
     model: str = "cnn"
-    locks: tuple[str, ...] = DEFAULT_LOCKS
+    locks: tuple[str, ...] = dataclasses.field(default_factory=default_locks)
     seeds: int = 3
     epochs: int = 15
     batch_size: int = 128
@@ -60,75 +58,3 @@ QUICK = {
     "thief_scores": 2,
 }
 """What `--quick` changes: one seed, fewer epochs, two budgets, one learning rate, fewer steps."""
-
-
-def parse_lock(text: str) -> tuple[str, dict[str, Any]]:
-    """Read `"pixel_shuffle(block=4)"` as a scheme's name and its settings.
-
-    Raises `ValueError` for an unknown scheme or setting, or settings that are not literals.
-
-    >>> parse_lock("pixel_shuffle(block=4)")
-    ('pixel_shuffle', {'block': 4})
-    >>> parse_lock("deep_lock")
-    ('deep_lock', {})
-    """
-    try:
-        node = ast.parse(text.strip(), mode="eval").body
-        if isinstance(node, ast.Name):
-            node = ast.Call(node, [], [])
-        if not isinstance(node, ast.Call) or not isinstance(node.func, ast.Name) or node.args:
-            raise ValueError
-        name = node.func.id
-        settings = {str(k.arg): ast.literal_eval(k.value) for k in node.keywords}
-    except (SyntaxError, ValueError):
-        raise ValueError(
-            f"the lock {text!r} cannot be read; write a name, or a name with settings such as "
-            '"pixel_shuffle(block=4)"'
-        ) from None
-    if name not in SCHEMES:
-        raise ValueError(f"there is no lock {name!r}; the locks are {', '.join(SCHEMES)}")
-    known = inspect.signature(SCHEMES[name].factory).parameters
-    for setting in settings:
-        if setting not in known:
-            raise ValueError(
-                f"{name} has no setting {setting!r}; its settings are {', '.join(known) or 'none'}"
-            )
-    return name, settings
-
-
-def make_lock(text: str, image_shape: tuple[int, ...]) -> tuple[Lock, str, dict[str, Any]]:
-    """A lock from its text, what the data set decides filled in; its scheme and settings.
-
-    >>> make_lock("pixel_shuffle", (28, 28, 1))[2]
-    {'block': 14, 'channels': 1, 'image_shape': (28, 28, 1)}
-    """
-    name, settings = parse_lock(text)
-    known = inspect.signature(SCHEMES[name].factory).parameters
-    given = {
-        "block": block_side(image_shape),
-        "patch": patch_side(image_shape),
-        "channels": image_shape[-1],
-        "image_shape": image_shape,
-    }
-    settings = {**{k: v for k, v in given.items() if k in known}, **settings}
-    try:
-        return SCHEMES[name].factory(**settings), name, settings
-    except TypeError as error:
-        raise ValueError(f"the lock {text!r} has a setting of the wrong type: {error}") from None
-
-
-def patch_side(image_shape: tuple[int, ...]) -> int:
-    """The side of the CNN's patches for images `[H, W, C]`: 7, 4, 2 or 1."""
-    return _largest(image_shape, (7, 4, 2, 1))
-
-
-def block_side(image_shape: tuple[int, ...]) -> int:
-    """The side of a block to shuffle: 14 on 28 x 28 images, 4 as in the paper on 32 x 32.
-
-    On digits a smaller block keeps so much ink in place that a wrong key opens the model.
-    """
-    return _largest(image_shape, (14, 4, 2, 1))
-
-
-def _largest(image_shape: tuple[int, ...], sides: tuple[int, ...]) -> int:
-    return next(s for s in sides if image_shape[0] % s == image_shape[1] % s == 0)

@@ -13,7 +13,7 @@ from modellock_jax._progress import bar
 from modellock_jax.attacks.case import Case, Copy, Entry
 from modellock_jax.attacks.table import ATTACKS, attempt
 from modellock_jax.core.lock import Key, Params, user_forward
-from modellock_jax.study.config import Config
+from modellock_jax.study.config import Config, locks_and_variants
 from modellock_jax.study.measures import MEASURES, Locked, Measure, agreement
 from modellock_jax.study.processes import ALONE, Part
 from modellock_jax.study.report import Grid, interval
@@ -22,16 +22,7 @@ from modellock_jax.study.store import Store
 from modellock_jax.study.subjects import Bench, Subject, fresh, prepare, rng_for, score
 from modellock_jax.tasks import margin_loss
 
-LOCKS = (
-    "pixel_shuffle(block=4)",
-    "pixel_shuffle",
-    "sign_mask(per='channel')",
-    "sign_mask(per='unit')",
-    "sign_flip",
-    "adv_params",
-    "deep_lock",
-    "stream_lock",
-)
+LOCKS = locks_and_variants()
 NAMES = tuple(name for name, entry in ATTACKS.items() if entry.gives != "inputs")
 """The attacks of a whole league: those on the lock, not those on what the user's model answers."""
 

@@ -13,7 +13,6 @@ from modellock_jax.attacks.case import ANY
 from modellock_jax.attacks.weights import localise
 from modellock_jax.core.lock import Key, Params, user_forward
 from modellock_jax.core.over_keys import over_keys
-from modellock_jax.locks import SCHEMES
 from modellock_jax.study.subjects import Bench, Subject, rng_for, score
 
 CHANGES, DRAWS, IMAGES = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256), 8, 2000
@@ -34,7 +33,6 @@ def distance(bench: Bench, subject: Subject, seed: int, owned: Locked) -> dict[s
     `share`, `[changes]`: entries of the key that are still right, a mean over draws; `accuracy`,
     `[changes][draws]`, on the first 2,000 test images.
     """
-    near = SCHEMES[subject.scheme].near
     user = user_forward(subject.lock, bench.model.forward)
     x, y = (jnp.asarray(a[:IMAGES]) for a in (bench.data.test_x, bench.data.test_y))
 
@@ -42,7 +40,7 @@ def distance(bench: Bench, subject: Subject, seed: int, owned: Locked) -> dict[s
     def measure(rngs: jax.Array, right: Key, locked: Params) -> tuple[jax.Array, jax.Array]:
         def walk(rng: jax.Array) -> Key:
             def change(key: Key, rng: jax.Array) -> tuple[Key, Key]:
-                return near(rng, key), key
+                return subject.spec.near(rng, key), key
 
             keys = lax.scan(change, right, jax.random.split(rng, CHANGES[-1] + 1))[1]
             return jax.tree.map(lambda leaf: leaf[jnp.array(CHANGES)], keys)

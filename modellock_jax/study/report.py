@@ -12,17 +12,9 @@ from rich.console import Console
 from rich.table import Table
 from scipy import special
 
+from modellock_jax.locks import parse
 from modellock_jax.study.config import Config
 from modellock_jax.study.store import Store, write
-
-REASONS = {
-    "pixel_shuffle": "a block keeps its ink under every key, and its coarse shape is enough",
-    "negative_positive": "half of each block stays in clear under every key",
-    "ffx": "half of each block stays in clear under every key",
-    "patch_shuffle": "a patch keeps its ink under every key, and its coarse shape is enough",
-    "adv_params": "few weights are changed, and a wrong key changes few others",
-}
-"""Why a lock may open to wrong keys; printed where their mean is 35 % or more."""
 
 
 class Grid(NamedTuple):
@@ -80,8 +72,7 @@ def lock_grid(store: Store, config: Config) -> Grid:
         right = _percent(_mean(rows, "right"))
         exact = not rows[0]["trained_under"] and all(row["right_is_plain"] for row in rows)
         if mean >= 0.35:
-            reason = REASONS.get(rows[0]["scheme"], "not known")
-            grid.notes.append(f"{text}: wrong keys reach {_percent(mean)} %, because {reason}.")
+            grid.notes.append(f"{text}: wrong keys reach {_percent(mean)} %, {_reason(text)}.")
         grid.rows.append(
             [
                 text,
@@ -108,6 +99,12 @@ def lock_grid(store: Store, config: Config) -> Grid:
             "An input with a non-finite logit counts as wrong. Key bits of adv_params: positions.",
         )
     return grid
+
+
+def _reason(text: str) -> str:
+    """Why a lock opens to wrong keys, as its record says."""
+    reasons = dict.fromkeys(filter(None, (scheme.wrong_key for scheme in parse(text).schemes)))
+    return f"because {'; and '.join(reasons)}" if reasons else "and it is not known why"
 
 
 def thief_grid(store: Store, config: Config) -> Grid:

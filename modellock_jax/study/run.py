@@ -17,7 +17,6 @@ from modellock_jax.attacks.weights.fine_tune import fine_tune
 from modellock_jax.core.bits import to_uint
 from modellock_jax.core.lock import Key, Lock, Params, owner_forward, user_forward
 from modellock_jax.flax import sites
-from modellock_jax.locks import SCHEMES
 from modellock_jax.study.config import Config
 from modellock_jax.study.processes import ALONE, Part, wait
 from modellock_jax.study.store import Store
@@ -122,8 +121,8 @@ def _lock(bench: Bench, store: Store, subject: Subject) -> list[Params]:
             return user_score(key, locked)
         return bench.score(decrypt(key, locked))
 
-    c, scheme = bench.config, SCHEMES[subject.scheme]
-    guess = jax.jit(jax.vmap(functools.partial(scheme.guess, lock), (0, None)))
+    c, spec = bench.config, subject.spec
+    guess = jax.jit(jax.vmap(spec.guess, (0, None)))
     pairs, owned, plain = [], [], []
     for seed in range(c.seeds):
         params, key = trained(bench, store, subject, seed)
@@ -138,7 +137,7 @@ def _lock(bench: Bench, store: Store, subject: Subject) -> list[Params]:
             continue
         guesses = guess(jax.random.split(rng_for(seed, "wrong"), c.wrong_keys), locked)
         wrong = [jax.tree.map(operator.itemgetter(i), guesses) for i in range(c.wrong_keys)]
-        near = jax.jit(scheme.near)(rng_for(seed, "near"), key)
+        near = jax.jit(spec.near)(rng_for(seed, "near"), key)
         keys = [key, near, *(k for _, k in pairs), *wrong]
         found = [key_score(k, locked) for k in keys]
         accuracy = [float(one.accuracy) for one in found]
@@ -165,9 +164,7 @@ def _lock(bench: Bench, store: Store, subject: Subject) -> list[Params]:
                 "none": float(none.accuracy),
                 "none_non_finite": float(none.non_finite),
                 "prior": float(jnp.bincount(test_y).max() / len(test_y)),
-                "key_bits": scheme.bits(
-                    owned[seed], sites(model.forward, owned[seed], test_x[:1]), **subject.settings
-                ),
+                "key_bits": spec.bits(owned[seed], sites(model.forward, owned[seed], test_x[:1])),
                 "changed": int(_changed(locked, owned[seed])),
                 "parameters": sum(leaf.size for leaf in jax.tree.leaves(locked)),
                 "encrypt_s": _seconds(encrypt, first_key, owned[seed]),

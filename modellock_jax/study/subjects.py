@@ -10,8 +10,10 @@ import jax.numpy as jnp
 
 from modellock_jax.core.lock import Lock, Params
 from modellock_jax.data import Data, load
+from modellock_jax.locks import LockText, parse
+from modellock_jax.locks.patch_shuffle import patch_side
 from modellock_jax.models import MODELS, Model
-from modellock_jax.study.config import Config, make_lock, patch_side
+from modellock_jax.study.config import Config
 from modellock_jax.tasks import classify, measure
 
 
@@ -30,18 +32,36 @@ def score(forward: Callable[[jax.Array], jax.Array], x: jax.Array, y: jax.Array)
 
 
 class Subject(NamedTuple):
-    """A lock under study: its text, scheme and settings."""
+    """A lock under study: its text as it was given, and what that says of inputs of a `shape`."""
 
     text: str
+    spec: LockText
     lock: Lock
-    scheme: str
-    settings: dict[str, Any]
+
+    @property
+    def scheme(self) -> str:
+        """The name of the lock; of a chain the names of its links, joined by `+`."""
+        return self.spec.name
+
+    @property
+    def settings(self) -> dict[str, Any]:
+        """All settings of the lock; none of a chain, whose links have their own."""
+        return self.spec.links[0].settings if len(self.spec.links) == 1 else {}
 
     @property
     def trained_under(self) -> bool:
         """Whether the key acts in training: on inputs or pre-activations."""
-        plain = Lock._field_defaults
-        return self.lock.scramble is not plain["scramble"] or self.lock.mask is not plain["mask"]
+        return any(scheme.trained_under for scheme in self.spec.schemes)
+
+
+def subject_of(text: str, shape: tuple[int, ...]) -> Subject:
+    """A lock for inputs of this shape. Raises `ValueError` for a text without one.
+
+    >>> subject_of("pixel_shuffle", (28, 28, 1)).settings
+    {'block': 14, 'channels': 1, 'image_shape': (28, 28, 1)}
+    """
+    spec = parse(text).complete(shape)
+    return Subject(text, spec, spec.lock)
 
 
 class Bench(NamedTuple):
@@ -75,7 +95,7 @@ def prepare(config: Config) -> Bench:
     factory = MODELS[config.model]
     known = inspect.signature(factory).parameters
     model = factory(data.classes, **{k: v for k, v in options.items() if k in known})
-    subjects = [Subject(text, *make_lock(text, shape)) for text in config.locks]
+    subjects = [subject_of(text, shape) for text in config.locks]
     params = jax.eval_shape(lambda rng: model.init(rng, jnp.zeros((1, *shape))), jax.random.key(0))
     for subject in subjects:
         jax.eval_shape(subject.lock.init, jax.random.key(0), params)

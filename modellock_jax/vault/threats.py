@@ -1,78 +1,25 @@
-"""What each lock and each command protects against, what broke it, and what it cannot do."""
+"""What each command on files and keys protects against, and what it cannot do."""
 
 from typing import NamedTuple
 
 
 class Threat(NamedTuple):
-    """`kind`: research lock or standard cryptography; the rest are sentences."""
+    """Of a command, in sentences."""
 
-    kind: str
     protects: str
     not_protected: str
     broken: str
 
 
-LOCK, STANDARD = "research lock", "standard cryptography"
 OLD_HEAD = (
     "A head is replaced and not revoked: whoever kept the file as it was can put its first bytes back, "
     "and with them the old date, recipients and signatures. To rule that out, give the content another "
     "key with `rotate`, and destroy the old file."
 )
 """What rewriting a file's head cannot do, and the remedy."""
-_OWN_USER = "Whoever runs the opened model holds its plain weights."
 
-THREATS: dict[str, Threat] = {
-    "pixel_shuffle": Threat(
-        LOCK,
-        "A model trained on images whose blocks are permuted by a key answers badly to plain images.",
-        "The weights lie open: any thief can train on. " + _OWN_USER,
-        "Yes. One chosen image, scrambled by a user, shows the whole permutation; the authors wrote "
-        "later that adaptive attacks bypass the transform (arXiv 2309.01620); with blocks of 4 the "
-        "model works without the key (our league).",
-    ),
-    "patch_shuffle": Threat(
-        LOCK,
-        "The rows of a patch embedding are permuted; plain images give wrong answers.",
-        "All other weights lie open. " + _OWN_USER,
-        "Yes, as pixel_shuffle, whose exact twin it is.",
-    ),
-    "sign_mask": Threat(
-        LOCK,
-        "A model trained with the signs of its pre-activations under a key answers badly without it.",
-        "The weights lie open: any thief can train on. " + _OWN_USER,
-        "Yes, in seconds: the logits of 16 images from an unlocked device give the exact key "
-        "(attacks.sign_mask_oracle, after Li et al., DAC 2024); 50 labelled images open it nearly.",
-    ),
-    "sign_flip": Threat(
-        LOCK,
-        "Rows of weights and biases are negated by a key; the file loads and answers badly.",
-        "The absolute values of all weights lie open. " + _OWN_USER,
-        "Yes, as sign_mask, whose exact twin it is.",
-    ),
-    "adv_params": Threat(
-        LOCK,
-        "A few dozen weights are moved so that accuracy collapses; the key restores them.",
-        "All other weights lie open: a thief starts nearly at the goal. " + _OWN_USER,
-        "Yes: its clamp marks the changed weights, found without data and refitted with 1 % of the "
-        "data to within 1.3 points (attacks.restore).",
-    ),
-    "deep_lock": Threat(
-        LOCK,
-        "Every byte passes the AES S-box and key schedule; a plain loader reads garbage.",
-        "Names, shapes and dtypes lie open. " + _OWN_USER,
-        "Yes, in a fraction of a second: the locked weights alone give the master key "
-        "(attacks.deep_lock_ciphertext_only); so do four known float32 weights.",
-    ),
-    "stream_lock": Threat(
-        LOCK,
-        "Every bit is masked with ChaCha20 (RFC 8439) under a nonce that depends on all that is locked: "
-        "without the key the bits tell nothing, but that equal models under one key are equal.",
-        "Names, shapes and dtypes lie open; in memory nothing notices a changed bit (the file does). "
-        + _OWN_USER,
-        "No attack on its bits is known.",
-    ),
+COMMANDS: dict[str, Threat] = {
     "seal": Threat(
-        STANDARD,
         "Somebody who has the file, or can write another in its place, and no recipient's key: names, "
         "shapes, types and values are encrypted and authenticated (AES-256-GCM).",
         "In the open: the size, the name and serial number, the recipients' key ids, the expiry date "
@@ -80,7 +27,6 @@ THREATS: dict[str, Threat] = {
         "No.",
     ),
     "sets": Threat(
-        STANDARD,
         "Somebody who puts a folder together from files of several releases, leaves one out, adds or "
         "renames one: a sealed or locked folder opens whole and as it was, or not at all. Sealed, one "
         "signature, name and serial number are the whole folder's.",
@@ -90,7 +36,6 @@ THREATS: dict[str, Threat] = {
         "No.",
     ),
     "recipients": Threat(
-        STANDARD,
         "The file's key is wrapped for each recipient: HPKE (RFC 9180) with X25519 and ML-KEM-768, or "
         "X25519 alone, which a future quantum computer could read from a copy kept today; or a "
         "passphrase by Argon2id (RFC 9106), which is as strong as the passphrase.",
@@ -100,13 +45,11 @@ THREATS: dict[str, Threat] = {
         "No.",
     ),
     "rotate": Threat(
-        STANDARD,
         "A former recipient who kept the old file's key, or its old head: the new file has another key.",
         "They still have the old file and what was in it.",
         "No.",
     ),
     "expire": Threat(
-        STANDARD,
         "Our tools do not open the file after its date, which nobody without the file's key can write "
         "anew.",
         "Other programs, and a clock set back, do not care: a date is a reminder, not a lock. "
@@ -114,7 +57,6 @@ THREATS: dict[str, Threat] = {
         "By design it binds only tools that obey it.",
     ),
     "revoke": Threat(
-        STANDARD,
         "Our tools refuse a key that is on a signed list, wherever that list is present: named by "
         "--revoked or $MODELLOCK_REVOKED, or lying beside the file. Nobody else can make, extend or "
         "shorten a list of the issuer's, and a damaged one is an error.",
@@ -127,7 +69,6 @@ THREATS: dict[str, Threat] = {
         "By design it binds only tools that obey it.",
     ),
     "sign": Threat(
-        STANDARD,
         "Somebody who puts another model in the file's place, recipients included: Ed25519 and "
         "ML-DSA-65 over the head, its name and serial number, and the digests of all chunks, both of "
         "which must hold. What is read afterwards is checked against those digests, too, so a file that "
@@ -138,7 +79,6 @@ THREATS: dict[str, Threat] = {
         "No.",
     ),
     "issue": Threat(
-        STANDARD,
         "Each user's copy is locked under a key of their own, derived one way from the issuer's and "
         "fresh random bytes: one user's key opens no other's copy, and no two copies have one key, even "
         "where the register was cut, copied or put back from a backup. The register says who has which, "
@@ -151,7 +91,6 @@ THREATS: dict[str, Threat] = {
         "See the lock that is used.",
     ),
     "backup": Threat(
-        STANDARD,
         "Loss of a key: any k of n shares (SLIP-39) restore it, and fewer tell nothing about it "
         "(a checksum lets a guess at all of it be tested, as its id does); `drill` proves that they do.",
         "Each share is a secret: k of them, with the passphrase if there is one, are the key. Old "
@@ -161,7 +100,6 @@ THREATS: dict[str, Threat] = {
         "No.",
     ),
     "keygen": Threat(
-        STANDARD,
         "32 bytes from the operating system; every use has its own key by HKDF-SHA256 (RFC 5869). A key "
         "derived with --from tells nothing about the key above it, or those beside it.",
         "The key file is not encrypted: whoever reads it, or a backup of it, has the key, and every key "
@@ -169,32 +107,4 @@ THREATS: dict[str, Threat] = {
         "No.",
     ),
 }
-"""By name of the lock, or of the command."""
-
-
-def explain(name: str) -> str:
-    """A name's threat model as Markdown. Raises `ValueError` for an unknown name."""
-    if name not in THREATS:
-        raise ValueError(f"nothing is called {name!r}; there are {', '.join(THREATS)}")
-    threat = THREATS[name]
-    return (
-        f"## {name} ({threat.kind})\n\n"
-        f"- **Protects against:** {threat.protects}\n"
-        f"- **Does not protect:** {threat.not_protected}\n"
-        f"- **Broken?** {threat.broken}\n"
-    )
-
-
-def page() -> str:
-    """All of it, as the page `docs/threat-model.md`."""
-    first = (
-        "# Threat model\n\n"
-        "Printed by `modellock-jax explain ALL`. The attacker always holds the file, knows the scheme, "
-        "the architecture and this code, and has some data, and does not have the key. Out of scope "
-        "everywhere: whoever uses the opened model, code in the same process, a machine under the "
-        "attacker's control, side channels, and traces in memory and swap.\n\n"
-        "A *research lock* changes weights so that a file still loads as a model; most are broken, and "
-        "the page says by what. *Standard cryptography* comes from the `cryptography` package and "
-        "keeps its promises as far as its primitives do; nothing here was audited by others.\n"
-    )
-    return "\n".join([first, *map(explain, THREATS)])
+"""By name of the command."""

@@ -1,4 +1,4 @@
-"""One table of all locks and of chains of two to four: a new lock is one line in `LOCKS`."""
+"""One table of all locks and of chains of two to four: a new lock is in it by its record."""
 
 import functools
 from collections.abc import Callable, Sequence
@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 import modellock_jax as ml
-from modellock_jax.locks import SCHEMES
+from modellock_jax.locks import SCHEMES, parse
 
 DTYPES = ["float32", "float16", "bfloat16", "float8_e4m3fn", "float8_e5m2", "int8", "int32"]
 FEW = ["bfloat16", "int8"]
@@ -65,26 +65,18 @@ class Case:
         return (*key[:link], changed, *key[link + 1 :])
 
 
-def _shuffle() -> ml.Lock:
-    return ml.pixel_shuffle(4, channels=1, image_shape=(4, 4, 1))
-
-
-LOCKS: dict[str, tuple[str, Callable[[], ml.Lock]]] = {
-    "pixel_shuffle": ("pixel_shuffle", _shuffle),
-    "negative_positive": ("negative_positive", lambda: ml.negative_positive(4, channels=1)),
-    "ffx": ("ffx", lambda: ml.ffx(4, channels=1)),
-    "patch_shuffle": ("patch_shuffle", lambda: ml.patch_shuffle(4, channels=1)),
-    "deep_lock": ("deep_lock", ml.deep_lock),
-    "deep_lock-256": ("deep_lock", lambda: ml.deep_lock(key_bits=256)),
-    "deep_lock-leaf": ("deep_lock", lambda: ml.deep_lock(restart="leaf")),
-    "deep_lock-256-leaf": ("deep_lock", lambda: ml.deep_lock(key_bits=256, restart="leaf")),
-    "adv_params": ("adv_params", lambda: ml.adv_params(count=12, pool=0.5)),
-    "sign_mask": ("sign_mask", lambda: ml.sign_mask(bits=8)),
-    "sign_mask-unit": ("sign_mask", lambda: ml.sign_mask(bits=8, per="unit")),
-    "sign_flip": ("sign_flip", lambda: ml.sign_flip(bits=8)),
-    "stream_lock": ("stream_lock", ml.stream_lock),
-    "only": ("deep_lock", lambda: ml.only(ml.deep_lock(), lambda path: "dense" in path)),
+TEXTS = {name: name for name in SCHEMES} | {
+    "adv_params": "adv_params(count=12, pool=0.5)",
+    "sign_mask": "sign_mask(bits=8)",
+    "sign_flip": "sign_flip(bits=8)",
+    "sign_mask-unit": "sign_mask(bits=8, per='unit')",
+    "deep_lock-256": "deep_lock(key_bits=256)",
+    "deep_lock-leaf": "deep_lock(restart='leaf')",
+    "deep_lock-256-leaf": "deep_lock(key_bits=256, restart='leaf')",
 }
+"""Every scheme of the table, with settings for a small model if need be, and variants."""
+
+SCHEME_OF = {name: parse(text).name for name, text in TEXTS.items()} | {"only": "deep_lock"}
 
 CHAINS = [
     ("pixel_shuffle", "deep_lock"),
@@ -151,9 +143,11 @@ def bytes_of(leaf: Any) -> bytes:
     return jax.device_get(leaf).tobytes()
 
 
+LOCKS = {name: parse(text).complete((4, 4, 1)).lock for name, text in TEXTS.items()}
+LOCKS["only"] = ml.only(ml.deep_lock(), lambda path: "dense" in path)
 CASES = {
-    name: Case(make(), scheme, dtypes=DTYPES if name == scheme else FEW)
-    for name, (scheme, make) in LOCKS.items()
+    name: Case(lock, SCHEME_OF[name], dtypes=DTYPES if name in SCHEMES else FEW)
+    for name, lock in LOCKS.items()
 }
 CASES |= {
     "+".join(names): Case(

@@ -19,7 +19,8 @@ from modellock_jax.attacks.case import Case, Entry, Found
 from modellock_jax.attacks.keys.known_plaintext import leaf_bytes, opened_as_deep_lock
 from modellock_jax.ciphers import aes
 from modellock_jax.core.lock import Params
-from modellock_jax.locks.deep_lock import DeepLockKey, round_keys
+from modellock_jax.locks._schedules import round_keys
+from modellock_jax.locks.deep_lock import DeepLockKey
 
 _SURE = 40  # bits of evidence, beyond the size of a chain, before a key is believed
 

@@ -11,7 +11,8 @@ from modellock_jax.attacks.case import Case, Entry, Found
 from modellock_jax.ciphers import aes
 from modellock_jax.core.bits import substitute, to_uint
 from modellock_jax.core.lock import Params
-from modellock_jax.locks.deep_lock import DeepLockKey, deep_lock, round_keys
+from modellock_jax.locks._schedules import round_keys
+from modellock_jax.locks.deep_lock import DeepLockKey, deep_lock
 
 
 def deep_lock_known_plaintext(

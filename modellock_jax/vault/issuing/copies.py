@@ -107,7 +107,7 @@ def issue(
     _check(users)
     if revocations is not None and not again:
         raise ValueError("only issuing again revokes a key; leave the revocation list away")
-    scheme = file_schemes.settled(scheme)
+    scheme = file_schemes.normalise(scheme)
     plain = _digest(source)
     with extending(register, secret) as writer:
         _check_new(users, writer, again)

@@ -58,7 +58,7 @@ def lock_file(
 
     `source`: a path, bytes, or a binary file object; `target`: a path or a binary file object.
     `scheme`: `"stream_lock"`, `"deep_lock(key_bits=256)"`, `"sign_flip(bits=8)+stream_lock"`;
-    `file_schemes.ABOUT` has all. The lock's key is derived from the secret, `label`, the lock with
+    `modellock-jax explain` has all. The lock's key is derived from the secret, `label`, the lock with
     all its settings and 32 fresh bytes, so that no two files share one, under one label or not.
     The lock meets the tensors as a dict by name, so in the order of their names' code points; the
     bytes of the file keep their own order. Values of 64 bits go in as two uint32 along the last
@@ -90,7 +90,7 @@ def lock_file(
     ...     load_file(f"{folder}/m.safetensors")["w"], locked.tolist() == [0, 1, 2]
     (array([0., 1., 2.]), False)
     """
-    scheme = file_schemes.settled(scheme)
+    scheme = file_schemes.normalise(scheme)
     directory, body, mode = _read_plain(source)
     file_schemes.check_tensors(scheme, directory.tensors)
     nonce = os.urandom(32).hex()

@@ -11,6 +11,7 @@ import numpy as np
 from jax import lax
 
 from modellock_jax.core.lock import Key, Lock, Params, paths
+from modellock_jax.locks import parse
 from modellock_jax.vault import checkpoint
 from modellock_jax.vault.frames import clears_frames
 from modellock_jax.vault.keys.secret import Secret
@@ -72,7 +73,7 @@ def open_locked(
     scheme, tree = found.info.scheme, file_schemes.tree_of(parts.values(), found.body)
     key_source = locked_format.source_of(found.info, secret)
     key = file_schemes.opening_key(scheme, key_source, found.finish, tree)
-    lock = _giving(file_schemes.lock_of(scheme), parts)
+    lock = _giving(parse(scheme).lock, parts)
     if like is None:
         return Serving(lock, key, tree)
     plain = {name: SimpleNamespace(shape=t.shape, dtype=t.dtype) for name, t in parts.items()}

@@ -78,7 +78,7 @@ def lock_set(
     `Tampered` for a file that was changed, is missing, or is of another set, copies included. `target`
     is absent until it is whole. Not protected: what is copied lies open; else as `locked.lock_file`.
     """
-    scheme = file_schemes.settled(scheme)
+    scheme = file_schemes.normalise(scheme)
     found = check_folder(folder)
     models = {path for path in found.files if _is_model(Path(folder) / path)}
     if not models:

@@ -1,0 +1,111 @@
+"""Half of every block's entries encrypted by a key, as values of 8 bits.
+
+Source: AprilPyone MaungMaung & Kiya (2020, 2021), arXiv 2010.00801, 2105.14756.
+"""
+
+import math
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType
+
+from modellock_jax.core.lock import Key, Lock, Params, Rng, check_key, hidden, random_words
+from modellock_jax.locks._blocks import (
+    ImageShape,
+    block_entries,
+    check_image,
+    from_images,
+    half_bits,
+    rank,
+    swap_two,
+    tile,
+)
+from modellock_jax.locks._scheme import Break, Scheme
+
+
+class FfxKey(NamedTuple):
+    """`chosen`: bool `[block * block * channels]`, true on half; `table`: uint8 `[256]`."""
+
+    chosen: jax.Array
+    table: jax.Array
+
+    def __repr__(self) -> str:
+        return hidden(self)
+
+
+def ffx(block: int, channels: int = 3, image_shape: ImageShape = None) -> Lock:
+    """Encrypt half of the entries of every block as 8-bit values, keeping their format.
+
+    Images `[..., H, W, C]`: uint8, or floats in [0, 1], which are rounded to 256 levels first. The
+    papers use the FFX mode; on a domain of 256 values its ideal is a secret permutation of them,
+    and that permutation is the key here. Trained under the key, with the errors of `pixel_shuffle`.
+
+    **Guarantees.** A bijection on 8-bit images. Its gradient with respect to the image is zero on the
+    chosen entries of float images: an attack must go around it.
+
+    Source: AprilPyone & Kiya (2020, 2021), arXiv 2010.00801, 2105.14756.
+
+    >>> import jax, modellock_jax as ml
+    >>> lock = ml.ffx(block=2, channels=1)
+    >>> key = lock.init(jax.random.key(0), None)
+    >>> image = jax.numpy.zeros((2, 2, 1), "uint8")
+    >>> int((lock.scramble(key, image) != image).sum())
+    2
+    """
+    n = block_entries("ffx", block, channels, image_shape)
+
+    def init(rng: Rng, params: Params) -> FfxKey:
+        # One draw of both: the first n words rank the entries, the others the 256 values.
+        words = random_words(rng, 2 * (n + 256), f"ffx(block={block}, channels={channels})")
+        chosen = rank(words[: 2 * n]) < n // 2
+        return FfxKey(chosen, rank(words[2 * n :]).astype(jnp.uint8))
+
+    def scramble(key: Key, x: jax.Array) -> jax.Array:
+        check_key("ffx", key, FfxKey, (n,), (256,))
+        check_image("ffx", x.shape, block, channels)
+        if x.dtype == jnp.uint8:
+            coded = _look_up(key.table, x)
+        else:
+            level = jnp.clip(jnp.round(x * 255), 0, 255).astype(jnp.uint8)
+            # Looked up: XLA divides by 255 in one program and multiplies by its inverse in another.
+            coded = _look_up(jnp.asarray(np.arange(256) / 255, x.dtype)[key.table], level)
+        return jnp.where(tile(key.chosen, block, x), coded, x)
+
+    return Lock(init, scramble=scramble)
+
+
+def _look_up(table: jax.Array, index: jax.Array) -> jax.Array:
+    sharding = jax.typeof(index).sharding
+    explicit = AxisType.Explicit in sharding.mesh.axis_types
+    return table.at[index].get(out_sharding=sharding if explicit else None)
+
+
+def ffx_bits(params: Params, sites: Any, block: int, channels: int = 3, **_: Any) -> float:
+    """Key space in bits: the choice of entries and the permutation of 256 values."""
+    return half_bits(block * block * channels) + math.lgamma(257) / math.log(2)
+
+
+SCHEME = Scheme(
+    name="ffx",
+    factory=ffx,
+    paper="AprilPyone & Kiya (2020, 2021), arXiv 2010.00801, 2105.14756",
+    acts="inputs: half of each block's entries encrypted",
+    trained_under=True,
+    protects="A model trained on images of which a key encrypts half of each block answers badly to "
+    "plain images.",
+    lies_open="The weights lie open: any thief can train on.",
+    broken=(
+        Break(
+            how="adaptive attacks bypass the transform, as its authors wrote later",
+            source="AprilPyone & Kiya, 2023, arXiv 2309.01620",
+        ),
+    ),
+    wrong_key="half of each block stays in clear under every key",
+    near=swap_two,
+    bits=ffx_bits,
+    from_data=from_images,
+    files="acts on inputs, of a model trained under its key, and changes nothing in a file; use "
+    "stream_lock",
+)

@@ -1,0 +1,368 @@
+"""One record a lock: complete, true as far as rows can tell, and read from outside; one parser."""
+
+import json
+import sys
+from collections import defaultdict
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+import test_laws
+from helpers import toy
+from helpers.commands import within
+from helpers.sealed import ALICE
+from helpers.table import Case, images, same_bits
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from safetensors.numpy import load_file, save_file
+
+import modellock_jax as ml
+from modellock_jax import explain
+from modellock_jax.attacks import ATTACKS
+from modellock_jax.core.lock import unmasked, unscrambled
+from modellock_jax.locks import SCHEMES, Break, Files, Scheme, parse, register
+from modellock_jax.study import league, report, run
+from modellock_jax.study.config import Config, default_locks, locks_and_variants
+from modellock_jax.study.subjects import subject_of
+from modellock_jax.vault.locked.files import lock_file, unlock_file
+
+pytestmark = [pytest.mark.optax, pytest.mark.run_once]
+ROOT = Path(__file__).parents[1]
+every_scheme = pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES.keys())
+
+
+@every_scheme
+def test_a_record_says_what_the_lock_does(scheme):
+    assert SCHEMES[scheme.name] is scheme
+    assert scheme.factory.__name__ == scheme.name
+    assert scheme.factory is getattr(ml, scheme.name)
+    for shape in ((28, 28, 1), (32, 32, 3), (8, 8, 1)):
+        lock = parse(scheme.name).complete(shape).lock
+        acts = lock.scramble is not unscrambled or lock.mask is not unmasked
+        assert acts == scheme.trained_under
+    for text in (*scheme.variants, scheme.study):
+        assert not text or parse(text).name == scheme.name
+    assert scheme.broken or scheme.name == "stream_lock"
+
+
+@every_scheme
+def test_twins_share_their_key(scheme):
+    if not scheme.twin:
+        assert all(other.twin != scheme.name for other in SCHEMES.values())
+        return
+    assert SCHEMES[scheme.twin].twin == scheme.name
+    params = {"kernel": np.ones((4, 4, 1, 3), np.float32)}
+    one, other = (
+        parse(name).complete((4, 4, 1)).lock.init(ALICE.source("x"), params)
+        for name in (scheme.name, scheme.twin)
+    )
+    assert same_bits(one, other)
+
+
+@every_scheme
+def test_it_locks_a_file_or_says_why_not(scheme, tmp_path):
+    save_file({"a/kernel": np.ones((4, 8), np.float32)}, tmp_path / "m")
+    text = {"patch_shuffle": "patch_shuffle(patch=2, channels=1)"}.get(scheme.name, scheme.name)
+    if isinstance(scheme.files, Files):
+        info = lock_file(tmp_path / "m", tmp_path / "l", ALICE, text)
+        assert scheme.worth in info.about
+        unlock_file(tmp_path / "l", tmp_path / "again", ALICE)
+        assert (tmp_path / "again").read_bytes() == (tmp_path / "m").read_bytes()
+    else:
+        with pytest.raises(ValueError, match=f"^{scheme.name} cannot lock a file: it ") as fault:
+            lock_file(tmp_path / "m", tmp_path / "l", ALICE, text)
+        instead = [name for name in SCHEMES if f"use {name}" in scheme.files]
+        assert instead or "or use stream_lock" in scheme.files
+        assert all(SCHEMES[name].locks_files for name in instead)
+        assert scheme.files in str(fault.value)
+        assert not (tmp_path / "l").exists()
+
+
+def rows_of_the_league():
+    """Mean accuracies of the league's rows by scheme and attack: found, of the right key."""
+    rows = defaultdict(list)
+    for file in (ROOT / "results" / "league").glob("*/rows.jsonl"):
+        for row in map(json.loads, file.read_text().splitlines()):
+            if row["kind"] == "league":
+                case = (file.parent.name, row["lock"], row["attack"])
+                rows[case].append((row["accuracy"], row["right_key"]))
+    return {case: np.mean(found, axis=0) for case, found in rows.items()}
+
+
+LEAGUE = rows_of_the_league()
+
+
+@every_scheme
+def test_what_broke_it_is_in_the_rows(scheme):
+    for one in scheme.broken:
+        if not one.attack:
+            continue
+        assert one.attack in ATTACKS
+        names = {scheme.name, scheme.twin}
+        reached = [
+            right - found
+            for (_, text, attack), (found, right) in LEAGUE.items()
+            if attack == one.attack and parse(text).name in names
+        ]
+        assert reached, f"no row shows {one.attack} on {scheme.name}"
+        assert min(reached) < 0.07
+
+
+def test_what_breaks_a_lock_in_the_rows_is_in_its_record():
+    broken = {
+        (parse(text).name, attack)
+        for (_, text, attack), (found, right) in LEAGUE.items()
+        if found > right - 0.005
+    }
+    assert broken
+    named = {(s.name, one.attack) for s in SCHEMES.values() for one in s.broken}
+    assert broken <= named
+
+
+def test_studies_run_what_the_records_say():
+    assert Config().locks == default_locks()
+    for data in ("mnist5k", "fashion_mnist"):
+        config = json.loads((ROOT / "results" / "league" / data / "config.json").read_text())
+        assert tuple(config["locks"]) == locks_and_variants()
+    config = json.loads((ROOT / "results" / "mnist5k" / "config.json").read_text())
+    assert tuple(config["locks"]) == default_locks()
+
+
+def test_the_readme_has_the_table_of_locks():
+    text = (ROOT / "README.md").read_text()
+    assert text.split("<!-- locks -->\n")[1].split("\n<!-- /locks -->")[0] == explain.lock_table()
+    assert all(f"| `{name}` |" in explain.lock_table() for name in SCHEMES)
+
+
+@pytest.mark.parametrize("field", ["paper", "acts", "protects", "lies_open", "files", "name"])
+def test_a_record_that_says_nothing_is_refused(field):
+    complete = {name: getattr(SCHEMES["sign_flip"], name) for name in Scheme.__dataclass_fields__}
+    Scheme(**complete)
+    with pytest.raises(ValueError, match=r"Scheme.*(empty|identifier)"):
+        Scheme(**complete | {field: ""})
+    with pytest.raises(ValueError, match="name the attack or who published it"):
+        Break(how="by magic")
+
+
+plain = st.recursive(
+    st.none()
+    | st.booleans()
+    | st.integers(-(10**9), 10**9)
+    | st.floats(allow_nan=False)
+    | st.text(max_size=8),
+    lambda inner: st.lists(inner, max_size=3).map(tuple),
+    max_leaves=3,
+)
+SETTINGS = {
+    "deep_lock": ["key_bits", "restart"], "sign_mask": ["bits", "per"], "stream_lock": [],
+    "pixel_shuffle": ["block", "channels", "image_shape"],
+}  # fmt: skip
+link = st.sampled_from(sorted(SETTINGS)).flatmap(
+    lambda name: st.dictionaries(st.sampled_from(SETTINGS[name] or ["none"]), plain).map(
+        lambda given: (name, given if SETTINGS[name] else {})
+    )
+)
+
+
+def literal(value):
+    if isinstance(value, tuple):
+        return "(" + "".join(f"{literal(one)}, " for one in value) + ")"
+    return repr(value).replace("inf", "1e999") if isinstance(value, float) else repr(value)
+
+
+def written(links):
+    return " + ".join(
+        f"{name}({', '.join(f'{k}={literal(v)}' for k, v in given.items())})"
+        for name, given in links
+    )
+
+
+@settings(max_examples=80, derandomize=True, deadline=None)
+@given(st.lists(link, min_size=1, max_size=3).filter(lambda links: len(written(links)) < 900))
+def test_a_text_is_read_as_it_was_written(links):
+    found = parse(written(links))
+    assert [(one.scheme.name, one.settings) for one in found.links] == links
+    assert parse(str(found)) == found
+    assert str(parse(str(found))) == str(found)
+
+
+@settings(max_examples=150, derandomize=True, deadline=None)
+@given(st.text(max_size=30) | st.text("deep_lock()+=,'\\\"1 \n#*[]{}:-", max_size=40))
+def test_any_text_is_read_or_refused(text):
+    try:
+        assert parse(str(parse(text))) == parse(text)
+    except ValueError as error:
+        assert len(str(error).splitlines()) == 1  # noqa: PT017
+
+
+BAD = {
+    "deep_lock(128)": "cannot be read",
+    "deep_lock(key_bits=128, key_bits=256)": "cannot be read",
+    "deep_lock(**{})": "cannot be read",
+    "deep_lock(key_bits=[128])": "cannot be read",
+    "deep_lock(restart='\\d')": "cannot be read",
+    "deep_lock+": "cannot be read",
+    "deep_lock+(sign_flip+stream_lock)": "cannot be read",
+    "deep_lock-sign_flip": "cannot be read",
+    "ml.deep_lock()": "cannot be read",
+    "": "cannot be read",
+    "-" * 990: "cannot be read",
+    "(" * 990: "cannot be read",
+    "+".join(["deep_lock"] * 200): "cannot be read",
+    "deep_lock\0": "cannot be read",
+    "rot13": "there is no lock 'rot13'; the locks are pixel_shuffle, ",
+    "deep_lock+rot13": "there is no lock 'rot13'",
+    "deep_lock(bits=3)": "deep_lock has no setting 'bits'; its settings are key_bits, restart",
+    "stream_lock(bits=3)": "stream_lock has no setting 'bits'; its settings are none",
+    "deep_lock(key_bits=100)": "deep_lock(key_bits=100) does not work: deep_lock: key_bits must",
+    "sign_mask(bits=2.5)": "has a setting of the wrong type: bits is 2.5, and it must be of type int",
+    "sign_mask(bits=True)": "has a setting of the wrong type",
+    "pixel_shuffle(block='a')": "has a setting of the wrong type",
+    "pixel_shuffle": "pixel_shuffle() does not work: missing a required argument: 'block'",
+    "stream_lock+patch_shuffle": "patch_shuffle() does not work: missing a required argument",
+}
+
+
+@pytest.mark.parametrize("text", BAD)
+def test_a_text_without_a_lock_says_why(text):
+    with pytest.raises(ValueError) as fault:  # noqa: PT011
+        parse(text).complete()
+    assert BAD[text] in str(fault.value)
+    assert len(str(fault.value)) < 400
+
+
+def test_data_that_are_no_images_are_refused_by_the_locks_of_images():
+    for name in ("pixel_shuffle", "negative_positive", "ffx", "patch_shuffle"):
+        with pytest.raises(ValueError, match=f"{name}.* acts on images .*the shape \\[64\\]"):
+            parse(name).complete((64,))
+    assert parse("sign_mask").complete((64,)).lock
+
+
+def test_a_chain_has_keys_that_are_near_and_guessed():
+    spec = parse("sign_flip(bits=8) + deep_lock")
+    params = {"kernel": np.ones((4, 8), np.float32)}
+    key = spec.lock.init(jax.random.key(0), params)
+    find = jax.jit(spec.near)
+    near = [find(rng, key) for rng in jax.random.split(jax.random.key(2), 8)]
+    changed = {tuple(not same_bits(a, b) for a, b in zip(key, one)) for one in near}
+    assert changed == {(True, False), (False, True)}
+    assert jax.tree.structure(spec.guess(jax.random.key(1), params)) == jax.tree.structure(key)
+    assert spec.bits(params, {"a": (1, 8)}) == 8 + 128
+
+
+@pytest.fixture
+def outside(tmp_path, monkeypatch):
+    """Where another package is installed that has a lock, and nothing else."""
+    folder = tmp_path / "packages"
+    folder.mkdir()
+    monkeypatch.syspath_prepend(toy.install(folder))
+    yield folder
+    sys.modules.pop("toy_lock", None)
+
+
+def test_a_lock_of_another_package_is_explained_and_in_the_tables(outside, tmp_path):
+    assert list(SCHEMES)[-1] == toy.NAME
+    assert "One known weight gives the word (its authors, 2026)" in explain.explain(toy.NAME)
+    assert f"## {toy.NAME} (research lock)" in explain.page()
+    assert f"| `{toy.NAME}` | a toy (2026) |" in explain.lock_table()
+    done = within(tmp_path, "explain", toy.NAME)
+    assert (done.code, f"## {toy.NAME}" in done.out.decode()) == (0, True)
+
+
+def test_a_lock_of_another_package_locks_files(outside, tmp_path):
+    save_file({"w": np.linspace(-1, 1, 64, dtype=np.float32)}, tmp_path / "m.safetensors")
+    for text in ("toy_xor(turn=3)", "toy_xor+deep_lock"):
+        info = lock_file(tmp_path / "m.safetensors", tmp_path / "l", ALICE, text)
+        assert info.scheme == str(parse(text).complete())
+        assert not (
+            load_file(tmp_path / "l")["w"] == load_file(tmp_path / "m.safetensors")["w"]
+        ).any()
+        unlock_file(tmp_path / "l", tmp_path / "again", ALICE)
+        assert (tmp_path / "again").read_bytes() == (tmp_path / "m.safetensors").read_bytes()
+
+
+def test_a_lock_of_another_package_is_studied(outside, tmp_path):
+    config = Config(
+        data="digits", model="mlp", locks=("toy_xor(turn=1)", "sign_flip+toy_xor"), seeds=1, epochs=1,
+        wrong_keys=2, budgets=(0.1,), thief_rates=(1e-3,), thief_steps=2, thief_scores=1,
+    )  # fmt: skip
+    store = run.run(config, tmp_path)
+    rows = store.of("lock")
+    assert [row["scheme"] for row in rows] == ["toy_xor", "sign_flip+toy_xor"]
+    assert all(row["right_is_plain"] for row in rows)
+    assert [row["key_bits"] for row in rows] == [32, 32 + 256]
+    assert len(report.lock_grid(store, config).rows) == 2
+    assert len(report.thief_grid(store, config).rows) == 3
+    played = league.run(config, tmp_path, ("average_copies",))
+    assert len(league.grid(played, config, ("average_copies",)).rows) == 2
+
+
+def test_the_laws_hold_a_lock_of_another_package(outside):
+    case = Case(subject_of(toy.NAME, (4, 4, 1)).lock, toy.NAME)
+    (locked, key), x = case.pair(1), images()
+    assert same_bits(case.jit.decrypt(key, locked), case.params())
+    assert not same_bits(locked, case.params())
+    assert same_bits(case.jit.user(key, locked, x), case.jit.owner(key, case.params(), x))
+    for law in (
+        test_laws.test_2_shardings_are_kept,
+        test_laws.test_4_vmap_over_keys_is_a_loop,
+        test_laws.test_5_gradients_through_the_owners_forward_are_finite,
+    ):
+        law(case, "jit")
+    test_laws.test_6_another_key_gives_another_answer(case)
+    test_laws.test_7_a_second_key_costs_no_second_trace(case)
+    test_laws.test_keys_come_from_a_host_secret_too(case)
+
+
+def test_a_package_that_takes_a_name_or_does_not_load_is_named(tmp_path, monkeypatch):
+    kinds = {
+        "taken": (
+            toy.SOURCE,
+            "deep_lock",
+            "announces a lock 'deep_lock', and there is one already",
+        ),
+        "broken": (
+            "import nothing_of_that_name",
+            "broken",
+            "of the package .* cannot be loaded: Mod",
+        ),
+        "other": (toy.SOURCE, "other", "is no Scheme of that name"),
+    }
+    for package, (source, name, message) in kinds.items():
+        with monkeypatch.context() as patch:
+            (tmp_path / package).mkdir()
+            patch.syspath_prepend(toy.install(tmp_path / package, source, name, f"toy_{package}"))
+            assert SCHEMES["deep_lock"].factory is ml.deep_lock  # is not looked for elsewhere
+            with pytest.raises(ValueError, match=message):
+                list(SCHEMES.values())
+
+
+def test_a_record_can_be_registered(monkeypatch):
+    monkeypatch.setattr(SCHEMES, "_registered", {})
+    space = {"__name__": "notebook"}
+    exec(toy.SOURCE, space)
+    register(space["SCHEME"])
+    exec(toy.SOURCE, space)  # a cell of a notebook, run again
+    register(space["SCHEME"])
+    assert parse("toy_xor(turn=2)").lock
+    other = {"__name__": "elsewhere"}
+    exec(toy.SOURCE, other)
+    with pytest.raises(ValueError, match="there is a lock called 'toy_xor'"):
+        register(other["SCHEME"])
+    with pytest.raises(ValueError, match="there is a lock called 'deep_lock'"):
+        register(SCHEMES["deep_lock"])
+    with pytest.raises(TypeError, match="register a Scheme, not function"):
+        register(ml.deep_lock)
+
+
+def test_a_lock_whose_finished_key_a_file_cannot_keep_is_refused(tmp_path, monkeypatch):
+    monkeypatch.setattr(SCHEMES, "_registered", {})
+    space = {"__name__": "notebook"}
+    counting = "lambda key, params, /, loss=None: (decrypt(key, params), ToyKey(key.word + 1))"
+    exec(toy.SOURCE.replace(toy.ENCRYPT, counting), space)
+    register(space["SCHEME"])
+    save_file({"w": np.ones(8, np.float32)}, tmp_path / "m")
+    with pytest.raises(ValueError, match="finishes its key by more than a `nonce`"):
+        lock_file(tmp_path / "m", tmp_path / "l", ALICE, "toy_xor")
+    assert not (tmp_path / "l").exists()
