@@ -1,53 +1,23 @@
-"""How hard every test and example is compiled."""
+"""How every test and example is compiled, here and in the processes that they start."""
 
-import functools
 import os
+import subprocess
+import sys
 
-import jax
-import pytest
-from jax._src import compiler
-
-# XLA's older emitters compile in half the time, and run slower. Only JAX's own function takes options
-# for all programs; where it, or XLA, no longer knows them, tests only take longer.
-QUICK = {"xla_cpu_use_fusion_emitters": False, "xla_cpu_parallel_codegen_split_count": 1}
-OPTIONS = compiler.get_compile_options
+# XLA's older emitters compile in half the time, and run slower.
+QUICK = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
 
 
-def quick_options(*args, env_options_overrides=None, **kwargs):
-    chosen = QUICK | (env_options_overrides or {})
-    return OPTIONS(*args, env_options_overrides=chosen, **kwargs)
+def knows(flags):
+    """Whether XLA knows these flags: it ends a process that has another."""
+    code = "import jax; jax.devices()"
+    child = {"env": os.environ | {"XLA_FLAGS": flags}, "capture_output": True}
+    return subprocess.run([sys.executable, "-c", code], check=False, **child).returncode == 0
 
 
-@functools.cache
-def knows_quick_options():
-    try:
-        jax.jit(lambda x: x + 1).lower(1.0).compile(compiler_options=QUICK)
-    except jax.errors.JaxRuntimeError:
-        return False
-    return True
-
-
-def optimise(much):
-    """Compile with all optimisations, or with few."""
-    jax.config.update("jax_disable_most_optimizations", not much)
-    compiler.get_compile_options = OPTIONS if much or not knows_quick_options() else quick_options
-
-
-@pytest.fixture(autouse=True, scope="module")
-def effort(request):
-    # A program that runs once, on little data, costs more to optimise than to run.
-    once = request.node.get_closest_marker("run_once") is not None
-    example = isinstance(request.node, pytest.Module) and "Doctest" in type(request.node).__name__
-    optimise(not (once or example))
-    # For child processes whose programs run once each; XLA ends one that has a flag it does not know.
-    flags = " ".join(f"--{name}={str(value).lower()}" for name, value in QUICK.items())
-    os.environ["QUICK_XLA_FLAGS"] = flags if knows_quick_options() else ""
-    yield
-    optimise(True)
-
-
-@pytest.fixture
-def few_optimisations():
-    optimise(False)
-    yield
-    optimise(True)
+if "PYTEST_XDIST_WORKER" not in os.environ:  # a worker has the environment of its parent
+    flags = f"{os.environ.get('XLA_FLAGS', '')} {QUICK}".strip()
+    if knows(flags):
+        os.environ["XLA_FLAGS"] = flags
+    # Almost every program here runs once, on little data, and costs more to optimise than to run.
+    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"

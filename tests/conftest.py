@@ -32,3 +32,12 @@ def strict(request):
     promotion = "standard" if request.node.get_closest_marker("optax") else "strict"
     with jax.numpy_dtype_promotion(promotion), jax.numpy_rank_promotion("raise"):
         yield
+
+
+@pytest.fixture
+def optimised(monkeypatch):
+    """Compile as users do: for what is said of memory, and for programs that run for long."""
+    monkeypatch.setenv("JAX_DISABLE_MOST_OPTIMIZATIONS", "0")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", True)

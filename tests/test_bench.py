@@ -11,8 +11,6 @@ from modellock_jax.bench import run as bench
 from modellock_jax.bench import training as bench_training
 from modellock_jax.bench.timing import alternate, beside, median_with_interval, row
 
-pytestmark = pytest.mark.run_once
-
 
 def test_the_ratio_is_the_median_within_rounds_with_an_interval_around_it():
     # A machine three times slower in half of the rounds slows both: the ratio stays at two.

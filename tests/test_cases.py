@@ -24,7 +24,7 @@ from modellock_jax.attacks._work import Tally, counted
 from modellock_jax.models import mlp
 from modellock_jax.study.subjects import subject_of
 
-pytestmark = [pytest.mark.optax, pytest.mark.run_once]
+pytestmark = pytest.mark.optax
 LOCKS = {
     "pixel_shuffle": "pixel_shuffle(block=2)",
     "patch_shuffle": "patch_shuffle(patch=4)",

@@ -11,7 +11,6 @@ import modellock_jax as ml
 from modellock_jax.attacks.keys import chosen_image as attack
 from modellock_jax.attacks.keys import logit_oracle
 
-pytestmark = pytest.mark.run_once
 SHAPE = (8, 8, 1)
 
 

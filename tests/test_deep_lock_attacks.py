@@ -9,8 +9,6 @@ import modellock_jax as ml
 from modellock_jax import attacks
 from modellock_jax.attacks.keys import ciphertext_only
 
-pytestmark = pytest.mark.run_once
-
 
 def weights(seed: int, n: int, dtype: str = "float32") -> jax.Array:
     """Weights of a layer, some of them zero."""

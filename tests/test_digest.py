@@ -18,7 +18,6 @@ from modellock_jax.ciphers.nonces import leaf_nonce
 from modellock_jax.core.shards import Part
 from modellock_jax.locks._digest import LANES, ROW, _added, stretch_of, structure, tree_digest
 
-pytestmark = pytest.mark.run_once
 no_call = pytest.mark.skipif(not native.has_digest(), reason="no compiled call")
 both_ways = pytest.mark.parametrize(
     "compiled",

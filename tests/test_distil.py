@@ -11,7 +11,7 @@ from modellock_jax import attacks, data, models, train
 from modellock_jax.attacks.weights.distil import distil
 from modellock_jax.tasks import classify, measure
 
-pytestmark = [pytest.mark.optax, pytest.mark.run_once]
+pytestmark = pytest.mark.optax
 
 
 @pytest.fixture(scope="module")

@@ -16,7 +16,6 @@ from modellock_jax.attacks.evasion import adversarial
 from modellock_jax.attacks.evasion import methods as evasion
 from modellock_jax.attacks.evasion.gradient_masking import gradient_masking
 
-pytestmark = pytest.mark.run_once
 RNG = jax.random.key(7)
 ATTACKS = {
     "fgsm": evasion.fgsm,

@@ -40,8 +40,7 @@ assert not [name for name, module in sys.modules.items() if module and "modelloc
 
 def run_without_the_package(files):
     environment = {k: v for k, v in os.environ.items() if k != "PYTHONPATH"} | {
-        "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
+        "JAX_PLATFORMS": "cpu"
     }
     runner = subprocess.run(
         [sys.executable, "-c", RUNNER, *map(str, files)],
@@ -62,15 +61,7 @@ def keys_and_locked(name, lock):
 
 
 @pytest.fixture(scope="module")
-def few_optimisations_everywhere():
-    # The same here and there, since sums may differ in their last bits otherwise.
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)
-
-
-@pytest.fixture(scope="module")
-def answers(few_optimisations_everywhere, tmp_path_factory):
+def answers(tmp_path_factory):
     """For each lock, what the saved model answers and what the lock's user gets: three images with
     the right key, and with another key, and once two images."""
     folder, expected = tmp_path_factory.mktemp("served"), {}

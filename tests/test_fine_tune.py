@@ -16,7 +16,7 @@ from modellock_jax.study import run as runner
 from modellock_jax.study import sweep
 from modellock_jax.study.config import Config
 
-pytestmark = [pytest.mark.optax, pytest.mark.run_once]
+pytestmark = pytest.mark.optax
 SHAPE = (4, 4, 1)
 EXAMPLE = jnp.zeros((1, *SHAPE))
 

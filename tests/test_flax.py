@@ -11,8 +11,6 @@ from helpers.table import same_bits
 
 import modellock_jax as ml
 
-pytestmark = pytest.mark.run_once
-
 
 class Linen(nn.Module):
     """Not ours: convolution, BatchNorm, attention, LayerNorm, a nested block, a head."""

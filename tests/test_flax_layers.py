@@ -11,7 +11,6 @@ from helpers.table import same_bits
 import modellock_jax as ml
 from modellock_jax.core.lock import paths
 
-pytestmark = pytest.mark.run_once
 MASK = ml.sign_mask(bits=4)
 KEYS = [ml.SignKey(jnp.array(signs, jnp.int8)) for signs in ([1, -1, -1, 1], [-1, 1, -1, -1])]
 X = jnp.linspace(-1, 1, 8).reshape(2, 4)

@@ -13,8 +13,6 @@ import modellock_jax as ml
 from modellock_jax.attacks.keys import key_search as search
 from modellock_jax.attacks.keys import permutation_search, sign_algebra, sign_search
 
-pytestmark = pytest.mark.run_once
-
 
 @functools.cache
 def program(attack, count, steps):

@@ -88,7 +88,7 @@ def test_a_scan_over_locked_layers_gives_the_owner_s_outputs_bit_for_bit(name):
 
 @pytest.mark.parametrize("name", ["deep_lock", "deep_lock-256-leaf", "stream_lock", "sign_flip"])
 @pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float8_e5m2", "int8"])
-def test_layers_of_any_bits_open_as_the_whole_leaf_does(name, dtype, few_optimisations):
+def test_layers_of_any_bits_open_as_the_whole_leaf_does(name, dtype):
     # 144 entries a layer: whole blocks of AES, broken ones of ChaCha20.
     params = {"kernel": random_bits(jax.random.key(4), (5, 9, 16), dtype), "rest": jnp.arange(3.0)}
     lock = LOCKS[name]
@@ -112,7 +112,7 @@ def test_layers_of_any_bits_open_as_the_whole_leaf_does(name, dtype, few_optimis
 
 
 @pytest.mark.parametrize("name", ["deep_lock", "stream_lock"])
-def test_temporary_memory_is_that_of_the_plain_forward(name):
+def test_temporary_memory_is_that_of_the_plain_forward(name, optimised):
     params, lock = make_params(64), STACKED[name]
     x = jax.random.normal(jax.random.key(1), (16, 32, 16))
     locked, key = locked_by(lock, params)
@@ -189,7 +189,7 @@ def of_nnx():
 
 
 @pytest.mark.parametrize("make", [linen, of_nnx])
-def test_scanned_flax_modules_need_no_edit(make, few_optimisations):
+def test_scanned_flax_modules_need_no_edit(make):
     forward, params = make()
     x, lock = jax.random.normal(jax.random.key(1), (2, 4, 16)), ml.stream_lock()
     locked, key = locked_by(lock, params)
@@ -201,7 +201,7 @@ def test_scanned_flax_modules_need_no_edit(make, few_optimisations):
     assert any(word in str(loop) for loop in loops for word in opens)
 
 
-def test_one_program_runs_with_many_keys(few_optimisations):
+def test_one_program_runs_with_many_keys():
     lock, params = ml.stream_lock(), make_params(16)
     x = jax.random.normal(jax.random.key(1), (2, 5, 16))
     locked, key = locked_by(lock, params)
@@ -214,7 +214,7 @@ def test_one_program_runs_with_many_keys(few_optimisations):
 
 
 @pytest.mark.parametrize("name", ["deep_lock", "stream_lock", "sign_flip"])
-def test_layers_on_a_mesh_open_alike(name, few_optimisations):
+def test_layers_on_a_mesh_open_alike(name):
     mesh = jax.make_mesh((4,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
     lock, params = STACKED[name], make_params(16)
     x = jax.random.normal(jax.random.key(1), (8, 5, 16))

@@ -15,7 +15,7 @@ from modellock_jax.study.measures import MEASURES
 from modellock_jax.study.store import Store
 from modellock_jax.study.subjects import prepare, subject_of
 
-pytestmark = [pytest.mark.optax, pytest.mark.run_once]
+pytestmark = pytest.mark.optax
 NAMES, CONTROL = (
     ("pixel_shuffle_chosen_image", "deep_lock_known_plaintext"),
     ("scratch", "fine_tune"),

@@ -18,7 +18,7 @@ from modellock_jax.attacks.weights.leakage import (
 from modellock_jax.models import mlp
 from modellock_jax.tasks import margin_loss
 
-pytestmark = [pytest.mark.optax, pytest.mark.run_once]
+pytestmark = pytest.mark.optax
 PLAIN = ml.Lock(lambda rng, params: ml.SignKey(jnp.ones(1, jnp.int8)))
 
 

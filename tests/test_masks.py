@@ -10,7 +10,6 @@ from helpers.table import forward, images, make_params
 
 import modellock_jax as ml
 
-pytestmark = pytest.mark.run_once
 MASK = ml.sign_mask(bits=4)
 RNG = jax.random.key(0)
 BOTH = pytest.mark.parametrize("who", [ml.owner_forward, ml.user_forward])

@@ -1,7 +1,5 @@
 """Keys and seeds spread over a mesh: the same numbers as on one device, none lost, memory bounded."""
 
-import os
-
 import jax
 import jax.numpy as jnp
 import pytest
@@ -97,8 +95,7 @@ print(json.dumps({
 
 @pytest.fixture(scope="module")
 def found():
-    flags = os.environ["QUICK_XLA_FLAGS"]
-    found = answer_of(WORKER, flags, JAX_DISABLE_MOST_OPTIMIZATIONS="1")
+    found = answer_of(WORKER)
     assert found["devices"] == 8
     return found
 

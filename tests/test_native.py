@@ -95,7 +95,6 @@ def test_the_lock_uses_it_and_has_the_bits_of_jax_alone():
     assert same(lock.decrypt(key, params), oracle.decrypt(key, params))
 
 
-@pytest.mark.usefixtures("few_optimisations")
 def test_encrypt_finishes_its_key_as_jax_alone():
     params, lock, oracle = model(), ml.stream_lock(), in_jax()
     key = lock.init(jax.random.key(1), params)
@@ -113,7 +112,6 @@ LONG = [
 ]  # fmt: skip
 
 
-@pytest.mark.usefixtures("few_optimisations")
 def test_the_digest_of_long_leaves():
     leaves = [random_bits(jax.random.key(5), *one) for one in LONG]
     digest = jax.jit(tree_digest, static_argnums=2)

@@ -64,8 +64,6 @@ def free_port():
 def environment(**more):
     return os.environ | {
         "JAX_PLATFORMS": "cpu",
-        "JAX_DISABLE_MOST_OPTIMIZATIONS": "1",
-        "XLA_FLAGS": os.environ["QUICK_XLA_FLAGS"],
         "JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0.05",
         "PYTHONPATH": os.pathsep.join(sys.path),
         **more,

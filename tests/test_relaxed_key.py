@@ -18,7 +18,7 @@ from modellock_jax.attacks.keys.relaxed_key import best_key, relaxed_key
 from modellock_jax.models import mlp
 from modellock_jax.train import fit
 
-pytestmark = [pytest.mark.optax, pytest.mark.run_once]
+pytestmark = pytest.mark.optax
 BITS, STEPS = 64, 150
 SIGNS, SHUFFLE = ml.sign_mask(BITS), ml.pixel_shuffle(4, channels=1)
 RELAXED = {

@@ -21,7 +21,7 @@ from modellock_jax.models import Model
 from modellock_jax.tasks import margin_loss
 from modellock_jax.train import fit
 
-pytestmark = [pytest.mark.optax, pytest.mark.run_once]
+pytestmark = pytest.mark.optax
 COUNT, THIEF = 16, 80
 
 

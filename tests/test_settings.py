@@ -13,7 +13,6 @@ from modellock_jax.attacks.evasion import methods as evasion
 from modellock_jax.core.shards import as_on_tpus
 from modellock_jax.locks.adv_params import layers_of
 
-pytestmark = pytest.mark.run_once
 RNG = jax.random.key(3)
 X = jax.random.uniform(RNG, (5, 4, 4, 1))
 Y = jnp.arange(5, dtype=jnp.int32) % 3

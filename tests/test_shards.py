@@ -116,8 +116,6 @@ def beside(lock):
     ]
 
 
-# Fewer optimisations take no collective away, and programs that run once compile sooner.
-jax.config.update("jax_disable_most_optimizations", True)
 assert len(jax.devices()) == 8
 both = [beside(in_jax()), beside(ml.stream_lock())]
 print(json.dumps({"beside": both} | {name: check(name) for name in LOCKS}))

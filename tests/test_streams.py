@@ -16,7 +16,6 @@ import modellock_jax as ml
 from modellock_jax.core.bits import stack
 from modellock_jax.core.lock import paths
 
-pytestmark = pytest.mark.run_once
 EXAMPLES = int(os.environ.get("EXAMPLES", "8"))  # that hypothesis draws; many take long to compile
 LOCK = ml.stream_lock()
 KEY = LOCK.init(jax.random.key(7), jnp.zeros(1))

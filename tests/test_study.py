@@ -18,7 +18,7 @@ from modellock_jax.study.report import interval
 from modellock_jax.study.store import Store, write
 from modellock_jax.study.subjects import subject_of
 
-pytestmark = [pytest.mark.optax, pytest.mark.run_once]
+pytestmark = pytest.mark.optax
 
 TINY = Config(
     data="digits",

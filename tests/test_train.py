@@ -18,8 +18,6 @@ from modellock_jax.core.lock import paths
 from modellock_jax.core.over_keys import over_keys
 from modellock_jax.tasks import classify, margin_loss, measure, random_shift
 
-pytestmark = pytest.mark.run_once
-
 
 @pytest.mark.parametrize("stride", [1, 2, 3])
 @pytest.mark.parametrize("side", [1, 2, 3])

@@ -6,8 +6,9 @@ import subprocess
 import sys
 
 
-def answer_of(worker, flags="", **environment):
-    """What a program that sees eight devices prints, as JSON; `flags` are more for XLA."""
+def answer_of(worker, **environment):
+    """What a program that sees eight devices prints, as JSON."""
+    flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     run = subprocess.run(
         [sys.executable, "-c", worker],
         capture_output=True,
@@ -15,7 +16,7 @@ def answer_of(worker, flags="", **environment):
         check=False,
         env=os.environ
         | {
-            "XLA_FLAGS": f"--xla_force_host_platform_device_count=8 {flags}",
+            "XLA_FLAGS": flags,
             "JAX_PLATFORMS": "cpu",
             "PYTHONPATH": os.pathsep.join(sys.path),
             **environment,
