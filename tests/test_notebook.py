@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import nbformat
+import pytest
 
 NOTEBOOK = Path(__file__).parents[1] / "notebooks" / "01_lock_a_model.ipynb"
 
@@ -52,6 +53,7 @@ nbformat.write(notebook, "out.ipynb")
 """
 
 
+@pytest.mark.slow
 def test_a_quick_run_opens_with_the_key_alone(tmp_path: Path) -> None:
     # In a process of its own: the client leaves sockets for the garbage collector to warn of.
     quick = os.environ | {"MODELLOCK_QUICK": "1"}

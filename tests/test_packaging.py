@@ -141,6 +141,7 @@ def test_hosted_ci_runs_what_the_metadata_claims_with_pinned_actions():
     claimed = [c.split(" :: ")[-1] for c in PROJECT["classifiers"] if "Python :: 3." in c]
     assert f"python: {claimed}".replace("'", '"') in text
     assert PROJECT["requires-python"] == f">={claimed[0]}"
+    text += (ROOT / ".github" / "workflows" / "full.yml").read_text()
     uses = re.findall(r"uses: (\S+)", text)
     assert uses
     assert all(re.fullmatch(r"actions/[a-z-]+@v\d+", one) for one in uses)

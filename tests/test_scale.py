@@ -1,4 +1,4 @@
-"""Ten million values of every dtype, all bit patterns among them, come back bit for bit."""
+"""A million values of every dtype, all bit patterns among them, come back bit for bit; ten, if slow."""
 
 from typing import Any
 
@@ -13,7 +13,7 @@ import modellock_jax as ml
 from modellock_jax.core.bits import stack
 from modellock_jax.core.lock import paths
 
-BIG, SMALL = (2500, 4000), (300, 250)
+BIG, SMALL = {1: (250, 4000), 10: (2500, 4000)}, (300, 250)
 LAYER = {"kernel": jnp.linspace(-1.0, 2.0, 64).reshape(8, 8)}
 FLOATS = [dtype for dtype in DTYPES if "float" in dtype]
 
@@ -23,9 +23,9 @@ every_bit_lock = pytest.mark.parametrize(
 )
 
 
-@pytest.fixture(scope="module")
-def big() -> dict[str, Any]:
-    return tree(BIG)
+@pytest.fixture(scope="module", params=[1, pytest.param(10, marks=pytest.mark.slow)])
+def big(request: pytest.FixtureRequest) -> dict[str, Any]:
+    return tree(BIG[request.param])
 
 
 def draw(lock: ml.Lock, params: Any, n: int = 3) -> Any:
@@ -42,7 +42,7 @@ def check_changed(name: str, locked: Any, plain: Any) -> None:
 def test_the_values_are_all_there_are(big: dict[str, Any]) -> None:
     for dtype in DTYPES:
         leaf = big[dtype]["kernel"]
-        assert leaf.size == 10**7
+        assert leaf.size in (10**6, 10**7)
         if leaf.dtype.itemsize == 4:
             assert set(bits(leaf)[0].tolist()) >= set(SPECIAL)
         else:
@@ -50,7 +50,7 @@ def test_the_values_are_all_there_are(big: dict[str, Any]) -> None:
 
 
 @every_bit_lock
-def test_ten_million_values_come_back(name: str, big: dict[str, Any]) -> None:
+def test_millions_of_values_come_back(name: str, big: dict[str, Any]) -> None:
     lock = LOCKS[name]
     locked, key = jax.jit(lock.encrypt)(lock.init(jax.random.key(1), big), big)
     check_changed(name, locked, big)
@@ -69,7 +69,7 @@ def test_values_come_back_under_vmap(name: str) -> None:
 
 
 @every_dtype
-def test_patch_shuffle_moves_ten_million_values(dtype: str, big: dict[str, Any]) -> None:
+def test_patch_shuffle_moves_millions_of_values(dtype: str, big: dict[str, Any]) -> None:
     lock, plain = ml.patch_shuffle(50, channels=1), big[dtype]
     locked, key = jax.jit(lock.encrypt)(lock.init(jax.random.key(1), plain), plain)
     moved = bits(plain["kernel"])[np.asarray(key.permutation)]
@@ -109,7 +109,7 @@ def loss(params: Any) -> jax.Array:
     [("float32", "int8"), ("float16", "float8_e4m3fn", "int32"), ("bfloat16", "float8_e5m2")],
     ids="-".join,
 )
-def test_adv_params_beside_ten_million_values(dtypes: tuple[str, ...], big: dict[str, Any]) -> None:
+def test_adv_params_beside_millions_of_values(dtypes: tuple[str, ...], big: dict[str, Any]) -> None:
     lock = ml.adv_params(count=2, pool=1.0)
     params = {"layer": LAYER, **{dtype: big[dtype] for dtype in dtypes}}
     encrypt = jax.jit(lambda key, params: lock.encrypt(key, params, loss))
@@ -133,7 +133,7 @@ def true_bits(leaf: jax.Array, number: int, seed: int, count: int) -> ml.AdvPara
 
 
 @pytest.mark.parametrize("dtype", FLOATS)
-def test_adv_params_restores_entries_among_ten_million(dtype: str, big: dict[str, Any]) -> None:
+def test_adv_params_restores_entries_among_millions(dtype: str, big: dict[str, Any]) -> None:
     params = {"big": big[dtype]["kernel"], "layer": LAYER}
     key = true_bits(params["big"], 0, seed=2, count=1000)
     decrypt = jax.jit(ml.adv_params(count=1000).decrypt)

@@ -27,7 +27,7 @@ from modellock_jax.study.config import Config, default_locks, locks_and_variants
 from modellock_jax.study.subjects import subject_of
 from modellock_jax.vault.locked.files import lock_file, unlock_file
 
-pytestmark = [pytest.mark.optax, pytest.mark.run_once]
+pytestmark = pytest.mark.optax
 ROOT = Path(__file__).parents[1]
 every_scheme = pytest.mark.parametrize("scheme", SCHEMES.values(), ids=SCHEMES.keys())
 

@@ -16,7 +16,7 @@ import modellock_jax as ml
 from modellock_jax.core.bits import stack
 from modellock_jax.core.lock import paths
 
-EXAMPLES = int(os.environ.get("EXAMPLES", "8"))  # that hypothesis draws; many take long to compile
+EXAMPLES = int(os.environ.get("EXAMPLES", "6"))  # that hypothesis draws; many take long to compile
 LOCK = ml.stream_lock()
 KEY = LOCK.init(jax.random.key(7), jnp.zeros(1))
 MESH = jax.make_mesh((4,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))

@@ -64,7 +64,13 @@ def keys(tmp_path_factory):
 
 
 @pytest.mark.optax
-@pytest.mark.parametrize("name", CHECKPOINTS)
+@pytest.mark.parametrize(
+    "name",
+    [
+        name if name == "trained here" else pytest.param(name, marks=pytest.mark.slow)
+        for name in CHECKPOINTS
+    ],
+)
 def test_a_checkpoint_goes_through_every_command(name, keys, tmp_path):
     arrays, metadata = CHECKPOINTS[name]
     arrays, m = arrays(), tmp_path / "m.safetensors"
