@@ -76,7 +76,7 @@ def test_a_thousand_keys_in_one_program_are_the_loop(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["deep_lock", "stream_lock"])
-def test_chunks_bound_the_memory(name: str) -> None:
+def test_chunks_bound_the_memory(name: str, optimised: None) -> None:
     lock, params = LOCKS[name], {"kernel": jnp.ones((64, 64))}
     keys = jax.eval_shape(lambda: draw_keys(name, lock, params))
 

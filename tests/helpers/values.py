@@ -38,6 +38,6 @@ def values(dtype: str, shape: tuple[int, ...]) -> jax.Array:
     return jnp.asarray(uint.view(type_).reshape(shape))
 
 
-def tree(shape: tuple[int, ...]) -> dict[str, Any]:
+def tree(shape: tuple[int, ...], dtypes: list[str] = DTYPES) -> dict[str, Any]:
     """One kernel of that shape for each dtype."""
-    return {dtype: {"kernel": values(dtype, shape)} for dtype in DTYPES}
+    return {dtype: {"kernel": values(dtype, shape)} for dtype in dtypes}
