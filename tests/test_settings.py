@@ -19,9 +19,11 @@ Y = jnp.arange(5, dtype=jnp.int32) % 3
 ON_BITS = ["deep_lock", "deep_lock-256-leaf", "stream_lock", "sign_flip", "patch_shuffle", "only"]
 
 
-@pytest.mark.parametrize("name", [*ON_BITS, "pixel_shuffle", "sign_mask", "ffx"])
+# `only` hands on to the lock it is given, here and below.
+@pytest.mark.parametrize("name", [*ON_BITS[:-1], "pixel_shuffle", "sign_mask", "ffx"])
 def test_without_jit(name):
-    lock, params, x = CASES[name].lock, {"dense": make_params(dtypes=[])["dense"]}, images()
+    # One small leaf: each operation is a call of its own.
+    lock, params, x = CASES[name].lock, {"kernel": make_params()["dense"]["kernel"]}, images()
     key = lock.init(RNG, params)
     with jax.disable_jit():
         locked, finished = lock.encrypt(key, params)
@@ -65,7 +67,7 @@ def test_key_searches_with_64_bits(search, labels):
     chex.assert_trees_all_equal_shapes_and_dtypes(state, again)
 
 
-@pytest.mark.parametrize("name", ON_BITS)
+@pytest.mark.parametrize("name", ON_BITS[:-1])
 @pytest.mark.parametrize("tpu", [False, True])
 def test_locks_with_64_bits(name, tpu):
     lock, params = CASES[name].lock, {"dense": make_params(dtypes=[])["dense"]}
