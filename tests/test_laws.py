@@ -143,7 +143,7 @@ def test_4_vmap_over_keys_is_a_loop(case, way):
     assert same_bits(opened, stack([case.params()] * 3))
     assert same_bits(scrambled, jnp.stack([case.lock.scramble(key, x) for _, key in pairs]))
     # A batched matmul may sum in another order; the weights and inputs it sums are the same bits.
-    looped = jnp.stack([case.quick_user(key, locked, x) for locked, key in pairs])
+    looped = jnp.stack([case.jit.user(key, locked, x) for locked, key in pairs])
     np.testing.assert_allclose(y, looped, rtol=2e-6, atol=2e-6)
 
 

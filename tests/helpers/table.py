@@ -47,8 +47,6 @@ class Case:
             jax.jit(ml.owner_forward(lock, forward)),
             jax.jit(ml.user_forward(lock, counted)),
         )
-        # Another program than jit.user, for tests that compile it with few optimisations.
-        self.quick_user = jax.jit(ml.user_forward(lock, forward))
         self.pair = functools.cache(lambda seed: self.jit.make(jax.random.key(seed), self.params()))
         self.eager_pair = functools.cache(
             lambda seed: self._make(jax.random.key(seed), self.params())
