@@ -135,7 +135,7 @@ def selective(
     **Guarantees.** The loss on the inputs held out is never above that of the locked model. Weights
     whose loss is not finite are left as they are.
 
-    Source: gradient support pursuit, Bahmani, Raj & Boufounos (2013), with |g * w| as the ranking.
+    Source: gradient support pursuit, Bahmani, Raj & Boufounos (2013), with abs(g * w) as the ranking.
 
     >>> import jax, modellock_jax as ml
     >>> forward = lambda params, x: x @ params["w"]

@@ -23,7 +23,7 @@ def on_devices(
     sharding: Sharding | Callable[[str, jax.ShapeDtypeStruct], Sharding] | Params,
     like: Params | None = None,
 ) -> Params:
-    """Open a sealed file onto devices: a pytree of `jax.Array`s, decrypted one after another.
+    """Open a sealed file onto devices: a pytree of `jax.Array`, decrypted one by one.
 
     `sharding`: one for all, a function of name, shape and dtype, or a tree of them like the result;
     `like` as in `to_tree`. Each process reads the shards of its own devices. Raises `ValueError` if

@@ -1,0 +1,66 @@
+"""README and site: tables are as their rows say, links lead somewhere, README is short."""
+
+import re
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
+
+
+def tables(root, *arguments):
+    command = [sys.executable, str(root / "docs" / "tables"), *arguments]
+    return subprocess.run(command, capture_output=True, text=True)
+
+
+def test_every_table_is_as_its_rows_say():
+    run = tables(ROOT, "--check")
+    assert (run.returncode, run.stdout) == (0, "every table is as its rows say\n"), run.stderr
+
+
+def test_another_row_is_another_table(tmp_path):
+    for name in ("docs", "results"):
+        shutil.copytree(ROOT / name, tmp_path / name, ignore=shutil.ignore_patterns("_build"))
+    shutil.copy(ROOT / "README.md", tmp_path)
+    rows = tmp_path / "results" / "league" / "mnist5k" / "rows.jsonl"
+    text = rows.read_text()
+    changed, count = re.subn(r'("accuracy": 0\.9)(\d)', r"\g<1>0\g<2>", text, count=40)
+    assert count == 40
+    rows.write_text(changed)
+    run = tables(tmp_path, "--check")
+    assert run.returncode == 1
+    assert run.stdout.splitlines() == ["README.md: league", "docs/results.md: league"]
+    assert tables(tmp_path).returncode == 0
+    assert tables(tmp_path, "--check").returncode == 0
+
+
+def test_the_readme_is_short():
+    text = (ROOT / "README.md").read_text()
+    assert len(text.splitlines()) <= 120
+    assert len(text.split()) <= 1200
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_link_leads_somewhere(page):
+    text = re.sub(r"```.*?```", "", page.read_text(), flags=re.DOTALL)
+    for target in re.findall(r"\]\(([^)\s]+)\)", text):
+        if not target.startswith(("http://", "https://", "mailto:")):
+            file, _, anchor = target.partition("#")
+            there = (page.parent / file).resolve() if file else page
+            assert there.exists(), f"{page.name}: {target}"
+            if anchor:
+                headings = re.findall(r"^#+ (.*)$", there.read_text(), re.MULTILINE)
+                slugs = {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
+                assert anchor in slugs, f"{page.name}: {target}"
+
+
+def test_every_page_is_on_the_site():
+    listed = set(
+        re.findall(r"^([\w/.-]+)$", (ROOT / "docs" / "index.md").read_text(), re.MULTILINE)
+    )
+    pages = {page.stem for page in (ROOT / "docs").glob("*.md")} - {"index"}
+    assert pages <= listed
