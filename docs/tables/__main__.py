@@ -20,6 +20,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "league": studies.league,
     "sweep": studies.sweep,
     "deep lock keys": studies.deep_lock_keys,
+    "locks": single.locks,
     "attacks": single.attacks,
     "single attacks": single.single_attacks,
     "evasion": single.evasion,

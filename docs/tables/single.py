@@ -3,6 +3,7 @@
 import numpy as np
 from rows import Results, markdown, of, percent
 
+from modellock_jax import explain
 from modellock_jax.attacks import ATTACKS
 
 
@@ -93,3 +94,7 @@ def attacks(results: Results) -> str:
     header = ["attack", "against", "the attacker has", "it gives"]
     lines = [[f"`{e.name}`", ", ".join(e.against), e.has, e.gives] for e in ATTACKS.values()]
     return markdown(header, lines, 4)
+
+
+def locks(results: Results) -> str:
+    return explain.lock_table()
