@@ -1,3 +1,4 @@
+from .core.acts import acts_on
 from .core.compose import chain, only
 from .core.lock import (
     Forward,
@@ -37,6 +38,7 @@ __all__ = [
     "SignKey",
     "StreamKey",
     "Tap",
+    "acts_on",
     "adv_params",
     "chain",
     "deep_lock",

@@ -49,11 +49,11 @@ class Files:
     uint8; it gets no `loss`, and may finish its key by a public field `nonce` alone.
 
     Attributes:
-        by_kernels: Whether it acts on the axes of leaves called `kernel` and `bias`, and not on any
-            bytes: such tensors must then have an axis and at most 32 bits.
+        by_axes: Whether it acts along the axes of some leaves, and not on any bytes: those must then
+            have an axis and at most 32 bits.
     """
 
-    by_kernels: bool = False
+    by_axes: bool = False
 
 
 def new_key(lock: "Lock", rng: "jax.Array", locked: "Params") -> "Key":

@@ -44,7 +44,9 @@ class Link(NamedTuple):
         self._made(given)
         bound = inspect.signature(self.scheme.factory).bind(**given)
         bound.apply_defaults()
-        return self._replace(settings=dict(bound.arguments))
+        # What no text can give, such as a function, has None for a default.
+        complete = {k: v for k, v in bound.arguments.items() if k in given or v is not None}
+        return self._replace(settings=complete)
 
     def _made(self, settings: dict[str, Any]) -> "Lock":
         try:

@@ -173,5 +173,5 @@ SCHEME = Scheme(
     near=swap_two,
     bits=patch_bits,
     from_data=from_images,
-    files=Files(by_kernels=True),
+    files=Files(by_axes=True),
 )

@@ -4,6 +4,7 @@ Source: Chakraborty, Mondal & Srivastava (2020), eprint 2020/1016.
 """
 
 import math
+from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
@@ -22,6 +23,7 @@ from modellock_jax.core.lock import (
     paths,
     random_words,
 )
+from modellock_jax.core.outputs import Outputs, output_axes
 from modellock_jax.core.shards import Part, by_leaves
 from modellock_jax.locks._scheme import Break, Files, Scheme
 
@@ -73,15 +75,30 @@ def sign_mask(bits: int = 256, per: Literal["channel", "unit"] = "channel") -> L
     return Lock(init, mask=mask)
 
 
-def sign_flip(bits: int = 256) -> Lock:
-    """Negate the output rows of every kernel, and its bias, by secret signs; no retraining.
+def sign_flip(bits: int = 256, outputs: Outputs | None = None) -> Lock:
+    """Negate the output rows of every layer's weights, and its bias, by secret signs; no retraining.
 
-    Acts on each leaf named `kernel`, any number of axes, along its last axis, and on the `bias`
-    beside it: Dense, Conv and attention layers of Flax. Channel j uses bit j mod `bits`. Floats are
-    negated by their sign bit, integers in two's complement.
+    Channel j uses bit j mod `bits`. Floats are negated by their sign bit, integers in two's complement.
 
-    Raises `ValueError` for other settings, if no leaf is named `kernel`, or if one has no entries, no
-    axes, or a bias of another length; `TypeError` for unsigned integers, and when differentiated (relax
+    | leaf, its name after a `/` or a `.` | outputs |
+    | --- | --- |
+    | `kernel`, any number of axes (Flax); `lora_b` | last axis |
+    | `weight`, two axes or more (PyTorch, Equinox) | first axis |
+    | `bias` beside one of them | as beside it |
+    | `weight` of an embedding | none |
+
+    An embedding is a `weight` with two axes and no bias, in a module with `emb` in its name, or `wte` or
+    `wpe`. A `weight` whose outputs lie on another axis, as in PyTorch's transposed convolutions, is
+    refused if its bias shows that, and else negated along its first axis all the same: give `outputs`.
+    `acts_on(lock, params)` lists the leaves.
+
+    Args:
+        bits: Length of the key, at least 1.
+        outputs: For other names and axes, `outputs(path) -> axis` for each leaf, biases too; None for
+            one to leave as it is.
+
+    Raises `ValueError` for other settings, if there is no such leaf, or if one has no entries, no axes,
+    or a bias of another length; `TypeError` for unsigned integers, and when differentiated (relax
     `sign_mask` instead, which is the same function).
 
     **Guarantees.** The twin of `sign_mask(bits)`: `forward(encrypt(key, p), x)` equals
@@ -98,19 +115,28 @@ def sign_flip(bits: int = 256) -> Lock:
     ([[1.0, -1.0, 1.0]], [1.0, -1.0, 1.0])
     """
     _check(bits)
+    if outputs is not None and not callable(outputs):
+        raise TypeError(f"sign_flip: outputs must be a function of a path, not {outputs!r}")
+
+    def axes_of(params: Params) -> dict[int, int]:
+        axes, names = output_axes("sign_flip", params, outputs), jax.tree.leaves(paths(params))
+        for i, leaf in enumerate(jax.tree.leaves(params)):
+            if i in axes:
+                _check_signed(names[i], leaf)
+        return axes
 
     @bitwise("sign_flip")
     def flip(key: SignKey, params: Params) -> Params:
         leaves, tree = jax.tree.flatten(params)
-        chosen = _negated(params)
-        flipped = _negate([None] * len(chosen), key.signs, [leaves[i] for i in chosen])
-        for i, leaf in zip(chosen, flipped):
+        axes = axes_of(params)
+        flipped = _negate([*axes.values()], key.signs, [leaves[i] for i in axes])
+        for i, leaf in zip(axes, flipped):
             leaves[i] = leaf
         return jax.tree.unflatten(tree, leaves)
 
     def check(params: Params) -> None:
         check_leaves("sign_flip", params)
-        _negated(params)
+        axes_of(params)
 
     def init(rng: Rng, params: Params) -> SignKey:
         check(params)
@@ -127,38 +153,6 @@ def sign_flip(bits: int = 256) -> Lock:
     return Lock(init, encrypt, decrypt)
 
 
-def _negated(params: Params) -> list[int]:
-    """The leaves that `sign_flip` acts on, by number: kernels and the biases beside them.
-
-    Raises `ValueError` or `TypeError` if there is none, or one on which it cannot act.
-    """
-    leaves, names = jax.tree.leaves(params), jax.tree.leaves(paths(params))
-    kernels = {
-        path.removesuffix("kernel"): leaf
-        for path, leaf in zip(names, leaves)
-        if path.split("/")[-1] == "kernel"
-    }
-    if not kernels:
-        raise ValueError(
-            "sign_flip: no leaf is named `kernel`, so there is nothing to negate; "
-            "name weight matrices [..., in, out] `kernel` and their biases `bias`"
-        )
-    chosen = []
-    for i, (path, leaf) in enumerate(zip(names, leaves)):
-        parent, _, name = path.rpartition("/")
-        kernel = kernels.get(f"{parent}/" if parent else "")
-        if kernel is None or name not in ("kernel", "bias"):
-            continue
-        _check_signed(path, leaf)
-        if leaf.shape[-1] != kernel.shape[-1]:
-            raise ValueError(
-                f"sign_flip: the leaf `{path}` {list(leaf.shape)} is no bias of the kernel beside it, "
-                f"{list(kernel.shape)}: their last axes differ; leave both out with only(lock, where)"
-            )
-        chosen.append(i)
-    return chosen
-
-
 def _check_signed(path: str, leaf: Any) -> None:
     if jnp.issubdtype(leaf.dtype, jnp.unsignedinteger):
         raise TypeError(
@@ -167,8 +161,8 @@ def _check_signed(path: str, leaf: Any) -> None:
         )
     if not leaf.size or not leaf.ndim:
         raise ValueError(
-            f"sign_flip: the leaf `{path}` has shape {list(leaf.shape)}, so there is nothing along "
-            "its last axis to negate; leave it out with only(lock, where)"
+            f"sign_flip: the leaf `{path}` has shape {list(leaf.shape)}, so there is nothing to "
+            "negate; leave it out with only(lock, where)"
         )
 
 
@@ -213,13 +207,14 @@ def _signs(signs: jax.Array, units: tuple[int, ...]) -> jax.Array:
 
 @by_leaves
 def _negate(
-    _: Any, signs: jax.Array, parts: list[Part], leaves: list[jax.Array]
+    axes: Sequence[int], signs: jax.Array, parts: list[Part], leaves: list[jax.Array]
 ) -> list[jax.Array]:
     new = []
-    for part, leaf in zip(parts, leaves):
-        unit = part.numbers[-1] * leaf.shape[-1] + jnp.arange(leaf.shape[-1])
+    for axis, part, leaf in zip(axes, parts, leaves):
+        unit = part.numbers[axis] * leaf.shape[axis] + jnp.arange(leaf.shape[axis])
         negative = signs.at[unit % signs.shape[0]].get(mode="promise_in_bounds") < 0
-        negative = negative.reshape((1,) * (leaf.ndim - 1) + unit.shape)
+        negative = negative.reshape(unit.shape + (1,) * (leaf.ndim - 1 - axis))
+        negative = negative.reshape((1,) * axis + negative.shape)
         if jnp.issubdtype(leaf.dtype, jnp.floating):
             bits = to_uint(leaf)
             sign_bit = jnp.asarray(1 << (8 * leaf.dtype.itemsize - 1), bits.dtype)
@@ -272,5 +267,5 @@ SIGN_FLIP = Scheme(
     near=negate_one,
     bits=flip_bits,
     study="sign_flip",
-    files=Files(by_kernels=True),
+    files=Files(by_axes=True),
 )

@@ -26,7 +26,8 @@ from modellock_jax.attacks.attack import Attack
 from modellock_jax.attacks.case import ANY, Case, Entry, Found, with_key, with_weights
 from modellock_jax.attacks.weights.fine_tune import fine_tune
 from modellock_jax.core.bits import check_leaves, floats_as_bits, from_uint, to_uint
-from modellock_jax.core.lock import Key, Lock, Params, owner_forward, paths
+from modellock_jax.core.lock import Key, Lock, Params, owner_forward
+from modellock_jax.core.outputs import output_axes
 from modellock_jax.locks.sign import SignKey, sign_flip
 from modellock_jax.models import Model
 from modellock_jax.tasks import Task, classify
@@ -139,7 +140,7 @@ def sign_flip_known_plaintext(locked: Params, known: Params, bits: int = 256) ->
 
     Both are trees of one structure. Bits that reach no channel are +1. Two users' locked copies give
     the product of their keys: one key then opens both. Raises `ValueError` for trees that do not fit
-    each other or a tree without kernels.
+    each other or a tree on which the lock does not act.
 
     Threat model: the attacker holds a copy and the plain weights, as every user with a key does.
 
@@ -153,11 +154,12 @@ def sign_flip_known_plaintext(locked: Params, known: Params, bits: int = 256) ->
     """
     ours, theirs = _bits("sign_flip_known_plaintext", [known, locked], 2)
     signs = jnp.ones(bits, jnp.int8)
-    for path, a, b in zip(*map(jax.tree.leaves, (paths(known), ours, theirs))):
-        if path.split("/")[-1] == "kernel":
-            flipped = (a != b).reshape(-1, a.shape[-1]).any(0)
-            negated = jnp.where(flipped, -1, 1).astype(jnp.int8)
-            signs = signs.at[jnp.arange(a.shape[-1]) % bits].min(negated)
+    pairs = list(zip(jax.tree.leaves(ours), jax.tree.leaves(theirs)))
+    for i, axis in output_axes("sign_flip_known_plaintext", known).items():
+        differs = jnp.moveaxis(pairs[i][0] != pairs[i][1], axis, 0)
+        flipped = differs.reshape(differs.shape[0], -1).any(1)
+        negated = jnp.where(flipped, -1, 1).astype(jnp.int8)
+        signs = signs.at[jnp.arange(flipped.size) % bits].min(negated)
     key = SignKey(signs)
     opened = floats_as_bits(sign_flip(bits).decrypt(key, locked))
     same = jax.tree.map(lambda a, b: (a == b).all(), opened, floats_as_bits(known))

@@ -9,7 +9,7 @@ import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
 from modellock_jax.ciphers.nonces import leaf_nonce, tree_key
-from modellock_jax.locks import Files, parse
+from modellock_jax.locks import Files, Link, parse
 from modellock_jax.vault.keys.secret import KeySource
 from modellock_jax.vault.tensors import NAMES, Tensor
 
@@ -59,19 +59,29 @@ def taken_as(tensor: Tensor) -> tuple[np.dtype[Any], tuple[int, ...]]:
 
 def check_tensors(scheme: str, found: Iterable[Tensor]) -> None:
     """Refuse tensors on which a lock would not be what it claims to be. Raises `ValueError`."""
-    by_kernels = [
-        one.name
-        for one in parse(scheme).schemes
-        if isinstance(one.files, Files) and one.files.by_kernels
-    ]
-    for tensor in found if by_kernels else ():
-        rows = tensor.name.split("/")[-1] in ("kernel", "bias")
-        if rows and (not tensor.shape or taken_as(tensor)[0] != tensor.dtype):
+    given = list(found)
+    for link in parse(scheme).links:
+        if not (isinstance(link.scheme.files, Files) and link.scheme.files.by_axes):
+            continue
+        acted = _acted_on(link, given)
+        for tensor in given:
+            if tensor.name not in acted or (tensor.shape and taken_as(tensor)[0] == tensor.dtype):
+                continue
             raise ValueError(
-                f"{by_kernels[0]} cannot take the tensor {tensor.name!r} of type "
+                f"{link.scheme.name} cannot take the tensor {tensor.name!r} of type "
                 f"{NAMES[tensor.dtype]} and shape {list(tensor.shape)}: it needs an axis and at most "
                 "32 bits; use stream_lock"
             )
+
+
+def _acted_on(link: Link, given: list[Tensor]) -> list[str]:
+    from modellock_jax.core.acts import acts_on
+
+    shapes = {tensor.name: np.broadcast_to(np.int8(0), tensor.shape) for tensor in given}
+    try:
+        return acts_on(link.lock, shapes)
+    except ValueError as error:
+        raise ValueError(f"{error}; where no code of yours runs, use stream_lock") from None
 
 
 def lock_body(
