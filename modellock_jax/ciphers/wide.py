@@ -27,6 +27,11 @@ class Wide(NamedTuple):
         low = jnp.asarray(low, jnp.uint32)
         return cls(jnp.zeros_like(low), low)
 
+    @classmethod
+    def of_int(cls, number: int) -> "Wide":
+        """Any int from 0 to 2^64 - 1."""
+        return cls(jnp.uint32(number >> 32), jnp.uint32(number & 0xFFFFFFFF))
+
     def __add__(self, other: Any) -> "Wide":
         low = self.low + other.low
         return Wide(self.high + other.high + (low < self.low).astype(jnp.uint32), low)

@@ -48,11 +48,11 @@ as_on_tpus = jax.make_user_context(default_value=False)
 def by_parts(
     body: Body, plain: Body | None = None
 ) -> Callable[[Hashable, Any, Sequence[jax.Array]], list[jax.Array]]:
-    """A compiled `f(static, args, leaves) -> leaves` that keeps shapes, dtypes and shardings.
+    """A compiled `f(static, args, leaves) -> leaves` that keeps shapes and shardings.
 
     `body(static, args, parts, leaves)` gets all of `args`, a tree of arrays, on every device, and
     the parts of `leaves` that lie on one device, each with its `Part`; it returns as many parts, of
-    the same shapes and dtypes. Leaves that are not sharded are whole, and so are those under `vmap`
+    the same shapes. Leaves that are not sharded are whole, and so are those under `vmap`
     on a mesh with automatic axes. Inside a `shard_map` the part there is the leaf.
 
     `plain`, by default `body`, takes its place on TPUs: of the same bits, in operations that XLA splits
@@ -315,21 +315,6 @@ def _added_up(_: Hashable, mesh: Any, given: Any, results: Any) -> SdyShardingRu
     axes = _axes_of(given)
     alone = (*axes[0], "sum")
     return SdyShardingRule(tuple(axes), (ArrayMapping("sum"),), need_replication_factors=alone)
-
-
-def everywhere(leaf: jax.Array) -> jax.Array:
-    """A leaf whole on each device, where its mesh has explicit axes; elsewhere XLA sees to that."""
-    mesh = jax.typeof(leaf).sharding.mesh
-    if AxisType.Explicit not in mesh.axis_types:
-        return leaf
-    return jax.sharding.reshard(leaf, NamedSharding(mesh, P()))
-
-
-def placed_as(whole: jax.Array, leaf: jax.Array) -> jax.Array:
-    """The inverse of `everywhere`."""
-    sharding = jax.typeof(leaf).sharding
-    explicit = AxisType.Explicit in sharding.mesh.axis_types
-    return jax.sharding.reshard(whole, sharding) if explicit else whole
 
 
 def cut(whole: jax.Array, part: Part, shape: tuple[int, ...]) -> jax.Array:

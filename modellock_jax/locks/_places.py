@@ -11,14 +11,21 @@ from modellock_jax.core.shards import Part
 
 
 def place_of(
-    part: Part, own: tuple[int, ...], size: int, run: jax.Array, split: int
+    part: Part,
+    own: tuple[int, ...],
+    size: int,
+    run: jax.Array,
+    split: int,
+    start: Wide | None = None,
 ) -> tuple[Wide, jax.Array]:
     """The block in which a run begins, and how many entries of it lie before.
 
     `run`: uint32 `[runs]`, numbers of runs of a part of shape `own`, in C order of the axes before
-    `split`; `size`: bytes of an entry.
+    `split`; `size`: bytes of an entry; `start`: how many entries lie before the leaf, by default none.
     """
     entry, rest = Wide.of(jnp.zeros_like(run)), run
+    if start is not None:
+        entry += start
     for k in range(split, -1, -1) if own else ():
         index = jnp.asarray(part.numbers[k]).astype(jnp.uint32) * np.uint32(own[k])
         if k < split:

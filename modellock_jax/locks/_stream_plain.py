@@ -1,6 +1,7 @@
 """stream_lock in operations that XLA splits by itself, for TPUs with several chips; of the same bits."""
 
 import math
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -46,8 +47,32 @@ def lanes_of(shape: tuple[int, ...], own: tuple[int, ...], size: int) -> int:
 def _one(
     shape: Any, names: Any, key: jax.Array, nonce: jax.Array, numbers: Any, leaf: jax.Array
 ) -> jax.Array:
-    bits, own = to_uint(leaf), leaf.shape
+    bits = to_uint(leaf)
     size = bits.dtype.itemsize
+
+    def block(number: Wide) -> jax.Array:
+        words = chacha.words(key, [nonce[0], nonce[1], number.high], number.low)
+        return entries_from(jnp.stack(words), size)
+
+    mask = stream(Part(shape, numbers, names), leaf.shape, size, bits.dtype, block)
+    return from_uint(bits ^ mask, leaf.dtype)
+
+
+def stream(
+    part: Part,
+    own: tuple[int, ...],
+    size: int,
+    dtype: Any,
+    block: Callable[[Wide], jax.Array],
+    start: Wide | None = None,
+    begins_within: bool = False,
+) -> jax.Array:
+    """What `block` makes of the blocks in which a part of shape `own` lies, `dtype` of that shape.
+
+    `block(number) -> [64 // size, *shape of number]`; an entry takes `size` bytes of a block. `start`
+    entries lie before the leaf, which then may begin within a block.
+    """
+    shape = part.shape
     lanes, count = lanes_of(shape, own, size), 64 // size
     run = jnp.zeros(own[:lanes], jnp.uint32)
     for k in range(lanes):
@@ -55,12 +80,8 @@ def _one(
             jnp.uint32, own[:lanes], k
         )
     # Where a lane begins, whatever part of it lies here.
-    begin = Part(shape, (*numbers[:lanes], *[0] * (len(shape) - lanes)), names)
-    number, skip = place_of(begin, own, size, run, lanes)
-
-    def block(number: Wide) -> jax.Array:
-        words = chacha.words(key, [nonce[0], nonce[1], number.high], number.low)
-        return entries_from(jnp.stack(words), size)
+    begin = part._replace(numbers=(*part.numbers[:lanes], *[0] * (len(shape) - lanes)))
+    number, skip = place_of(begin, own, size, run, lanes, start)
 
     def aligned(number: Wide) -> tuple[Wide, jax.Array]:
         return number + Wide.of(1), block(number)
@@ -70,12 +91,9 @@ def _one(
         now = block(number)
         return (number + Wide.of(1), now), _from(jnp.concatenate([before, now]), skip, count)
 
-    if not lanes or math.prod(shape[lanes:]) % count == 0:
-        _, mask = fill(Part(shape, numbers, names), own, bits.dtype, lanes, number, aligned)
-    else:
-        start = number + Wide.of(1), block(number)
-        _, mask = fill(Part(shape, numbers, names), own, bits.dtype, lanes, start, within)
-    return from_uint(bits ^ mask, leaf.dtype)
+    if not begins_within and (not lanes or math.prod(shape[lanes:]) % count == 0):
+        return fill(part, own, dtype, lanes, number, aligned)[1]
+    return fill(part, own, dtype, lanes, (number + Wide.of(1), block(number)), within)[1]
 
 
 def _from(window: jax.Array, skip: jax.Array, count: int) -> jax.Array:

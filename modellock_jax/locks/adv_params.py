@@ -9,12 +9,10 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax import lax
 
-from modellock_jax.ciphers import chacha
 from modellock_jax.core.bits import bitwise, check_leaves, to_uint
 from modellock_jax.core.lock import Key, Lock, Loss, Params, Rng, check_key, hidden, random_words
-from modellock_jax.core.shards import everywhere, placed_as
+from modellock_jax.locks._adv_search import Changes, Settings, search
 from modellock_jax.locks._entries import check_entries, overwrite
 from modellock_jax.locks._scheme import Break, Scheme
 
@@ -34,14 +32,6 @@ class AdvParamsKey(NamedTuple):
 
     def __repr__(self) -> str:
         return hidden(self)
-
-
-class _Search(NamedTuple):
-    flat: jax.Array  # every candidate weight of every layer, float32 [P]
-    uses: jax.Array  # int32 [P]
-    picks: jax.Array  # int32 [count], -1 where none, or a weight picked before
-    t: jax.Array
-    loss: jax.Array
 
 
 def adv_params(
@@ -68,9 +58,10 @@ def adv_params(
     decrypt.
 
     **Guarantees.** decrypt inverts encrypt on bits; at most `count` weights differ; every layer
-    keeps its minimum and maximum. Both keep shardings; in decrypt no device talks to another, while
-    the search of encrypt needs a loss and a maximum over all weights, some ten copies of which each
-    device then holds. All other weights lie open.
+    keeps its minimum and maximum. Both keep shardings; in decrypt no device talks to another, in encrypt
+    they exchange what the loss needs and a maximum over each layer and where it is. A turn of the
+    search is one gradient and one pass over the layers; beside both, a device holds a byte for each
+    of its weights. All other weights lie open.
     **Broken**: at full `step` the clamp shows which weights were changed, and 1 % of the data refits
     them (attacks `localise`, `restore`);
     the paper's own adaptive attacker (the same search, descending) recovers 56-64 % accuracy
@@ -96,6 +87,7 @@ def adv_params(
             "adv_params: count and budget must be at least 1, pool in (0, 1], margin in [0, 0.5) "
             f"and step above 0, not {count=}, {budget=}, {pool=}, {margin=}, {step=}"
         )
+    settings = Settings(count, step, margin, budget, pool, stop)
     shapes = (8,), (count,), (count,), (count,)
     name = f"adv_params({count=}, {step=}, {margin=}, {budget=}, {pool=}, {stop=})"
 
@@ -113,80 +105,35 @@ def adv_params(
                 "adv_params: encrypt needs the owner's loss, as in "
                 "encrypt(key, params, lambda p: cross_entropy(forward(p, x), y))"
             )
-        found, before = _search(key.seed, params, loss)
-        if not isinstance(before, jax.core.Tracer) and not bool(jnp.isfinite(before)):
+        found, changes, is_finite = _search(key.seed, params, loss)
+        if not isinstance(is_finite, jax.core.Tracer) and not bool(is_finite):
             raise ValueError(
-                f"adv_params: the loss of the parameters is {before}; it must be finite. "
+                f"adv_params: the loss of the parameters is {loss(params)}; it must be finite. "
                 "In a chain, adv_params comes before locks on bits"
             )
-        return _write(found, params), _finish(key, found, params)
-
-    def _search(seed: jax.Array, params: Params, loss: Loss) -> tuple[_Search, jax.Array]:
-        leaves, tree = jax.tree.flatten(params)
-        layers = layers_of(params)
-        ends = np.cumsum([leaves[i].size for i in layers])
-
-        def unflatten(flat: jax.Array) -> Params:
-            new = list(leaves)
-            for i, piece in zip(layers, jnp.split(flat, ends[:-1])):
-                new[i] = placed_as(
-                    piece.reshape(leaves[i].shape).astype(leaves[i].dtype), leaves[i]
-                )
-            return jax.tree.unflatten(tree, new)
-
-        def each(f: Any) -> jax.Array:
-            """f of each layer's float32 values, spread over its entries: [P]."""
-            values = [everywhere(leaves[i]).astype(jnp.float32) for i in layers]
-            return jnp.concatenate([jnp.broadcast_to(f(v), v.shape).ravel() for v in values])
-
-        def draw(stream: int, n: int) -> jax.Array:
-            counters = jnp.arange(-(-n // 16), dtype=jnp.uint32)
-            return chacha.blocks(seed, jnp.array([stream, 0, 0], jnp.uint32), counters).ravel()[:n]
-
-        flat, low, high = each(lambda v: v), each(jnp.min), each(jnp.max)
-        layer = jnp.concatenate([jnp.full(leaves[i].size, n) for n, i in enumerate(layers)])
-        in_pool = draw(0, flat.size) < jnp.uint32(min(int(pool * 2**32), 2**32 - 1))
-        # Half of the layers each turn, and at least the one with the smallest draw.
-        turns = draw(1, count * len(layers)).reshape(count, len(layers))
-        open_layers = turns <= jnp.maximum(jnp.uint32(2**31), turns.min(1, keepdims=True))
-        inset = margin * (high - low)
-
-        def turn(s: _Search) -> _Search:
-            gradient = jax.grad(lambda flat: loss(unflatten(flat)))(s.flat)
-            moved = s.flat + step * (high - low) * jnp.sign(gradient)
-            moved = jnp.clip(moved, low + inset, high - inset)
-            gain = gradient * (moved - s.flat)
-            inside = (flat > low) & (flat < high)
-            free = in_pool & open_layers[s.t][layer] & (s.uses < budget) & inside & (gain > 0)
-            pick = jnp.argmax(jnp.where(free, gain, -1.0)).astype(jnp.int32)
-            new = s.flat.at[pick].set(jnp.where(free[pick], moved[pick], s.flat[pick]))
-            return _Search(
-                new,
-                s.uses.at[pick].add(free[pick].astype(jnp.int32)),
-                s.picks.at[s.t].set(jnp.where(free[pick] & (s.uses[pick] == 0), pick, -1)),
-                s.t + 1,
-                loss(unflatten(new)),
-            )
-
-        before = loss(params)
-        none = jnp.full(count, -1, jnp.int32)
-        start = _Search(flat, jnp.zeros(flat.size, jnp.int32), none, jnp.int32(0), before)
-        return lax.while_loop(lambda s: (s.t < count) & (s.loss <= stop), turn, start), before
-
-    def _finish(key: AdvParamsKey, found: _Search, params: Params) -> AdvParamsKey:
-        leaf, position = places_of(found.picks, params)
-        bits = jnp.zeros(count, jnp.uint32)
-        for i, value in enumerate(jax.tree.leaves(params)):
-            if i in layers_of(params):
-                true = to_uint(everywhere(value)).ravel()[jnp.where(leaf == i, position, 0)]
-                bits = jnp.where(leaf == i, true.astype(jnp.uint32), bits)
-        return AdvParamsKey(jnp.zeros_like(key.seed), leaf, position, bits)
+        numbers = jnp.asarray(np.array(layers_of(params), np.int32))
+        leaf = jnp.where(changes.layer < 0, -1, numbers[changes.layer])
+        new = AdvParamsKey(jnp.zeros_like(key.seed), leaf, changes.position, changes.bits)
+        return found, new
 
     @bitwise("adv_params")
-    def _write(found: _Search, params: Params) -> Params:
-        leaf, position = places_of(found.picks, params)
-        values = found.flat[jnp.maximum(found.picks, 0)]
-        return overwrite(params, layers_of(params), leaf, position, values)
+    def _guarded(params: Params) -> Params:
+        return params
+
+    def _search(seed: jax.Array, params: Params, loss: Loss) -> tuple[Params, Changes, jax.Array]:
+        leaves, tree = jax.tree.flatten(_guarded(params))
+        layers = layers_of(params)
+
+        def with_layers(values: list[jax.Array]) -> Params:
+            new = list(leaves)
+            for i, value in zip(layers, values):
+                new[i] = value
+            return jax.tree.unflatten(tree, new)
+
+        found, changes, is_finite = search(
+            settings, seed, [leaves[i] for i in layers], lambda values: loss(with_layers(values))
+        )
+        return with_layers(found), changes, is_finite
 
     @bitwise("adv_params")
     def _restore(key: AdvParamsKey, locked: Params) -> Params:
@@ -202,11 +149,15 @@ def adv_params(
 
 
 def layers_of(params: Params) -> list[int]:
-    """The leaves that the lock may change, by number; raises `ValueError` if there is none, or if they
-    have more weights together than an int32 can number."""
+    """The leaves that the lock may change, by number.
+
+    Raises:
+        ValueError: there is none, or one has more weights than an int32 can number.
+    """
+    leaves = jax.tree.leaves(params)
     layers = [
         i
-        for i, leaf in enumerate(jax.tree.leaves(params))
+        for i, leaf in enumerate(leaves)
         if jnp.issubdtype(leaf.dtype, jnp.floating)
         and leaf.dtype.itemsize <= 4
         and leaf.ndim >= 2
@@ -216,25 +167,12 @@ def layers_of(params: Params) -> list[int]:
         raise ValueError(
             "adv_params: no leaf is a layer, that is a float of at most 32 bits with two axes or more"
         )
-    total = sum(jax.tree.leaves(params)[i].size for i in layers)
-    if total >= 2**31:
+    if (most := max(leaves[i].size for i in layers)) >= 2**31:
         raise ValueError(
-            f"adv_params: the layers have {total} weights together, and at most 2**31 - 1 can be "
-            "numbered; leave some out with only(lock, where)"
+            f"adv_params: a layer has {most} weights, and at most 2**31 - 1 can be numbered; leave it "
+            "out with only(lock, where)"
         )
     return layers
-
-
-def places_of(picks: jax.Array, params: Params) -> tuple[jax.Array, jax.Array]:
-    """From positions among all layers to (leaf, position in leaf), int32, -1 where unused."""
-    leaves, layers = jax.tree.leaves(params), layers_of(params)
-    starts = np.cumsum([0] + [leaves[i].size for i in layers]).astype(np.int32)
-    layer = jnp.searchsorted(jnp.asarray(starts), picks, side="right") - 1
-    leaf = jnp.asarray(np.array(layers, np.int32))[layer]
-    return (
-        jnp.where(picks < 0, -1, leaf),
-        jnp.where(picks < 0, -1, picks - jnp.asarray(starts)[layer]),
-    )
 
 
 def flip_one_true_bit(rng: jax.Array, key: AdvParamsKey) -> AdvParamsKey:

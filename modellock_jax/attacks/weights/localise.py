@@ -40,8 +40,13 @@ class Margin(NamedTuple):
 
 def layer_values(params: Params) -> list[jax.Array]:
     """The layers that `adv_params` may change, float32, in tree order."""
-    leaves = jax.tree.leaves(params)
-    return [leaves[i].astype(jnp.float32) for i in layers_of(params)]
+    leaves = [jax.tree.leaves(params)[i] for i in layers_of(params)]
+    if (total := sum(leaf.size for leaf in leaves)) >= 2**31:
+        raise ValueError(
+            f"localise: the layers have {total} weights together, and at most 2**31 - 1 can be "
+            "numbered; give it some of the leaves"
+        )
+    return [leaf.astype(jnp.float32) for leaf in leaves]
 
 
 def each(params: Params, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
@@ -57,6 +62,18 @@ def with_values(flat: jax.Array, params: Params) -> Params:
     for i, piece in zip(layers_of(params), jnp.split(flat, ends[:-1])):
         leaves[i] = piece.reshape(leaves[i].shape).astype(leaves[i].dtype)
     return jax.tree.unflatten(tree, leaves)
+
+
+def places_of(picks: jax.Array, params: Params) -> tuple[jax.Array, jax.Array]:
+    """From positions in `[P]` to (leaf, position in leaf), int32, -1 where unused."""
+    layers = layers_of(params)
+    starts = np.cumsum([0] + [v.size for v in layer_values(params)]).astype(np.int32)
+    layer = jnp.searchsorted(jnp.asarray(starts), picks, side="right") - 1
+    leaf = jnp.asarray(np.array(layers, np.int32))[layer]
+    return (
+        jnp.where(picks < 0, -1, leaf),
+        jnp.where(picks < 0, -1, picks - jnp.asarray(starts)[layer]),
+    )
 
 
 def _share(params: Params) -> jax.Array:

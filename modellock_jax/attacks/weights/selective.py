@@ -9,10 +9,17 @@ import optax
 from jax import lax
 
 from modellock_jax.attacks.case import Case, Entry, Found, with_key, with_weights
-from modellock_jax.attacks.weights.localise import SAME, clamped, each, shared_margin, with_values
+from modellock_jax.attacks.weights.localise import (
+    SAME,
+    clamped,
+    each,
+    places_of,
+    shared_margin,
+    with_values,
+)
 from modellock_jax.core.bits import to_uint
 from modellock_jax.core.lock import Forward, Params
-from modellock_jax.locks.adv_params import AdvParamsKey, adv_params, layers_of, places_of
+from modellock_jax.locks.adv_params import AdvParamsKey, adv_params, layers_of
 from modellock_jax.tasks import Task, classify
 from modellock_jax.train import mean_loss
 
