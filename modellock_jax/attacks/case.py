@@ -21,7 +21,7 @@ RIGHTS: dict[str, str] = {
     "more_copies": "two more users' copies",
     "reused_stream": "another checkpoint under the same key stream, locked and plain",
 }
-"""By name: what an attacker may have beside the locked weights, the scheme and the architecture."""
+"""What an attacker may have beside the locked weights, the scheme and the architecture, by name."""
 
 ANY = ("any lock",)
 

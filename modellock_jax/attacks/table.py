@@ -22,7 +22,7 @@ from modellock_jax.attacks.keys import (
 from modellock_jax.attacks.weights import distil, fine_tune, leakage, selective, stream_reuse
 
 ATTACKS: dict[str, Entry] = {}
-"""By name: every attack on a locked model. `scratch` is the control, not an attack."""
+"""Every attack on a locked model, by name. `scratch` is the control, not an attack."""
 
 
 def register(*entries: Entry) -> None:

@@ -99,4 +99,4 @@ MEASURES: dict[str, Measure] = {
     "distance": Measure(distance, ANY),
     "roc": Measure(roc, ("adv_params",)),
 }
-"""By name: what is measured of the locks of a league."""
+"""What is measured of the locks of a league, by name."""

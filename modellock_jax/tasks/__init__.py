@@ -14,7 +14,7 @@ TASKS: dict[str, Callable[[int], Task]] = {
     "next_token": next_token,
     "segment": segment,
 }
-"""By name: a task from its number of classes, or of tokens."""
+"""A task from its number of classes, or of tokens, by name."""
 
 __all__ = [
     "TASKS",
