@@ -10,6 +10,7 @@ from helpers.table import CASES, forward, images, make_params, random_bits, same
 import modellock_jax as ml
 from modellock_jax import attacks
 from modellock_jax.attacks.evasion import methods as evasion
+from modellock_jax.attacks.keys.key_search import Answers
 from modellock_jax.core.shards import as_on_tpus
 from modellock_jax.locks.adv_params import layers_of
 
@@ -59,7 +60,7 @@ SHUFFLE = ml.pixel_shuffle(4, channels=1)
 @pytest.mark.parametrize("search", SEARCHES)
 def test_key_searches_with_64_bits(search, labels):
     params = make_params(dtypes=[])
-    attack, y = SEARCHES[search](ml.sign_mask(4)), Y if labels else forward(params, X)
+    attack, y = SEARCHES[search](ml.sign_mask(4)), Y if labels else Answers(forward(params, X))
     with jax.enable_x64(True):
         state, losses = attack.step(attack.init(RNG, params), (X, y))
         again, _ = attack.step(state, (X, y))
