@@ -118,8 +118,8 @@ def from_nnx(module: "nnx.Module", mutable: bool = False, layers: tuple[type, ..
     | state | what becomes of it |
     | --- | --- |
     | mode | that of `module` when the forward runs: it follows `module.train()` and `module.eval()`; a
-      `jax.jit` around it keeps the mode of its trace, so make one forward each of
-      `nnx.view(module, ...)`, or jit after the change |
+      `jax.jit` around it keeps the mode of its trace, so jit anew, or give each mode a forward of its
+      own, from an `nnx.clone` |
     | parameters, BatchNorm's statistics | those of `params`; with `mutable`, the result is
       `(y, params)`, the statistics that changed put in, else changes are dropped |
     | random streams, as dropout's | from `rng`, a JAX PRNG key; without it every call draws the same |

@@ -192,6 +192,10 @@ def test_loras_of_nnx_are_sites_as_a_whole():
     h = jnp.tanh(net.over(jnp.tanh(net.lora(X) * signs)) * signs)
     masked = ml.owner_forward(MASK, forward)(KEYS[0], params, X)
     assert close(masked, net.mine(h) * signs)
+    # Its twin, for weights that are trained already.
+    locked, _ = ml.sign_flip(4).encrypt(KEYS[0], params)
+    twin = ml.owner_forward(ml.only(MASK, lambda site: site != "mine"), forward)
+    assert close(forward(locked, X), twin(KEYS[0], params, X))
 
 
 class Pair(nn.Module):
@@ -250,9 +254,11 @@ def test_a_forward_of_nnx_follows_train_and_eval():
         y, new = owner(KEYS[0], params, X, rng=RNG)
         assert same_bits(new, params)
         assert same_bits(forward(params, X)[0], net(X))
-    # A view has a mode of its own.
-    view = ml.from_nnx(nnx.view(net, deterministic=False, use_running_average=False))
-    assert (view(params, X, rng=RNG) == 0).any()
+    # A clone has a mode of its own.
+    other = nnx.clone(net)
+    other.train()
+    assert (ml.from_nnx(other)(params, X, rng=RNG) == 0).any()
+    assert same_bits(forward(params, X)[0], net(X))
 
 
 def test_boxed_parameters_have_the_paths_of_their_boxes():
