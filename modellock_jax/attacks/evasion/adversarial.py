@@ -1,4 +1,4 @@
-"""What attacks by adversarial images share: the result, the losses, the ball, the best so far."""
+"""What attacks by adversarial inputs share: the result, the losses, the ball, the best so far."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -9,21 +9,22 @@ import numpy as np
 from jax import lax
 
 Classifier = Callable[[jax.Array], jax.Array]
+Bounds = tuple[float, float]
 
 
 class Evasion(NamedTuple):
-    """`images`: `[B, H, W, C]` in [0, 1], within eps of the given ones; `robust`: float32 `[B]`, 1
-    where neither the given image nor this one is misclassified (a share where there are several
-    keys); `accuracy`: its mean, the robust accuracy. Both are NaN where a compiled program was given
-    images, labels or an eps that are refused elsewhere."""
+    """`inputs`: `[B, ...]` within the bounds and within eps of the given ones; `robust`: float32 `[B]`,
+    1 where neither the given input nor this one is misclassified (a share where there are several
+    keys); `share`: its mean. Both are NaN where a compiled program was given inputs, labels or an eps
+    that are refused elsewhere."""
 
-    images: jax.Array
+    inputs: jax.Array
     robust: jax.Array
-    accuracy: jax.Array
+    share: jax.Array
 
 
 class Point(NamedTuple):
-    """A batch of images on the way, and what the classifier says of each."""
+    """A batch of inputs on the way, and what the classifier says of each."""
 
     x: jax.Array
     direction: jax.Array  # sign of the loss's gradient, zero where it is not finite
@@ -32,7 +33,7 @@ class Point(NamedTuple):
 
 
 def cross_entropy(logits: jax.Array, y: jax.Array) -> jax.Array:
-    """The cross-entropy of each image: logits `[B, classes]`, labels int `[B]`, `[B]`."""
+    """The cross-entropy of each input: logits `[B, classes]`, labels int `[B]`, `[B]`."""
     true = jax.nn.one_hot(y, logits.shape[-1], dtype=jnp.bool_)
     others = jax.nn.logsumexp(jnp.where(true, -jnp.inf, logits), -1)
     # Exact where the model is sure: of 1 - p(true) in float32 only rounding errors would be left.
@@ -45,7 +46,7 @@ def keys_first(logits: jax.Array) -> jax.Array:
 
 
 def margin(logits: jax.Array, y: jax.Array) -> jax.Array:
-    """How far another class leads, `[B]`: above zero where the image is misclassified."""
+    """How far another class leads, `[B]`: above zero where the input is misclassified."""
     true = jax.nn.one_hot(y, logits.shape[-1], dtype=jnp.bool_)
     other = jnp.where(true, -jnp.inf, logits).max(-1)
     return other - jnp.take_along_axis(logits, y[:, None], 1)[:, 0]
@@ -68,7 +69,7 @@ Measure = Callable[[jax.Array, jax.Array], jax.Array]
 def judge_by(
     f: Classifier, y: jax.Array, measure: Measure
 ) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
-    """`judge(x)`: the loss and the share of keys fooled of each image, `[B]` each."""
+    """`judge(x)`: the loss and the share of keys fooled of each input, `[B]` each."""
 
     def judge(x: jax.Array) -> tuple[jax.Array, jax.Array]:
         logits = keys_first(f(x))
@@ -94,32 +95,32 @@ def look_by(f: Classifier, y: jax.Array, measure: Measure) -> Callable[[jax.Arra
     return look
 
 
-def ball(x: jax.Array, eps: Any) -> Callable[[jax.Array], jax.Array]:
-    """The projection into [0, 1] and within `eps` of x."""
-    low, high = jnp.maximum(x - eps, 0), jnp.minimum(x + eps, 1)
-    return lambda images: jnp.clip(images, low, high)
+def ball(x: jax.Array, eps: Any, bounds: Bounds) -> Callable[[jax.Array], jax.Array]:
+    """The projection into the bounds and within `eps` of x."""
+    low, high = jnp.maximum(x - eps, bounds[0]), jnp.minimum(x + eps, bounds[1])
+    return lambda inputs: jnp.clip(inputs, low, high)
 
 
-def start_at(x: jax.Array, eps: Any, rng: jax.Array | None) -> jax.Array:
+def start_at(x: jax.Array, eps: Any, rng: jax.Array | None, bounds: Bounds) -> jax.Array:
     """A random point of the ball, or x itself without `rng`."""
     if rng is None:
         return x
-    return ball(x, eps)(x + eps * jax.random.uniform(rng, x.shape, x.dtype, -1, 1))
+    return ball(x, eps, bounds)(x + eps * jax.random.uniform(rng, x.shape, x.dtype, -1, 1))
 
 
 def unseen(x: jax.Array, fooled: jax.Array) -> Point:
-    """The given images, which any point that fools as many keys replaces."""
+    """The given inputs, which any point that fools as many keys replaces."""
     return Point(x, jnp.zeros_like(x), jnp.full(fooled.shape, -jnp.inf), fooled)
 
 
 def best_of(new: Point, best: Point) -> Point:
-    """For each image the point that fools more keys, then the one of higher loss."""
+    """For each input the point that fools more keys, then the one of higher loss."""
     level = (new.fooled == best.fooled) & (new.loss > best.loss)
     return choose((new.fooled > best.fooled) | level, new, best)
 
 
 def choose(where: jax.Array, new: Point, old: Point) -> Point:
-    """For each image `new` where `where` `[B]` says so, else `old`."""
+    """For each input `new` where `where` `[B]` says so, else `old`."""
     return jax.tree.map(lambda a, b: jnp.where(like(where, a), a, b), new, old)
 
 
@@ -128,56 +129,66 @@ def like(values: jax.Array, leaf: jax.Array) -> jax.Array:
     return values.reshape(values.shape + (1,) * (leaf.ndim - 1))
 
 
-def result(images: jax.Array, fooled: jax.Array, sound: jax.Array) -> Evasion:
+def result(inputs: jax.Array, fooled: jax.Array, sound: jax.Array) -> Evasion:
     """The result, from the share of keys fooled, `[B]`; NaN unless the input was `sound`."""
     fooled = jnp.where(sound, fooled, jnp.nan)
-    return Evasion(images, 1 - fooled, (1 - fooled).mean())
+    return Evasion(inputs, 1 - fooled, (1 - fooled).mean())
 
 
-def check(f: Classifier, x: jax.Array, y: jax.Array, eps: Any, steps: int) -> jax.Array:
-    """Refuse images, labels or an `eps` for which there is no robustness to speak of, or no steps.
+def check(
+    f: Classifier, x: jax.Array, y: jax.Array, eps: Any, steps: int, bounds: Bounds
+) -> jax.Array:
+    """Refuse inputs, labels or an `eps` for which there is no robustness to speak of, or no steps.
 
     Returns whether what cannot be seen while tracing is right too, a bool scalar.
     """
-    if x.ndim != 4 or y.shape != x.shape[:1] or not x.size:
+    low, high = bounds
+    if not -np.inf < low < high < np.inf:
+        raise ValueError(f"evasion: bounds must be (low, high), finite and in order, not {bounds}")
+    if x.ndim < 1 or y.shape != x.shape[:1] or not x.size:
         raise ValueError(
-            f"evasion: images must be [B, H, W, C] and labels [B], not {list(x.shape)} and "
+            f"evasion: inputs must be [B, ...] and labels [B], not {list(x.shape)} and "
             f"{list(y.shape)}"
         )
     if not jnp.issubdtype(x.dtype, jnp.floating) or not jnp.issubdtype(y.dtype, jnp.integer):
         raise TypeError(
-            f"evasion: images must be floats in [0, 1] and labels integers, not {x.dtype} and "
-            f"{y.dtype}; divide 8-bit images by 255, take the argmax of one-hot labels"
+            f"evasion: inputs must be floats in {in_words(bounds)} and labels integers, not {x.dtype} "
+            f"and {y.dtype}; divide 8-bit images by 255, take the argmax of one-hot labels"
         )
     if steps < 1:
         raise ValueError(f"evasion: needs at least one step or query, not {steps}")
     logits = jax.eval_shape(f, x)
     if logits.ndim not in (2, 3) or logits.shape[-2] != len(x) or logits.shape[-1] < 2:
         raise ValueError(
-            f"evasion: f must give logits [B, classes] or [K, B, classes] of {len(x)} images, not "
+            f"evasion: f must give logits [B, classes] or [K, B, classes] of {len(x)} inputs, not "
             f"{list(logits.shape)}"
         )
     classes = logits.shape[-1]
     sound = _holds(
         (y,), lambda y: ((y >= 0) & (y < classes)).all(), f"labels must lie in 0 to {classes - 1}"
     )
-    # A curve that is compiled may begin at 0, with the clean accuracy.
+    # A curve that is compiled may begin at 0, with the given inputs.
     traced = isinstance(eps, jax.core.Tracer)
     sound &= _holds(
         (eps,),
-        lambda e: ((e >= 0) if traced else (e > 0)) & (e <= 1),
-        "eps must be above 0 and at most 1",
+        lambda e: ((e >= 0) if traced else (e > 0)) & (e <= high - low),
+        f"eps must be above 0 and at most {high - low:g}",
     )
-    return sound & in_range(x)
+    return sound & in_range(x, bounds)
 
 
-def in_range(x: jax.Array) -> jax.Array:
-    """Whether images lie in [0, 1]: in another range `eps` and the clipping mean something else."""
+def in_range(x: jax.Array, bounds: Bounds) -> jax.Array:
+    """Whether inputs lie within the bounds: outside `eps` and the clipping mean something else."""
     return _holds(
         (x,),
-        lambda x: ((x >= 0) & (x <= 1)).all(),
-        "images must lie in [0, 1], the range to which they are clipped: scale them, and undo that in f",
+        lambda x: ((x >= bounds[0]) & (x <= bounds[1])).all(),
+        f"inputs must lie in {in_words(bounds)}, to which they are clipped: scale them, and undo that "
+        "in f, or give other bounds",
     )
+
+
+def in_words(bounds: Bounds) -> str:
+    return f"[{bounds[0]:g}, {bounds[1]:g}]"
 
 
 def _holds(values: tuple[Any, ...], rule: Callable[..., Any], sentence: str) -> jax.Array:

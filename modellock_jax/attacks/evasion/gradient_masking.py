@@ -1,4 +1,4 @@
-"""Signs of gradient masking: when robust accuracy is high only because gradients are bad."""
+"""Signs of gradient masking: when robustness is high only because gradients are bad."""
 
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 
 from modellock_jax.attacks.evasion.adversarial import (
+    Bounds,
     Classifier,
     Evasion,
     check,
@@ -17,12 +18,12 @@ from modellock_jax.attacks.evasion.methods import apgd, square, transfer
 
 
 class Flags(NamedTuple):
-    """Signs that an attack's robust accuracy is too high; float32 in [0, 1], each 0 if all is well.
+    """Signs that an attack overstates robustness; float32 in [0, 1], each 0 if all is well.
 
-    `zero_gradients`: share of images where the cross-entropy has no gradient, or one not finite.
-    `random`: share of images whose logits differ between two calls, or between keys.
+    `zero_gradients`: share of inputs where the cross-entropy has no gradient, or one not finite.
+    `random`: share of inputs whose logits differ between two calls, or between keys.
     `black_box`: share that withstands the attack and falls to one without gradients at the same eps.
-    `unbounded`: accuracy left at eps = 1, where every image is within reach.
+    `unbounded`: share that withstands an eps as wide as the bounds, where every input is within reach.
     """
 
     zero_gradients: jax.Array
@@ -41,8 +42,9 @@ def gradient_masking(
     attack: Callable[..., Evasion] = apgd,
     surrogate: Classifier | None = None,
     queries: int = 500,
+    bounds: Bounds = (0.0, 1.0),
 ) -> Flags:
-    """Whether robustness against `attack(f, x, y, eps, rng)` is only a matter of bad gradients.
+    """Whether robustness against `attack(f, x, y, eps, rng, bounds=...)` is only due to bad gradients.
 
     The black-box attacks are `square` and, where a `surrogate` is given, `attack` on it,
     transferred. Compiles inside; not itself to be jitted, for two calls must stay two.
@@ -56,13 +58,13 @@ def gradient_masking(
     >>> x, y = jax.random.uniform(jax.random.key(0), (9, 1, 1, 1)), jnp.zeros(9, jnp.int32)
     >>> def steps(x):  # a staircase: robust against gradients, not against guesses
     ...     return jnp.concatenate([1.0 - jnp.round(x), jnp.round(x)], -1).reshape(-1, 2)
-    >>> def attack(f, x, y, eps, rng):
-    ...     return fgsm(f, x, y, eps)
+    >>> def attack(f, x, y, eps, rng, bounds):
+    ...     return fgsm(f, x, y, eps, bounds=bounds)
     >>> flags = gradient_masking(steps, x, y, 0.3, jax.random.key(1), attack=attack, queries=20)
     >>> float(flags.zero_gradients), bool(flags.black_box > 0), bool(flags.unbounded > 0)
     (1.0, True, True)
     """
-    check(f, x, y, eps, queries)
+    check(f, x, y, eps, queries, bounds)
     classify = jax.jit(f)
     first, again = (keys_first(classify(x)) for _ in range(2))
     # Two NaN are alike.
@@ -73,17 +75,19 @@ def gradient_masking(
         return jax.vmap(cross_entropy, (0, None))(keys_first(f(x)), y).mean(0).sum()
 
     gradient = jax.jit(jax.grad(total))(x)
-    flat = (~jnp.isfinite(gradient) | (gradient == 0)).all((1, 2, 3))
+    flat = (~jnp.isfinite(gradient) | (gradient == 0)).reshape(len(x), -1).all(1)
     white_rng, black_rng = jax.random.split(rng)
-    run = jax.jit(lambda eps: attack(f, x, y, eps, white_rng))
-    white, far = run(jnp.float32(eps)), run(jnp.float32(1))
-    black = jax.jit(lambda: square(f, x, y, eps, black_rng, queries=queries))().robust
+    run = jax.jit(lambda eps: attack(f, x, y, eps, white_rng, bounds=bounds))
+    white, far = run(jnp.float32(eps)), run(jnp.float32(bounds[1] - bounds[0]))
+    black = jax.jit(
+        lambda: square(f, x, y, eps, black_rng, queries=queries, bounds=bounds)
+    )().robust
     if surrogate is not None:
-        made = jax.jit(lambda: attack(surrogate, x, y, eps, white_rng))().images
-        black = jnp.minimum(black, jax.jit(lambda: transfer(f, x, y, made))().robust)
+        made = jax.jit(lambda: attack(surrogate, x, y, eps, white_rng, bounds=bounds))().inputs
+        black = jnp.minimum(black, jax.jit(lambda: transfer(f, x, y, made, bounds=bounds))().robust)
     return Flags(
         flat.mean(dtype=jnp.float32),
         1 - alike.all((0, 2)).mean(dtype=jnp.float32),
         jnp.maximum(white.robust - black, 0).mean(),
-        far.accuracy,
+        far.share,
     )

@@ -1,6 +1,6 @@
-"""Adversarial examples: images moved by at most `eps` in every pixel so that a model errs.
+"""Adversarial examples: inputs moved by at most `eps` in every entry so that a model errs.
 
-Every attack takes a classifier `f(x) -> logits`, images x `[B, H, W, C]` in [0, 1], labels y int
+Every attack takes a classifier `f(x) -> logits`, inputs x, floats `[B, ...]` in `bounds`, labels y int
 `[B]` and `eps`, a scalar that may be traced: `vmap` over it gives a whole curve. All are pure; jit
 them with `f` closed over. What the attacker knows of a lock is in his `f`::
 
@@ -11,8 +11,9 @@ them with `f` closed over. What the attacker knows of a lock is in his `f`::
 Logits may have a leading axis of keys, `[K, B, classes]`: losses and gradients are means over it.
 A non-finite logit counts as an error, a non-finite gradient as zero.
 
-Images outside [0, 1], labels that are no class and an `eps` outside (0, 1] are refused: there the answer
-would overstate robustness. Inside `jit`, where values cannot be seen, the answer is NaN.
+Inputs outside the bounds, (0, 1) by default, labels that are no class and an `eps` of 0 or less, or
+wider than the bounds, are refused: there the answer would overstate robustness. Inside `jit`, where
+values cannot be seen, the answer is NaN.
 """
 
 from collections.abc import Callable
@@ -24,6 +25,7 @@ import numpy as np
 from jax import lax
 
 from modellock_jax.attacks.evasion.adversarial import (
+    Bounds,
     Classifier,
     Evasion,
     Point,
@@ -58,14 +60,16 @@ def expectation(f: Callable[[Key, jax.Array], jax.Array], keys: Key) -> Classifi
     return lambda x: jax.vmap(lambda key: f(key, x))(keys)
 
 
-def fgsm(f: Classifier, x: jax.Array, y: jax.Array, eps: Any) -> Evasion:
+def fgsm(
+    f: Classifier, x: jax.Array, y: jax.Array, eps: Any, *, bounds: Bounds = (0.0, 1.0)
+) -> Evasion:
     """One step of length `eps` along the sign of the cross-entropy's gradient.
 
     The module says what the arguments are; `pgd` says the rest.
 
     Source: Goodfellow et al. (2015).
     """
-    return pgd(f, x, y, eps, steps=1, step_size=eps)
+    return pgd(f, x, y, eps, steps=1, step_size=eps, bounds=bounds)
 
 
 def pgd(
@@ -77,17 +81,18 @@ def pgd(
     *,
     steps: int = 40,
     step_size: Any = None,
+    bounds: Bounds = (0.0, 1.0),
 ) -> Evasion:
     """Projected gradient descent in the L-infinity ball, on the cross-entropy.
 
-    Starts at a random point of the ball, or with `rng=None` at the image itself. `step_size`
-    defaults to 2.5 eps / steps. Raises `ValueError` for `steps` below 1, or images, labels or `eps` that
+    Starts at a random point of the ball, or with `rng=None` at the input itself. `step_size`
+    defaults to 2.5 eps / steps. Raises `ValueError` for `steps` below 1, or inputs, labels or `eps` that
     do not fit, `TypeError` for other dtypes.
 
     Threat model: whoever can differentiate `f`; see the module.
 
-    **Guarantees.** The images are in [0, 1] and within `eps` of x up to rounding; of all points
-    visited each image's is one that fools most keys, and of those the one of highest loss. So what
+    **Guarantees.** The inputs are in the bounds and within `eps` of x up to rounding; of all points
+    visited each input's is one that fools most keys, and of those the one of highest loss. So what
     fewer steps of the same size find, more steps find too.
 
     Source: Madry et al. (2018).
@@ -99,15 +104,19 @@ def pgd(
     >>> [jax.jit(lambda eps: pgd(f, x, y, eps))(eps).robust.tolist() for eps in (0.05, 0.2)]
     [[1.0, 0.0], [0.0, 0.0]]
     """
-    sound = check(f, x, y, eps, steps)
-    look, judge, near = look_by(f, y, cross_entropy), judge_by(f, y, cross_entropy), ball(x, eps)
+    sound = check(f, x, y, eps, steps, bounds)
+    look, judge, near = (
+        look_by(f, y, cross_entropy),
+        judge_by(f, y, cross_entropy),
+        ball(x, eps, bounds),
+    )
     size = 2.5 * eps / steps if step_size is None else step_size
 
     def step(carry: tuple[jax.Array, Point], _: None) -> tuple[tuple[jax.Array, Point], None]:
         here = look(carry[0])
         return (near(here.x + size * here.direction), best_of(here, carry[1])), None
 
-    start = start_at(x, eps, rng), unseen(x, judge(x)[1])
+    start = start_at(x, eps, rng, bounds), unseen(x, judge(x)[1])
     (_, best), _ = lax.scan(step, start, length=steps + 1)
     return result(best.x, best.fooled, sound)
 
@@ -121,10 +130,11 @@ def apgd(
     *,
     steps: int = 100,
     loss: Literal["cross_entropy", "dlr"] = "cross_entropy",
+    bounds: Bounds = (0.0, 1.0),
 ) -> Evasion:
-    """Auto-PGD: momentum, and a step that halves, image by image, when the loss stops rising.
+    """Auto-PGD: momentum, and a step that halves, input by input, when the loss stops rising.
 
-    The first step is 2 eps. At checkpoints that draw closer together it is halved, and the image
+    The first step is 2 eps. At checkpoints that draw closer together it is halved, and the input
     goes back to its best point, if the loss rose in less than three quarters of the steps, or its
     best value and the step have not changed since the last checkpoint. `dlr`, the difference of
     logits ratio, has a gradient where the cross-entropy of a very sure model has none. Start and
@@ -136,11 +146,11 @@ def apgd(
 
     Source: Croce & Hein (2020).
     """
-    sound = check(f, x, y, eps, steps)
+    sound = check(f, x, y, eps, steps, bounds)
     if loss not in ("cross_entropy", "dlr"):
         raise ValueError(f'apgd: loss must be "cross_entropy" or "dlr", not {loss!r}')
     measure = cross_entropy if loss == "cross_entropy" else dlr
-    look, judge, near = look_by(f, y, measure), judge_by(f, y, measure), ball(x, eps)
+    look, judge, near = look_by(f, y, measure), judge_by(f, y, measure), ball(x, eps, bounds)
 
     class Carry(NamedTuple):
         x: jax.Array
@@ -178,7 +188,7 @@ def apgd(
         ), None
 
     clean_loss, clean_fooled = judge(x)
-    start, fill = start_at(x, eps, rng), jnp.full_like
+    start, fill = start_at(x, eps, rng, bounds), jnp.full_like
     end = Carry(
         start,
         start,
@@ -196,22 +206,33 @@ def apgd(
 
 
 def square(
-    f: Classifier, x: jax.Array, y: jax.Array, eps: Any, rng: jax.Array, *, queries: int = 500
+    f: Classifier,
+    x: jax.Array,
+    y: jax.Array,
+    eps: Any,
+    rng: jax.Array,
+    *,
+    queries: int = 500,
+    bounds: Bounds = (0.0, 1.0),
 ) -> Evasion:
     """Random search without gradients: squares of +-eps, kept where the margin worsens.
 
-    Each query sets one square of each image, its side shrinking as the search goes on. Raises
-    `ValueError` for `queries` below 1 or shapes that do not fit.
+    Each query sets one square of each image `[H, W, C]`, its side shrinking as the search goes on.
+    Raises `ValueError` for `queries` below 1, inputs that are no images, or shapes that do not fit.
 
     Threat model: the attacker sends images to `f`, a user's device say, and reads the logits.
 
-    **Guarantees.** As for `pgd`; asks `f` for `queries` + 2 answers an image.
+    **Guarantees.** As for `pgd`; asks `f` for `queries` + 2 answers an input.
 
     Source: a short form of the Square Attack, Andriushchenko et al. (2020).
     """
-    sound = check(f, x, y, eps, queries)
+    sound = check(f, x, y, eps, queries, bounds)
+    if x.ndim != 4:
+        raise ValueError(
+            f"square: moves squares of images [B, H, W, C], not inputs {list(x.shape)}; use pgd or apgd"
+        )
     judge, (batch, height, width, channels) = judge_by(f, y, margin), x.shape
-    near = ball(x, eps)
+    near = ball(x, eps, bounds)
     # The share of an image that a square covers, at the paper's halving points of 10,000 queries.
     turns = np.searchsorted(
         np.array([10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000]),
@@ -244,15 +265,17 @@ def square(
     return result(best.x, best.fooled, sound)
 
 
-def transfer(f: Classifier, x: jax.Array, y: jax.Array, images: jax.Array) -> Evasion:
-    """Score images made elsewhere, from x, against `f`: the attacker made them without this `f`."""
-    sound = check(f, x, y, 1.0, 1) & in_range(images)
-    if images.shape != x.shape:
+def transfer(
+    f: Classifier, x: jax.Array, y: jax.Array, moved: jax.Array, *, bounds: Bounds = (0.0, 1.0)
+) -> Evasion:
+    """Score inputs moved elsewhere, from x, against `f`: the attacker made them without this `f`."""
+    sound = check(f, x, y, bounds[1] - bounds[0], 1, bounds) & in_range(moved, bounds)
+    if moved.shape != x.shape:
         raise ValueError(
-            f"evasion: images made from {list(x.shape)} have that shape, not {list(images.shape)}"
+            f"evasion: inputs moved from {list(x.shape)} have that shape, not {list(moved.shape)}"
         )
     judge = judge_by(f, y, margin)
-    return result(images, jnp.maximum(judge(images)[1], judge(x)[1]), sound)
+    return result(moved, jnp.maximum(judge(moved)[1], judge(x)[1]), sound)
 
 
 def _checkpoints(steps: int) -> np.ndarray:

@@ -13,8 +13,8 @@ from modellock_jax.attacks.case import Case, Entry, Found, with_key
 from modellock_jax.locks.pixel_shuffle import PixelKey
 
 
-def chosen_images(block: int, image_shape: tuple[int, int, int]) -> jax.Array:
-    """Images whose shuffled form shows the key: uint8 `[Q, H, W, C]` for `image_shape` (H, W, C).
+def chosen_images(block: int, shape: tuple[int, int, int]) -> jax.Array:
+    """Images whose shuffled form shows the key: uint8 `[Q, H, W, C]` for `shape` (H, W, C).
 
     Entry j of a block holds a digit of j in base 256, block after block the next one, so that one
     image is enough unless a block has more than 256 entries and there is no other block to hold the
@@ -23,16 +23,16 @@ def chosen_images(block: int, image_shape: tuple[int, int, int]) -> jax.Array:
     >>> chosen_images(2, (2, 4, 1))[..., 0].tolist()
     [[[0, 1, 0, 1], [2, 3, 2, 3]]]
     """
-    blocks, n = blocks_of("chosen_images", block, image_shape)
+    blocks, n = blocks_of("chosen_images", block, shape)
     queries = -(-_digits(n) // blocks)
     place = np.arange(queries * blocks) % _digits(n)
     digits = np.arange(n)[None] // 256 ** place[:, None] % 256
     parts = digits.reshape(queries, blocks, n).astype(np.uint8)
-    return jnp.asarray(join(parts, block, image_shape))
+    return jnp.asarray(join(parts, block, shape))
 
 
 def pixel_shuffle_chosen_image(scrambled: jax.Array, block: int) -> PixelKey | None:
-    """The key from the shuffled form of `chosen_images(block, image_shape)`, uint8 `[Q, H, W, C]`.
+    """The key from the shuffled form of `chosen_images(block, shape)`, uint8 `[Q, H, W, C]`.
 
     Returns None if no shuffle makes these images: another transform did, or another block. Raises
     `ValueError` if `block` does not divide the sides.

@@ -20,7 +20,7 @@ from modellock_jax.attacks.attack import Attack
 from modellock_jax.attacks.case import ANY, Case, Entry, Found, with_key
 from modellock_jax.core.lock import Forward, Key, Lock, Params, user_forward
 from modellock_jax.core.over_keys import over_keys
-from modellock_jax.tasks import Task, classify, finite
+from modellock_jax.tasks import Task, classify, cross_entropy, finite
 
 CHUNK = 16  # keys scored at a time: their activations on 8 inputs should fit a CPU's cache
 
@@ -141,6 +141,9 @@ def key_loss(out: Any, y: Any, task: Task = classify()) -> jax.Array:
         loss = -(jnp.exp(log_p) * log_p).sum(-1).mean() - jax.scipy.special.entr(mean).sum()
     elif isinstance(y, Answers):
         loss = ((log_probabilities(out) - log_probabilities(y.logits)) ** 2).mean()
+    elif task.loss is cross_entropy:
+        # The number that it gives, rounded like those of the two other kinds of evidence.
+        loss = -jnp.take_along_axis(log_probabilities(out), y[..., None], -1).mean()
     else:
         loss = task.loss(out, y).mean()
     return jnp.where(finite(out).all(), loss, jnp.inf)

@@ -31,7 +31,7 @@ def pixel_shuffle_logit_oracle(
     forward: Forward,
     params: Params,
     block: int,
-    image_shape: tuple[int, int, int],
+    shape: tuple[int, int, int],
     rng: jax.Array,
     *,
     entries: int = 16,
@@ -69,7 +69,7 @@ def pixel_shuffle_logit_oracle(
     >>> found.queries, bool((found.key.permutation == key.permutation).all())
     (1, True)
     """
-    blocks, n = blocks_of("pixel_shuffle_logit_oracle", block, image_shape)
+    blocks, n = blocks_of("pixel_shuffle_logit_oracle", block, shape)
     if min(entries, images, beam) < 1:
         raise ValueError(
             "pixel_shuffle_logit_oracle: entries, images and beam must be at least 1, not "
@@ -84,9 +84,9 @@ def pixel_shuffle_logit_oracle(
         levels = np.pad(_GREY + sign * size, ((0, 0), (0, 0), (0, 1)), constant_values=_GREY)
         lit = np.full(n, count)
         lit[group] = np.arange(count)
-        answers = oracle(jnp.asarray(join(levels[:, :, lit], block, image_shape)))
+        answers = oracle(jnp.asarray(join(levels[:, :, lit], block, shape)))
         free = jnp.asarray(permutation < 0)
-        order, misfit = _place(forward, block, image_shape, beam, params, levels, free, answers)
+        order, misfit = _place(forward, block, shape, beam, params, levels, free, answers)
         misfits.append(float(misfit))
         found = np.asarray(order)
         permutation[found < count] = group[found[found < count]]
@@ -100,7 +100,7 @@ def pixel_shuffle_logit_oracle(
 def _place(
     forward: Forward,
     block: int,
-    image_shape: tuple[int, int, int],
+    shape: tuple[int, int, int],
     beam: int,
     params: Params,
     levels: jax.Array,
@@ -119,7 +119,7 @@ def _place(
     def outputs(orders: jax.Array) -> jax.Array:
         """Log-probabilities `[orders, images * classes]` of the images shuffled in these ways."""
         parts = jnp.moveaxis(levels[:, :, orders], 2, 0)
-        x = join(parts, block, image_shape).reshape(-1, *image_shape)
+        x = join(parts, block, shape).reshape(-1, *shape)
         return jax.nn.log_softmax(forward(params, x)).reshape(orders.shape[0], -1)
 
     def with_entry(order: jax.Array, entry: jax.Array) -> jax.Array:

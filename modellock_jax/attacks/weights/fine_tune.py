@@ -82,6 +82,8 @@ def fine_tune(
 def in_last_layer(model: Model, params: Params, example: Any) -> Params:
     """Which leaves are of the layer that the model calls last: a tree like `params` of bools.
 
+    Raises `ValueError` where no leaf lies at the path that the model taps last.
+
     >>> import jax, jax.numpy as jnp
     >>> from modellock_jax.models import mlp
     >>> model = mlp(2, widths=(3,))
@@ -90,7 +92,16 @@ def in_last_layer(model: Model, params: Params, example: Any) -> Params:
     {'Dense_0': {'bias': False, 'kernel': False}, 'Dense_1': {'bias': True, 'kernel': True}}
     """
     site = [*sites(model.forward, params, blank(example))][-1]
-    return jax.tree.map(lambda path: f"/{site}/" in f"/{path}", paths(params))
+    names = paths(params)
+    # Linen puts the name of a collection before a layer's own path.
+    for begin in (f"{site}/", f"params/{site}/"):
+        found = jax.tree.map(lambda path, b=begin: path.startswith(b), names)
+        if any(jax.tree.leaves(found)):
+            return found
+    raise ValueError(
+        f"fine_tune: the forward taps {site!r} last, and no parameters lie at that path; name taps "
+        'after the paths of their layers, or use the variant "all"'
+    )
 
 
 def _from(case: Case, start: Params, **settings: Any) -> Found:
