@@ -12,7 +12,8 @@ import tracemalloc
 
 import numpy as np
 import pytest
-from helpers.mutants import CHUNK, FAMILIES, REWRITTEN, Case, all_claims, base64_noise, cut
+from helpers.mutant_heads import all_claims, base64_noise
+from helpers.mutants import CHUNK, FAMILIES, REWRITTEN, Case, cut
 from helpers.sealed import ALICE, OWNER, apart, body_of, public, same, some, together
 
 from modellock_jax.vault import files

@@ -3,20 +3,15 @@
 import json
 import os
 import shutil
-from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.commands import bad, good
+from helpers.folders import MIXED, SHARDS, contents, model
 from helpers.sealed import ALICE, BOB, MALLORY, OWNER, adding, public
-from safetensors.numpy import save_file
 
 from modellock_jax.vault import checkpoint
 from modellock_jax.vault.errors import Expired, Tampered, Unreadable, WrongKey
 from modellock_jax.vault.files import canonical
-from modellock_jax.vault.issuing import copies as issuing
-from modellock_jax.vault.issuing import register
-from modellock_jax.vault.keys import secret as keys
 from modellock_jax.vault.locked import sets as locked_sets
 from modellock_jax.vault.sealed import envelope, header, sets, writing
 from modellock_jax.vault.sealed.members import member_key as key_of
@@ -25,28 +20,6 @@ from modellock_jax.vault.sealed.rewrite import read_header, rewrite
 from modellock_jax.vault.sealed.writing import Content
 
 OWNERS = [public(OWNER)]
-SHARDS = [f"model-0000{i}-of-00002.safetensors" for i in (1, 2)]
-
-
-def model(folder: Path, seed: int = 0) -> Path:
-    """A sharded model as it is shipped: index, configuration, hidden file, adapters, empty folder."""
-    (folder / "adapters" / "fr").mkdir(parents=True)
-    (folder / "logs" / "old").mkdir(parents=True)
-    tensors = [{"a/w": np.full((3, 4), seed, np.float32)}, {"b": np.arange(5) + seed}]
-    for shard, arrays in zip(SHARDS, tensors):
-        save_file(arrays, folder / shard)
-    weights = {"a/w": SHARDS[0], "b": SHARDS[1]}
-    index = {"metadata": {"total_size": 88}, "weight_map": weights}
-    (folder / "model.safetensors.index.json").write_text(json.dumps(index))
-    (folder / "config.json").write_text(json.dumps({"seed": seed}))
-    (folder / ".gitattributes").write_text("*.safetensors filter=lfs")
-    save_file({"lora": np.ones(2, np.float32) * seed}, folder / "adapters" / "fr" / "x.safetensors")
-    return folder
-
-
-def contents(folder: Path) -> dict[str, bytes | None]:
-    every = sorted(folder.rglob("*"))
-    return {str(p.relative_to(folder)): p.read_bytes() if p.is_file() else None for p in every}
 
 
 @pytest.fixture
@@ -90,47 +63,6 @@ def test_a_folder_comes_back_whole_and_its_members_open_alone(sealed):
         envelope.load(sealed / "s2" / SHARDS[0], ALICE)
     with pytest.raises(Unreadable, match="manifest of a set"):
         envelope.load(sealed / "s2" / "modellock.set", ALICE)
-
-
-def swap(name):
-    return lambda new, old: shutil.copy(old / name, new / name)
-
-
-def exchange(new, _):
-    os.rename(new / SHARDS[0], new / "t")
-    os.rename(new / SHARDS[1], new / SHARDS[0])
-    os.rename(new / "t", new / SHARDS[1])
-
-
-def flip(new, _):
-    data = bytearray((new / SHARDS[0]).read_bytes())
-    data[-1] ^= 1
-    (new / SHARDS[0]).write_bytes(data)
-
-
-def linked(new, old):
-    os.rename(new / SHARDS[0], new.parent / "elsewhere")
-    (new / SHARDS[0]).symlink_to(new.parent / "elsewhere")
-
-
-MIXED = {
-    "a shard of another release": swap(SHARDS[0]),
-    "a configuration of another release": swap("config.json"),
-    "a manifest of another release": swap("modellock.set"),
-    "a missing shard": lambda new, _: (new / SHARDS[1]).unlink(),
-    "a missing hidden file": lambda new, _: (new / ".gitattributes").unlink(),
-    "another file": lambda new, _: (new / "pickle.bin").write_bytes(b"x"),
-    "another hidden file": lambda new, _: (new / ".x").write_bytes(b"x"),
-    "another folder": lambda new, _: (new / "x").mkdir(),
-    "a shard twice": lambda new, _: shutil.copy(new / SHARDS[0], new / "copy.safetensors"),
-    "shards exchanged": exchange,
-    "a shard renamed": lambda new, _: os.rename(new / SHARDS[0], new / "model.safetensors"),
-    "a link": linked,
-    "a changed byte": flip,
-    "a plain file": lambda new, _: shutil.copy(new.parent / "m2" / SHARDS[0], new / SHARDS[0]),
-    "a file cut off": lambda new, _: os.truncate(new / SHARDS[0], 70_000),
-    "an empty file": lambda new, _: os.truncate(new / SHARDS[0], 0),
-}
 
 
 @pytest.mark.parametrize("signed", [True, False])
@@ -308,115 +240,3 @@ def test_an_orbax_checkpoint_is_one_set(tmp_path):
     shutil.copy(tmp_path / "s2" / "_METADATA", tmp_path / "s1" / "_METADATA")
     with opened(tmp_path / "s1", expect=None) as found, pytest.raises(Tampered, match="_METADATA"):
         found.check()
-
-
-# Locked
-
-
-def test_each_user_gets_a_locked_folder(tmp_path):
-    source = model(tmp_path / "m")
-    made = issuing.issue(source, tmp_path / "out", ["alice", "bob"], OWNER, tmp_path / "register")
-    for one in made:
-        assert one.copy.is_dir()
-        locked_sets.unlock_set(one.copy, tmp_path / one.entry.user, keys.load(one.key))
-        assert contents(tmp_path / one.entry.user) == contents(source)
-    with pytest.raises(WrongKey):
-        locked_sets.unlock_set(made[0].copy, tmp_path / "x", keys.load(made[1].key))
-    shutil.copy(made[0].copy / SHARDS[0], made[1].copy / SHARDS[0])
-    with pytest.raises(Tampered):
-        locked_sets.unlock_set(made[1].copy, tmp_path / "x", keys.load(made[1].key))
-    shutil.rmtree(tmp_path / "out")
-    (tmp_path / "out").mkdir()
-    locked_sets.lock_set(source, tmp_path / "out" / f"alice.{'0' * 32}.set", OWNER, "stream_lock")
-    left = issuing.unfinished(tmp_path / "out", ["alice"], register.read(tmp_path / "register"))
-    assert [path.name for path in left] == [f"alice.{'0' * 32}.set"]
-
-
-def test_a_locked_folder_loads_and_comes_back(tmp_path):
-    source = model(tmp_path / "m", 1)
-    made = locked_sets.lock_set(source, tmp_path / "l", OWNER, "stream_lock")
-    assert {one.path for one in made.members if one.locked} == {
-        *SHARDS,
-        "adapters/fr/x.safetensors",
-    }
-    (tmp_path / "there").mkdir()
-    locked_sets.unlock_set(tmp_path / "l", tmp_path / "there", OWNER)
-    assert contents(tmp_path / "there") == contents(source)
-    with pytest.raises(WrongKey):
-        locked_sets.unlock_set(tmp_path / "l", tmp_path / "x", ALICE)
-    with pytest.raises(FileExistsError, match="not empty"):
-        locked_sets.unlock_set(tmp_path / "l", tmp_path / "there", OWNER)
-
-
-@pytest.mark.parametrize(
-    "change", [name for name in MIXED if name != "a manifest of another release"]
-)
-def test_a_locked_folder_is_of_one_release(tmp_path, change):
-    for i in (1, 2):
-        locked_sets.lock_set(model(tmp_path / f"m{i}", i), tmp_path / f"s{i}", OWNER, "stream_lock")
-    with_size = {"a file cut off": lambda new, _: os.truncate(new / SHARDS[0], 1000)}
-    (MIXED | with_size)[change](tmp_path / "s2", tmp_path / "s1")
-    with pytest.raises(Tampered, match="get the"):
-        locked_sets.unlock_set(tmp_path / "s2", tmp_path / "back", OWNER)
-    assert not (tmp_path / "back").exists()
-
-
-def test_a_changed_manifest_of_a_locked_folder(tmp_path):
-    locked_sets.lock_set(model(tmp_path / "m"), tmp_path / "l", OWNER, "stream_lock")
-    path = tmp_path / "l" / "modellock.set.json"
-    fields = json.loads(path.read_text())
-    other = [fields["members"][0] | {"path": "../x"}]
-    for change in (
-        {"members": fields["members"][1:]}, {"empty": []}, {"scheme": "deep_lock()"}, {"tag": ""},
-        {"nonce": "0" * 32}, {"members": other}, {"members": {}}, {"more": 1}, {"key_id": 7},
-    ):  # fmt: skip
-        path.write_text(json.dumps(fields | change))
-        with pytest.raises(Tampered):
-            locked_sets.unlock_set(tmp_path / "l", tmp_path / "back", OWNER)
-    path.write_text(json.dumps(fields | {"version": 2}))
-    with pytest.raises(Unreadable, match="not of version 1"):
-        locked_sets.unlock_set(tmp_path / "l", tmp_path / "back", OWNER)
-    assert not (tmp_path / "back").exists()
-
-
-def test_commands(tmp_path):
-    for i in (1, 2):
-        model(tmp_path / f"m{i}", i)
-    for who in ("alice", "bob", "owner"):
-        good(tmp_path, "keygen", f"{who}.key", "--classic")
-    to, sign = ["--to", "alice.key.pub"], ["--sign", "owner.key"]
-    alice, owner = ["--key", "alice.key"], ["--signed-by", "owner.key.pub"]
-    for i in (1, 2):
-        named = ["--name", "net", "--serial", str(i)]
-        told = good(tmp_path, "seal", f"m{i}", f"s{i}", *to, *sign, *named).decode()
-        assert "hidden, and sealed too: .gitattributes" in told
-        assert "logs/old" in told
-        assert "sealed as bytes" in told
-    good(tmp_path, "open", "s2", "back", *alice, *owner, "--expect", "net@2+")
-    assert contents(tmp_path / "back") == contents(tmp_path / "m2")
-    bad(4, "serial 1", tmp_path, "verify", "s1", *alice, *owner, "--expect", "net@2+")
-    told = json.loads(good(tmp_path, "inspect", "s2", "--json"))
-    assert (told["name"], told["serial"], told["files"]) == ("net", 2, 6)
-    good(tmp_path, "recipients", "add", "s2", "--to", "bob.key.pub", *alice, *sign)
-    assert len(good(tmp_path, "recipients", "list", "s2").splitlines()) == 2
-    good(tmp_path, "verify", "s2", "--key", "bob.key", *owner)
-    good(tmp_path, "expire", "s2", "2999-01-01", *alice, *sign)
-    good(tmp_path, "rewrap", "s2", *to, *alice, *sign)
-    bad(3, "not for this key", tmp_path, "verify", "s2", "--key", "bob.key")
-    good(tmp_path, "rotate", "s2", "r", *to, *alice, *sign, "--serial", "3")
-    good(tmp_path, "verify", "r", *alice, *owner, "--expect", "net@3")
-    bad(2, "not empty", tmp_path, "open", "s2", "back", *alice)
-    bad(2, "not empty", tmp_path, "seal", "m1", "back", *to)
-    shutil.copy(tmp_path / "s1" / SHARDS[0], tmp_path / "r" / SHARDS[0])
-    bad(4, SHARDS[0], tmp_path, "open", "r", "x", *alice)
-    (tmp_path / "r" / SHARDS[0]).unlink()
-    bad(4, "missing", tmp_path, "verify", "r", *alice)
-    good(tmp_path, "lock", "m1", "l1", *alice)
-    good(tmp_path, "unlock", "l1", "u1", *alice)
-    assert contents(tmp_path / "u1") == contents(tmp_path / "m1")
-    assert b"set of locked files" in good(tmp_path, "inspect", "l1")
-    (tmp_path / "l1" / "config.json").write_text("{}")
-    bad(4, "config.json", tmp_path, "unlock", "l1", "x", *alice)
-    bad(6, "name a folder that was sealed", tmp_path, "open", "m1", "x", *alice)
-    bad(6, "was locked", tmp_path, "unlock", "m1", "x", *alice)
-    assert not (tmp_path / "x").exists()
