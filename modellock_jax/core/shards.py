@@ -39,7 +39,7 @@ class Part(NamedTuple):
     is_layer: bool = False
 
 
-Body = Callable[..., list[jax.Array]]
+Body = Callable[..., Any]
 
 as_on_tpus = jax.make_user_context(default_value=False)
 """`with as_on_tpus(True)`: take the TPUs' way on any platform, to test it."""
@@ -62,68 +62,17 @@ def by_parts(
     unless `body` does so or `args` are sharded. `jax.export` saves a program for several devices only
     from explicit axes, which `jax.make_mesh` makes; one for a single device, always.
     """
-
     plain = plain or body
-    choose = partial(_choose, plain, body)
 
-    def on_whole(body: Body) -> Body:
-        # Compiled, so that constants in `body` are its own: custom_partitioning takes none.
-        @partial(jax.jit, static_argnums=0)
-        def whole(static: Hashable, args: Any, leaves: Sequence[jax.Array]) -> list[jax.Array]:
-            return body(static, args, _whole(leaves), leaves)
-
-        return whole
-
-    whole = on_whole(body)
-    plain_whole = whole if plain is body else on_whole(plain)
-
-    def on_mesh(static: Hashable, shardings: Any, whole: Any) -> Callable[..., list[jax.Array]]:
+    def on_mesh(static: Hashable, _: Any, shardings: Any, whole: Any) -> Callable[..., Any]:
         names = _names(shardings, whole)
 
         def on_parts(body: Body, args: Any, leaves: Sequence[jax.Array]) -> list[jax.Array]:
             return body(static, args, _parts(whole, names), leaves)
 
-        return partial(choose, on_parts)
+        return partial(_choose, plain, body, on_parts)
 
-    def partition(static: Hashable, mesh: Any, given: Any, _: Any) -> Any:
-        args, leaves = given
-        shardings = [leaf.sharding for leaf in leaves]
-        everywhere = jax.tree.map(lambda _: NamedSharding(mesh, P()), args)
-        return mesh, on_mesh(static, shardings, leaves), shardings, (everywhere, shardings)
-
-    automatic = custom_partitioning(whole, static_argnums=(0,))
-    automatic.def_partition(partition, sharding_rule=_every_axis_alone)
-
-    @partial(jax.jit, static_argnums=0)
-    def run(static: Hashable, args: Any, leaves: Sequence[jax.Array]) -> list[jax.Array]:
-        leaves = [jnp.asarray(leaf) for leaf in leaves]
-        shardings = [jax.typeof(leaf).sharding for leaf in leaves]
-        explicit = [s for s in shardings if AxisType.Explicit in s.mesh.axis_types]
-        if explicit:
-            mapped = jax.shard_map(
-                on_mesh(static, shardings, leaves),
-                mesh=explicit[0].mesh,
-                in_specs=(P(), [s.spec for s in shardings]),
-                out_specs=[s.spec for s in shardings],
-                check_vma=False,
-            )
-            return mapped(args, leaves)
-
-        @custom_vmap
-        def one(args: Any, leaves: Sequence[jax.Array]) -> list[jax.Array]:
-            usual = whole if _without_jit() else automatic
-            return _choose(plain_whole, usual, lambda f, *given: f(static, *given), args, leaves)
-
-        @one.def_vmap
-        def many(size: int, batched: Any, *given: Any) -> Any:
-            axes = jax.tree.map(lambda b: 0 if b else None, batched)
-            choice = partial(_choose, plain_whole, whole, lambda f, *given: f(static, *given))
-            found = jax.vmap(choice, tuple(axes), axis_size=size)(*given)
-            return found, [True] * len(found)
-
-        return one(args, leaves)
-
-    return run
+    return _compiled(body, plain, on_mesh, lambda _, shardings: shardings, partial(_rule, True))
 
 
 def sum_over_parts(
@@ -133,23 +82,16 @@ def sum_over_parts(
 
     `body(static, arg, parts, leaves)` gets what that of `by_parts` does, and returns integers
     `[leaves, N]`: what each leaf's part adds to the sum `[N]`. `plain` takes its place on TPUs with
-    automatic axes, as in `by_parts`.
+    automatic axes, where its parts are whole leaves.
 
-    **Guarantees.** The only thing that devices exchange are the N integers, once.
+    **Guarantees.** The only thing that devices exchange are the N integers, once. (On TPUs with
+    automatic axes XLA adds them up leaf by leaf, and once for each axis of a leaf that is split.)
     """
 
-    def on_whole(body: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
-        @partial(jax.jit, static_argnums=0)
-        def whole(static: Hashable, arg: jax.Array, leaves: Sequence[jax.Array]) -> jax.Array:
-            return body(static, arg, _whole(leaves), leaves).sum(0, dtype=jnp.uint32)
+    def total(added: Callable[..., jax.Array]) -> Callable[..., jax.Array]:
+        return lambda *given: added(*given).sum(0, dtype=jnp.uint32)
 
-        return whole
-
-    whole, plain_whole = on_whole(body), on_whole(plain)
-
-    def on_mesh(
-        static: Hashable, mesh: Any, shardings: Any, whole: Any
-    ) -> Callable[..., jax.Array]:
+    def on_mesh(static: Hashable, mesh: Any, shardings: Any, whole: Any) -> Callable[..., Any]:
         names = _names(shardings, whole)
         split = [{n for axis in axes for n in _each(axis)} for axes in names]
         used = tuple(name for name in mesh.axis_names if any(name in one for one in split))
@@ -166,43 +108,74 @@ def sum_over_parts(
 
         return here
 
+    def results(mesh: Any, _: Any) -> NamedSharding:
+        return NamedSharding(mesh, P())
+
+    return _compiled(total(body), total(plain), on_mesh, results, partial(_rule, False))
+
+
+def _compiled(
+    body: Body,
+    plain: Body,
+    on_mesh: Callable[..., Callable[..., Any]],
+    results: Callable[[Any, list[Any]], Any],
+    rule: Callable[..., SdyShardingRule],
+) -> Callable[[Hashable, Any, Sequence[jax.Array]], Any]:
+    """A compiled `f(static, args, leaves)`: a body on whole leaves, or on the part of each device.
+
+    `on_mesh(static, mesh, shardings, leaves)` is what a device does with `args` and its parts of leaves;
+    `results(mesh, shardings)` says how what that gives is sharded, and `rule` tells XLA.
+    """
+
+    def on_whole(body: Body) -> Callable[..., Any]:
+        # Compiled, so that constants in `body` are its own: custom_partitioning takes none.
+        @partial(jax.jit, static_argnums=0)
+        def whole(static: Hashable, args: Any, leaves: Sequence[jax.Array]) -> Any:
+            return body(static, args, _whole(leaves), leaves)
+
+        return whole
+
+    whole = on_whole(body)
+    plain_whole = whole if plain is body else on_whole(plain)
+
     def partition(static: Hashable, mesh: Any, given: Any, _: Any) -> Any:
-        leaves = given[1]
+        args, leaves = given
         shardings = [leaf.sharding for leaf in leaves]
-        alike = NamedSharding(mesh, P())
-        return mesh, on_mesh(static, mesh, shardings, leaves), alike, (alike, shardings)
+        everywhere = jax.tree.map(lambda _: NamedSharding(mesh, P()), args)
+        here = on_mesh(static, mesh, shardings, leaves)
+        return mesh, here, results(mesh, shardings), (everywhere, shardings)
 
     automatic = custom_partitioning(whole, static_argnums=(0,))
-    automatic.def_partition(partition, sharding_rule=_added_up)
+    automatic.def_partition(partition, sharding_rule=rule)
 
     @partial(jax.jit, static_argnums=0)
-    def run(static: Hashable, arg: jax.Array, leaves: Sequence[jax.Array]) -> jax.Array:
+    def run(static: Hashable, args: Any, leaves: Sequence[jax.Array]) -> Any:
         leaves = [jnp.asarray(leaf) for leaf in leaves]
         shardings = [jax.typeof(leaf).sharding for leaf in leaves]
         explicit = [s for s in shardings if AxisType.Explicit in s.mesh.axis_types]
         if explicit:
-            mesh = explicit[0].mesh
+            mesh, specs = explicit[0].mesh, [s.spec for s in shardings]
+            out = jax.tree.map(lambda s: s.spec, results(mesh, shardings))
+            here = on_mesh(static, mesh, shardings, leaves)
             mapped = jax.shard_map(
-                on_mesh(static, mesh, shardings, leaves),
-                mesh=mesh,
-                in_specs=(P(), [s.spec for s in shardings]),
-                out_specs=P(),
-                check_vma=False,
+                here, mesh=mesh, in_specs=(P(), specs), out_specs=out, check_vma=False
             )
-            return mapped(arg, leaves)
+            return mapped(args, leaves)
 
-        @custom_vmap
-        def one(arg: jax.Array, leaves: Sequence[jax.Array]) -> jax.Array:
-            usual = whole if _without_jit() else automatic
-            return by_platform(partial(plain_whole, static), partial(usual, static), arg, leaves)
+        def choose(usual: Callable[..., Any], args: Any, leaves: Any) -> Any:
+            if usual is plain_whole:
+                return usual(static, args, leaves)
+            return by_platform(partial(plain_whole, static), partial(usual, static), args, leaves)
+
+        one = custom_vmap(partial(choose, whole if _without_jit() else automatic))
 
         @one.def_vmap
         def many(size: int, batched: Any, *given: Any) -> Any:
             axes = jax.tree.map(lambda b: 0 if b else None, batched)
-            choice = partial(by_platform, partial(plain_whole, static), partial(whole, static))
-            return jax.vmap(choice, tuple(axes), axis_size=size)(*given), True
+            found = jax.vmap(partial(choose, whole), tuple(axes), axis_size=size)(*given)
+            return found, jax.tree.map(lambda _: True, found)
 
-        return one(arg, leaves)
+        return one(args, leaves)
 
     return run
 
@@ -294,34 +267,17 @@ def _on_layer(
     return _choose(plain, body, on_part, args, (number, layer))[0][0]
 
 
-def _axes_of(given: Any) -> list[ArrayMapping]:
-    """A name of its own for every axis of every array."""
-    return [
+def _rule(keeps: bool, _: Hashable, mesh: Any, given: Any, results: Any) -> SdyShardingRule:
+    """Tell XLA that any axis of any leaf may be split, and then that of its result if it `keeps` it.
+
+    All that comes before the leaves, and a sum over them, is whole on every device.
+    """
+    axes = [
         ArrayMapping(*(f"axis{i}_{k}" for k in range(len(value.shape))))
         for i, value in enumerate(given)
     ]
-
-
-def _every_axis_alone(_: Hashable, mesh: Any, given: Any, results: Any) -> SdyShardingRule:
-    """Tell XLA that any axis of any leaf may be split, and then its result is split alike."""
-    first = len(given) - len(results)
-    axes = _axes_of(given)
-    alone = tuple(name for mapping in axes[:first] for name in mapping)
-    return SdyShardingRule(tuple(axes), tuple(axes[first:]), need_replication_factors=alone)
-
-
-def _added_up(_: Hashable, mesh: Any, given: Any, results: Any) -> SdyShardingRule:
-    """Any axis of any leaf may be split; the array before them and the sum are whole everywhere."""
-    axes = _axes_of(given)
-    alone = (*axes[0], "sum")
-    return SdyShardingRule(tuple(axes), (ArrayMapping("sum"),), need_replication_factors=alone)
-
-
-def cut(whole: jax.Array, part: Part, shape: tuple[int, ...]) -> jax.Array:
-    """The part, of that shape, of an array that every device holds whole."""
-    if shape == whole.shape:
-        return whole
-    ends = [-n % max(own, 1) for n, own in zip(part.shape, shape)]
-    padded = jnp.pad(whole, [(0, end) for end in ends])
-    starts = [number * own for number, own in zip(part.numbers, shape)]
-    return lax.dynamic_slice(padded, starts, shape)
+    first = len(given) - len(results) if keeps else 1
+    made = axes[first:] if keeps else [ArrayMapping("sum")]
+    alone = axes[:first] if keeps else axes[:first] + made
+    names = tuple(name for mapping in alone for name in mapping)
+    return SdyShardingRule(tuple(axes), tuple(made), need_replication_factors=names)

@@ -9,6 +9,7 @@ so that devices add up what their parts give, wherever a leaf is split.
 import hashlib
 import json
 from collections.abc import Sequence
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -132,9 +133,10 @@ def _plainly_added(
 
 def _table(key: jax.Array) -> jax.Array:
     """The words of the places in a row, uint32 `[LANES, 2, words]`."""
-    counters = jnp.arange(2 * LANES * ROW // 64, dtype=jnp.uint32)
-    table = chacha.blocks(key, jnp.array([_TABLE, 0, 0], jnp.uint32), counters)
-    return table.reshape(LANES, 2, ROW // 4)
+    counters = jnp.arange(2 * LANES * ROW // 64, dtype=jnp.uint32).reshape(LANES, -1)
+    # Lane by lane: the table itself is all that is ever held.
+    blocks = partial(chacha.blocks, key, jnp.array([_TABLE, 0, 0], jnp.uint32))
+    return lax.map(blocks, counters).reshape(LANES, 2, ROW // 4)
 
 
 _digest = sum_over_parts(_added, _plainly_added)

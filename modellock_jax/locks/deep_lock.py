@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from modellock_jax.ciphers import aes, native
 from modellock_jax.core.bits import (
@@ -21,7 +22,7 @@ from modellock_jax.core.bits import (
 )
 from modellock_jax.core.layers import Stacked
 from modellock_jax.core.lock import Key, Lock, Loss, Params, Rng, check_key, hidden, random_words
-from modellock_jax.core.shards import Part, by_parts, by_platform, cut
+from modellock_jax.core.shards import Part, by_parts, by_platform
 from modellock_jax.locks._plain import entries_from, fill
 from modellock_jax.locks._schedules import (
     leaf_keys,
@@ -171,7 +172,7 @@ def _masked(
     streams = (one_schedule if restart == "never" else schedule_per_leaf)(master, wholes)
     table, new = jnp.asarray(aes.INV_SBOX if unlock else aes.SBOX), []
     for words, whole, part, leaf in zip(streams, wholes, parts, leaves):
-        mask, bits = cut(words_like(words, whole), part, leaf.shape), to_uint(leaf)
+        mask, bits = _cut(words_like(words, whole), part, leaf.shape), to_uint(leaf)
         bits = substitute(bits, table) ^ mask if unlock else substitute(bits ^ mask, table)
         new.append(from_uint(bits, leaf.dtype))
     return new
@@ -256,3 +257,13 @@ SCHEME = Scheme(
     study="deep_lock",
     files=Files(),
 )
+
+
+def _cut(whole: jax.Array, part: Part, shape: tuple[int, ...]) -> jax.Array:
+    """The part, of that shape, of an array that every device holds whole."""
+    if shape == whole.shape:
+        return whole
+    ends = [-n % max(own, 1) for n, own in zip(part.shape, shape)]
+    padded = jnp.pad(whole, [(0, end) for end in ends])
+    starts = [number * own for number, own in zip(part.numbers, shape)]
+    return lax.dynamic_slice(padded, starts, shape)

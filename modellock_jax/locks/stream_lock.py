@@ -36,9 +36,9 @@ def stream_lock() -> "Lock":
     key. Shapes, dtypes and names stay in the open. No integrity: who can write the file can flip
     chosen bits, and a wrong key gives other weights and no error. Whoever runs the model holds the
     plain parameters. Of a sharded leaf each device makes its own part of the key stream; in decrypt no
-    device talks to another, in encrypt they add up 32 bytes, once. (On TPUs with automatic axes XLA
-    sends words of the sums leaf by leaf, eight at a time.) Inside a `shard_map` a device's part is a
-    tree of its own: its key is finished there, and opens it there.
+    device talks to another, in encrypt they add up 32 bytes, once. (On TPUs with automatic axes they
+    do so for each leaf, once for each of its axes that is split.) Inside a `shard_map` a device's part
+    is a tree of its own: its key is finished there, and opens it there.
 
     Source: ours; the cipher is RFC 8439 (Nir & Langley 2018), and a nonce that depends on the plain
     text is the idea of SIV (Rogaway & Shrimpton 2006).
