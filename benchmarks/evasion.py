@@ -35,8 +35,8 @@ from modellock_jax.attacks.evasion.methods import apgd, expectation, fgsm, pgd, 
 from modellock_jax.core.lock import Lock, owner_forward, user_forward
 from modellock_jax.data import load
 from modellock_jax.models import Model, cnn
+from modellock_jax.study.context import subject_of
 from modellock_jax.study.report import machine
-from modellock_jax.study.subjects import subject_of
 from modellock_jax.tasks import random_shift
 from modellock_jax.train import fit
 

@@ -22,7 +22,7 @@ from modellock_jax.attacks import (
 )
 from modellock_jax.attacks._work import Tally, counted
 from modellock_jax.models import mlp
-from modellock_jax.study.subjects import subject_of
+from modellock_jax.study.context import subject_of
 
 pytestmark = pytest.mark.optax
 LOCKS = {

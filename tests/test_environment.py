@@ -201,10 +201,7 @@ def path_first(folder):
 
 
 def test_a_drawing_program_that_does_not_exist(tmp_path):
-    program = (
-        "import types; from modellock_jax.study import figures\n"
-        "figures.save_figures(types.SimpleNamespace(folder=None), None, {})"
-    )
+    program = "from modellock_jax.study import figures\nfigures.save_figures(None, {}, None, {})"
     ran = subprocess.run(
         [sys.executable, "-c", program], capture_output=True, text=True, check=False,
         env=os.environ | {"MPLBACKEND": "nonsense", "MPLCONFIGDIR": str(tmp_path)},

@@ -12,8 +12,7 @@ from modellock_jax.attacks.weights import localise
 from modellock_jax.attacks.weights.fine_tune import VARIANTS, fine_tune, in_last_layer
 from modellock_jax.attacks.weights.sweep import best_so_far, trial
 from modellock_jax.models import mlp, resnet
-from modellock_jax.study import run as runner
-from modellock_jax.study import sweep
+from modellock_jax.study import runner, sweep, training
 from modellock_jax.study.config import Config
 
 pytestmark = pytest.mark.optax
@@ -115,8 +114,8 @@ CONFIG = Config(
 def test_a_weak_lock_is_worth_stealing_and_a_cipher_is_not(tmp_path, monkeypatch):
     monkeypatch.setattr(sweep, "PROGRAMS", (("all", "adam"), ("healed", "adam")))
     config = CONFIG.__class__(**{**vars(CONFIG), "locks": ("adv_params", "stream_lock")})
-    store = sweep.run(config, tmp_path)
-    rows = {(r["lock"], r["seed"], r["budget"]): r for r in store.of("sweep")}
+    store = runner.run(sweep.STUDY, config, tmp_path)
+    rows = {(r["lock"], r["seed"], r["budget"]): r for r in store.rows.of("sweep")}
     assert len(rows) == 3 * 2
     for (name, seed, budget), row in rows.items():
         assert row["images"] == round(budget * 1437)
@@ -131,12 +130,12 @@ def test_a_weak_lock_is_worth_stealing_and_a_cipher_is_not(tmp_path, monkeypatch
                 assert abs(found["curve"][0] - row["no_key"]) < 0.01 or "healed" in found["setting"]
             elif name == "stream_lock":
                 assert abs(gain) < 0.2
-    for grid in sweep.grids(store, config):
+    for grid in sweep.grids(store.rows, config):
         assert [line[0] for line in grid.rows] == ["scratch", "adv_params", "stream_lock"]
         assert all(len(line) == len(grid.header) for line in grid.rows)
     # Started again, it computes nothing.
-    monkeypatch.setattr(runner, "fit", lambda *a, **k: pytest.fail("trained again"))
-    assert sweep.run(config, tmp_path).rows == store.rows
+    monkeypatch.setattr(training, "fit", lambda *a, **k: pytest.fail("trained again"))
+    assert runner.run(sweep.STUDY, config, tmp_path).rows == store.rows
 
 
 def test_bad_input(setup, tmp_path):
@@ -144,6 +143,7 @@ def test_bad_input(setup, tmp_path):
         fine_tune(setup.model, 1e-2, EXAMPLE, "x")
     with pytest.raises(ValueError, match="one of adam, sgd and steps that are a multiple of stops"):
         trial(setup.model, EXAMPLE, optimizer="lion")
+    config = CONFIG.__class__(**{**vars(CONFIG), "budgets": (0.001,)})
     with pytest.raises(ValueError, match=r"two images or more, .* not 1 to 1 of 1438"):
-        sweep.run(CONFIG.__class__(**{**vars(CONFIG), "budgets": (0.001,)}), tmp_path)
+        runner.run(sweep.STUDY, config, tmp_path)
     assert not list(tmp_path.iterdir())

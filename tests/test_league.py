@@ -8,12 +8,13 @@ from modellock_jax.attacks.case import ANY
 from modellock_jax.attacks.table import ATTACKS
 from modellock_jax.cli import main
 from modellock_jax.locks import SCHEMES
-from modellock_jax.study import attack_figures, league
+from modellock_jax.study import attack_figures, league, runner
 from modellock_jax.study.config import Config
+from modellock_jax.study.context import prepare
 from modellock_jax.study.figures import save_figures
 from modellock_jax.study.measures import MEASURES
-from modellock_jax.study.store import Store
-from modellock_jax.study.subjects import prepare, subject_of
+from modellock_jax.study.store import Rows
+from modellock_jax.study.training import locked_models
 
 pytestmark = pytest.mark.optax
 NAMES, CONTROL = (
@@ -29,7 +30,7 @@ CONFIG = Config(
 @pytest.fixture(scope="module")
 def played(tmp_path_factory):
     out = tmp_path_factory.mktemp("league")
-    return out, league.run(CONFIG, out, NAMES)
+    return out, runner.run(league.of(*NAMES), CONFIG, out)
 
 
 def row(played, lock, attack):
@@ -50,7 +51,7 @@ def test_weak_locks_fall_and_the_cipher_stands(played):
 
 def test_the_thief_stands_beside_training_from_scratch(tmp_path):
     config = dataclasses.replace(CONFIG, locks=("stream_lock",))
-    rows = league.run(config, tmp_path, CONTROL).of("league")
+    rows = runner.run(league.of(*CONTROL), config, tmp_path).rows.of("league")
     scratch, thief = rows
     assert [scratch["attack"], thief["attack"]] == list(CONTROL)
     assert scratch["images"] == thief["images"] == round(0.1 * 1437)
@@ -62,22 +63,22 @@ def test_the_thief_stands_beside_training_from_scratch(tmp_path):
 def test_every_row_is_kept_and_shown(played):
     out, store = played
     before = dict(store.rows)
-    assert league.run(CONFIG, out, NAMES).rows == before
-    grid = league.grid(store, CONFIG, NAMES)
+    assert runner.run(league.of(*NAMES), CONFIG, out).rows == before
+    (grid,) = league.of(*NAMES).grids(store.rows, CONFIG)
     assert len(grid.rows) == len(before) == 3
     assert all(len(line) == len(grid.header) for line in grid.rows)
-    only = league.grid(store, CONFIG, NAMES[:1])
+    (only,) = league.of(NAMES[0]).grids(store.rows, CONFIG)
     assert [line[:2] for line in only.rows] == [[LOCKS[0], "pixel_shuffle_chosen_image"]]
 
 
 @pytest.fixture(scope="module")
 def measured(played):
-    bench = prepare(CONFIG)
-
     def measure(name, text):
-        subject = subject_of(text, bench.shape)
-        owned = league.locked_models(bench, played[1], subject)[0]
-        return MEASURES[name].run(bench, subject, 0, owned)
+        # Models that the league has trained, with other locks.
+        config = dataclasses.replace(CONFIG, locks=(text,))
+        context = prepare(config, played[1].folder)
+        owned = locked_models(context, text)[0]
+        return MEASURES[name].run(context, context.subjects[text], 0, owned)
 
     return measure
 
@@ -111,29 +112,33 @@ def test_who_finds_the_changed_weights(measured):
 
 def test_the_pictures_show_every_row(tmp_path):
     config = dataclasses.replace(CONFIG, seeds=2, thief_steps=4, thief_scores=2, budgets=(0.1, 0.2))
-    store, curve = Store(tmp_path, config), {"curve": [0.1, 0.5, 0.7]}
+    rows, curve = Rows(), {"curve": [0.1, 0.5, 0.7]}
+
+    def add(row):
+        rows[row["id"]] = row
+
     about = {"lock": "deep_lock", "key_right": 1.0, "accuracy": 0.9, "attack": "known"}
     rates = {"auc": {"clamped": 1.0}, "fpr": [0.1, 1], "tpr": {"clamped": [1, 1]}}
     near = {"changes": [0, 1], "share": [1, 0.9], "accuracy": [[0.9, 0.9], [0.1, 0.2]]}
     for seed in range(2):
-        store.add({"id": f"a{seed}", "kind": "league", "seed": seed, **about})
-        store.add({"id": f"b{seed}", "kind": "distance", "lock": "deep_lock", "seed": seed, **near})
-        store.add({"id": f"c{seed}", "kind": "roc", "lock": "adv_params", "seed": seed, **rates})
+        add({"id": f"a{seed}", "kind": "league", "seed": seed, **about})
+        add({"id": f"b{seed}", "kind": "distance", "lock": "deep_lock", "seed": seed, **near})
+        add({"id": f"c{seed}", "kind": "roc", "lock": "adv_params", "seed": seed, **rates})
         for name in ("scratch", "deep_lock"):
             for budget in config.budgets:
                 begin = {"id": f"{seed}{name}{budget}", "kind": "sweep", "lock": name, "seed": seed}
-                store.add(begin | {"budget": budget, "rehearsed": curve})
-    save_figures(store, config, attack_figures.LEAGUE | attack_figures.SWEEP)
+                add(begin | {"budget": budget, "rehearsed": curve})
+    save_figures(tmp_path, rows, config, attack_figures.LEAGUE | attack_figures.SWEEP)
     for name, lines in {"distance": 2 * (4 + 1), "roc": 2 * 2, "best_so_far": 2 * 2 * 3}.items():
-        file = store.folder / "figures" / name
+        file = tmp_path / "figures" / name
         assert len(file.with_suffix(".csv").read_text().splitlines()) == 1 + lines
         assert file.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
         assert "<svg" in file.with_suffix(".svg").read_text()
 
 
-def test_of_attacks_that_are_as_good_the_quickest_is_named(tmp_path):
+def test_of_attacks_that_are_as_good_the_quickest_is_named():
     config = dataclasses.replace(CONFIG, locks=("deep_lock",))
-    store, lock = Store(tmp_path, config), {"kind": "league", "lock": "deep_lock", "seed": 0}
+    rows, lock = Rows(), {"kind": "league", "lock": "deep_lock", "seed": 0}
     about = {
         "no_key": 0.1,
         "right_key": 0.97,
@@ -151,8 +156,8 @@ def test_of_attacks_that_are_as_good_the_quickest_is_named(tmp_path):
     for name, (accuracy, seconds) in reached.items():
         found = {"attack": name, "accuracy": accuracy, "seconds": seconds}
         key = {"key_right": None, "gave_up": name == "scratch"}
-        store.add({"id": name, **lock, **about, **found, **key})
-    table = league.strongest(store, config)
+        rows[name] = {"id": name, **lock, **about, **found, **key}
+    table = league.strongest(rows, config)
     assert len(table.header) == len(table.rows[0])
     line = dict(zip(table.header, table.rows[0]))
     assert (line["attack"], line["recovered [95 %]"]) == ("deep_lock_known_plaintext", "96.5")
@@ -167,12 +172,14 @@ def test_the_table_names_what_there_is():
 
 def test_bad_input(tmp_path):
     with pytest.raises(ValueError, match="there is no attack 'magic'; the attacks are scratch"):
-        league.run(CONFIG, tmp_path, ("magic",))
+        runner.run(league.of("magic"), CONFIG, tmp_path)
     with pytest.raises(
         ValueError, match=r"no attack named is .*pixel_shuffle_chosen_image: pixel_shuffle$"
     ):
-        league.run(
-            Config(data="digits", locks=("deep_lock",)), tmp_path, ("pixel_shuffle_chosen_image",)
+        runner.run(
+            league.of("pixel_shuffle_chosen_image"),
+            Config(data="digits", locks=("deep_lock",)),
+            tmp_path,
         )
     assert not list(tmp_path.iterdir())
 

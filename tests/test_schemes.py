@@ -22,9 +22,9 @@ from modellock_jax import explain
 from modellock_jax.attacks import ATTACKS
 from modellock_jax.core.lock import unmasked, unscrambled
 from modellock_jax.locks import SCHEMES, Break, Files, Scheme, parse, register
-from modellock_jax.study import league, report, run
+from modellock_jax.study import league, main, report, runner
 from modellock_jax.study.config import Config, default_locks, locks_and_variants
-from modellock_jax.study.subjects import subject_of
+from modellock_jax.study.context import subject_of
 from modellock_jax.vault.locked.files import lock_file, unlock_file
 
 pytestmark = pytest.mark.optax
@@ -281,15 +281,16 @@ def test_a_lock_of_another_package_is_studied(outside, tmp_path):
         data="digits", model="mlp", locks=("toy_xor(turn=1)", "sign_flip+toy_xor"), seeds=1, epochs=1,
         wrong_keys=2, budgets=(0.1,), thief_rates=(1e-3,), thief_steps=2, thief_scores=1,
     )  # fmt: skip
-    store = run.run(config, tmp_path)
-    rows = store.of("lock")
-    assert [row["scheme"] for row in rows] == ["toy_xor", "sign_flip+toy_xor"]
-    assert all(row["right_is_plain"] for row in rows)
-    assert [row["key_bits"] for row in rows] == [32, 32 + 256]
-    assert len(report.lock_grid(store, config).rows) == 2
-    assert len(report.thief_grid(store, config).rows) == 3
-    played = league.run(config, tmp_path, ("average_copies",))
-    assert len(league.grid(played, config, ("average_copies",)).rows) == 2
+    rows = runner.run(main.STUDY, config, tmp_path).rows
+    locks = rows.of("lock")
+    assert [row["scheme"] for row in locks] == ["toy_xor", "sign_flip+toy_xor"]
+    assert all(row["right_is_plain"] for row in locks)
+    assert [row["key_bits"] for row in locks] == [32, 32 + 256]
+    assert len(report.lock_grid(rows, config).rows) == 2
+    assert len(report.thief_grid(rows, config).rows) == 3
+    study = league.of("average_copies")
+    (grid,) = study.grids(runner.run(study, config, tmp_path).rows, config)
+    assert len(grid.rows) == 2
 
 
 def test_the_laws_hold_a_lock_of_another_package(outside):

@@ -12,12 +12,17 @@ import pytest
 from typer.testing import CliRunner
 
 from modellock_jax.cli.commands import app
-from modellock_jax.study import run as runner
+from modellock_jax.models import MODELS
+from modellock_jax.study import runner, training
 from modellock_jax.study.config import Config
+from modellock_jax.study.context import subject_of
+from modellock_jax.study.main import STUDY
 from modellock_jax.study.report import interval
-from modellock_jax.study.store import Store, write
-from modellock_jax.study.subjects import subject_of
+from modellock_jax.study.rows import check
+from modellock_jax.study.store import Store, read, write
+from modellock_jax.study.table import STUDIES
 
+RESULTS = Path(__file__).parents[1] / "results"
 pytestmark = pytest.mark.optax
 
 TINY = Config(
@@ -39,11 +44,11 @@ def tiny(tmp_path_factory):
     import jax
 
     with jax.numpy_dtype_promotion("standard"):
-        return runner.run(TINY, tmp_path_factory.mktemp("out"))
+        return runner.run(STUDY, TINY, tmp_path_factory.mktemp("out"))
 
 
 def test_every_row_is_there_and_holds_what_the_rules_ask(tiny):
-    locks, thefts = tiny.of("lock"), tiny.of("thief")
+    locks, thefts = tiny.rows.of("lock"), tiny.rows.of("thief")
     assert len(locks) == 3 * 2
     assert len(thefts) == (3 + 1) * 2 * 2
     for row in locks:
@@ -67,9 +72,9 @@ def test_every_row_is_there_and_holds_what_the_rules_ask(tiny):
 
 def test_started_again_it_computes_nothing(tiny, monkeypatch):
     rows = (tiny.folder / "rows.jsonl").read_bytes()
-    monkeypatch.setattr(runner, "fit", lambda *a, **k: pytest.fail("trained again"))
+    monkeypatch.setattr(training, "fit", lambda *a, **k: pytest.fail("trained again"))
     monkeypatch.setattr(Store, "add", lambda *a: pytest.fail("computed a row again"))
-    again = runner.run(TINY, tiny.folder.parent)
+    again = runner.run(STUDY, TINY, tiny.folder.parent)
     assert again.rows == tiny.rows
     assert (tiny.folder / "rows.jsonl").read_bytes() == rows
 
@@ -80,17 +85,17 @@ def test_an_interrupted_run_goes_on_where_it_stopped(tiny, tmp_path, monkeypatch
     add = Store.add
 
     def break_off(self, row):
-        if len(self.of("thief")) == 1:
+        if len(self.rows.of("thief")) == 1:
             raise KeyboardInterrupt
         add(self, row)
 
     monkeypatch.setattr(Store, "add", break_off)
     with pytest.raises(KeyboardInterrupt):
-        runner.run(short, tmp_path)
+        runner.run(STUDY, short, tmp_path)
     monkeypatch.setattr(Store, "add", add)
-    before = Store(tmp_path, short).rows
-    monkeypatch.setattr(runner, "fit", lambda *a, **k: pytest.fail("trained again"))
-    after = runner.run(short, tmp_path).rows
+    before = read(tmp_path / f"main-{short.id}")
+    monkeypatch.setattr(training, "fit", lambda *a, **k: pytest.fail("trained again"))
+    after = runner.run(STUDY, short, tmp_path).rows
     assert len(before) == 3
     assert [after[name] for name in before] == list(before.values())
 
@@ -117,10 +122,10 @@ def test_a_damaged_row_is_named(tiny, tmp_path):
     folder = tmp_path / tiny.folder.name
     write(folder / "rows.jsonl", (tiny.folder / "rows.jsonl").read_bytes()[:-20])
     with pytest.raises(ValueError, match=r"line 22 of .*rows.jsonl is not a row"):
-        Store(tmp_path, TINY)
+        Store(folder, TINY, STUDY.kinds)
     write(folder / "config.json", b"{}")
     with pytest.raises(ValueError, match="holds another configuration"):
-        Store(tmp_path, TINY)
+        Store(folder, TINY, STUDY.kinds)
 
 
 def test_the_folder_is_named_by_the_configuration():
@@ -130,10 +135,11 @@ def test_the_folder_is_named_by_the_configuration():
 
 
 def test_the_command_prints_the_table_and_draws_the_pictures(tmp_path, monkeypatch):
-    monkeypatch.setattr("modellock_jax.study.config.QUICK", {
+    quick = {
         "seeds": 1, "epochs": 1, "wrong_keys": 2, "budgets": (0.1,), "thief_rates": (1e-3,),
         "thief_steps": 2, "thief_scores": 1,
-    })  # fmt: skip
+    }  # fmt: skip
+    monkeypatch.setitem(STUDIES, "main", STUDY._replace(quick=quick))
     options = ["study", "--data", "digits", "--model", "mlp", "--quick", "--out", str(tmp_path)]
     result = CliRunner().invoke(app, [*options, "--locks", "stream_lock; sign_flip(bits=64)"])
     assert result.exit_code == 0, result.output
@@ -154,6 +160,8 @@ def test_the_command_prints_the_table_and_draws_the_pictures(tmp_path, monkeypat
 
 FAULTS = {
     "unknown data set": (["--data", "mnist5000"], "mnist5000"),
+    "unknown study": (["leage"], "there is no study 'leage'; the studies are main, league, sweep"),
+    "twice": (["--locks", "deep_lock; deep_lock"], "the lock 'deep_lock' is named twice"),
     "unknown model": (
         ["--model", "vgg"],
         "there is no model 'vgg'; the models are mlp, cnn, resnet",
@@ -191,7 +199,7 @@ def test_the_installed_command_exits_with_2_and_no_traceback(tmp_path):
     command = [Path(sys.executable).with_name("modellock-jax"), "study", "--model", "vgg"]
     done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2
-    assert done.stderr == "error: there is no model 'vgg'; the models are mlp, cnn, resnet\n"
+    assert done.stderr == f"error: there is no model 'vgg'; the models are {', '.join(MODELS)}\n"
     assert os.listdir(tmp_path) == []
 
 
@@ -209,3 +217,17 @@ def test_blocks_follow_the_images():
     assert subject_of("pixel_shuffle", (32, 32, 3)).settings["block"] == 4
     assert subject_of("pixel_shuffle(block=8)", (32, 32, 3)).settings["block"] == 8
     assert subject_of("patch_shuffle", (28, 28, 1)).settings == {"patch": 7, "channels": 1}
+
+
+@pytest.mark.parametrize("name", STUDIES)
+def test_the_rows_in_results_are_of_their_kinds_and_make_their_tables(name):
+    folders = sorted((RESULTS / name).iterdir())
+    assert folders
+    for folder in folders:
+        rows, settings = read(folder), json.loads((folder / "config.json").read_text())
+        for row in rows.values():
+            check(row, STUDIES[name].kinds)
+        config = STUDIES[name].config(
+            **{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+        )
+        assert all(grid.rows for grid in STUDIES[name].grids(rows, config))

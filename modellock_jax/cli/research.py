@@ -1,6 +1,5 @@
 """`modellock-jax study` and `modellock-jax attack`: what locks are worth."""
 
-import enum
 import shlex
 import sys
 from pathlib import Path
@@ -12,23 +11,15 @@ from rich.console import Console
 from modellock_jax.cli.app import app
 
 
-class Kind(enum.StrEnum):
-    """What a study measures."""
-
-    LOCKS = "locks"
-    LEAGUE = "league"
-    SWEEP = "sweep"
-
-
 @app.command()
 def study(
-    kind: Annotated[
-        Kind,
+    name: Annotated[
+        str,
         typer.Argument(
-            help="locks: who opens what, and the thief. league: every attack on each. "
+            help="main: who opens what, and the thief. league: every attack on each lock. "
             "sweep: the fine-tuning thief with every setting."
         ),
-    ] = Kind.LOCKS,
+    ] = "main",
     data: Annotated[
         str, typer.Option(help="mnist5k, digits, fashion_mnist, or any TFDS image set.")
     ] = "mnist5k",
@@ -50,75 +41,60 @@ def study(
     quick: Annotated[
         bool, typer.Option("--quick", help="One seed, fewer steps: under a minute.")
     ] = False,
-    coordinator: Annotated[
+    workers: Annotated[
+        int,
+        typer.Option(help="How many processes of this machine share the work. Default: this one."),
+    ] = 0,
+    scheduler: Annotated[
         str,
         typer.Option(
-            metavar="HOST:PORT", help="With several processes: a free port of process 0's machine."
+            metavar="ADDRESS",
+            help="A Dask scheduler, whose workers share the work: tcp://HOST:8786.",
         ),
     ] = "",
-    processes: Annotated[
-        int | None, typer.Option(help="How many processes share the study. Default: 1.")
-    ] = None,
-    process: Annotated[
-        int | None, typer.Option(help="Which of them this is, from 0. Default: 0.")
-    ] = None,
 ) -> None:
     """Train, lock, open with right and wrong keys, send in the thief, and print the table.
 
-    Started again with the same options, it skips what is finished.
+    Started again with the same options, it skips what is finished, whoever computed it.
 
-    Several processes, on one machine or on several that share --out, divide models and rows among
-    them; process 0 merges the rows and prints the table. Start all of them, here two:
+    On many machines, with this project's extra "cluster" installed on each:
 
-    modellock-jax study --coordinator localhost:8476 --processes 2 --process 0 &
+    dask scheduler --host HOST
 
-    modellock-jax study --coordinator localhost:8476 --processes 2 --process 1
+    dask worker tcp://HOST:8786 --nthreads 1 (on each machine)
 
-    If one dies, the others finish their rows, and those that wait for it say so and exit with 2. Run
-    the commands again, or one process alone: finished rows are kept, however many there were.
+    modellock-jax study --scheduler tcp://HOST:8786
+
+    Work of a worker that dies is done again by another one. Trained models are kept in the run folder;
+    a machine that does not share it trains its own. Dask trusts whoever reaches its ports: keep them in
+    a private network.
     """
-    from modellock_jax.study import config as configs
-    from modellock_jax.study import league, sweep
+    from modellock_jax.study import runner
+    from modellock_jax.study.table import STUDIES
 
+    if name not in STUDIES:
+        raise ValueError(f"there is no study {name!r}; the studies are {', '.join(STUDIES)}")
+    chosen = STUDIES[name]
     settings: dict[str, Any] = {"data": data, "model": model}
-    settings |= {Kind.LOCKS: {}, Kind.LEAGUE: league.SETTINGS, Kind.SWEEP: sweep.SETTINGS}[kind]
-    settings |= configs.QUICK if quick else {}
+    settings |= chosen.quick if quick else {}
     if locks:
         settings["locks"] = tuple(text.strip() for text in locks.split(";") if text.strip())
     if seeds is not None:
         settings["seeds"] = seeds
-    config = configs.Config(**settings)
+    config = chosen.config(**settings)
+    store = runner.run(chosen, config, out, workers=workers, scheduler=scheduler)
 
-    from modellock_jax.study import attack_figures, figures, report
-    from modellock_jax.study import processes as several
-    from modellock_jax.study import run as runner
+    from modellock_jax.study import figures, report
 
-    # Where the folder lies is nobody else's business, and does not change the numbers.
+    # Where the folder lies and who did the work is nobody else's business, and no number's.
     given = {"--data": data, "--model": model, "--locks": locks, "--seeds": seeds}
     defaults = {"--data": "mnist5k", "--model": "cnn", "--locks": "", "--seeds": None}
-    options = [f"{name}={value}" for name, value in given.items() if value != defaults[name]]
-    words = ["modellock-jax", "study", *([] if kind is Kind.LOCKS else [kind.value]), *options]
+    options = [f"{option}={value}" for option, value in given.items() if value != defaults[option]]
+    words = ["modellock-jax", "study", *([] if name == "main" else [name]), *options]
     command = shlex.join([*words, *(["--quick"] if quick else [])])
-    run: Any = {Kind.LOCKS: runner.run, Kind.LEAGUE: league.run, Kind.SWEEP: sweep.run}[kind]
-    if coordinator or processes is not None or process is not None:
-        folder = out / f"study-{config.id}"
-        with several.joined(folder, coordinator, processes or 1, process or 0) as part:
-            store = run(config, out, part=part)
-        if part.process:
-            print(f"process {part.process} has done its share; process 0 makes the table")
-            return
-    else:
-        store = run(config, out)
-    if kind is Kind.LEAGUE:
-        grids = [league.strongest(store, config), league.grid(store, config)]
-        drawings = attack_figures.LEAGUE
-    elif kind is Kind.SWEEP:
-        grids, drawings = sweep.grids(store, config), attack_figures.SWEEP
-    else:
-        grids = [report.lock_grid(store, config), report.thief_grid(store, config)]
-        drawings = figures.LOCKS
-    figures.save_figures(store, config, drawings)
-    report.save_tables(store, config, command, grids)
+    grids = chosen.grids(store.rows, config)
+    figures.save_figures(store.folder, store.rows, config, chosen.drawings)
+    report.save_tables(store.folder, config, command, grids)
     console = Console(width=None if sys.stdout.isatty() else 200)
     for grid in grids:
         report.show(grid, console)
@@ -147,8 +123,7 @@ def attack(
 
     Started again with the same options, it shows what it found.
     """
-    from modellock_jax.study import config as configs
-    from modellock_jax.study import league, report
+    from modellock_jax.study import league, report, runner
 
     console = Console(width=None if sys.stdout.isatty() else 200)
     if name.lower() == "list":
@@ -158,8 +133,10 @@ def attack(
         raise ValueError(f"attack {name}: name a lock, as in --lock deep_lock")
     if not 0 < budget <= 1:
         raise ValueError(f"attack {name}: --budget is a share in (0, 1], not {budget}")
-    config = configs.Config(data=data, model=model, locks=(lock,), seeds=seeds, budgets=(budget,))
-    report.show(league.grid(league.run(config, out, (name,)), config, (name,)), console)
+    chosen = league.of(name)
+    config = chosen.config(data=data, model=model, locks=(lock,), seeds=seeds, budgets=(budget,))
+    for grid in chosen.grids(runner.run(chosen, config, out).rows, config):
+        report.show(grid, console)
 
 
 @app.command()

@@ -7,17 +7,17 @@ import numpy as np
 from modellock_jax.study.config import Config
 from modellock_jax.study.figures import COLOURS, MUTED, SCRATCH, Drawing
 from modellock_jax.study.report import interval
-from modellock_jax.study.store import Store
+from modellock_jax.study.store import Rows
 
 
-def _distance(plt: Any, store: Store, config: Config) -> tuple[Any, list[list[Any]]]:
+def _distance(plt: Any, rows: Rows, config: Config) -> tuple[Any, list[list[Any]]]:
     """Accuracy against the share of the key that is right, and where the attacks ended."""
-    locks = [text for text in config.locks if _of(store, "distance", text)]
+    locks = [text for text in config.locks if _of(rows, "distance", text)]
     figure, axes = _panels(plt, len(locks))
     table: list[list[Any]] = [["lock", "seed", "attack or changes", "share right", "accuracy"]]
     for axis, text in zip(axes, locks):
-        rows = _of(store, "distance", text)
-        for row in rows:
+        mine = _of(rows, "distance", text)
+        for row in mine:
             mean = 100 * np.mean(row["accuracy"], 1)
             axis.plot(
                 100 * np.array(row["share"]), mean, color=COLOURS[0], alpha=0.7, linewidth=1.3
@@ -25,14 +25,14 @@ def _distance(plt: Any, store: Store, config: Config) -> tuple[Any, list[list[An
             axis.scatter(100 * np.array(row["share"]), mean, s=7, color=COLOURS[0], linewidth=0)
             for changes, share, values in zip(row["changes"], row["share"], row["accuracy"]):
                 table += [[text, row["seed"], changes, share, value] for value in values]
-        found = [r for r in _of(store, "league", text) if r["key_right"] is not None]
+        found = [r for r in _of(rows, "league", text) if r["key_right"] is not None]
         for i, attack in enumerate(dict.fromkeys(r["attack"] for r in found)):
-            mine = [r for r in found if r["attack"] == attack]
-            places = [[100 * r[k] for r in mine] for k in ("key_right", "accuracy")]
+            same = [r for r in found if r["attack"] == attack]
+            places = [[100 * r[k] for r in same] for k in ("key_right", "accuracy")]
             axis.scatter(
                 *places, s=20, marker="xD^sv"[i % 5], color=COLOURS[1 + i % 7], label=attack
             )
-            table += [[text, r["seed"], attack, r["key_right"], r["accuracy"]] for r in mine]
+            table += [[text, r["seed"], attack, r["key_right"], r["accuracy"]] for r in same]
         if found:
             axis.legend(frameon=False, fontsize=7, loc="best")
         axis.set_title(text, loc="left", fontsize=9, fontweight="bold")
@@ -43,20 +43,20 @@ def _distance(plt: Any, store: Store, config: Config) -> tuple[Any, list[list[An
     return figure, table
 
 
-def _roc(plt: Any, store: Store, config: Config) -> tuple[Any, list[list[Any]]]:
+def _roc(plt: Any, rows: Rows, config: Config) -> tuple[Any, list[list[Any]]]:
     """Whether changed weights can be found without data, one line a score and seed."""
     figure, axis = plt.subplots(figsize=(5.6, 3.6))
     table: list[list[Any]] = [["lock", "seed", "score", "auc", "fpr", "tpr"]]
-    rows = store.of("roc")
-    for i, score in enumerate(rows[0]["auc"] if rows else ()):
-        auc = np.mean([row["auc"][score] for row in rows])
-        for j, row in enumerate(rows):
+    mine = rows.of("roc")
+    for i, score in enumerate(mine[0]["auc"] if mine else ()):
+        auc = np.mean([row["auc"][score] for row in mine])
+        for j, row in enumerate(mine):
             label = f"{score}: area {auc:.3f}" if j == 0 else None
             axis.plot(row["fpr"], row["tpr"][score], color=COLOURS[i], linewidth=1.4, label=label)
             points = zip(row["fpr"], row["tpr"][score])
             table += [[row["lock"], row["seed"], score, row["auc"][score], *p] for p in points]
-    if rows:
-        axis.plot(rows[0]["fpr"], rows[0]["fpr"], "--", color=SCRATCH, linewidth=1, label="chance")
+    if mine:
+        axis.plot(mine[0]["fpr"], mine[0]["fpr"], "--", color=SCRATCH, linewidth=1, label="chance")
     axis.set_xscale("log")
     axis.set_xlabel("false positives among unchanged weights")
     axis.set_ylabel("changed weights found")
@@ -65,17 +65,17 @@ def _roc(plt: Any, store: Store, config: Config) -> tuple[Any, list[list[Any]]]:
     return figure, table
 
 
-def _best_so_far(plt: Any, store: Store, config: Config) -> tuple[Any, list[list[Any]]]:
+def _best_so_far(plt: Any, rows: Rows, config: Config) -> tuple[Any, list[list[Any]]]:
     """What the fine-tuning thief holds after so many steps, beside his twin from scratch."""
-    names = [text for text in config.locks if _of(store, "sweep", text)]
+    names = [text for text in config.locks if _of(rows, "sweep", text)]
     choice = "rehearsed" if config.seeds > 1 else "held_out"
     figure, axes = _panels(plt, len(config.budgets))
     stops = np.linspace(0, config.thief_steps, config.thief_scores + 1)
     table: list[list[Any]] = [["start", "budget", "step", "mean", "low", "high"]]
     for axis, budget in zip(axes, config.budgets):
         for i, name in enumerate(["scratch", *names]):
-            rows = [r for r in _of(store, "sweep", name) if r["budget"] == budget]
-            curves = np.array([row[choice]["curve"] for row in rows])
+            mine = [r for r in _of(rows, "sweep", name) if r["budget"] == budget]
+            curves = np.array([row[choice]["curve"] for row in mine])
             mean, low, high = 100 * np.array([interval(column) for column in curves.T]).T
             colour = SCRATCH if name == "scratch" else COLOURS[(i - 1) % len(COLOURS)]
             dash = "--" if name == "scratch" else "-"
@@ -94,8 +94,8 @@ def _best_so_far(plt: Any, store: Store, config: Config) -> tuple[Any, list[list
     return figure, table
 
 
-def _of(store: Store, kind: str, lock: str) -> list[dict[str, Any]]:
-    return [row for row in store.of(kind) if row["lock"] == lock]
+def _of(rows: Rows, kind: str, lock: str) -> list[dict[str, Any]]:
+    return [row for row in rows.of(kind) if row["lock"] == lock]
 
 
 def _panels(plt: Any, count: int) -> tuple[Any, list[Any]]:

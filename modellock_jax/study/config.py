@@ -20,7 +20,18 @@ def locks_and_variants() -> tuple[str, ...]:
 
 
 @dataclasses.dataclass(frozen=True)
-class Config:
+class Settings:
+    """What every study's configuration is: a frozen dataclass of plain values."""
+
+    @property
+    def id(self) -> str:
+        """12 hexadecimal characters: the beginning of SHA-256 of the settings."""
+        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
+        return hashlib.sha256(text.encode()).hexdigest()[:12]
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Settings):
     """A study's settings; everything that decides its numbers, the version included.
 
     `budgets` are shares of the training set that the thief holds, in (0, 1]; `thief_steps` steps of
@@ -41,12 +52,6 @@ class Config:
     thief_batch: int = 32
     thief_scores: int = 4
     version: str = modellock_jax.__version__
-
-    @property
-    def id(self) -> str:
-        """12 hexadecimal characters: the beginning of SHA-256 of the settings."""
-        text = json.dumps(dataclasses.asdict(self), sort_keys=True)
-        return hashlib.sha256(text.encode()).hexdigest()[:12]
 
 
 QUICK = {

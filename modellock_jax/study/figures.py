@@ -6,23 +6,24 @@ import itertools
 import os
 import sys
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from modellock_jax.study.config import Config
 from modellock_jax.study.report import best_thief, interval
-from modellock_jax.study.store import Store, write
+from modellock_jax.study.store import Rows, write
 
 INK, MUTED, SCRATCH = "#1b1b1f", "#6b6b76", "#8c8c96"
 COLOURS = ("#0b6e99", "#c1440e", "#3f7d20", "#8e3b8a", "#b08900", "#1f3a93", "#7a4b2a", "#008080")
 
 
-Drawing = Callable[[Any, Store, Config], tuple[Any, list[list[Any]]]]
+Drawing = Callable[[Any, Rows, Config], tuple[Any, list[list[Any]]]]
 
 
-def save_figures(store: Store, config: Config, drawings: dict[str, Drawing]) -> None:
-    """Draw figures into the run folder's `figures/`, each under its name.
+def save_figures(folder: Path, rows: Rows, config: Config, drawings: dict[str, Drawing]) -> None:
+    """Draw figures into a run folder's `figures/`, each under its name.
 
     A drawing takes `matplotlib.pyplot`, the rows and the settings, and gives the figure and a table
     of what it shows.
@@ -47,21 +48,21 @@ def save_figures(store: Store, config: Config, drawings: dict[str, Drawing]) -> 
     }
     with plt.rc_context(style):
         for name, draw in drawings.items():
-            figure, table = draw(plt, store, config)
+            figure, table = draw(plt, rows, config)
             for kind in ("svg", "png"):
                 stream = io.BytesIO()
                 metadata = {"Date": None} if kind == "svg" else None
                 figure.savefig(stream, format=kind, dpi=160, bbox_inches="tight", metadata=metadata)
-                write(store.folder / "figures" / f"{name}.{kind}", stream.getvalue())
+                write(folder / "figures" / f"{name}.{kind}", stream.getvalue())
             plt.close(figure)
             text = io.StringIO()
             csv.writer(text).writerows(table)
-            write(store.folder / "figures" / f"{name}.csv", text.getvalue().encode())
+            write(folder / "figures" / f"{name}.csv", text.getvalue().encode())
 
 
-def _hero(plt: Any, store: Store, config: Config) -> tuple[Any, list[list[Any]]]:
+def _hero(plt: Any, rows: Rows, config: Config) -> tuple[Any, list[list[Any]]]:
     """Keys x models: the test accuracy that each key gets out of each locked model."""
-    locks = [text for text in config.locks if any(r["lock"] == text for r in store.of("lock"))]
+    locks = [text for text in config.locks if any(r["lock"] == text for r in rows.of("lock"))]
     columns = min(3, len(locks))
     lines = -(-len(locks) // columns)
     users = [chr(ord("A") + seed) for seed in range(config.seeds)]
@@ -74,17 +75,17 @@ def _hero(plt: Any, store: Store, config: Config) -> tuple[Any, list[list[Any]]]
     for axis in axes.flat[len(locks) :]:
         axis.axis("off")
     for axis, text in zip(axes.flat, locks):
-        rows = sorted((r for r in store.of("lock") if r["lock"] == text), key=lambda r: r["seed"])
-        grid = np.array([[r["none"], *r["cross"], np.mean(r["wrong"])] for r in rows]).T
+        mine = sorted((r for r in rows.of("lock") if r["lock"] == text), key=lambda r: r["seed"])
+        grid = np.array([[r["none"], *r["cross"], np.mean(r["wrong"])] for r in mine]).T
         axis.imshow(grid, cmap="YlGnBu", vmin=0, vmax=1, aspect="auto")
-        axis.set_xticks(range(len(rows)), [f"model {users[r['seed']]}" for r in rows])
+        axis.set_xticks(range(len(mine)), [f"model {users[r['seed']]}" for r in mine])
         axis.set_yticks(range(len(keys)), keys)
         axis.tick_params(length=0)
         axis.set_title(text, loc="left", fontsize=9.5, fontweight="bold")
         for spine in axis.spines.values():
             spine.set_visible(False)
         for i, key in enumerate(keys):
-            for j, row in enumerate(rows):
+            for j, row in enumerate(mine):
                 value = grid[i, j]
                 shade = "white" if value > 0.55 else INK
                 axis.text(j, i, f"{100 * value:.0f}", ha="center", va="center", color=shade)
@@ -102,9 +103,9 @@ def _hero(plt: Any, store: Store, config: Config) -> tuple[Any, list[list[Any]]]
     return figure, table
 
 
-def _thief(plt: Any, store: Store, config: Config) -> tuple[Any, list[list[Any]]]:
+def _thief(plt: Any, rows: Rows, config: Config) -> tuple[Any, list[list[Any]]]:
     """The thief's best accuracy against his share of the data, with training from scratch."""
-    best = best_thief(store)
+    best = best_thief(rows)
     figure, axis = plt.subplots(figsize=(7.2, 4.2))
     shares = [100 * budget for budget in config.budgets]
     table: list[list[Any]] = [["start", "budget", "mean", "low", "high"]]
@@ -123,7 +124,7 @@ def _thief(plt: Any, store: Store, config: Config) -> tuple[Any, list[list[Any]]
         axis.vlines(places, low, np.minimum(high, 100), color=colour, alpha=0.35, linewidth=1.2)
         ends.append([mean[-1], name, colour])
         table += [[name, b, *span] for b, span in zip(config.budgets, spans)]
-    plain = 100 * np.mean([row["plain"] for row in store.of("lock")])
+    plain = 100 * np.mean([row["plain"] for row in rows.of("lock")])
     axis.hlines(plain, shares[0], shares[-1], color=MUTED, linewidth=0.8)
     axis.text(shares[0], plain + 0.8, "plain model", color=MUTED, fontsize=8)
     for height, (_, name, colour) in zip(spread([e[0] for e in ends], 3.4), ends):
@@ -137,7 +138,7 @@ def _thief(plt: Any, store: Store, config: Config) -> tuple[Any, list[list[Any]]
     return figure, table
 
 
-def _wrong_keys(plt: Any, store: Store, config: Config) -> tuple[Any, list[list[Any]]]:
+def _wrong_keys(plt: Any, rows: Rows, config: Config) -> tuple[Any, list[list[Any]]]:
     """Every wrong key's accuracy, beside the right key, the nearest wrong one and none."""
     figure, axis = plt.subplots(figsize=(7.2, 0.5 * len(config.locks) + 1.4))
     table: list[list[Any]] = [["lock", "seed", "kind", "accuracy"]]
@@ -147,7 +148,7 @@ def _wrong_keys(plt: Any, store: Store, config: Config) -> tuple[Any, list[list[
         "none": ("x", "no key"),
     }
     for i, text in enumerate(config.locks):
-        for row in (r for r in store.of("lock") if r["lock"] == text):
+        for row in (r for r in rows.of("lock") if r["lock"] == text):
             values = 100 * np.array(row["wrong"])
             offsets = np.linspace(-0.22, 0.22, len(values))
             axis.scatter(values, i + offsets, s=9, color=COLOURS[0], alpha=0.45, linewidth=0)

@@ -13,28 +13,21 @@ from modellock_jax.attacks.case import ANY
 from modellock_jax.attacks.weights import localise
 from modellock_jax.core.lock import Key, Params, user_forward
 from modellock_jax.core.over_keys import over_keys
-from modellock_jax.study.subjects import Bench, Subject, rng_for, score
+from modellock_jax.study.context import Context, Subject, rng_for, score
+from modellock_jax.study.training import Locked
 
 CHANGES, DRAWS, IMAGES = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256), 8, 2000
 FALSE_POSITIVES = tuple(float(f) for f in np.geomspace(1e-5, 1, 26).round(7))
 
 
-class Locked(NamedTuple):
-    """The owner's parameters of one seed, what the lock makes of them, and the key."""
-
-    params: Params
-    locked: Params
-    key: Key
-
-
-def distance(bench: Bench, subject: Subject, seed: int, owned: Locked) -> dict[str, Any]:
+def distance(context: Context, subject: Subject, seed: int, owned: Locked) -> dict[str, Any]:
     """Accuracy against distance: the right key after so many random changes, each by one bit or swap.
 
     `share`, `[changes]`: entries of the key that are still right, a mean over draws; `accuracy`,
     `[changes][draws]`, on the first 2,000 test images.
     """
-    user = user_forward(subject.lock, bench.model.forward)
-    x, y = (jnp.asarray(a[:IMAGES]) for a in (bench.data.test_x, bench.data.test_y))
+    user = user_forward(subject.lock, context.model.forward)
+    x, y = (jnp.asarray(a[:IMAGES]) for a in (context.data.test_x, context.data.test_y))
 
     @jax.jit
     def measure(rngs: jax.Array, right: Key, locked: Params) -> tuple[jax.Array, jax.Array]:
@@ -69,7 +62,7 @@ def agreement(found: Key, right: Key) -> jax.Array:
     return jnp.stack(shares).mean()
 
 
-def roc(bench: Bench, subject: Subject, seed: int, owned: Locked) -> dict[str, Any]:
+def roc(context: Context, subject: Subject, seed: int, owned: Locked) -> dict[str, Any]:
     """Whether the changed weights can be found without data: true against false positives.
 
     For each score of `localise.SCORES` the area under the curve, `auc`, and the curve, `tpr`, at the
@@ -85,9 +78,9 @@ def roc(bench: Bench, subject: Subject, seed: int, owned: Locked) -> dict[str, A
 
 
 class Measure(NamedTuple):
-    """`run(bench, subject, seed, owned)` gives a row; `against`: names of schemes, or `ANY`."""
+    """`run(context, subject, seed, owned)` gives a row; `against`: names of schemes, or `ANY`."""
 
-    run: Callable[[Bench, Subject, int, Locked], dict[str, Any]]
+    run: Callable[[Context, Subject, int, Locked], dict[str, Any]]
     against: tuple[str, ...]
 
     def fits(self, scheme: str) -> bool:

@@ -14,7 +14,7 @@ from scipy import special
 
 from modellock_jax.locks import parse
 from modellock_jax.study.config import Config
-from modellock_jax.study.store import Store, write
+from modellock_jax.study.store import Rows, write
 
 
 class Grid(NamedTuple):
@@ -42,7 +42,7 @@ def interval(values: Any) -> tuple[float, float, float]:
     return mean, float(low), float(high)
 
 
-def lock_grid(store: Store, config: Config) -> Grid:
+def lock_grid(rows: Rows, config: Config) -> Grid:
     """One row per lock: what opens it, over all seeds."""
     grid = Grid(
         f"Who opens what: test accuracy in % on {config.data}, {config.model}, {seeds_text(config)}",
@@ -64,34 +64,34 @@ def lock_grid(store: Store, config: Config) -> Grid:
         [],
     )
     for text in config.locks:
-        rows = [row for row in store.of("lock") if row["lock"] == text]
-        if not rows:
+        mine = [row for row in rows.of("lock") if row["lock"] == text]
+        if not mine:
             continue
-        wrong = [value for row in rows for value in row["wrong"]]
+        wrong = [value for row in mine for value in row["wrong"]]
         mean, low, high = interval(wrong)
-        right = _percent(_mean(rows, "right"))
-        exact = not rows[0]["trained_under"] and all(row["right_is_plain"] for row in rows)
+        right = _percent(_mean(mine, "right"))
+        exact = not mine[0]["trained_under"] and all(row["right_is_plain"] for row in mine)
         if mean >= 0.35:
             grid.notes.append(f"{text}: wrong keys reach {_percent(mean)} %, {_reason(text)}.")
         grid.rows.append(
             [
                 text,
-                _percent(_mean(rows, "plain")),
+                _percent(_mean(mine, "plain")),
                 f"{right} =" if exact else right,
-                _percent(_mean(rows, "none")),
+                _percent(_mean(mine, "none")),
                 f"{_percent(mean)} [{_percent(low)}, {_percent(high)}]",
                 _percent(max(wrong)),
-                _percent(_mean(rows, "near")),
-                f"{_percent(_mean(rows, 'none_non_finite'))}, "
-                f"{_percent(_mean(rows, 'wrong_non_finite'))}",
-                f"{_mean(rows, 'key_bits'):.0f}",
-                f"{max(row['changed'] for row in rows)} of {rows[0]['parameters']}",
-                f"{min(row['encrypt_s'] for row in rows):.2g}",
-                f"{min(row['decrypt_s'] for row in rows):.2g}",
+                _percent(_mean(mine, "near")),
+                f"{_percent(_mean(mine, 'none_non_finite'))}, "
+                f"{_percent(_mean(mine, 'wrong_non_finite'))}",
+                f"{_mean(mine, 'key_bits'):.0f}",
+                f"{max(row['changed'] for row in mine)} of {mine[0]['parameters']}",
+                f"{min(row['encrypt_s'] for row in mine):.2g}",
+                f"{min(row['decrypt_s'] for row in mine):.2g}",
             ]
         )
     if grid.rows:
-        prior = max(row["prior"] for row in store.of("lock"))
+        prior = max(row["prior"] for row in rows.of("lock"))
         grid.notes.insert(0, f"The most frequent class is {_percent(prior)} % of the test set.")
         grid.notes.insert(1, "`=`: every test logit equals the plain model's to the last bit.")
         grid.notes.insert(
@@ -107,7 +107,7 @@ def _reason(text: str) -> str:
     return f"because {'; and '.join(reasons)}" if reasons else "and it is not known why"
 
 
-def thief_grid(store: Store, config: Config) -> Grid:
+def thief_grid(rows: Rows, config: Config) -> Grid:
     """The thief's best accuracy for each budget, the locked start beside training from scratch."""
     grid = Grid(
         f"The fine-tuning thief: best test accuracy in % over {len(config.thief_rates)} learning "
@@ -122,7 +122,7 @@ def thief_grid(store: Store, config: Config) -> Grid:
             "than scratch gave nothing away.",
         ],
     )
-    best = best_thief(store)
+    best = best_thief(rows)
     for name in ("scratch", *config.locks):
         cells = []
         for budget in config.budgets:
@@ -138,10 +138,10 @@ def thief_grid(store: Store, config: Config) -> Grid:
     return grid
 
 
-def best_thief(store: Store) -> dict[tuple[str, int, float], float]:
+def best_thief(rows: Rows) -> dict[tuple[str, int, float], float]:
     """The best accuracy over learning rates, by (lock, seed, budget)."""
     best: dict[tuple[str, int, float], float] = {}
-    for row in store.of("thief"):
+    for row in rows.of("thief"):
         key = (row["lock"], row["seed"], row["budget"])
         best[key] = max(best.get(key, 0.0), row["best"])
     return best
@@ -162,12 +162,12 @@ def machine() -> str:
     return f"{os.cpu_count()} x {cpu}{accelerator}, {versions}"
 
 
-def save_tables(store: Store, config: Config, command: str, grids: list[Grid]) -> None:
-    """Write `table.md` into the run folder."""
+def save_tables(folder: Path, config: Config, command: str, grids: list[Grid]) -> None:
+    """Write `table.md` into a run folder."""
     today = datetime.date.today()
     made = f"Made by `{command}` on {today}, {machine()}, modellock_jax {config.version}."
     parts = [_markdown(grid) for grid in grids]
-    write(store.folder / "table.md", "\n".join([*parts, made, ""]).encode())
+    write(folder / "table.md", "\n".join([*parts, made, ""]).encode())
 
 
 def show(grid: Grid, console: Console) -> None:

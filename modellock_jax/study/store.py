@@ -1,120 +1,86 @@
-"""The run folder: rows that survive an interruption, written whole or not at all, by one or several."""
+"""The run folder: rows that survive an interruption, written whole or not at all, by one process."""
 
 import contextlib
 import dataclasses
-import itertools
+import fcntl
 import json
 import os
 import tempfile
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Self
 
 import jax
 import jax.numpy as jnp
 from safetensors.flax import load_file, save
 
 from modellock_jax.core.lock import Params, paths
-from modellock_jax.study.config import Config
-from modellock_jax.study.processes import ALONE, Part, wait
+from modellock_jax.study.rows import check
+
+
+class Rows(dict[str, dict[str, Any]]):
+    """Rows by their ids."""
+
+    def of(self, kind: str) -> list[dict[str, Any]]:
+        """The rows of one kind, in order."""
+        return [row for row in self.values() if row["kind"] == kind]
 
 
 class Store:
-    """A run folder `OUT/study-HASH` with `config.json`, `rows.jsonl` and trained models.
+    """A run folder with `config.json`, `rows.jsonl` and trained models.
 
-    Opening it reads the rows that earlier runs finished. One of several processes (`part`) writes a
-    file of its own, `rows-NUMBER.jsonl`, until process 0 merges them. Raises `ValueError` if the
-    folder holds another configuration or a row that cannot be read.
+    Opening it reads the rows that earlier runs finished; until it is closed it is this process's alone.
+    `kinds` says which fields a row of each kind has. Raises `ValueError` if the folder holds another
+    configuration or a row that cannot be read, `ConnectionError` if another process works in it.
     """
 
-    def __init__(self, out: Path, config: Config, part: Part = ALONE):
-        self.folder, self.part = out / f"study-{config.id}", part
-        self.file = self.folder / (
-            "rows.jsonl" if part.processes == 1 else f"rows-{part.process}.jsonl"
-        )
-        self.units: list[tuple[str, ...]] = []
+    def __init__(self, folder: Path, config: Any, kinds: Mapping[str, type]):
+        self.folder, self.kinds = folder, kinds
         settings = json.dumps(dataclasses.asdict(config), indent=2) + "\n"
         file = self.folder / "config.json"
         if file.exists() and file.read_text() != settings:
             raise ValueError(f"{file} holds another configuration; choose another --out")
-        self.rows = self._all()
-        self.own = self.rows if part.processes == 1 else _read(self.file)
-        write(file, settings.encode())
+        folder.mkdir(parents=True, exist_ok=True)
+        self._held = _hold(folder)
+        try:
+            self.rows = read(folder)
+            write(file, settings.encode())
+        except BaseException:
+            os.close(self._held)
+            raise
 
-    def _all(self) -> dict[str, dict[str, Any]]:
-        """The rows that all processes have finished so far."""
-        rows: dict[str, dict[str, Any]] = {}
-        # Those of one process first: while they are merged, both files hold them.
-        for file in [*self._parts(), self.folder / "rows.jsonl"]:
-            rows = _read(file) | rows
-        return rows
+    def __enter__(self) -> Self:
+        return self
 
-    def _parts(self) -> list[Path]:
-        return sorted(self.folder.glob("rows-*.jsonl"))
-
-    def takes(self, *ids: str) -> bool:
-        """Whether this process is to compute a unit of work, the rows `ids`: in turns, if not finished.
-
-        Every process asks for every unit of a study, once and in the same order.
-        """
-        self.units.append(ids)
-        return self.part.takes(len(self.units) - 1) and not all(i in self.rows for i in ids)
+    def __exit__(self, *_: Any) -> None:
+        os.close(self._held)
 
     def add(self, row: dict[str, Any]) -> None:
-        """Keep a finished row: the whole file is replaced, so a crash leaves the old rows."""
-        self.rows[row["id"]] = self.own[row["id"]] = row
-        write(self.file, _lines(self.own.values()))
+        """Keep a finished row: the whole file is replaced, so a crash leaves the old rows.
 
-    def finish(self) -> None:
-        """Wait for all rows and write them to `rows.jsonl` in order; only process 0 does anything.
-
-        Raises `ConnectionError` if a process has ended without its rows.
+        Raises `TypeError` for a row that is not of its kind.
         """
-        if self.part.process or (self.part.processes == 1 and not self._parts()):
-            return
+        check(row, self.kinds)
+        self.rows[row["id"]] = row
+        self._write()
 
-        def owed() -> set[int]:
-            rows = self._all()
-            missing = (n for n, ids in enumerate(self.units) if not all(i in rows for i in ids))
-            return {number % self.part.processes for number in missing}
+    def sort(self, ids: Iterable[str]) -> None:
+        """Put the rows in the order of `ids`, whatever order they were finished in."""
+        place = {name: n for n, name in enumerate(ids)}
+        ordered = sorted(self.rows.values(), key=lambda row: place.get(row["id"], -1))
+        if ordered != list(self.rows.values()):
+            self.rows = Rows({row["id"]: row for row in ordered})
+            self._write()
 
-        wait(self.folder, owed)
-        place = {name: n for n, name in enumerate(itertools.chain(*self.units))}
-        rows = sorted(self._all().values(), key=lambda row: place.get(row["id"], -1))
-        self.rows = self.own = {row["id"]: row for row in rows}
-        write(self.folder / "rows.jsonl", _lines(rows))
-        for file in self._parts():
-            file.unlink()
-
-    def of(self, kind: str) -> list[dict[str, Any]]:
-        """The rows of one kind, in order of their making."""
-        return [row for row in self.rows.values() if row["kind"] == kind]
-
-    def save_params(self, name: str, params: Params) -> None:
-        """Keep a trained model as `models/NAME.safetensors`."""
-        named = dict(zip(jax.tree.leaves(paths(params)), jax.tree.leaves(params)))
-        write(self._model(name), save(named))
-
-    def _model(self, name: str) -> Path:
-        return self.folder / "models" / f"{name}.safetensors"
-
-    def holds_params(self, name: str) -> bool:
-        """Whether a model is kept under `name`."""
-        return self._model(name).exists()
-
-    def load_params(self, name: str, like: Params) -> Params | None:
-        """The model kept under `name` in the shape of `like`, or None."""
-        if not self.holds_params(name):
-            return None
-        named = load_file(self._model(name))
-        return jax.tree.map(lambda path: jnp.asarray(named[path]), paths(like))
+    def _write(self) -> None:
+        lines = "".join(json.dumps(row) + "\n" for row in self.rows.values())
+        write(self.folder / "rows.jsonl", lines.encode())
 
 
-def _read(file: Path) -> dict[str, dict[str, Any]]:
-    rows = {}
-    # Process 0 of an earlier run may be about to remove its parts.
-    text = file.read_text() if file.exists() else ""
-    for number, line in enumerate(text.splitlines(), 1):
+def read(folder: Path) -> Rows:
+    """The rows of a run folder. Raises `ValueError` for a line that is none."""
+    rows, file = Rows(), folder / "rows.jsonl"
+    for number, line in enumerate(file.read_text().splitlines() if file.exists() else (), 1):
         try:
             row = json.loads(line)
             rows[row["id"]] = row
@@ -125,8 +91,33 @@ def _read(file: Path) -> dict[str, dict[str, Any]]:
     return rows
 
 
-def _lines(rows: Iterable[dict[str, Any]]) -> bytes:
-    return "".join(json.dumps(row) + "\n" for row in rows).encode()
+def _hold(folder: Path) -> int:
+    """Hold a folder until the descriptor is closed, or this process is no more."""
+    held = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(held, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        os.close(held)
+        raise ConnectionError(
+            f"another process works in {folder}; wait until it is done, or choose another --out"
+        ) from None
+    except OSError:
+        pass  # a file system without locks
+    return held
+
+
+def save_params(file: Path, params: Params) -> None:
+    """Keep a trained model in a file."""
+    named = dict(zip(jax.tree.leaves(paths(params)), jax.tree.leaves(params)))
+    write(file, save(named))
+
+
+def load_params(file: Path, like: Params) -> Params | None:
+    """The model kept in a file, in the shape of `like`, or None."""
+    if not file.exists():
+        return None
+    named = load_file(file)
+    return jax.tree.map(lambda path: jnp.asarray(named[path]), paths(like))
 
 
 def write(file: Path, content: bytes) -> None:

@@ -1,27 +1,29 @@
 """The sweep: the fine-tuning thief with every setting, beside his twin who starts from nothing."""
 
+import functools
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, NotRequired, TypedDict
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from modellock_jax._progress import bar
 from modellock_jax.attacks.weights.fine_tune import VARIANTS, Variant
 from modellock_jax.attacks.weights.localise import MANY, shared_margin
 from modellock_jax.attacks.weights.sweep import OPTIMIZERS, RATES, Trial, best_so_far, trial
 from modellock_jax.core.lock import Params, user_forward
-from modellock_jax.study import league
-from modellock_jax.study.config import Config
-from modellock_jax.study.processes import ALONE, Part
+from modellock_jax.study import attack_figures, league
+from modellock_jax.study.cases import accuracy_of
+from modellock_jax.study.config import QUICK, Config
+from modellock_jax.study.context import Context, fresh, prepare, rng_for, score
+from modellock_jax.study.engine import Row, Unit
+from modellock_jax.study.record import Study
 from modellock_jax.study.report import Grid, interval, seeds_text
-from modellock_jax.study.run import train_share
-from modellock_jax.study.store import Store
-from modellock_jax.study.subjects import Bench, fresh, prepare, rng_for, score
+from modellock_jax.study.rows import Kind
+from modellock_jax.study.store import Rows
+from modellock_jax.study.training import locked_models, trainings
 
 SETTINGS: dict[str, Any] = {
     "locks": league.LOCKS,
@@ -36,60 +38,87 @@ SCRATCH, SPARE = "scratch", 400  # images that rehearsals are judged on
 PROGRAMS: tuple[tuple[Variant, str], ...] = tuple((v, o) for v in VARIANTS for o in OPTIMIZERS)
 
 
-def run(config: Config, out: Path, part: Part = ALONE) -> Store:
-    """Fine-tune every lock's models with every setting and budget, all seeds in one program.
+class Held(TypedDict):
+    """What the thief holds in the end, by one way to choose."""
+
+    accuracy: Annotated[float, "test accuracy, in [0, 1]"]
+    setting: Annotated[str, "the variant, the optimizer and the learning rate"]
+    stop: Annotated[int, "which stop it is from; 0 is the start"]
+    curve: Annotated[list[float], "test accuracy of what would be held at each stop"]
+
+
+class SweepRow(Kind):
+    """All settings of the fine-tuning thief on the model of one seed, with one budget."""
+
+    lock: Annotated[str, 'the lock\'s text, or "scratch": fresh weights']
+    seed: Annotated[int, "the seed of the model and of the thief's draws, from 0"]
+    right_key: NotRequired[
+        Annotated[float, "test accuracy with the right key, in [0, 1] as all below"]
+    ]
+    no_key: NotRequired[Annotated[float, "without a key"]]
+    budget: Annotated[float, "the thief's share of the training set, in (0, 1)"]
+    images: Annotated[int, "how many images that is"]
+    held_out: Annotated[Held, "chosen by a fifth of the thief's images"]
+    rehearsed: NotRequired[Annotated[Held, "chosen on the other seeds' models"]]
+
+
+def units(context: Context) -> list[Unit]:
+    """Rows for each lock and budget, all seeds in one program.
 
     The twin starts from fresh weights, another draw in place of each variant, so that both have as
-    many settings to choose from. Rows are kept as they are finished; running again skips them. One of
-    several processes computes its `part` of them, all seeds of a lock and budget together, and process
-    0 merges them. Raises what `prepare` raises, `ValueError` for a budget of less than two images, or
-    of all, and `ConnectionError` if a process ended that this one waits for.
+    many settings to choose from. Raises `ValueError` for a budget of less than two images, or of all.
     """
-    bench = prepare(config)
-    sizes = [round(budget * len(bench.data.train_x)) for budget in config.budgets]
-    if min(sizes) < 2 or max(sizes) >= len(bench.data.train_x):
+    c, sizes = context.config, _sizes(context)
+    if min(sizes) < 2 or max(sizes) >= len(context.data.train_x):
         raise ValueError(
             f"the sweep: a thief owns two images or more, and not all of them; not {min(sizes)} to "
-            f"{max(sizes)} of {len(bench.data.train_x)}"
+            f"{max(sizes)} of {len(context.data.train_x)}"
         )
-    store, thief = Store(out, config, part), _Thief(bench, max(sizes))
-    train_share(bench, store, bench.subjects)
-    names = (SCRATCH, *config.locks)
-    with bar() as shown:
-        task = shown.add_task("the sweep", total=len(names) * len(sizes))
-        for name in names:
-            starts = None
-            for budget, size in zip(config.budgets, sizes):
-                ids = [_row_id(name, seed, budget) for seed in range(config.seeds)]
-                if store.takes(*ids):
-                    if starts is None:
-                        starts, about = _starts(bench, store, name)
-                    for seed, row in enumerate(thief.rows(starts, size, name == SCRATCH)):
-                        if ids[seed] not in store.rows:
-                            begin = {"id": ids[seed], "kind": "sweep", "lock": name, "seed": seed}
-                            store.add(begin | about[seed] | {"budget": budget, **row})
-                shown.advance(task)
-    store.finish()
-    return store
+    return [
+        Unit(
+            sweep_rows,
+            (text, budget),
+            tuple(_row_id(text, seed, budget) for seed in range(c.seeds)),
+            trainings(context, text) if text != SCRATCH else (),
+        )
+        for text in (SCRATCH, *context.subjects)
+        for budget in c.budgets
+    ]
+
+
+def sweep_rows(context: Context, text: str, budget: float) -> list[Row]:
+    """Fine-tune the models of every seed with every setting."""
+    size = round(budget * len(context.data.train_x))
+    starts, about = _starts(context, text)
+    return [
+        {"id": _row_id(text, seed, budget), "kind": "sweep", "lock": text, "seed": seed}
+        | about[seed]
+        | {"budget": budget, **row}
+        for seed, row in enumerate(_thief(context).rows(starts, size, text == SCRATCH))
+    ]
+
+
+def _sizes(context: Context) -> list[int]:
+    return [round(budget * len(context.data.train_x)) for budget in context.config.budgets]
 
 
 def _row_id(name: str, seed: int, budget: float) -> str:
     return f"sweep/{name}/{seed}/{budget}"
 
 
-def _starts(bench: Bench, store: Store, name: str) -> tuple[Params, list[dict[str, Any]]]:
+@functools.lru_cache(maxsize=1)
+def _starts(context: Context, text: str) -> tuple[Params, list[dict[str, Any]]]:
     """What the thief starts from, a tree `[seeds, ...]`, and what opens it."""
-    seeds = range(bench.config.seeds)
-    if name == SCRATCH:
+    seeds = range(context.config.seeds)
+    if text == SCRATCH:
         # Nothing usable: `sanitise` puts a fresh draw in its place, another one for each generator.
-        nothing = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), fresh(bench, 0))
+        nothing = jax.tree.map(lambda leaf: jnp.full_like(leaf, jnp.nan), fresh(context, 0))
         return _stack([nothing for _ in seeds]), [{} for _ in seeds]
-    subject = next(s for s in bench.subjects if s.text == name)
-    user = jax.jit(user_forward(subject.lock, bench.model.forward))
+    user = jax.jit(user_forward(context.subjects[text].lock, context.model.forward))
     found, about = [], []
-    for _, locked, key in league.locked_models(bench, store, subject):
-        right = league.accuracy_of(bench, partial(user, key, locked))
-        about.append({"right_key": right, "no_key": float(bench.score(locked).accuracy)})
+    for _, locked, key in locked_models(context, text):
+        right = accuracy_of(context, partial(user, key, locked))
+        about.append({"right_key": right, "no_key": float(context.score(locked).accuracy)})
         found.append(locked)
     return _stack(found), about
 
@@ -101,13 +130,13 @@ def _stack(trees: list[Params]) -> Params:
 class _Thief:
     """The programs that all locks and budgets share, and the images of every seed's thief."""
 
-    def __init__(self, bench: Bench, most: int):
-        c = bench.config
-        self.bench, self.stops = bench, c.thief_scores
+    def __init__(self, context: Context):
+        c, most = context.config, max(_sizes(context))
+        self.context, self.stops = context, c.thief_scores
         self.rngs = jnp.stack([rng_for(seed, "sweep") for seed in range(c.seeds)])
-        n = len(bench.data.train_x)
+        n = len(context.data.train_x)
         order = jnp.stack([jax.random.permutation(rng_for(s, "thief"), n) for s in range(c.seeds)])
-        x, y = jnp.asarray(bench.data.train_x), jnp.asarray(bench.data.train_y)
+        x, y = jnp.asarray(context.data.train_x), jnp.asarray(context.data.train_y)
         mine, spare = order[:, :most], order[:, most : most + SPARE]
         self.x, self.y, self.spare_x, self.spare_y = x[mine], y[mine], x[spare], y[spare]
         options: dict[str, Any] = {
@@ -117,14 +146,14 @@ class _Thief:
         }
 
         def program(variant: Variant, optimizer: str) -> Callable[..., Trial]:
-            one = trial(bench.model, bench.data.train_x, variant, optimizer, **options)
+            one = trial(context.model, context.data.train_x, variant, optimizer, **options)
             rates = jax.vmap(one, (None, None, 0, None, None, None))
             return jax.jit(jax.vmap(rates, (0, 0, None, 0, 0, None)))
 
         self.programs = {at: program(*at) for at in PROGRAMS}
 
         def accuracy(params: Params, x: jax.Array, y: jax.Array) -> jax.Array:
-            return score(lambda x: bench.model.forward(params, x), x, y).accuracy
+            return score(lambda x: context.model.forward(params, x), x, y).accuracy
 
         def in_turn(params: Params, x: jax.Array, y: jax.Array) -> jax.Array:
             return jax.lax.map(lambda p: accuracy(p, x, y), params)
@@ -163,7 +192,7 @@ class _Thief:
         labels = [f"{name}, {at[1]}, {r:g}" for name, _, at in todo for r in RATES[at[1]]]
         rehearsed = self.rehearse(found.params, self.spare_x, self.spare_y)
         rows = []
-        for seed in range(self.bench.config.seeds):
+        for seed in range(self.context.config.seeds):
             mine = jax.tree.map(lambda leaf, s=seed: leaf[s], found)
             row: dict[str, Any] = {"images": size}
             row["held_out"] = self._held(mine.params, labels, mine.value, mine.loss)
@@ -178,7 +207,7 @@ class _Thief:
     ) -> dict[str, Any]:
         setting, stop = best_so_far(merit, loss)
         held = jax.tree.map(lambda leaf: leaf[setting, stop], params)
-        data = self.bench.data
+        data = self.context.data
         curve = self.tests(held, jnp.asarray(data.test_x), jnp.asarray(data.test_y))
         return {
             "accuracy": float(curve[-1]),
@@ -188,6 +217,11 @@ class _Thief:
         }
 
 
+@functools.lru_cache(maxsize=1)
+def _thief(context: Context) -> _Thief:
+    return _Thief(context)
+
+
 CHOICES = {
     "rehearsed": "He rehearsed on the same lock with the other seeds' models and images, and knows "
     "which setting and stop did best there on images that no thief owns.",
@@ -195,11 +229,11 @@ CHOICES = {
 }
 
 
-def grids(store: Store, config: Config) -> list[Grid]:
+def grids(rows: Rows, config: Config) -> list[Grid]:
     """For each way to choose: what the thief reached, and what the stolen weights gave him."""
-    rows = {(r["lock"], r["seed"], r["budget"]): r for r in store.of("sweep")}
+    found = {(r["lock"], r["seed"], r["budget"]): r for r in rows.of("sweep")}
     return [
-        _grid(rows, config, choice)
+        _grid(found, config, choice)
         for choice in CHOICES
         if config.seeds > 1 or choice == "held_out"
     ]
@@ -262,3 +296,16 @@ def verdict(low: float, high: float, points: float = 3.0) -> str:
     if high < 0:
         return "harm"
     return "no" if max(-low, high) <= points else "unclear"
+
+
+STUDY = Study(
+    name="sweep",
+    about="the fine-tuning thief with every setting",
+    config=functools.partial(Config, **SETTINGS),
+    quick=QUICK,
+    prepare=prepare,
+    units=units,
+    kinds={"sweep": SweepRow},
+    grids=grids,
+    drawings=attack_figures.SWEEP,
+)

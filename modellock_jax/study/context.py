@@ -1,8 +1,10 @@
 """What a study is about: the data, the model, the locks, and the draws of each seed."""
 
+import dataclasses
 import hashlib
 import inspect
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -64,14 +66,18 @@ def subject_of(text: str, shape: tuple[int, ...]) -> Subject:
     return Subject(text, spec, spec.lock)
 
 
-class Bench(NamedTuple):
-    """What all parts of a study share."""
+@dataclasses.dataclass(frozen=True, eq=False)
+class Context:
+    """What all units of a study share in one process; the run folder is for trained models."""
 
     config: Config
+    folder: Path
     data: Data
     model: Model
     shape: tuple[int, ...]
-    subjects: list[Subject]
+    subjects: dict[str, Subject]
+    """By their texts."""
+
     logits: Callable[[Params], jax.Array]
     """The plain forward on the whole test set, compiled once for all locks."""
 
@@ -79,25 +85,28 @@ class Bench(NamedTuple):
     """Its score."""
 
 
-def prepare(config: Config) -> Bench:
+def prepare(config: Config, folder: Path) -> Context:
     """Check the whole configuration before anything is written.
 
-    Raises `ValueError` for an unknown data set, model, lock or setting, or one that does not fit the
-    images or the model; `ConnectionError` if the data set cannot be had.
+    Raises `ValueError` for an unknown data set, model, lock or setting, one that does not fit the
+    images or the model, or a lock named twice; `ConnectionError` if the data set cannot be had.
     """
     if config.model not in MODELS:
         raise ValueError(f"there is no model {config.model!r}; the models are {', '.join(MODELS)}")
     if config.seeds < 1:
         raise ValueError(f"a study needs at least one seed, not {config.seeds}")
+    for text in config.locks:
+        if config.locks.count(text) > 1:
+            raise ValueError(f"the lock {text!r} is named twice; name each lock once")
     data = load(config.data)
     shape = data.train_x.shape[1:]
     options = {"patch": patch_side(shape)}
     factory = MODELS[config.model]
     known = inspect.signature(factory).parameters
     model = factory(data.classes, **{k: v for k, v in options.items() if k in known})
-    subjects = [subject_of(text, shape) for text in config.locks]
+    subjects = {text: subject_of(text, shape) for text in config.locks}
     params = jax.eval_shape(lambda rng: model.init(rng, jnp.zeros((1, *shape))), jax.random.key(0))
-    for subject in subjects:
+    for subject in subjects.values():
         jax.eval_shape(subject.lock.init, jax.random.key(0), params)
 
     @jax.jit
@@ -110,7 +119,7 @@ def prepare(config: Config) -> Bench:
             lambda x: model.forward(params, x), jnp.asarray(data.test_x), jnp.asarray(data.test_y)
         )
 
-    return Bench(config, data, model, shape, subjects, logits, plain_score)
+    return Context(config, folder, data, model, shape, subjects, logits, plain_score)
 
 
 def rng_for(seed: int, purpose: str) -> jax.Array:
@@ -119,6 +128,6 @@ def rng_for(seed: int, purpose: str) -> jax.Array:
     return jax.random.key(int.from_bytes(digest[:4]))
 
 
-def fresh(bench: Bench, seed: int) -> Params:
+def fresh(context: Context, seed: int) -> Params:
     """The untrained model of one seed."""
-    return bench.model.init(rng_for(seed, "init"), jnp.zeros((1, *bench.shape)))
+    return context.model.init(rng_for(seed, "init"), jnp.zeros((1, *context.shape)))

@@ -1,0 +1,92 @@
+"""The cases of the league: a locked model, what its attacker has, and what an attack comes to."""
+
+import functools
+import time
+from functools import partial
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+
+from modellock_jax.attacks.case import Case, Copy
+from modellock_jax.attacks.table import ATTACKS, attempt
+from modellock_jax.core.lock import Params, user_forward
+from modellock_jax.study.context import Context, fresh, rng_for, score
+from modellock_jax.study.measures import agreement
+from modellock_jax.study.training import encrypting, locked_models
+
+
+@functools.lru_cache(maxsize=1)
+def case_of(context: Context, text: str, seed: int) -> tuple[Case, dict[str, Any]]:
+    """A locked model with all that an attacker may have, and the beginning of its rows."""
+    subject, model, data = context.subjects[text], context.model, context.data
+    lock, (params, locked, key) = subject.lock, locked_models(context, text)[seed]
+    count = max(10, round(context.config.budgets[0] * len(data.train_x)))
+    mine = jax.random.permutation(rng_for(seed, "thief"), len(data.train_x))[:count]
+    x, y = jnp.asarray(data.train_x)[mine], jnp.asarray(data.train_y)[mine]
+    device = partial(jax.jit(user_forward(lock, model.forward)), key, locked)
+    rights: dict[str, Any] = {"unlabelled": x, "labels": (x, y), "device": device}
+    rights |= {"chosen_input": partial(lock.scramble, key)}
+    # The strongest of their kind: known weights and the public base are the plain model itself.
+    rights |= {"known_weights": params, "public_base": params}
+    if not subject.trained_under:
+        copies = [_again(context, text, params, rng_for(seed, f"copy {i}")) for i in range(3)]
+        rights |= {"other_copy": copies[0], "more_copies": [copy.locked for copy in copies[1:]]}
+        other = fresh(context, seed)
+        rights |= {"reused_stream": (encrypting(context, text)(key, other), other)}
+    case = Case(
+        lock, model, locked, rng_for(seed, "attack"), jnp.zeros((1, *context.shape)),
+        scheme=subject.scheme, settings=subject.settings, **rights,
+    )  # fmt: skip
+    about = {"lock": subject.text, "seed": seed}
+    about |= {"no_key": accuracy_of(context, partial(model.forward, locked))}
+    return case, about | {"right_key": accuracy_of(context, device)}
+
+
+def _again(context: Context, text: str, params: Params, rng: jax.Array) -> Copy:
+    """Another user's copy of the same parameters."""
+    key = jax.jit(context.subjects[text].lock.init)(rng, params)
+    return Copy(*encrypting(context, text)(key, params))
+
+
+def attacked(context: Context, text: str, seed: int, name: str) -> dict[str, Any]:
+    """Run an attack, and say what it came to."""
+    case, about = case_of(context, text, seed)
+    key = locked_models(context, text)[seed].key
+    begin = time.perf_counter()
+    found = attempt(name, case)
+    if found is not None and found.forward is not None:
+        jax.block_until_ready(found.forward(case.example))
+    row: dict[str, Any] = {"attack": name, "needs": list(ATTACKS[name].needs)}
+    row |= {"seconds": time.perf_counter() - begin, "gave_up": found is None, "key_right": None}
+    # An attack that gives up leaves what there was without it.
+    if found is None:
+        return (
+            row
+            | {"accuracy": about["no_key"]}
+            | dict.fromkeys(("images", "queries"), 0)
+            | {"flops": None}
+        )
+    if found.forward is None:
+        assert found.moved is not None
+        moved = score(case.device, found.moved, case.labels[1])
+        row |= {"accuracy": float(moved.accuracy)}
+    else:
+        row |= {"accuracy": accuracy_of(context, found.forward)}
+    row |= {"images": found.inputs, "queries": found.queries}
+    row |= {"flops": _flops(case, found.passes)}
+    if type(found.key) is type(key):
+        row["key_right"] = float(agreement(found.key, key))
+    return row
+
+
+def _flops(case: Case, passes: int) -> float | None:
+    """Floating-point operations of so many plain forwards of one image, as XLA counts them."""
+    cost = jax.jit(case.model.forward).lower(case.locked, case.example).compile().cost_analysis()
+    return None if cost is None else passes * float(cost["flops"])
+
+
+def accuracy_of(context: Context, forward: Any) -> float:
+    """Test accuracy of `forward(x) -> logits`."""
+    x, y = jnp.asarray(context.data.test_x), jnp.asarray(context.data.test_y)
+    return float(jax.jit(lambda x, y: score(forward, x, y).accuracy)(x, y))

@@ -1,0 +1,30 @@
+"""The record of a study: all that the runner, the command line and the documents know of it."""
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from modellock_jax.study.engine import Unit
+from modellock_jax.study.figures import Drawing
+from modellock_jax.study.report import Grid
+from modellock_jax.study.store import Rows
+
+
+class Study(NamedTuple):
+    """A study: settings, units of work, kinds of rows, tables and figures.
+
+    `config(**settings)` makes its configuration, a frozen dataclass, and `quick` is what `--quick`
+    changes. `prepare(config, folder)` checks the configuration, writes nothing, and gives the context
+    that every unit's work takes; `units(context)` lists them in the order of their rows. `kinds`:
+    the fields of each kind of row.
+    """
+
+    name: str
+    about: str
+    config: Callable[..., Any]
+    quick: dict[str, Any]
+    prepare: Callable[[Any, Path], Any]
+    units: Callable[[Any], list[Unit]]
+    kinds: dict[str, type]
+    grids: Callable[[Rows, Any], list[Grid]]
+    drawings: dict[str, Drawing]

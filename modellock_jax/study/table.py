@@ -1,0 +1,7 @@
+"""The table of all studies."""
+
+from modellock_jax.study import league, main, sweep
+from modellock_jax.study.record import Study
+
+STUDIES: dict[str, Study] = {study.name: study for study in (main.STUDY, league.STUDY, sweep.STUDY)}
+"""By name."""

@@ -1,0 +1,102 @@
+"""The models of a study: trained once, kept in the run folder, and locked."""
+
+import functools
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+
+from modellock_jax.core.lock import Key, Lock, Params, owner_forward
+from modellock_jax.study.context import Context, fresh, rng_for
+from modellock_jax.study.engine import Row, Unit
+from modellock_jax.study.store import load_params, save_params
+from modellock_jax.tasks import margin_loss, random_shift
+from modellock_jax.train import fit
+
+PLAIN = "plain"
+"""In place of a lock's text: the model without any."""
+
+_NONE = Lock(lambda rng, params: ())
+
+
+class Locked(NamedTuple):
+    """The owner's parameters of one seed, what the lock makes of them, and the key."""
+
+    params: Params
+    locked: Params
+    key: Key
+
+
+def trained(context: Context, text: str, seed: int) -> tuple[Params, Key]:
+    """The model of one seed, trained as the lock `text` wants it, and the key it was trained under.
+
+    `PLAIN` and locks that come after training: the plain model. It is read from the run folder, or
+    trained and kept there.
+    """
+    under = _under(context, text)
+    lock = _NONE if under == PLAIN else context.subjects[under].lock
+    name = f"{under}-{seed}"
+    start = fresh(context, seed)
+    key = jax.jit(lock.init)(rng_for(seed, "key"), start)
+    file = context.folder / "models" / f"{name}.safetensors"
+    params = load_params(file, start)
+    if params is None:
+        c = context.config
+        params, _ = fit(
+            functools.partial(owner_forward(lock, context.model.train), key),
+            start,
+            context.data.train_x,
+            context.data.train_y,
+            rng=rng_for(seed, "fit"),
+            epochs=c.epochs,
+            batch_size=c.batch_size,
+            learning_rate=c.learning_rate,
+            augment=random_shift,
+            progress=f"training {name}",
+        )
+        save_params(file, params)
+    return params, key
+
+
+def train(context: Context, text: str, seed: int) -> list[Row]:
+    """Train a model for other units; no rows."""
+    trained(context, text, seed)
+    return []
+
+
+def trainings(context: Context, *texts: str) -> tuple[Unit, ...]:
+    """The units that train the models of every seed for these locks, or `PLAIN`."""
+    names = dict.fromkeys(_under(context, text) for text in texts)
+    seeds = range(context.config.seeds)
+    return tuple(Unit(train, (name, seed), ()) for name in names for seed in seeds)
+
+
+def _under(context: Context, text: str) -> str:
+    """The lock that the model is trained under, or `PLAIN`."""
+    return text if text != PLAIN and context.subjects[text].trained_under else PLAIN
+
+
+@functools.lru_cache(maxsize=1)
+def locked_models(context: Context, text: str) -> list[Locked]:
+    """The locked model of each seed."""
+    lock, found = context.subjects[text].lock, []
+    for seed in range(context.config.seeds):
+        params, key = trained(context, text, seed)
+        if not context.subjects[text].trained_under:
+            key = jax.jit(lock.init)(rng_for(seed, "key"), params)
+        found.append(Locked(params, *encrypting(context, text)(key, params)))
+    return found
+
+
+@functools.lru_cache(maxsize=1)
+def encrypting(context: Context, text: str) -> Callable[[Key, Params], tuple[Params, Key]]:
+    """The lock's encrypt, with the loss of the first training images where it takes one."""
+    lock, model = context.subjects[text].lock, context.model
+    sample = jnp.asarray(context.data.train_x[:512]), jnp.asarray(context.data.train_y[:512])
+
+    @jax.jit
+    def encrypt(key: Key, params: Params, x: jax.Array, y: jax.Array) -> tuple[Params, Key]:
+        return lock.encrypt(key, params, lambda p: margin_loss(model.forward(p, x), y))
+
+    return lambda key, params: encrypt(key, params, *sample)
