@@ -3,6 +3,7 @@
 import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import jax
@@ -13,6 +14,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms, modes
 import modellock_jax as ml
 from modellock_jax.bench.timing import MIB, Row, alternate, row
 from modellock_jax.core.bits import from_uint, to_uint
+from modellock_jax.locks import SCHEMES, parse
 from modellock_jax.locks.adv_params import AdvParamsKey
 from modellock_jax.locks.stream_lock import in_jax, is_compiled
 
@@ -21,14 +23,17 @@ CHANGED = 48
 ALL_CORES = "OpenSSL ChaCha20, all cores"
 _POOL = ThreadPoolExecutor(os.cpu_count())
 _NO_CALL = "without the compiled call; `pip install ./native` adds it"
+# Those of lock texts that the weights here decide.
+_SETTINGS = {"patch_shuffle": "patch_shuffle(patch=16, channels=1)"}
 LOCKS: dict[str, Callable[[], ml.Lock]] = {
-    "deep_lock": ml.deep_lock,
-    "deep_lock restart=leaf": lambda: ml.deep_lock(restart="leaf"),
-    "stream_lock": ml.stream_lock,
+    **{
+        name: partial(getattr, parse(_SETTINGS.get(name, name)), "lock")
+        for name, scheme in SCHEMES.items()
+        if scheme.locks_files  # so it needs no loss
+    },
+    "deep_lock restart=leaf": partial(ml.deep_lock, restart="leaf"),
     "stream_lock, JAX alone": in_jax,
-    "sign_flip": ml.sign_flip,
-    "patch_shuffle": lambda: ml.patch_shuffle(16, channels=1),
-    "adv_params": lambda: ml.adv_params(count=CHANGED),
+    "adv_params": partial(ml.adv_params, count=CHANGED),
 }
 
 

@@ -19,7 +19,8 @@ def lock(
     scheme: Annotated[
         str,
         typer.Option(
-            help='stream_lock, or a research lock: "deep_lock(key_bits=256)"; see explain.'
+            help='stream_lock, a research lock, "deep_lock(key_bits=256)", or a chain, '
+            '"sign_flip+stream_lock"; explain says what each is worth, and which can lock files.'
         ),
     ] = "stream_lock",
     key: KeyFile = None,

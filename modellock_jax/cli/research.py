@@ -27,8 +27,9 @@ def study(
     locks: Annotated[
         str,
         typer.Option(
-            help='Locks with ";" between them, each a name or a name with settings: '
-            '"deep_lock; pixel_shuffle(block=4)". Default: all six; with variants in league and sweep.'
+            help='Locks with ";" between them, each a name, a name with settings, or a chain: '
+            '"deep_lock; pixel_shuffle(block=4); sign_flip+stream_lock". Default: those of the papers '
+            "and ours, with variants in league and sweep."
         ),
     ] = "",
     seeds: Annotated[
@@ -105,7 +106,10 @@ def study(
 def attack(
     name: Annotated[str, typer.Argument(help="An attack, or LIST for all of them.")],
     lock: Annotated[
-        str, typer.Option(help='A lock, with settings if need be: "pixel_shuffle(block=4)".')
+        str,
+        typer.Option(
+            help='A lock, with settings if need be, or a chain: "pixel_shuffle(block=4)".'
+        ),
     ] = "",
     data: Annotated[
         str, typer.Option(help="mnist5k, digits, fashion_mnist, or any TFDS image set.")

@@ -1,5 +1,6 @@
 """The search of `adv_params`: layer by layer, each on the devices where it lies."""
 
+import dataclasses
 import math
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -15,7 +16,8 @@ from modellock_jax.locks._adv_pool import pool_of
 from modellock_jax.locks._entries import write, write_one
 
 
-class Settings(NamedTuple):
+@dataclasses.dataclass(frozen=True)
+class Settings:
     """Those of `adv_params`."""
 
     count: int
@@ -165,7 +167,8 @@ def _best(
     # One pass over the layer, in no memory of its own.
     found = lax.reduce((gains, position, moved, bits), none, better, range(layer.ndim))
     new = to_uint(found[2].astype(layer.dtype)).astype(jnp.uint32)
-    return _Best(*found, new)
+    gain, position, value, bits = found
+    return _Best(gain, position, value, bits, new)
 
 
 def _changed(

@@ -82,6 +82,7 @@ class Scheme:
         near: `near(rng, key) -> key`, the nearest wrong key: one bit or swap off.
         bits: `bits(params, sites, **settings) -> float`, the key space in bits on one model; `sites`
             maps a name to the shape of its pre-activation `[B, ..., C]`.
+        bits_of: What `bits` counts where that is not the whole key; "" where it is.
         files: `Files` if it can lock files, otherwise why not and what to use instead: half a
             sentence after "it cannot lock a file: it".
         guess: `guess(lock, rng, locked) -> key`, what an attacker who knows the scheme would try.
@@ -108,6 +109,7 @@ class Scheme:
     guess: "Callable[[Lock, jax.Array, Params], Key]" = new_key
     broken: tuple[Break, ...] = ()
     wrong_key: str = ""
+    bits_of: str = ""
     twin: str = ""
     from_data: Callable[[Shape], dict[str, Any]] = no_settings
     study: str = ""

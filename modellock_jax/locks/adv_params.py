@@ -228,6 +228,7 @@ SCHEME = Scheme(
     wrong_key="few weights are changed, and a wrong key changes few others",
     near=flip_one_true_bit,
     bits=position_bits,
+    bits_of="positions",
     guess=guess,
     study="adv_params",
     files="needs the owner's loss on data, and its key holds the weights it changed; call "

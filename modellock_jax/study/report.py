@@ -3,6 +3,7 @@
 import datetime
 import os
 import platform
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -12,7 +13,7 @@ from rich.console import Console
 from rich.table import Table
 from scipy import special
 
-from modellock_jax.locks import parse
+from modellock_jax.locks import SCHEMES, parse
 from modellock_jax.study.config import Config
 from modellock_jax.study.store import Rows, write
 
@@ -96,7 +97,9 @@ def lock_grid(rows: Rows, config: Config) -> Grid:
         grid.notes.insert(1, "`=`: every test logit equals the plain model's to the last bit.")
         grid.notes.insert(
             2,
-            "An input with a non-finite logit counts as wrong. Key bits of adv_params: positions.",
+            " ".join(
+                ["An input with a non-finite logit counts as wrong.", *_bits_of(config.locks)]
+            ),
         )
     return grid
 
@@ -105,6 +108,13 @@ def _reason(text: str) -> str:
     """Why a lock opens to wrong keys, as its record says."""
     reasons = dict.fromkeys(filter(None, (scheme.wrong_key for scheme in parse(text).schemes)))
     return f"because {'; and '.join(reasons)}" if reasons else "and it is not known why"
+
+
+def _bits_of(texts: Iterable[str]) -> list[str]:
+    """What the key bits of some locks count."""
+    schemes = dict.fromkeys(scheme.name for text in texts for scheme in parse(text).schemes)
+    found = [SCHEMES[name] for name in schemes]
+    return [f"Key bits of {one.name}: {one.bits_of}." for one in found if one.bits_of]
 
 
 def thief_grid(rows: Rows, config: Config) -> Grid:
