@@ -238,7 +238,7 @@ def test_stale_statistics_give_the_channel_away(data):
 
 def test_bad_input(trained, thief):
     x, y = thief
-    with pytest.raises(ValueError, match=r"four images or more .* not 3 images"):
+    with pytest.raises(ValueError, match=r"four inputs or more .* not 3 inputs"):
         selective(forward, trained, x[:3], y[:3])
     with pytest.raises(ValueError, match="turns=0"):
         selective(forward, trained, x, y, turns=0)
