@@ -14,12 +14,12 @@ from modellock_jax.core.lock import Params
 from modellock_jax.tasks.logits import cross_entropy
 from modellock_jax.tasks.task import Out
 
-Loss = Callable[[Out, Any], jax.Array]
+LossOfEach = Callable[[Out, Any], jax.Array]
 """`loss(out, y) -> [B]`, of each example: that of a `Task`."""
 
 
 def mean_loss(
-    loss: Loss, forward: Callable[[Params, Any], Any], params: Params, x: Any, y: Any
+    loss: LossOfEach, forward: Callable[[Params, Any], Any], params: Params, x: Any, y: Any
 ) -> tuple[jax.Array, Params]:
     """The mean loss of `forward(params, x)` on inputs x and truths y, `[B, ...]`, and new parameters.
 
@@ -38,7 +38,7 @@ def sgd_step(
     state: Any,
     x: Any,
     y: Any,
-    loss: Loss = cross_entropy,
+    loss: LossOfEach = cross_entropy,
 ) -> tuple[Params, Any, jax.Array]:
     """One optax step on one batch: new parameters, new optimizer state, the batch's mean loss."""
     objective = functools.partial(mean_loss, loss, forward)
@@ -61,7 +61,7 @@ def one_epoch(
     steps: int,
     batch_size: int,
     augment: Callable[[jax.Array, Any], Any] | None = None,
-    loss: Loss = cross_entropy,
+    loss: LossOfEach = cross_entropy,
 ) -> Callable[..., tuple[Params, Any, jax.Array]]:
     """What `fit` compiles: `epoch(params, state, rng, x, y)` gives parameters, state and mean loss.
 
@@ -100,7 +100,7 @@ def fit(
     epochs: int = 10,
     batch_size: int = 64,
     learning_rate: float = 2e-3,
-    loss: Loss = cross_entropy,
+    loss: LossOfEach = cross_entropy,
     augment: Callable[[jax.Array, Any], Any] | None = None,
     progress: str | None = None,
 ) -> tuple[Params, jax.Array]:

@@ -20,7 +20,7 @@ from modellock_jax.attacks import (
     attempt,
     register,
 )
-from modellock_jax.attacks._work import Tally, counted
+from modellock_jax.attacks._work import Counter, counted
 from modellock_jax.models import mlp
 from modellock_jax.study.context import subject_of
 
@@ -185,14 +185,14 @@ def squares(model, params, x):
     ],
 )
 def test_work_is_counted_by_running(program, passes):
-    tally = Tally()
+    tally = Counter()
     jax.block_until_ready(program(counted(mlp(2)._replace(forward=dense), tally)))
     jax.effects_barrier()
     assert tally.total == passes
 
 
 def test_counting_changes_no_bit():
-    model, tally = mlp(3, (16,)), Tally()
+    model, tally = mlp(3, (16,)), Counter()
     x = jax.random.normal(jax.random.key(0), (9, 4))
     params = model.init(jax.random.key(1), x)
     for function in (lambda m: m.forward, lambda m: jax.grad(functools.partial(squares, m))):

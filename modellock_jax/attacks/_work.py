@@ -10,7 +10,7 @@ from modellock_jax.models import Model
 BACKWARD = 2  # a backward pass counts as two forward ones
 
 
-class Tally:
+class Counter:
     """A count that programs add to while they run. Read it after `jax.effects_barrier()`."""
 
     def __init__(self) -> None:
@@ -69,6 +69,6 @@ class Tally:
         return note
 
 
-def counted(model: Model, tally: Tally) -> Model:
+def counted(model: Model, tally: Counter) -> Model:
     """The model with its forward and train counted by the inputs that they are given."""
     return model._replace(forward=tally.of(model.forward, 1), train=tally.of(model.train, 1))

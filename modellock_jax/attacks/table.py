@@ -4,7 +4,7 @@ from typing import Any
 
 import jax
 
-from modellock_jax.attacks._work import Tally, counted
+from modellock_jax.attacks._work import Counter, counted
 from modellock_jax.attacks.case import Case, Entry, Found
 from modellock_jax.attacks.evasion import cases
 from modellock_jax.attacks.keys import (
@@ -66,7 +66,7 @@ def attempt(name: str, case: Case, **settings: Any) -> Found | None:
     if not entry.fits(case.scheme):
         against = f"{case.scheme!r}" if case.scheme else "a lock without a scheme's name"
         raise ValueError(f"{name} is against {', '.join(entry.against)}, not {against}")
-    passes, queries = Tally(), Tally()
+    passes, queries = Counter(), Counter()
     rights = {right: getattr(case, right) for right in entry.needs}
     for asked in rights.keys() & {"device", "chosen_input"}:
         rights[asked] = queries.of(rights[asked])

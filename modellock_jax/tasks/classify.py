@@ -7,7 +7,7 @@ import jax.numpy as jnp
 
 from modellock_jax.tasks.augment import random_shift
 from modellock_jax.tasks.logits import cross_entropy, kl_divergence, margin_loss
-from modellock_jax.tasks.task import Task
+from modellock_jax.tasks.task import Task, share
 
 
 class Hits(NamedTuple):
@@ -53,4 +53,4 @@ def _tally(logits: jax.Array, y: jax.Array) -> Hits:
 
 
 def _accuracy(tally: Hits) -> jax.Array:
-    return 100 * (tally.right.astype(jnp.float32) / tally.given.astype(jnp.float32))
+    return 100 * share(tally.right, tally.given)

@@ -26,8 +26,8 @@ def next_token(vocabulary: int = 256) -> Task:
     Raises `ValueError` for less than two tokens.
 
     **Guarantees.** A token with a logit that is not finite had probability 0, so that the perplexity
-    of the whole is infinite; so it is where it is more than float32 can hold. Tallies add up but for
-    rounding.
+    of the whole is infinite; so it is where it is more than float32 can hold. Rule a token out by a
+    large negative logit, not by -inf. Tallies add up but for rounding.
 
     >>> import jax.numpy as jnp
     >>> task = next_token(4)

@@ -84,6 +84,18 @@ def finite(out: Out) -> jax.Array:
     return jnp.stack(leaves).all(0)
 
 
+def share(part: jax.Array, whole: jax.Array) -> jax.Array:
+    """part / whole of counts, float32: 1 for all of them, whatever the number.
+
+    >>> import jax
+    >>> float(jax.jit(lambda n: share(n, jax.numpy.int32(6)))(jax.numpy.int32(6)))
+    1.0
+    """
+    # A constant is divided by as its reciprocal is multiplied by, which rounds twice.
+    part, whole = lax.optimization_barrier((part, whole))
+    return part.astype(jnp.float32) / whole.astype(jnp.float32)
+
+
 def merit(task: Task, value: jax.Array) -> jax.Array:
     """The value, negated where less is better: of two merits the higher is the better one."""
     return value if task.best > task.chance else -value
@@ -136,4 +148,4 @@ def measure(
         rest = jax.tree.map(lambda a: a[whole:], (x, y))
         found = jax.tree.map(lambda a: a.sum(0, dtype=a.dtype), lax.map(lambda at: part(*at), rows))
         tally, bad = jax.tree.map(jnp.add, found, part(*rest)) if n % batch else found
-    return Score(task.value(tally), bad.astype(jnp.float32) / n)
+    return Score(task.value(tally), share(bad, jnp.int32(n)))

@@ -1,1 +1,1 @@
-"""Attacks by images that are moved a little until the model errs."""
+"""Attacks by inputs that are moved a little until the model errs."""

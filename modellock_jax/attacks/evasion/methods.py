@@ -243,8 +243,8 @@ def square(
     def signs(rng: jax.Array, *shape: int) -> jax.Array:
         return jax.random.rademacher(rng, shape, x.dtype)
 
-    def candidate(images: jax.Array) -> Point:
-        return Point(images, jnp.zeros_like(y), *judge(images))
+    def candidate(moved: jax.Array) -> Point:
+        return Point(moved, jnp.zeros_like(y), *judge(moved))
 
     def query(best: Point, turn: Any) -> tuple[Point, None]:
         rng, side = turn

@@ -1,4 +1,4 @@
-"""Attacks on `adv_params`: undo a few changed weights, with a few labelled images or none."""
+"""Attacks on `adv_params`: undo a few changed weights, with a few labelled inputs or none."""
 
 from functools import partial
 from typing import Any, NamedTuple
