@@ -130,16 +130,11 @@ def test_4_vmap_over_keys_is_a_loop(case, way):
     stacked, keys = stack(pairs)
     x = images()
 
-    def user(key, locked):
-        opened = case.lock.decrypt(key, locked)
-        return (
-            opened,
-            case.lock.scramble(key, x),
-            ml.user_forward(case.lock, forward)(key, locked, x),
-        )
+    def told(params, x, tap):
+        return params, x, forward(params, x, tap)
 
-    mapped = (jax.jit if way == "jit" else lambda f: f)(jax.vmap(user))(keys, stacked)
-    opened, scrambled, y = mapped
+    user = jax.vmap(ml.user_forward(case.lock, told), (0, 0, None))
+    opened, scrambled, y = (jax.jit if way == "jit" else lambda f: f)(user)(keys, stacked, x)
     assert same_bits(opened, stack([case.params()] * 3))
     assert same_bits(scrambled, jnp.stack([case.lock.scramble(key, x) for _, key in pairs]))
     # A batched matmul may sum in another order; the weights and inputs it sums are the same bits.
