@@ -16,8 +16,8 @@ from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from modellock_jax.vault.keys import identity
-from modellock_jax.vault.keys import secret as keys
-from modellock_jax.vault.sealed import chunks, envelope
+from modellock_jax.vault.keys.secret import generate_key
+from modellock_jax.vault.sealed import _chunks, envelope
 
 OURS, PLAIN, PEER, DISK = "modellock-jax", "safetensors", "cryptotensors", "bytes and fsync"
 CIPHER = "the cipher alone"
@@ -81,16 +81,16 @@ def _text(raw: bytes) -> str:
 def cipher_alone(size: int) -> Callable[[], np.ndarray]:
     """Decrypt `size` bytes into fresh memory, chunk by chunk; all are one chunk, which stays cached."""
     aead, nonce = AESGCM(os.urandom(32)), bytes(12)
-    sealed = aead.encrypt(nonce, bytes(chunks.CHUNK), None)
-    starts = range(0, size // chunks.CHUNK * chunks.CHUNK, chunks.CHUNK)
+    sealed = aead.encrypt(nonce, bytes(_chunks.CHUNK), None)
+    starts = range(0, size // _chunks.CHUNK * _chunks.CHUNK, _chunks.CHUNK)
 
     def run() -> np.ndarray:
         out = np.empty(size, np.uint8)
 
         def one(start: int) -> None:
-            aead.decrypt_into(nonce, sealed, None, out.data[start : start + chunks.CHUNK])
+            aead.decrypt_into(nonce, sealed, None, out.data[start : start + _chunks.CHUNK])
 
-        with ThreadPoolExecutor(chunks.THREADS) as pool:
+        with ThreadPoolExecutor(_chunks.THREADS) as pool:
             list(pool.map(one, starts))
         return out
 
@@ -101,12 +101,12 @@ def parts(folder: Path, arrays: dict[str, np.ndarray]) -> dict[str, Contestants]
     """Part 1 in one folder: by what is done, who does it. Saving comes first and leaves the files."""
     plain, theirs, ours = (folder / name for name in ("m.plain", "m.peer", "m.sealed"))
     sealed, exported, copied = (folder / name for name in ("f.sealed", "f.plain", "f.copy"))
-    secret, other = keys.generate(), Peer() if find_spec(PEER) else None
+    secret, other = generate_key(), Peer() if find_spec(PEER) else None
     public = identity.public_key(secret)
     content = np.random.default_rng(1).bytes(size_of(arrays))
 
     def export() -> None:
-        with envelope.open_sealed(sealed, secret) as file:
+        with envelope.open(sealed, secret) as file:
             file.export(exported)
 
     copy = synced(lambda: shutil.copyfile(plain, copied), copied)
@@ -114,7 +114,7 @@ def parts(folder: Path, arrays: dict[str, np.ndarray]) -> dict[str, Contestants]
         PLAIN: lambda: safetensors.numpy.save_file(arrays, plain),
         f"{PLAIN} and fsync": synced(lambda: safetensors.numpy.save_file(arrays, plain), plain),
         DISK: synced(lambda: copied.write_bytes(content), copied),
-        OURS: lambda: envelope.save(arrays, ours, [public]),
+        OURS: lambda: envelope.seal(arrays, ours, [public]),
     }
     load: Contestants = {
         PLAIN: lambda: safetensors.numpy.load_file(plain),
@@ -127,6 +127,6 @@ def parts(folder: Path, arrays: dict[str, np.ndarray]) -> dict[str, Contestants]
             f"{PEER} and fsync": synced(lambda: other.save(arrays, theirs), theirs),
         }
         load[PEER] = lambda: other.load(theirs)
-    seal = {"copy and fsync": copy, OURS: lambda: envelope.seal_file(plain, sealed, [public])}
+    seal = {"copy and fsync": copy, OURS: lambda: envelope.seal(plain, sealed, [public])}
     back = {"copy and fsync": copy, OURS: export}
     return {"save": save, "load": load, "seal a file": seal, "export it": back}

@@ -32,9 +32,9 @@ from modellock_jax.study.report import machine
 from modellock_jax.vault.errors import VaultError
 from modellock_jax.vault.issuing import register, revocation
 from modellock_jax.vault.keys import identity, share_files, shares
-from modellock_jax.vault.keys import secret as keys
-from modellock_jax.vault.locked import files as locked
-from modellock_jax.vault.locked import sets as locked_sets
+from modellock_jax.vault.keys.secret import Secret, generate_key, load_key, save_key
+from modellock_jax.vault.locked.files import load_locked, lock_file
+from modellock_jax.vault.locked.sets import lock_set, unlock_set
 from modellock_jax.vault.sealed import envelope, sets
 
 FAULTS = VaultError, ValueError, PermissionError
@@ -54,7 +54,7 @@ class Kind(NamedTuple):
 
 def kinds(folder: Path) -> dict[str, Kind]:
     """A file of each kind, and another one, in folders of their own."""
-    secret, owner = keys.generate(), keys.generate()
+    secret, owner = generate_key(), generate_key()
     publics = [identity.public_key(secret), identity.public_key(owner, classic=True)]
     arrays = {"w": np.arange(60.0).reshape(3, 20), "b/c": np.ones(3, np.float16)}
     changed = {"w": arrays["w"] + 1, "b/c": arrays["b/c"]}
@@ -71,7 +71,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
 
     def sealed(place: Path, is_other: bool) -> Path:
         given = changed if is_other else arrays
-        envelope.save(given, place / "m", publics, signers=[owner], name="m", serial=1 + is_other)
+        envelope.seal(given, place / "m", publics, signers=[owner], name="m", serial=1 + is_other)
         return place / "m"
 
     def plain(place: Path, given: dict[str, Any]) -> Path:
@@ -83,7 +83,7 @@ def kinds(folder: Path) -> dict[str, Kind]:
 
     def locked_file(place: Path, is_other: bool) -> Path:
         source = plain(place, changed if is_other else arrays)
-        locked.lock_file(source, place / "l", secret, "stream_lock")
+        lock_file(source, place / "l", secret, "stream_lock")
         return place / "l"
 
     def sealed_set(place: Path, is_other: bool) -> Path:
@@ -93,15 +93,15 @@ def kinds(folder: Path) -> dict[str, Kind]:
 
     def locked_set(place: Path, is_other: bool) -> Path:
         plain(place / "in", changed if is_other else arrays)
-        locked_sets.lock_set(place / "in", place / "out", secret, "stream_lock")
+        lock_set(place / "in", place / "out", secret, "stream_lock")
         return next((place / "out").glob("modellock.set*"))
 
     def key_file(place: Path, is_other: bool) -> Path:
-        keys.save(owner if is_other else secret.child("team/a"), place / "k")
+        save_key(owner if is_other else secret.child("team/a"), place / "k")
         return place / "k"
 
     def public_file(place: Path, is_other: bool) -> Path:
-        identity.save_public(publics[is_other], place / "k.pub")
+        identity.save_public_key(publics[is_other], place / "k.pub")
         return place / "k.pub"
 
     def share_file(place: Path, is_other: bool) -> Path:
@@ -122,18 +122,18 @@ def kinds(folder: Path) -> dict[str, Kind]:
     signer = identity.public_key(owner)
     kind("sealed file", sealed, lambda path: _of(envelope.load(path, secret, signed_by=[signer])))
     kind("sealed file, unsigned reading", sealed, lambda path: _of(envelope.load(path, secret)))
-    kind("locked file", locked_file, lambda path: _of(locked.load_locked(path, secret)))
+    kind("locked file", locked_file, lambda path: _of(load_locked(path, secret)))
     kind("sealed set", sealed_set, lambda path: _of_set(path, secret, signer))
     kind("locked set", locked_set, lambda path: _of_locked_set(path, secret))
-    kind("key", key_file, keys.load)
-    kind("public key", public_file, identity.load_public)
+    kind("key", key_file, load_key)
+    kind("public key", public_file, identity.load_public_key)
     kind("share", share_file, _joined)
     kind("register", book, lambda path: register.read(path, signer).entries)
     kind("revocation list", revoked, revocation.read)
     return found
 
 
-def _line(writer: register.Writer, user: str, secret: keys.Secret) -> None:
+def _line(writer: register.Writer, user: str, secret: Secret) -> None:
     fresh = os.urandom(32).hex()
     writer.add(user, secret.child(fresh).id, fresh, "stream_lock()", "0" * 64, "1" * 64)
 
@@ -142,7 +142,7 @@ def _of(arrays: dict[str, np.ndarray]) -> Any:
     return {name: (a.dtype.str, a.shape, a.tobytes()) for name, a in arrays.items()}
 
 
-def _of_set(path: Path, secret: keys.Secret, signer: identity.PublicKey) -> Any:
+def _of_set(path: Path, secret: Secret, signer: identity.PublicKey) -> Any:
     found = {}
     with sets.open_set(path.parent, secret, signed_by=[signer]) as opened:
         for name in opened.paths:
@@ -151,10 +151,10 @@ def _of_set(path: Path, secret: keys.Secret, signer: identity.PublicKey) -> Any:
     return found
 
 
-def _of_locked_set(path: Path, secret: keys.Secret) -> Any:
+def _of_locked_set(path: Path, secret: Secret) -> Any:
     out = path.parent.parent / "again"
     shutil.rmtree(out, ignore_errors=True)
-    locked_sets.unlock_set(path.parent, out, secret)
+    unlock_set(path.parent, out, secret)
     return {file.name: file.read_bytes() for file in out.iterdir()}
 
 

@@ -32,22 +32,22 @@ from rich.table import Table
 from modellock_jax.study.report import machine
 from modellock_jax.vault.errors import Tampered
 from modellock_jax.vault.keys import identity
-from modellock_jax.vault.keys import secret as keys
-from modellock_jax.vault.sealed import chunks, envelope, header
+from modellock_jax.vault.keys.secret import Secret, generate_key
+from modellock_jax.vault.sealed import _chunks, _header, envelope
 from modellock_jax.vault.sealed.opened import INDEX, TENSORS, Sealed
 from modellock_jax.vault.sealed.rewrite import read_header
 
 SIZE = 2 * 10**6  # int32 in the one array: four chunks
-Way = Callable[[Sealed, keys.Secret], bytes]
+Way = Callable[[Sealed, Secret], bytes]
 
 
-def _rotated(sealed: Sealed, owner: keys.Secret) -> bytes:
+def _rotated(sealed: Sealed, owner: Secret) -> bytes:
     made = io.BytesIO()
     envelope.rotate(sealed, made, [identity.public_key(owner)])
     return envelope.load(made.getvalue(), owner)["w"].tobytes()
 
 
-def _exported(sealed: Sealed, _: keys.Secret) -> bytes:
+def _exported(sealed: Sealed, _: Secret) -> bytes:
     made = io.BytesIO()
     sealed.export(made)
     return made.getvalue()[len(sealed.directory.head) :]
@@ -66,24 +66,24 @@ class Swapped:
     """A signed file, and a recipient's other chunks for it, each fitting its place."""
 
     def __init__(self, path: Path, size: int = SIZE) -> None:
-        self.path, self.owner = path, keys.generate()
+        self.path, self.owner = path, generate_key()
         self.public = identity.public_key(self.owner)
         right = np.arange(size, dtype=np.int32)
-        envelope.save({"w": right}, path, [self.public], signers=[self.owner])
+        envelope.seal({"w": right}, path, [self.public], signers=[self.owner])
         self.right = right.tobytes()
         made = read_header(path)
         self.at, body = made.room, path.read_bytes()[made.room :]
-        file_key = header.file_key_of(made, self.owner)
-        key = header.file_key_use(file_key, made.file_id, "payload")
-        cipher = chunks.Cipher(key, made.binding)
-        with envelope.open_sealed(path, self.owner) as sealed:
+        file_key = _header.file_key_of(made, self.owner)
+        key = _header.file_key_use(file_key, made.file_id, "payload")
+        cipher = _chunks.Cipher(key, made.binding)
+        with envelope.open(path, self.owner) as sealed:
             plain = (
                 TENSORS.encode().ljust(INDEX, b"\0") + sealed.directory.head + (-right).tobytes()
             )
         self.chunks: list[tuple[int, bytes, bytes]] = []
-        for number in range(1, chunks.count(len(plain))):  # the first holds the directory
-            one = chunks.chunk(number, len(plain))
-            other = bytearray(one.length + chunks.TAG)
+        for number in range(1, _chunks.count(len(plain))):  # the first holds the directory
+            one = _chunks.chunk(number, len(plain))
+            other = bytearray(one.length + _chunks.TAG)
             cipher.seal(number, plain[one.start : one.start + one.length], other)
             signed = body[one.place : one.place + len(other)]
             self.chunks.append((self.at + one.place, signed, bytes(other)))
@@ -109,7 +109,7 @@ def race(swapped: Swapped, way: Way, signed: bool, seed: int) -> str:
     thread.start()
     try:
         by = [swapped.public] if signed else []
-        with envelope.open_sealed(swapped.path, swapped.owner, signed_by=by) as sealed:
+        with envelope.open(swapped.path, swapped.owner, signed_by=by) as sealed:
             time.sleep(float(rng.exponential(0.004)))
             found = way(sealed, swapped.owner)
     except Tampered:

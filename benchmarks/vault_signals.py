@@ -33,10 +33,10 @@ from rich.table import Table
 
 from modellock_jax.cli import commands as _commands  # imported before a process is started
 from modellock_jax.cli import main as run_command
-from modellock_jax.vault import tensors, threats
+from modellock_jax.vault import _tensors, threats
 from modellock_jax.vault.keys import identity
-from modellock_jax.vault.keys import secret as keys
-from modellock_jax.vault.locked import files as locked
+from modellock_jax.vault.keys.secret import generate_key, save_key
+from modellock_jax.vault.locked.files import lock_file
 from modellock_jax.vault.sealed import envelope
 
 SIGNALS = (signal.SIGTERM, signal.SIGHUP, signal.SIGINT, signal.SIGKILL)
@@ -50,18 +50,18 @@ _ = _commands, threats
 
 def prepare(folder: Path, size: int) -> dict[str, Path]:
     """The key and the source of each command, for their owner's eyes alone."""
-    secret = keys.generate()
-    keys.save(secret, folder / "a.key")
-    identity.save_public(identity.public_key(secret), folder / "a.key.pub")
+    secret = generate_key()
+    save_key(secret, folder / "a.key")
+    identity.save_public_key(identity.public_key(secret), folder / "a.key.pub")
     body = (MARK * (size // len(MARK) + 1))[:size]
     array = np.frombuffer(body, np.uint8)
-    directory = tensors.lay_out({"w": array}, {})
+    directory = _tensors.lay_out({"w": array}, {})
     plain, sealed, kept = (folder / name for name in ("plain", "sealed", "locked"))
     plain.write_bytes(directory.head + body)
     plain.chmod(0o600)
-    envelope.seal_file(plain, sealed, [identity.public_key(secret)])
+    envelope.seal(plain, sealed, [identity.public_key(secret)])
     sealed.chmod(0o600)
-    locked.lock_file(plain, kept, secret, "stream_lock")
+    lock_file(plain, kept, secret, "stream_lock")
     return {"seal": plain, "open": sealed, "lock": plain, "unlock": kept}
 
 

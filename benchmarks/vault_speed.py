@@ -4,7 +4,7 @@
 
 Part 1 saves and loads a transformer's 250 MB of float32, in memory (tmpfs) and on the disk, by
 safetensors, by cryptotensors (encrypted and signed, as it always is; skipped if it is not installed)
-and by `envelope.save` and `load`; and it seals and exports a file, beside a plain copy of it. Only
+and by `vault.seal` and `load`; and it seals and exports a file, beside a plain copy of it. Only
 ours brings a file to the disk before it says that it is saved, so the plain ones come with that
 fsync too, and the disk's own speed is the row that writes the same number of bytes. The cipher alone
 is AES-256-GCM from a chunk in the cache into fresh memory, on as many threads as ours: no loader of
@@ -48,9 +48,9 @@ from vault_contestants import (
 from modellock_jax.bench.timing import alternate, median_with_interval
 from modellock_jax.study.report import machine
 from modellock_jax.vault.keys import identity
-from modellock_jax.vault.keys import secret as keys
+from modellock_jax.vault.keys.secret import Secret, generate_key
 from modellock_jax.vault.sealed import envelope, recipients, rewrite
-from modellock_jax.vault.sealed.header_fields import Header
+from modellock_jax.vault.sealed._header_fields import Header
 
 SIZES = {"2.5 MB": (128, 3, 270), "250 MB": (768, 8, 7600)}
 PEER_TARGET, PLAIN_TARGET = 0.5, 1.5  # times the seconds of the peer, and of plain safetensors
@@ -79,7 +79,7 @@ def compare(folder: Path, place: str, rounds: int) -> list[dict[str, Any]]:
 
 def rewrites(folder: Path, place: str, rounds: int) -> list[dict[str, Any]]:
     """The rows of part 2 in one folder: a head rewritten, a recipient added, and both signed."""
-    owner, rows = keys.generate(), []
+    owner, rows = generate_key(), []
     public = identity.public_key(owner)
 
     def add(made: Header, file_key: bytes) -> Header:
@@ -92,7 +92,7 @@ def rewrites(folder: Path, place: str, rounds: int) -> list[dict[str, Any]]:
     for case, shape in SIZES.items():
         for signers in ((), (owner,)):
             path = folder / f"{len(signers)}.sealed"
-            envelope.save(transformer(*shape), path, [public], signers=signers)
+            envelope.seal(transformer(*shape), path, [public], signers=signers)
             signed = " and sign" if signers else ""
             tasks: Contestants = {}
             for name, change in (("rewrap", same), ("add a recipient", add)):
@@ -114,7 +114,7 @@ def _peak_of(name: str, path: str, raw: bytes, answer: Any) -> None:
     """In a process of its own: the peak of memory before and after a file is loaded."""
     before = _peak()
     ours = name == OURS
-    loaded = envelope.load(path, keys.Secret(raw)) if ours else safetensors.numpy.load_file(path)
+    loaded = envelope.load(path, Secret(raw)) if ours else safetensors.numpy.load_file(path)
     answer.send((_peak() - before, size_of(loaded)))
 
 
@@ -123,7 +123,7 @@ def peaks(folder: Path, place: str) -> list[dict[str, Any]]:
     arrays, raw, rows = transformer(*SIZES["250 MB"]), os.urandom(32), []
     paths = {PLAIN: folder / "m.plain", OURS: folder / "m.sealed"}
     safetensors.numpy.save_file(arrays, paths[PLAIN])
-    envelope.save(arrays, paths[OURS], [identity.public_key(keys.Secret(raw))])
+    envelope.seal(arrays, paths[OURS], [identity.public_key(Secret(raw))])
     spawn = multiprocessing.get_context("spawn")
     for name, path in paths.items():
         here, there = spawn.Pipe()

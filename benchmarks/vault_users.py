@@ -30,13 +30,13 @@ from vault_contestants import transformer
 
 from modellock_jax.study.report import machine
 from modellock_jax.vault.errors import Expired
-from modellock_jax.vault.issuing import copies as issuing
 from modellock_jax.vault.issuing import register, revocation
+from modellock_jax.vault.issuing.copies import Issued, issue
 from modellock_jax.vault.keys import identity
-from modellock_jax.vault.keys import secret as keys
-from modellock_jax.vault.locked import files as locked
+from modellock_jax.vault.keys.secret import generate_key, load_key
+from modellock_jax.vault.locked.files import unlock_file
 from modellock_jax.vault.sealed import envelope, recipients, rewrite
-from modellock_jax.vault.sealed.header_fields import Header
+from modellock_jax.vault.sealed._header_fields import Header
 
 SHAPE = (64, 2, 300)  # width, blocks, vocabulary: half a megabyte
 ROUNDS = 9
@@ -75,15 +75,15 @@ def measure(folder: Path, users: int) -> list[dict[str, Any]]:
         rows.append({"step": name, "seconds": taken, "count": count, "ms_each": each})
         rows[-1] |= {"bytes": size(path) if path else 0}
 
-    owner, secrets = keys.generate(), [keys.generate() for _ in range(users)]
+    owner, secrets = generate_key(), [generate_key() for _ in range(users)]
     public: list[identity.PublicKey] = []
     plain, sealed, refusing = (folder / name for name in ("m.st", "m.sealed", "list.json"))
     safetensors.numpy.save_file(transformer(*SHAPE), plain)
     row("the plain checkpoint", 0.0, 1, plain)
     row("public keys", seconds(lambda: public.extend(map(identity.public_key, secrets))), users)
 
-    row("seal for one", seconds(lambda: envelope.seal_file(plain, sealed, public[:1])), 1, sealed)
-    row("seal for all", seconds(lambda: envelope.seal_file(plain, sealed, public)), users, sealed)
+    row("seal for one", seconds(lambda: envelope.seal(plain, sealed, public[:1])), 1, sealed)
+    row("seal for all", seconds(lambda: envelope.seal(plain, sealed, public)), users, sealed)
     row("open as the last", seconds(lambda: envelope.load(sealed, secrets[-1]), ROUNDS), 1)
 
     def again(made: Header, file_key: bytes) -> Header:
@@ -95,13 +95,13 @@ def measure(folder: Path, users: int) -> list[dict[str, Any]]:
 
     out, book, issued = folder / "out", folder / "register.jsonl", []
     names = [f"user{i:04d}" for i in range(users)]
-    taken = seconds(lambda: issued.extend(issuing.issue(plain, out, names, owner, book)))
+    taken = seconds(lambda: issued.extend(issue(plain, out, names, owner, book)))
     row("issue copies", taken, users, out)
     row("check the register", seconds(lambda: register.read(book), 3), users, book)
     one, other = issued[users // 2], issued[users // 2 - 1]
 
-    def unlock(issue: issuing.Issued) -> None:
-        locked.unlock_file(issue.copy, folder / "opened", keys.load(issue.key), revoked=[refusing])
+    def unlock(issue: Issued) -> None:
+        unlock_file(issue.copy, folder / "opened", load_key(issue.key), revoked=[refusing])
 
     ids = [secrets[-1].id, one.entry.key]
     row("revoke", seconds(lambda: revocation.revoke(refusing, ids, owner)), 1, refusing)

@@ -10,8 +10,7 @@ import numpy as np
 from safetensors.numpy import save
 
 import modellock_jax as ml
-from modellock_jax.vault.keys import secret
-from modellock_jax.vault.locked import files, serving
+from modellock_jax import vault
 
 
 def forward(params, x, tap=ml.untapped):
@@ -19,12 +18,12 @@ def forward(params, x, tap=ml.untapped):
 
 
 def main():
-    owner = secret.generate()
+    owner = vault.generate_key()
     plain = {"dense/kernel": np.arange(6, dtype=np.float32).reshape(2, 3)}
     file = io.BytesIO()
-    files.lock_file(save(plain), file, owner, "stream_lock")
+    vault.lock_file(save(plain), file, owner, "stream_lock")
 
-    lock, key, locked = serving.open_locked(file.getvalue(), owner)
+    lock, key, locked = vault.open_locked(file.getvalue(), owner)
     answer = jax.jit(ml.user_forward(lock, forward))
     x = np.ones((1, 2), np.float32)
     print("with the key:", answer(key, locked, x), " without:", forward(locked, x))

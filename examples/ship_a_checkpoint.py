@@ -8,31 +8,28 @@ from pathlib import Path
 
 import numpy as np
 
-from modellock_jax.vault.errors import WrongKey
-from modellock_jax.vault.keys import identity, secret
-from modellock_jax.vault.sealed import envelope
+from modellock_jax import vault
 
 
 def main():
     folder = Path(tempfile.mkdtemp())
-    owner, alice, mallory = (secret.generate() for _ in range(3))
-    secret.save(alice, folder / "alice.key")  # mode 0600; give away only the public half
+    owner, alice, mallory = (vault.generate_key() for _ in range(3))
+    vault.save_key(alice, folder / "alice.key")  # mode 0600; give away only the public half
     weights = {"dense/kernel": np.ones((4, 2), np.float32), "dense/bias": np.zeros(2, np.float32)}
 
     path = folder / "model.sealed"
-    envelope.save(
-        weights, path, [identity.public_key(alice)], signers=[owner], name="digits", serial=7
-    )
-    opened = envelope.load(
+    whom = [vault.public_key(alice)]
+    vault.seal(weights, path, whom, signers=[owner], name="digits", serial=7)
+    opened = vault.load(
         path,
-        secret.load(folder / "alice.key"),
-        signed_by=[identity.public_key(owner)],
+        vault.load_key(folder / "alice.key"),
+        signed_by=[vault.public_key(owner)],
         expect="digits@7+",
     )
     print("alice opens", {name: array.shape for name, array in opened.items()})
     try:
-        envelope.load(path, mallory)
-    except WrongKey as error:
+        vault.load(path, mallory)
+    except vault.errors.WrongKey as error:
         print("mallory:", error)
         return opened
     raise AssertionError("a stranger opened it")

@@ -10,9 +10,9 @@ import pytest
 import safetensors.numpy
 from helpers.sealed import ALICE, BOB, OWNER, public, same, some
 
-from modellock_jax.vault import kinds, sources
+from modellock_jax.vault import _kinds, _sources
 from modellock_jax.vault.errors import Tampered, Unreadable
-from modellock_jax.vault.sealed import chunks, envelope
+from modellock_jax.vault.sealed import _chunks, envelope
 from modellock_jax.vault.sealed.rewrite import read_header
 
 TO = [public(ALICE)]
@@ -57,7 +57,7 @@ class Stream(io.RawIOBase):
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(chunks, "CHUNK", 64)
+    monkeypatch.setattr(_chunks, "CHUNK", 64)
 
 
 @pytest.fixture
@@ -105,7 +105,7 @@ def test_every_way_in_and_out_gives_the_same_bytes(tmp_path, spools, way, data, 
     kind = "safetensors" if data == PLAIN else "bytes"
     for target in (tmp_path / "sealed", io.BytesIO(), Stream()):
         source = way_in(way, tmp_path, data)
-        assert envelope.seal_file(source, target, TO, signers=signers, name="n") == kind
+        assert envelope.seal(source, target, TO, signers=signers, name="n") == kind
         if way == "file":
             source.close()
         if isinstance(target, Stream):
@@ -113,7 +113,7 @@ def test_every_way_in_and_out_gives_the_same_bytes(tmp_path, spools, way, data, 
         else:
             sealed = target.getvalue() if isinstance(target, io.BytesIO) else target.read_bytes()
         given = way_in(way, tmp_path, sealed)
-        with envelope.open_sealed(given, ALICE, signed_by=by, expect="n") as opened:
+        with envelope.open(given, ALICE, signed_by=by, expect="n") as opened:
             assert b"".join(map(bytes, opened.plain())) == data
             for out in (io.BytesIO(), Stream()):
                 opened.export(out)
@@ -122,7 +122,7 @@ def test_every_way_in_and_out_gives_the_same_bytes(tmp_path, spools, way, data, 
             envelope.rotate(opened, new, [public(BOB)])
         if way == "file":
             given.close()
-        with envelope.open_sealed(new.getvalue(), BOB) as opened:
+        with envelope.open(new.getvalue(), BOB) as opened:
             assert (opened.kind, b"".join(map(bytes, opened.plain()))) == (kind, data)
     assert read_header(Stream(sealed)).name == "n"
     for file in spools:  # plain bytes lie nowhere, not even for a moment
@@ -145,14 +145,14 @@ def test_an_unsigned_model_is_streamed_and_the_rest_is_spooled_sealed(spools):
         target = Stream()
         done.clear()
         before = len(spools)
-        envelope.seal_file(Watched(data), target, TO, signers=signers)
+        envelope.seal(Watched(data), target, TO, signers=signers)
         assert any(left and out for left, out in done) == streamed
         assert len(spools) - before == (not streamed)
 
 
 def test_a_stream_through_a_pipe_needs_no_memory_for_all_of_it(monkeypatch):
     """A real pipe, both ways, larger than any buffer."""
-    monkeypatch.setattr(chunks, "CHUNK", 2**16)
+    monkeypatch.setattr(_chunks, "CHUNK", 2**16)
     arrays = {"w": np.arange(2**20, dtype=np.int32)}
     data = safetensors.numpy.save(arrays)
     (r1, w1), (r2, w2) = os.pipe(), os.pipe()
@@ -163,7 +163,7 @@ def test_a_stream_through_a_pipe_needs_no_memory_for_all_of_it(monkeypatch):
 
     def seal():
         with os.fdopen(r1, "rb") as source, os.fdopen(w2, "wb") as target:
-            envelope.seal_file(source, target, TO)
+            envelope.seal(source, target, TO)
 
     threads = [threading.Thread(target=one) for one in (feed, seal)]
     for thread in threads:
@@ -180,7 +180,7 @@ def test_a_model_that_is_cut_off_or_longer_is_refused(tmp_path, cut):
     for way in WAYS:
         source = way_in(way, tmp_path, data)
         with pytest.raises(Unreadable, match="give a whole safetensors file"):
-            envelope.seal_file(source, tmp_path / "out", TO)
+            envelope.seal(source, tmp_path / "out", TO)
         if way == "file":
             source.close()
     assert not (tmp_path / "out").exists()
@@ -188,7 +188,7 @@ def test_a_model_that_is_cut_off_or_longer_is_refused(tmp_path, cut):
 
 def test_a_sealed_stream_that_is_cut_off_is_tampered():
     target = Stream()
-    envelope.save(some(), target, TO)
+    envelope.seal(some(), target, TO)
     for cut in (100, 66_000, len(target.all) - 1):
         with pytest.raises((Tampered, Unreadable)):
             envelope.load(Stream(target.all[:cut]), ALICE)
@@ -197,9 +197,9 @@ def test_a_sealed_stream_that_is_cut_off_is_tampered():
 def test_what_is_no_source_or_target_is_named(tmp_path):
     for wrong in (7, None, io.StringIO("x"), ["m"]):
         with pytest.raises(TypeError, match=r"give a path|binary"):
-            envelope.seal_file(wrong, tmp_path / "x", TO)
+            envelope.seal(wrong, tmp_path / "x", TO)
         with pytest.raises(TypeError, match=r"give a path|binary"):
-            envelope.save(some(), wrong, TO)
+            envelope.seal(some(), wrong, TO)
     with pytest.raises(Unreadable, match="cannot be read"):
         envelope.load(tmp_path / "absent", ALICE)
 
@@ -212,11 +212,11 @@ def test_other_files_are_called_by_their_kind_and_sealed_as_bytes(tmp_path, name
     data, word = OTHERS[name]
     path = tmp_path / name
     path.write_bytes(data)
-    with sources.opened(path) as reader, pytest.raises(Unreadable, match=word) as caught:
+    with _sources.opened(path) as reader, pytest.raises(Unreadable, match=word) as caught:
         envelope.directory_of(reader)
     assert "cut off" not in str(caught.value)
-    assert envelope.seal_file(path, tmp_path / "s", TO) == "bytes"
-    with envelope.open_sealed(tmp_path / "s", ALICE) as sealed:
+    assert envelope.seal(path, tmp_path / "s", TO) == "bytes"
+    with envelope.open(tmp_path / "s", ALICE) as sealed:
         for use in (sealed.load, lambda: sealed.names, lambda: sealed.array("w")):
             with pytest.raises(Unreadable, match="no safetensors file but bytes"):
                 use()
@@ -229,5 +229,5 @@ def test_a_name_says_what_bytes_do_not(tmp_path):
     for data in (b"", b"garbage", bytes(100)):
         (tmp_path / "m.safetensors").write_bytes(data)
         with pytest.raises(Unreadable, match="give a whole safetensors file"):
-            envelope.seal_file(tmp_path / "m.safetensors", tmp_path / "s", TO)
-    assert kinds.what(b"", "model.onnx") == "an ONNX file"
+            envelope.seal(tmp_path / "m.safetensors", tmp_path / "s", TO)
+    assert _kinds.what(b"", "model.onnx") == "an ONNX file"

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 from helpers.sealed import ALICE, MALLORY, header_of, public, secret, some
 
-from modellock_jax.vault import tensors
+from modellock_jax.vault import _tensors
 from modellock_jax.vault.errors import Tampered, WrongKey
 from modellock_jax.vault.keys import identity
-from modellock_jax.vault.sealed import envelope, header, recipients, rewrite
+from modellock_jax.vault.sealed import _header, envelope, recipients, rewrite
 
 MOST, SIZE = 4, 1_500_000
 
@@ -43,9 +43,9 @@ def test_no_head_costs_more_than_four_times_its_bytes(tmp_path):
 
 def test_a_head_is_decoded_once(tmp_path, monkeypatch):
     """The hostile too, and by every way to open a file."""
-    envelope.save(some(), tmp_path / "m", [public(ALICE)])
-    real, calls = header.decode, []
-    monkeypatch.setattr(header, "decode", lambda *args: calls.append(0) or real(*args))
+    envelope.seal(some(), tmp_path / "m", [public(ALICE)])
+    real, calls = _header.decode, []
+    monkeypatch.setattr(_header, "decode", lambda *args: calls.append(0) or real(*args))
     envelope.load(tmp_path / "m", ALICE)
     rewrite.rewrite(tmp_path / "m", ALICE, lambda made, _: made)
     assert len(calls) == 2
@@ -60,16 +60,16 @@ def test_a_head_is_decoded_once(tmp_path, monkeypatch):
 
 def test_her_stanza_is_there_once_and_costs_one_opening(tmp_path, monkeypatch):
     path = tmp_path / "m"
-    envelope.save(some(), path, [public(ALICE), public(MALLORY)])
+    envelope.seal(some(), path, [public(ALICE), public(MALLORY)])
     made = header_of(path)
-    file_key = header.file_key_of(made, MALLORY)
+    file_key = _header.file_key_of(made, MALLORY)
     hers = made.stanzas[0]
     with pytest.raises(ValueError, match="the file has two recipients named"):
-        header.finish(made._replace(stanzas=(hers, *made.stanzas)), file_key)
+        _header.finish(made._replace(stanzas=(hers, *made.stanzas)), file_key)
     noise = [hers | {"wrapped": recipients._text(os.urandom(1168))} for _ in range(50)]
     many = made._replace(stanzas=(*noise, *made.stanzas))
-    many = many._replace(mac=header._mac(many, file_key), room=2**18)
-    path.write_bytes(header.encode(many) + path.read_bytes()[made.room :])
+    many = many._replace(mac=_header._mac(many, file_key), room=2**18)
+    path.write_bytes(_header.encode(many) + path.read_bytes()[made.room :])
     opened, real = [], identity.decrypt
     monkeypatch.setattr(identity, "decrypt", lambda *args: opened.append(0) or real(*args))
     with pytest.raises(Tampered, match="two recipients named"):
@@ -78,29 +78,29 @@ def test_her_stanza_is_there_once_and_costs_one_opening(tmp_path, monkeypatch):
 
 
 def test_a_file_has_no_more_recipients_than_its_readers_take(tmp_path):
-    made = header.Header(bytes(16), 100, b"", "", ())
+    made = _header.Header(bytes(16), 100, b"", "", ())
     stanza = {"type": "x25519", "wrapped": recipients._text(bytes(80))}
     most = tuple(stanza | {"id": f"{i:032x}"} for i in range(4096))
-    finished = header.finish(made._replace(stanzas=most), bytes(32))
-    head = header.encode(finished)
-    assert header.decode(head, len(head) + 100) == finished
+    finished = _header.finish(made._replace(stanzas=most), bytes(32))
+    head = _header.encode(finished)
+    assert _header.decode(head, len(head) + 100) == finished
     with pytest.raises(WrongKey, match="and 4091 more"):
-        header.file_key_of(finished, ALICE)
+        _header.file_key_of(finished, ALICE)
     one_more = (*most, stanza | {"id": "f" * 32})
     with pytest.raises(ValueError, match="more than 4096 recipients"):
-        header.finish(made._replace(stanzas=one_more), bytes(32))
+        _header.finish(made._replace(stanzas=one_more), bytes(32))
     forged = finished._replace(stanzas=one_more)
     with pytest.raises(Tampered, match="more than 4096 recipients"):
-        header.decode(header.encode(forged), len(head) + 100)
+        _header.decode(_header.encode(forged), len(head) + 100)
     assert public(secret("Alice")).id == ALICE.id
 
 
 def test_an_array_is_found_by_name_whatever_else_there_is(tmp_path, monkeypatch):
     arrays = {f"layer_{i}/w": np.full(2, i, np.int16) for i in range(3000)}
-    envelope.save(arrays, tmp_path / "m", [public(ALICE)])
-    with envelope.open_sealed(tmp_path / "m", ALICE) as sealed:
-        real, read = tensors._tensor, []
-        monkeypatch.setattr(tensors, "_tensor", lambda *args: read.append(0) or real(*args))
+    envelope.seal(arrays, tmp_path / "m", [public(ALICE)])
+    with envelope.open(tmp_path / "m", ALICE) as sealed:
+        real, read = _tensors._tensor, []
+        monkeypatch.setattr(_tensors, "_tensor", lambda *args: read.append(0) or real(*args))
         for i in (0, 1500, 2999):
             assert sealed.array(f"layer_{i}/w").tolist() == [i, i]
         with pytest.raises(KeyError):

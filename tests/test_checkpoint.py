@@ -15,10 +15,10 @@ from helpers.sealed import ALICE, public, same
 from jax import NamedSharding, P
 from safetensors.numpy import load_file, save_file
 
+from modellock_jax.vault._tensors import DTYPES
 from modellock_jax.vault.checkpoint import read_checkpoint, to_names, to_tree, write_orbax
 from modellock_jax.vault.errors import Unreadable
 from modellock_jax.vault.sealed import envelope
-from modellock_jax.vault.tensors import DTYPES
 
 
 def any_bits(dtype, shape, seed=0):
@@ -114,8 +114,8 @@ def test_a_safetensors_file_in_the_order_of_its_bytes(tmp_path):
     assert same(found, arrays)
     sizes = [array.dtype.itemsize for array in found.values()]
     assert sizes == sorted(sizes, reverse=True)
-    envelope.save(all_dtypes(), tmp_path / "sealed", [public(ALICE)])
-    with envelope.open_sealed(tmp_path / "sealed", ALICE) as sealed:
+    envelope.seal(all_dtypes(), tmp_path / "sealed", [public(ALICE)])
+    with envelope.open(tmp_path / "sealed", ALICE) as sealed:
         sealed.export(tmp_path / "plain.safetensors")
         names = sealed.names
     found = read_checkpoint(tmp_path / "plain.safetensors")
@@ -197,7 +197,7 @@ def test_what_we_wrote_is_read_by_orbax(tmp_path):
 
 
 def test_from_orbax_sealed_and_back_to_orbax(saved, tmp_path):
-    envelope.save(read_checkpoint(saved[0]), tmp_path / "m.sealed", [public(ALICE)])
+    envelope.seal(read_checkpoint(saved[0]), tmp_path / "m.sealed", [public(ALICE)])
     write_orbax(envelope.load(tmp_path / "m.sealed", ALICE), tmp_path / "again")
     assert same(read_checkpoint(tmp_path / "again"), saved[1])
 

@@ -13,10 +13,10 @@ from jax import NamedSharding, P
 from jax.sharding import SingleDeviceSharding
 from test_checkpoint import any_bits
 
+from modellock_jax.vault._tensors import DTYPES
 from modellock_jax.vault.checkpoint import to_names
 from modellock_jax.vault.errors import Tampered
-from modellock_jax.vault.sealed import chunks, devices, envelope, opened
-from modellock_jax.vault.tensors import DTYPES
+from modellock_jax.vault.sealed import _chunks, devices, envelope, opened
 
 NARROW = [dtype for dtype in DTYPES.values() if dtype.itemsize <= 4]
 
@@ -24,7 +24,7 @@ NARROW = [dtype for dtype in DTYPES.values() if dtype.itemsize <= 4]
 @pytest.fixture
 def small(monkeypatch):
     """Chunks and blocks so small that every case has many."""
-    monkeypatch.setattr(chunks, "CHUNK", 64)
+    monkeypatch.setattr(_chunks, "CHUNK", 64)
     monkeypatch.setattr(devices, "BLOCK", 256)
 
 
@@ -40,8 +40,8 @@ def same_bits(found, expected):
 
 
 def seal(path, arrays):
-    envelope.save(arrays, path, [public(ALICE)])
-    return envelope.open_sealed(path, ALICE)
+    envelope.seal(arrays, path, [public(ALICE)])
+    return envelope.open(path, ALICE)
 
 
 SPECS = [
@@ -130,7 +130,7 @@ def test_what_cannot_be_is_refused_before_anything_is_decrypted(tmp_path, monkey
     arrays = {"w": np.ones((4, 3), "f4"), "b": np.ones((), "f4")}
     rows = NamedSharding(mesh(), P("x"))
     with seal(tmp_path / "m", arrays) as sealed:
-        monkeypatch.setattr(chunks.Cipher, "open", None)
+        monkeypatch.setattr(_chunks.Cipher, "open", None)
         for sharding, error, message in (
             (rows, ValueError, r"'b' of shape \[\] has too few axes"),
             (
@@ -155,19 +155,19 @@ def test_a_changed_chunk_opens_nowhere(small, tmp_path):
     content = bytearray((tmp_path / "m").read_bytes())
     content[-1] ^= 1
     (tmp_path / "m").write_bytes(content)
-    with envelope.open_sealed(tmp_path / "m", ALICE) as sealed, pytest.raises(Tampered):
+    with envelope.open(tmp_path / "m", ALICE) as sealed, pytest.raises(Tampered):
         devices.on_devices(sealed, NamedSharding(mesh(), P("x")))
 
 
 def opened_chunks(monkeypatch):
     """The numbers of the chunks that are decrypted from now on."""
-    numbers, real = [], chunks.Cipher.open
+    numbers, real = [], _chunks.Cipher.open
 
     def spy(cipher, chunk, *buffers):
         numbers.append(chunk)
         real(cipher, chunk, *buffers)
 
-    monkeypatch.setattr(chunks.Cipher, "open", spy)
+    monkeypatch.setattr(_chunks.Cipher, "open", spy)
     return numbers
 
 
@@ -235,7 +235,7 @@ def status(field):
     return next(int(line.split()[1]) * 1024 for line in lines if line.startswith(field))
 
 
-with envelope.open_sealed(file, ALICE) as sealed:
+with envelope.open(file, ALICE) as sealed:
     with open("/proc/self/clear_refs", "w") as reset:
         reset.write("5")
     before = status("VmRSS:")

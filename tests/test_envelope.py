@@ -24,10 +24,10 @@ from helpers.sealed import (
     together,
 )
 
-from modellock_jax.vault import tensors
+from modellock_jax.vault import _tensors
 from modellock_jax.vault.errors import Tampered, Unreadable, WrongKey
 from modellock_jax.vault.keys import identity
-from modellock_jax.vault.sealed import chunks, envelope, header, recipients
+from modellock_jax.vault.sealed import _chunks, _header, envelope, recipients
 from modellock_jax.vault.sealed.recipients import Passphrase
 
 RNG = np.random.default_rng(4)
@@ -44,7 +44,7 @@ def path(tmp_path):
 @pytest.fixture
 def small_chunks(monkeypatch):
     """Several chunks an array, and ends at and beside their borders."""
-    monkeypatch.setattr(chunks, "CHUNK", 64)
+    monkeypatch.setattr(_chunks, "CHUNK", 64)
 
 
 def bits(dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
@@ -57,12 +57,12 @@ def bits(dtype: np.dtype, shape: tuple[int, ...]) -> np.ndarray:
 # Round trips
 
 
-@pytest.mark.parametrize("dtype", tensors.DTYPES.values(), ids=tensors.DTYPES)
+@pytest.mark.parametrize("dtype", _tensors.DTYPES.values(), ids=_tensors.DTYPES)
 def test_every_bit_of_every_dtype_comes_back(path, dtype, small_chunks):
     arrays = {str(shape): bits(dtype, shape) for shape in SHAPES}
-    envelope.save(arrays, path, [public(ALICE)])
+    envelope.seal(arrays, path, [public(ALICE)])
     assert same(envelope.load(path, ALICE), arrays)
-    with envelope.open_sealed(path, ALICE) as sealed:
+    with envelope.open(path, ALICE) as sealed:
         assert same({name: sealed.array(name) for name in reversed(sealed.names)}, arrays)
 
 
@@ -75,36 +75,36 @@ def test_any_name_layout_and_length_comes_back(path, small_chunks):
     arrays |= {"columns first": np.asfortranarray(square), "every other": square[::2, ::-3]}
     arrays |= {"backwards": square.T, "read only": np.broadcast_to(square[0], (3, 6))}
     metadata = {"format": "pt", "": "", "é": "鍵\n"}
-    envelope.save(arrays, path, [public(ALICE)], metadata=metadata)
-    with envelope.open_sealed(path, ALICE) as sealed:
+    envelope.seal(arrays, path, [public(ALICE)], metadata=metadata)
+    with envelope.open(path, ALICE) as sealed:
         assert same(sealed.load(), arrays)
         assert sealed.metadata == metadata
         assert set(sealed.names) == set(arrays)
         with pytest.raises(KeyError, match="no array 'absent'"):
             sealed.array("absent")
-    envelope.save({}, path, [public(ALICE)])
+    envelope.seal({}, path, [public(ALICE)])
     assert envelope.load(path, ALICE) == {}
 
 
 def test_one_array_is_decrypted_alone(path, small_chunks):
     """All chunks that hold nothing of it are destroyed, and it still opens."""
-    envelope.save(some(), path, [public(ALICE)])
+    envelope.seal(some(), path, [public(ALICE)])
     made, body = apart(path.read_bytes())
-    directory = tensors.lay_out(some(), {})
+    directory = _tensors.lay_out(some(), {})
     wanted = directory.tensors.find("running_statistics")
     start = 16 + len(directory.head)
-    size, kept = 64 + chunks.TAG, range(-(-start // 64))
+    size, kept = 64 + _chunks.TAG, range(-(-start // 64))
     needed = {*kept, *range((start + wanted.begin) // 64, (start + wanted.end - 1) // 64 + 1)}
     numbers = range(-(-len(body) // size))
     parts = [body[i * size : (i + 1) * size] for i in numbers]
     hurt = [part if i in needed else bytes(len(part)) for i, part in enumerate(parts)]
     assert 0 < len(needed) < len(numbers) - 2
-    with envelope.open_sealed(path, ALICE) as sealed:
+    with envelope.open(path, ALICE) as sealed:
         path.write_bytes(together(made, b"".join(hurt)))
         np.testing.assert_array_equal(sealed.array("running_statistics"), np.arange(40))
         with pytest.raises(Tampered, match="chunk"):
             sealed.array("decoder.weight_of_the_secret_head")
-    with envelope.open_sealed(path, ALICE) as sealed:
+    with envelope.open(path, ALICE) as sealed:
         np.testing.assert_array_equal(sealed.array("running_statistics"), np.arange(40))
 
 
@@ -127,8 +127,8 @@ def others_files() -> dict[str, bytes]:
 def test_export_gives_the_very_bytes_of_anyones_file(tmp_path, path, content, small_chunks):
     source, back = tmp_path / "m.safetensors", tmp_path / "back"
     source.write_bytes(content)
-    envelope.seal_file(source, path, [public(ALICE)])
-    with envelope.open_sealed(path, ALICE) as sealed:
+    envelope.seal(source, path, [public(ALICE)])
+    with envelope.open(path, ALICE) as sealed:
         sealed.export(back)
         loaded = safetensors.numpy.load(content)
         assert same(sealed.load(), loaded)
@@ -141,8 +141,8 @@ def test_export_gives_the_very_bytes_of_anyones_file(tmp_path, path, content, sm
 def test_sealing_over_the_source_itself(tmp_path):
     source = tmp_path / "m"
     source.write_bytes(content := others_files()["safetensors"])
-    envelope.seal_file(source, source, [public(ALICE)])
-    with envelope.open_sealed(source, ALICE) as sealed:
+    envelope.seal(source, source, [public(ALICE)])
+    with envelope.open(source, ALICE) as sealed:
         sealed.export(source)
         assert source.read_bytes() == content
         assert sealed.array("a").tolist() == [0, 1, 2]  # the sealed file is still open
@@ -156,7 +156,7 @@ def test_what_is_no_whole_safetensors_file_is_unreadable(tmp_path, path, content
     if content is not None:
         source.write_bytes(content)
     with pytest.raises(Unreadable, match=f"^{source}"):
-        envelope.seal_file(source, path, [public(ALICE)])
+        envelope.seal(source, path, [public(ALICE)])
     assert not path.exists()
 
 
@@ -173,7 +173,7 @@ KINDS = {
 @pytest.mark.parametrize("kind", KINDS)
 def test_each_kind_of_recipient_and_no_other(path, kind):
     recipient, unlocker = (make() for make in KINDS[kind])
-    envelope.save(some(), path, [recipient, public(BOB)])
+    envelope.seal(some(), path, [recipient, public(BOB)])
     for who in (unlocker, BOB):
         assert same(envelope.load(path, who), some())
     types = {"passphrase": "passphrase", "classic": "x25519", "hybrid": "mlkem768-x25519"}
@@ -188,7 +188,7 @@ def test_each_kind_of_recipient_and_no_other(path, kind):
 def test_a_wrong_key_is_told_from_damage_whatever_the_file_holds(path):
     """200 files, 200 wrong keys; after a flip in a head the same keys meet damage instead."""
     for i in range(200):
-        envelope.save({"a": np.arange(i)}, path, [public(ALICE)])
+        envelope.seal({"a": np.arange(i)}, path, [public(ALICE)])
         with pytest.raises(WrongKey):
             envelope.load(path, secret(f"wrong {i}"))
     data = bytearray(path.read_bytes())
@@ -202,7 +202,7 @@ def test_a_thousand_recipients(path):
     people = [secret(f"user {i}") for i in range(1000)]
     publics = [identity.public_key(one) for one in people]
     start = time.perf_counter()
-    envelope.save(some(), path, publics)
+    envelope.seal(some(), path, publics)
     sealing, start = time.perf_counter() - start, time.perf_counter()
     assert same(envelope.load(path, people[-1]), some())
     opening, size = time.perf_counter() - start, path.stat().st_size
@@ -220,26 +220,26 @@ def test_what_nobody_could_open_is_not_written(path):
     arrays, alice = some(), public(ALICE)
     for name in ("__metadata__", "\ud800"):
         with pytest.raises(ValueError, match="choose another name"):
-            envelope.save({name: np.zeros(1)}, path, [alice])
+            envelope.seal({name: np.zeros(1)}, path, [alice])
     with pytest.raises(TypeError, match="must be text, and 1 is not"):
-        envelope.save(arrays, path, [alice], metadata={"epoch": 1})
+        envelope.seal(arrays, path, [alice], metadata={"epoch": 1})
     with pytest.raises(TypeError, match="must be text, and 7 is not"):
-        envelope.save({7: np.zeros(1)}, path, [alice])
+        envelope.seal({7: np.zeros(1)}, path, [alice])
     for dtype in (">f4", "S3", object, "datetime64[s]", np.complex128):
         with pytest.raises(TypeError, match="'a' has dtype"):
-            envelope.save({"a": np.zeros(2, dtype)}, path, [alice])
+            envelope.seal({"a": np.zeros(2, dtype)}, path, [alice])
     with pytest.raises(ValueError, match="needs a recipient"):
-        envelope.save(arrays, path, [])
+        envelope.seal(arrays, path, [])
     for wrong in (ALICE, "Alice", alice.x25519):
         with pytest.raises(TypeError, match="a PublicKey or a Passphrase, not a"):
-            envelope.save(arrays, path, [wrong])
+            envelope.seal(arrays, path, [wrong])
     with pytest.raises(ValueError, match="time zone"):
-        envelope.save(arrays, path, [alice], expires=datetime(2030, 1, 1))
-    nine = header.Header(bytes(16), 24, b"", "", ({"type": "passphrase"},) * 9)
+        envelope.seal(arrays, path, [alice], expires=datetime(2030, 1, 1))
+    nine = _header.Header(bytes(16), 24, b"", "", ({"type": "passphrase"},) * 9)
     with pytest.raises(ValueError, match="more than 8 passphrases"):
-        header.finish(nine, bytes(32))
+        _header.finish(nine, bytes(32))
     with pytest.raises(FileNotFoundError, match="create it first"):
-        envelope.save(arrays, path.parent / "absent" / "m", [alice])
+        envelope.seal(arrays, path.parent / "absent" / "m", [alice])
     assert list(path.parent.iterdir()) == []
 
 
@@ -250,12 +250,12 @@ def test_what_nobody_could_open_is_not_written(path):
 )
 def test_a_public_key_file_that_could_not_be_used_is_refused(tmp_path, field, value):
     """Sealing to it would fail later, or leave a file that nobody can open."""
-    identity.save_public(public(ALICE), tmp_path / "a.pub")
+    identity.save_public_key(public(ALICE), tmp_path / "a.pub")
     fields = json.loads((tmp_path / "a.pub").read_bytes())
     fields[field] = base64.b64encode(value).decode() if isinstance(value, bytes) else value
     (tmp_path / "a.pub").write_text(json.dumps(fields))
     with pytest.raises(Unreadable, match="is a damaged public key file, which has"):
-        identity.load_public(tmp_path / "a.pub")
+        identity.load_public_key(tmp_path / "a.pub")
 
 
 def test_a_sealed_file_is_read_from_a_plain_file_only(tmp_path):
@@ -266,8 +266,8 @@ def test_a_sealed_file_is_read_from_a_plain_file_only(tmp_path):
 
 
 def test_closed_is_closed(path):
-    envelope.save(some(), path, [public(ALICE)])
-    sealed = envelope.open_sealed(path, ALICE)
+    envelope.seal(some(), path, [public(ALICE)])
+    sealed = envelope.open(path, ALICE)
     sealed.close()
     sealed.close()
     with pytest.raises(ValueError, match="closed file"):
@@ -277,8 +277,8 @@ def test_closed_is_closed(path):
 def test_the_files_own_mode_is_the_umasks(path):
     before = os.umask(0o077)
     try:
-        envelope.save(some(), path, [public(ALICE)])
-        with envelope.open_sealed(path, ALICE) as sealed:
+        envelope.seal(some(), path, [public(ALICE)])
+        with envelope.open(path, ALICE) as sealed:
             sealed.export(path.with_name("plain"))
     finally:
         os.umask(before)

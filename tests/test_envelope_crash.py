@@ -12,8 +12,8 @@ from helpers.sealed import ALICE, BOB, MALLORY, adding, header_of, public, same
 from safetensors.numpy import load_file
 
 from modellock_jax.vault.errors import Unreadable, WrongKey
-from modellock_jax.vault.locked import files as locked
-from modellock_jax.vault.sealed import chunks, envelope
+from modellock_jax.vault.locked.files import locked_info, unlock_file
+from modellock_jax.vault.sealed import _chunks, envelope
 from modellock_jax.vault.sealed.rewrite import journal_of, read_header, rewrite
 
 KILLS = {"seal": 60, "lock": 40, "rewrap": 60, "rotate": 40, "grow": 40}
@@ -22,7 +22,7 @@ KILLED = -9
 
 @pytest.fixture(autouse=True)
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(chunks, "CHUNK", CHUNK)
+    monkeypatch.setattr(_chunks, "CHUNK", CHUNK)
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def worker():
 @pytest.fixture
 def path(tmp_path):
     path = tmp_path / "m.sealed"
-    envelope.save(arrays(0), path, [public(ALICE)])
+    envelope.seal(arrays(0), path, [public(ALICE)])
     return path
 
 
@@ -62,12 +62,12 @@ def is_new(task: str, path: Path) -> bool:
 def is_locked(path: Path) -> bool:
     """Whether the sealed file has become a locked one."""
     try:
-        locked.locked_info(path)
+        locked_info(path)
     except Unreadable:
         assert same(envelope.load(path, ALICE), arrays(0))
         return False
     again = Path(FOLDER.name) / "again.safetensors"
-    locked.unlock_file(path, again, ALICE)
+    unlock_file(path, again, ALICE)
     assert same(load_file(again), arrays(1))
     return True
 

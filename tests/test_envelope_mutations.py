@@ -16,9 +16,9 @@ from helpers.mutant_heads import all_claims, base64_noise
 from helpers.mutants import CHUNK, FAMILIES, REWRITTEN, Case, cut
 from helpers.sealed import ALICE, OWNER, apart, body_of, public, same, some, together
 
-from modellock_jax.vault import files
+from modellock_jax.vault._json import strict_json
 from modellock_jax.vault.errors import Tampered, WrongKey
-from modellock_jax.vault.sealed import chunks, envelope, header
+from modellock_jax.vault.sealed import _chunks, _header, envelope
 from modellock_jax.vault.sealed.recipients import Passphrase
 from modellock_jax.vault.sealed.rewrite import journal_of
 
@@ -28,9 +28,9 @@ SLACK = 2**20
 
 @pytest.fixture(autouse=True)
 def small(monkeypatch):
-    monkeypatch.setattr(chunks, "CHUNK", CHUNK)
-    monkeypatch.setattr(chunks, "THREADS", 1)
-    monkeypatch.setattr(header, "ROOM", 4096)
+    monkeypatch.setattr(_chunks, "CHUNK", CHUNK)
+    monkeypatch.setattr(_chunks, "THREADS", 1)
+    monkeypatch.setattr(_header, "ROOM", 4096)
 
 
 @pytest.fixture
@@ -80,7 +80,7 @@ def test_memory_is_bounded_by_the_file_whatever_it_claims(case):
 def forged(case, kind: str, plain: bytes) -> bytes:
     """What only a recipient can write: a body under the file's key, and a header for it."""
     body = body_of(case.file_key, case.made, kind, plain + bytes(3000))
-    made = header.finish(case.made._replace(body=len(body), digest=b""), case.file_key)
+    made = _header.finish(case.made._replace(body=len(body), digest=b""), case.file_key)
     return together(made, body)
 
 
@@ -140,7 +140,7 @@ def test_no_journal_makes_a_mutated_file_open(case):
 def test_a_changed_passphrase_stanza_is_a_wrong_passphrase_to_its_holder(case):
     """They cannot be told apart by anybody; the unkeyed checksum finds damage before."""
     phrase = Passphrase("horse")
-    envelope.save(some(), case.path, [phrase, public(ALICE)])
+    envelope.seal(some(), case.path, [phrase, public(ALICE)])
     made, body = apart(case.path.read_bytes())
     rng = np.random.default_rng(1)
     wrapped = base64_noise(made.stanzas[0]["wrapped"], rng)
@@ -175,26 +175,26 @@ def test_a_changed_passphrase_stanza_is_a_wrong_passphrase_to_its_holder(case):
 )
 def test_json_of_two_meanings_is_refused(text, wrong):
     with pytest.raises(ValueError, match=wrong) as caught:
-        files.strict_json(text)
+        strict_json(text)
     assert type(caught.value) is ValueError
     assert len(str(caught.value)) < 60
 
 
 def test_json_of_one_meaning_is_read():
     text = b'{"a":[1,-2.5e3,12345678901234567890,true,null,"\\u00e9"]}'
-    assert files.strict_json(text) == {"a": [1, -2500.0, 12345678901234567890, True, None, "é"]}
+    assert strict_json(text) == {"a": [1, -2500.0, 12345678901234567890, True, None, "é"]}
 
 
 def test_a_chunk_opens_nowhere_but_in_its_place():
     """Each of number, binding and key alone; a refused chunk leaves nothing in the buffer."""
     key, binding = bytes(32), bytes(32)
-    sealed, into = bytearray(5 + chunks.TAG), bytearray(b"12345")
-    chunks.Cipher(key, binding).seal(3, b"plain", sealed)
-    wrong = [(chunks.Cipher(bytes(31) + b"1", binding), 3)]
-    wrong += [(chunks.Cipher(key, bytes(31) + b"1"), 3), (chunks.Cipher(key, binding), 4)]
+    sealed, into = bytearray(5 + _chunks.TAG), bytearray(b"12345")
+    _chunks.Cipher(key, binding).seal(3, b"plain", sealed)
+    wrong = [(_chunks.Cipher(bytes(31) + b"1", binding), 3)]
+    wrong += [(_chunks.Cipher(key, bytes(31) + b"1"), 3), (_chunks.Cipher(key, binding), 4)]
     for cipher, number in wrong:
         with pytest.raises(Tampered, match=f"chunk {number} was changed, moved or"):
             cipher.open(number, sealed, into)
         assert into == bytes(5)
-    chunks.Cipher(key, binding).open(3, sealed, into)
+    _chunks.Cipher(key, binding).open(3, sealed, into)
     assert into == b"plain"

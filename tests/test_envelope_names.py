@@ -21,8 +21,8 @@ from helpers.sealed import (
 from safetensors.numpy import save_file
 
 from modellock_jax.vault.errors import Tampered
-from modellock_jax.vault.issuing import naming
-from modellock_jax.vault.sealed import envelope, header
+from modellock_jax.vault.issuing import _naming
+from modellock_jax.vault.sealed import _header, envelope
 from modellock_jax.vault.sealed.rewrite import rewrite
 
 OWNERS = [public(OWNER)]
@@ -32,13 +32,13 @@ OWNERS = [public(OWNER)]
 def path(tmp_path):
     path = tmp_path / "m.sealed"
     people = [public(ALICE), public(MALLORY)]
-    envelope.save(some(), path, people, signers=[OWNER], name="résnet 50", serial=7)
+    envelope.seal(some(), path, people, signers=[OWNER], name="résnet 50", serial=7)
     return path
 
 
 def test_what_is_expected_opens_and_nothing_else(path):
     for expect in ("résnet 50", "résnet 50@7", "résnet 50@7+", "résnet 50@0+", "résnet 50@007"):
-        with envelope.open_sealed(path, ALICE, signed_by=OWNERS, expect=expect) as sealed:
+        with envelope.open(path, ALICE, signed_by=OWNERS, expect=expect) as sealed:
             assert (sealed.header.name, sealed.header.serial) == ("résnet 50", 7)
     decomposed = unicodedata.normalize("NFD", "résnet 50@7")
     envelope.load(path, ALICE, expect=decomposed)
@@ -61,7 +61,7 @@ def test_what_is_expected_opens_and_nothing_else(path):
 def test_an_old_version_does_not_pass_for_the_new_one(path):
     """Both are signed by the owner: only the number tells them apart."""
     old = path.read_bytes()
-    envelope.save(some(1), path, [public(ALICE)], signers=[OWNER], name="résnet 50", serial=8)
+    envelope.seal(some(1), path, [public(ALICE)], signers=[OWNER], name="résnet 50", serial=8)
     path.write_bytes(old)
     envelope.load(path, ALICE, signed_by=OWNERS)
     with pytest.raises(Tampered, match="serial 7"):
@@ -70,11 +70,11 @@ def test_an_old_version_does_not_pass_for_the_new_one(path):
 
 def test_a_recipient_cannot_rename_what_was_signed(path):
     made, body = apart(path.read_bytes())
-    file_key = header.file_key_of(made, MALLORY)
+    file_key = _header.file_key_of(made, MALLORY)
     for new in ({"serial": 8}, {"name": "other"}, {"name": "", "serial": 0}):
-        forged = header.finish(made._replace(**new), file_key)
+        forged = _header.finish(made._replace(**new), file_key)
         forged = forged._replace(signatures=made.signatures)
-        path.write_bytes(together(forged._replace(mac=header._mac(forged, file_key)), body))
+        path.write_bytes(together(forged._replace(mac=_header._mac(forged, file_key)), body))
         envelope.load(path, ALICE)
         with pytest.raises(Tampered, match="not signed by"):
             envelope.load(path, ALICE, signed_by=OWNERS)
@@ -86,7 +86,7 @@ def test_a_recipient_cannot_rename_what_was_signed(path):
 def test_what_rewrites_the_head_keeps_the_name_and_rotating_may_change_it(path):
     rewrite(path, ALICE, adding(public(BOB)), [OWNER])
     envelope.load(path, BOB, signed_by=OWNERS, expect="résnet 50@7")
-    with envelope.open_sealed(path, BOB) as sealed:
+    with envelope.open(path, BOB) as sealed:
         envelope.rotate(sealed, path.parent / "kept", [public(BOB)], signers=[OWNER])
         envelope.rotate(sealed, path.parent / "next", [public(BOB)], signers=[OWNER], serial=8)
         envelope.rotate(sealed, path.parent / "none", [public(BOB)], name="", serial=0)
@@ -105,9 +105,9 @@ def test_what_rewrites_the_head_keeps_the_name_and_rotating_may_change_it(path):
 )  # fmt: skip
 def test_what_is_no_name_or_number_is_refused(tmp_path, name, serial):
     with pytest.raises(ValueError, match=r"name|serial number"):
-        envelope.save(some(), tmp_path / "m", [public(ALICE)], name=name, serial=serial)
+        envelope.seal(some(), tmp_path / "m", [public(ALICE)], name=name, serial=serial)
     assert list(tmp_path.iterdir()) == []
-    good_name = naming.check_name("鍵 🔑 ﬁ" + "a" * 190, 2**53 - 1)
+    good_name = _naming.check_name("鍵 🔑 ﬁ" + "a" * 190, 2**53 - 1)
     assert good_name is None
 
 
@@ -115,7 +115,7 @@ def test_fields_of_later_releases_are_kept_and_vouched_for(path):
     later = (("licence", "CC-BY"), ("nach außen", ""))
     rewrite(path, ALICE, lambda made, _: made._replace(extra=later), [OWNER])
     rewrite(path, ALICE, adding(public(BOB)), [OWNER])
-    with envelope.open_sealed(path, BOB, signed_by=OWNERS) as sealed:
+    with envelope.open(path, BOB, signed_by=OWNERS) as sealed:
         assert sealed.header.extra == later
     made, body = apart(path.read_bytes())
     path.write_bytes(together(made._replace(extra=later[:1]), body))

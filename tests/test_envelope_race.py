@@ -11,7 +11,7 @@ from helpers.sealed import ALICE, BOB, MALLORY, OWNER, adding, apart, header_of,
 from test_envelope_signed import swap_body
 
 from modellock_jax.vault.errors import Tampered
-from modellock_jax.vault.sealed import chunks, devices, envelope, header, rewrite
+from modellock_jax.vault.sealed import _chunks, _header, devices, envelope, rewrite
 
 ONE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 
@@ -19,10 +19,10 @@ ONE = jax.sharding.SingleDeviceSharding(jax.devices()[0])
 @pytest.fixture
 def signed(tmp_path, monkeypatch):
     """A file of many chunks, signed by the owner, and its bytes with other content of a recipient's."""
-    monkeypatch.setattr(chunks, "CHUNK", 64)
+    monkeypatch.setattr(_chunks, "CHUNK", 64)
     path = tmp_path / "m.sealed"
-    envelope.save(floats(0), path, [public(ALICE), public(MALLORY)], signers=[OWNER])
-    file_key = header.file_key_of(header_of(path), MALLORY)
+    envelope.seal(floats(0), path, [public(ALICE), public(MALLORY)], signers=[OWNER])
+    file_key = _header.file_key_of(header_of(path), MALLORY)
     return path, swap_body(path.read_bytes(), file_key, floats(1))
 
 
@@ -31,7 +31,7 @@ def floats(seed):
 
 
 def opened(path, **options):
-    return envelope.open_sealed(path, ALICE, signed_by=[public(OWNER)], **options)
+    return envelope.open(path, ALICE, signed_by=[public(OWNER)], **options)
 
 
 def overwrite(path, data):
@@ -61,7 +61,7 @@ def test_a_file_changed_while_it_is_open(signed, way):
             READ[way](sealed, path.parent)
     assert {one.name for one in path.parent.iterdir()} <= {path.name, "plain", "new"}
     overwrite(path, other)
-    with envelope.open_sealed(path, ALICE) as sealed:  # their content is sealed as it should be
+    with envelope.open(path, ALICE) as sealed:  # their content is sealed as it should be
         READ[way](sealed, path.parent)
 
 
@@ -69,21 +69,21 @@ def test_a_file_changed_while_it_is_open(signed, way):
 def test_a_file_changed_between_any_two_readings(signed, monkeypatch, after):
     """Right after the check of the whole body, and after each of the first readings of a chunk."""
     path, other = signed
-    real, calls = chunks.digests_of, []
+    real, calls = _chunks.digests_of, []
 
     def digests_of(*args):
         found = real(*args)
         overwrite(path, other)
         return found
 
-    monkeypatch.setattr(chunks, "digests_of", digests_of)
+    monkeypatch.setattr(_chunks, "digests_of", digests_of)
     with pytest.raises(Tampered, match="changed after it was checked"):
         opened(path)
-    monkeypatch.setattr(chunks, "digests_of", real)
-    envelope.save(floats(0), path, [public(ALICE), public(MALLORY)], signers=[OWNER])
-    file_key = header.file_key_of(header_of(path), MALLORY)
+    monkeypatch.setattr(_chunks, "digests_of", real)
+    envelope.seal(floats(0), path, [public(ALICE), public(MALLORY)], signers=[OWNER])
+    file_key = _header.file_key_of(header_of(path), MALLORY)
     other = swap_body(path.read_bytes(), file_key, floats(1))
-    open_chunk = chunks.Cipher.open
+    open_chunk = _chunks.Cipher.open
 
     def counting(cipher, number, *buffers):
         open_chunk(cipher, number, *buffers)
@@ -91,7 +91,7 @@ def test_a_file_changed_between_any_two_readings(signed, monkeypatch, after):
         if len(calls) == after:
             overwrite(path, other)
 
-    monkeypatch.setattr(chunks.Cipher, "open", counting)
+    monkeypatch.setattr(_chunks.Cipher, "open", counting)
     with pytest.raises(Tampered, match="changed after it was checked"), opened(path) as sealed:
         sealed.load()
 
@@ -102,7 +102,7 @@ def test_a_file_replaced_cut_off_or_rewrapped_while_it_is_open(signed):
         (path.parent / "new").write_bytes(other)
         os.replace(path.parent / "new", path)
         assert same(sealed.load(), floats(0))  # the old file is still the one that is open
-    envelope.save(floats(0), path, [public(ALICE)], signers=[OWNER])
+    envelope.seal(floats(0), path, [public(ALICE)], signers=[OWNER])
     with opened(path) as sealed:
         rewrite.rewrite(path, ALICE, adding(public(BOB)), [OWNER])
         assert same(sealed.load(), floats(0))
@@ -117,8 +117,8 @@ def test_the_header_is_read_once(signed):
     path, _ = signed
     whole = path.read_bytes()
     made, body = apart(whole)
-    file_key = header.file_key_of(made, MALLORY)
-    unsigned = header.encode(header.finish(made._replace(name="another"), file_key)) + body
+    file_key = _header.file_key_of(made, MALLORY)
+    unsigned = _header.encode(_header.finish(made._replace(name="another"), file_key)) + body
     seen = []
 
     def choose(found):
@@ -126,7 +126,7 @@ def test_the_header_is_read_once(signed):
         overwrite(path, unsigned)
         return ALICE
 
-    with envelope.open_sealed(path, choose, signed_by=[public(OWNER)], expect=None) as sealed:
+    with envelope.open(path, choose, signed_by=[public(OWNER)], expect=None) as sealed:
         assert sealed.header == seen[0] == made
     with pytest.raises(Tampered, match="not signed by"):
         opened(path)
@@ -139,7 +139,7 @@ def test_rotating_signs_nothing_that_a_recipient_put_in(signed):
     path, other = signed
     overwrite(path, other)
     with (
-        envelope.open_sealed(path, ALICE) as sealed,
+        envelope.open(path, ALICE) as sealed,
         pytest.raises(Tampered, match="not what was signed"),
     ):
         envelope.rotate(sealed, path.parent / "new", [public(BOB)], signers=[OWNER])
@@ -151,12 +151,12 @@ def test_no_file_is_sealed_under_another_ones_key(tmp_path):
     keys = set()
     for i in range(20):
         path = tmp_path / f"{i}"
-        envelope.save(some(), path, [public(ALICE)])
-        with envelope.open_sealed(path, ALICE) as sealed:
+        envelope.seal(some(), path, [public(ALICE)])
+        with envelope.open(path, ALICE) as sealed:
             envelope.rotate(sealed, tmp_path / "rotated", [public(ALICE)])
         for one in (path, tmp_path / "rotated"):
             made = header_of(one)
-            keys |= {header.file_key_of(made, ALICE), made.file_id}
+            keys |= {_header.file_key_of(made, ALICE), made.file_id}
     assert len(keys) == 80
 
 

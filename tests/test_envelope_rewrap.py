@@ -24,10 +24,10 @@ from helpers.sealed import (
 )
 from test_envelope_signed import swap_body
 
-from modellock_jax.vault import sources
+from modellock_jax.vault import _sources
 from modellock_jax.vault.errors import Expired, Tampered, Unreadable, WrongKey
 from modellock_jax.vault.keys import identity
-from modellock_jax.vault.sealed import chunks, envelope, header, recipients
+from modellock_jax.vault.sealed import _chunks, _header, envelope, recipients
 from modellock_jax.vault.sealed.recipients import Passphrase
 from modellock_jax.vault.sealed.rewrite import head_of, journal_of, rewrite
 
@@ -42,7 +42,7 @@ def classic(number):
 
 
 def test_recipients_come_and_go_and_the_body_stays(path):
-    envelope.save(some(), path, [public(ALICE)])
+    envelope.seal(some(), path, [public(ALICE)])
     inode, (_, body) = path.stat().st_ino, apart(path.read_bytes())
     rewrite(path, ALICE, adding(public(BOB), classic(0), Passphrase("horse")))
     for one in (ALICE, BOB, secret("classic 0"), Passphrase("horse")):
@@ -61,17 +61,17 @@ def test_recipients_come_and_go_and_the_body_stays(path):
 
 
 def test_the_date_is_changed(path):
-    envelope.save(some(), path, [public(ALICE)])
+    envelope.seal(some(), path, [public(ALICE)])
     rewrite(path, ALICE, lambda made, _: made._replace(expires="2020-01-01T00:00:00+00:00"))
     with pytest.raises(Expired):
         envelope.load(path, ALICE)
-    with envelope.open_sealed(path, ALICE, now=datetime(2019, 1, 1, tzinfo=UTC)) as sealed:
+    with envelope.open(path, ALICE, now=datetime(2019, 1, 1, tzinfo=UTC)) as sealed:
         assert same(sealed.load(), some())
 
 
 @pytest.mark.parametrize("who", [MALLORY, Passphrase("horse")], ids=["key", "passphrase"])
 def test_only_a_recipient_rewrites(path, who):
-    envelope.save(some(), path, [public(ALICE)])
+    envelope.seal(some(), path, [public(ALICE)])
     before = path.read_bytes()
     with pytest.raises(WrongKey):
         rewrite(path, who, adding(public(MALLORY)))
@@ -79,7 +79,7 @@ def test_only_a_recipient_rewrites(path, who):
 
 
 def test_what_nobody_could_open_is_not_written(path):
-    envelope.save(some(), path, [public(ALICE)])
+    envelope.seal(some(), path, [public(ALICE)])
     before = path.read_bytes()
     with pytest.raises(ValueError, match="last recipient"):
         rewrite(path, ALICE, removing(ALICE.id))
@@ -94,13 +94,13 @@ def test_what_nobody_could_open_is_not_written(path):
 
 
 def test_a_head_without_room_grows_and_keeps_body_and_mode(path):
-    envelope.save(some(), path, [public(ALICE)])
+    envelope.seal(some(), path, [public(ALICE)])
     path.chmod(0o640)
     _, body = apart(path.read_bytes())
     journal_of(path).write_bytes(b"left over")
     rewrite(path, ALICE, adding(public(BOB), *map(classic, range(400))))
     made, grown = apart(path.read_bytes())
-    assert (made.room, grown) == (3 * header.ROOM, body)
+    assert (made.room, grown) == (3 * _header.ROOM, body)
     assert stat.S_IMODE(path.stat().st_mode) == 0o640
     for one in (ALICE, BOB):
         assert same(envelope.load(path, one), some())
@@ -115,9 +115,9 @@ def test_a_head_without_room_grows_and_keeps_body_and_mode(path):
 
 def test_a_signature_is_lost_without_its_signer_and_kept_with_him(path, monkeypatch):
     owner = [public(OWNER)]
-    envelope.save(some(), path, [public(ALICE)], signers=[OWNER])
+    envelope.seal(some(), path, [public(ALICE)], signers=[OWNER])
     with monkeypatch.context() as m:
-        m.setattr(chunks, "digests_of", None)  # who signed before does not read the body again
+        m.setattr(_chunks, "digests_of", None)  # who signed before does not read the body again
         rewrite(path, ALICE, adding(public(BOB)), [OWNER])
     for one in (ALICE, BOB):
         assert same(envelope.load(path, one, signed_by=owner), some())
@@ -131,14 +131,14 @@ def test_a_signature_is_lost_without_its_signer_and_kept_with_him(path, monkeypa
 
 def test_rewrapping_does_not_sign_what_a_recipient_put_in(path):
     """Mallory, a recipient, exchanges the body; the owner, unaware, adds Bob and signs."""
-    envelope.save(some(), path, [public(ALICE), public(MALLORY)], signers=[OWNER])
-    file_key = header.file_key_of(header_of(path), MALLORY)
+    envelope.seal(some(), path, [public(ALICE), public(MALLORY)], signers=[OWNER])
+    file_key = _header.file_key_of(header_of(path), MALLORY)
     path.write_bytes(swap_body(path.read_bytes(), file_key, some(seed=1)))
     rewrite(path, ALICE, adding(public(BOB)), [OWNER])
     with pytest.raises(Tampered, match="not what was signed"):
         envelope.load(path, ALICE, signed_by=[public(OWNER)])
     made, body = apart(path.read_bytes())
-    path.write_bytes(together(header.finish(made, file_key), body))  # and without the signature
+    path.write_bytes(together(_header.finish(made, file_key), body))  # and without the signature
     with pytest.raises(Tampered, match="not what was signed"):
         rewrite(path, ALICE, unchanged, [OWNER])
 
@@ -147,7 +147,7 @@ def test_rewrapping_does_not_sign_what_a_recipient_put_in(path):
 
 
 def test_through_a_link_its_target_is_rewritten(path):
-    envelope.save(some(), path, [public(ALICE)])
+    envelope.seal(some(), path, [public(ALICE)])
     link = path.parent / "links" / "m"
     link.parent.mkdir()
     link.symlink_to(path)
@@ -161,7 +161,7 @@ def test_through_a_link_its_target_is_rewritten(path):
 
 def test_two_at_a_time_wait_for_one_another(path):
     """Each adds one recipient, some while the head grows; none is lost."""
-    envelope.save(some(), path, [public(ALICE)])
+    envelope.seal(some(), path, [public(ALICE)])
     publics = [classic(i) for i in range(60)]
     failed = []
 
@@ -189,11 +189,11 @@ def test_two_at_a_time_wait_for_one_another(path):
 
 def heads(path):
     """A file's bytes, and its head with one recipient more."""
-    envelope.save(some(), path, [public(ALICE)])
+    envelope.seal(some(), path, [public(ALICE)])
     old = path.read_bytes()
     rewrite(path, ALICE, adding(public(BOB)))
     made, _ = apart(path.read_bytes())
-    return old, header.encode(made)
+    return old, _header.encode(made)
 
 
 def test_a_head_torn_anywhere_is_taken_from_the_journal(path):
@@ -211,7 +211,7 @@ def test_a_head_torn_anywhere_is_taken_from_the_journal(path):
     found = set()
     for state in states:
         path.write_bytes(state)
-        with sources.opened(path) as reader:
+        with _sources.opened(path) as reader:
             made, at = head_of(reader)
         assert at == len(new)
         found.add(tuple(s["id"] for s in made.stanzas))
@@ -226,8 +226,8 @@ def test_a_journal_left_behind_hides_no_other_file(path):
     """A crash left it; then the path was sealed anew, with arrays of the same sizes."""
     _, new = heads(path)
     journal_of(path).write_bytes(new)
-    envelope.save(some(seed=1), path, [public(ALICE)])
-    assert path.stat().st_size == len(new) + header.decode(new, path.stat().st_size).body
+    envelope.seal(some(seed=1), path, [public(ALICE)])
+    assert path.stat().st_size == len(new) + _header.decode(new, path.stat().st_size).body
     assert same(envelope.load(path, ALICE), some(seed=1))
     rewrite(path, ALICE, unchanged)
     assert same(envelope.load(path, ALICE), some(seed=1))

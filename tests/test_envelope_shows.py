@@ -14,7 +14,7 @@ from helpers.sealed import ALICE, BOB, MALLORY, OWNER, apart, header_of, public,
 
 from modellock_jax.vault.errors import Expired, Tampered, WrongKey
 from modellock_jax.vault.keys import identity
-from modellock_jax.vault.sealed import envelope, header
+from modellock_jax.vault.sealed import _header, envelope
 from modellock_jax.vault.sealed.recipients import Passphrase
 
 
@@ -34,7 +34,7 @@ def spellings(raw: bytes) -> list[bytes]:
 
 def test_the_bytes_of_a_file_show_no_name_value_or_key(path):
     arrays, phrase = some(), "correct horse battery staple"
-    envelope.save(
+    envelope.seal(
         arrays,
         path,
         [public(ALICE), identity.public_key(BOB, classic=True), Passphrase(phrase)],
@@ -54,8 +54,8 @@ def test_the_bytes_of_a_file_show_no_name_value_or_key(path):
             assert spelling not in data, raw
     for dtype in (b'"F32', b'"F64', b'"I64', b"float"):
         assert dtype not in data[: made.room]
-    file_key = header.file_key_of(made, ALICE)
-    uses = [header.file_key_use(file_key, made.file_id, use) for use in ("payload", "header")]
+    file_key = _header.file_key_of(made, ALICE)
+    uses = [_header.file_key_use(file_key, made.file_id, use) for use in ("payload", "header")]
     text = data.decode("latin1")
     private = [ALICE.derive(n, use) for n, use in ((32, "x25519"), (64, "mlkem768"))]
     private += [OWNER.derive(32, use) for use in ("ed25519", "mldsa65")]
@@ -65,7 +65,7 @@ def test_the_bytes_of_a_file_show_no_name_value_or_key(path):
 
 
 def test_a_plain_loader_gets_one_row_of_bytes(path):
-    envelope.save(arrays := some(), path, [public(ALICE)], metadata={"architecture": "vit"})
+    envelope.seal(arrays := some(), path, [public(ALICE)], metadata={"architecture": "vit"})
     loaded = safetensors.numpy.load_file(path)
     assert list(loaded) == ["sealed"]
     assert loaded["sealed"].dtype == np.uint8
@@ -85,7 +85,7 @@ def test_the_body_looks_random_and_is_never_the_same(path):
     """Of arrays of zeros, too; and no two chunks of equal content are equal."""
     bodies = []
     for _ in range(2):
-        envelope.save({"a": np.zeros(2**16), "b": np.zeros(2**16)}, path, [public(ALICE)])
+        envelope.seal({"a": np.zeros(2**16), "b": np.zeros(2**16)}, path, [public(ALICE)])
         bodies.append(apart(path.read_bytes())[1])
     first, second = (np.frombuffer(body, np.uint8) for body in bodies)
     assert abs((first == second).mean() - 1 / 256) < 5e-4
@@ -95,11 +95,11 @@ def test_the_body_looks_random_and_is_never_the_same(path):
 
 
 def test_errors_show_no_key(path):
-    envelope.save(some(), path, [public(ALICE)], expires=datetime(2020, 1, 1, tzinfo=UTC))
+    envelope.seal(some(), path, [public(ALICE)], expires=datetime(2020, 1, 1, tzinfo=UTC))
     made, body = apart(path.read_bytes())
     with pytest.raises(Expired) as expired:
         envelope.load(path, ALICE)
-    file_key = header.file_key_of(made, ALICE)
+    file_key = _header.file_key_of(made, ALICE)
     with pytest.raises(WrongKey) as wrong:
         envelope.load(path, MALLORY)
     path.write_bytes(together(made._replace(expires=""), body))

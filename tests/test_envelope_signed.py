@@ -20,7 +20,7 @@ from helpers.sealed import (
 )
 
 from modellock_jax.vault.errors import Expired, Tampered, WrongKey
-from modellock_jax.vault.sealed import chunks, envelope, header
+from modellock_jax.vault.sealed import _chunks, _header, envelope
 
 
 @pytest.fixture
@@ -30,27 +30,27 @@ def path(tmp_path):
 
 @pytest.fixture
 def small_chunks(monkeypatch):
-    monkeypatch.setattr(chunks, "CHUNK", 64)
+    monkeypatch.setattr(_chunks, "CHUNK", 64)
 
 
 def test_expiry(path):
     zone = timezone(timedelta(hours=5))
     end = datetime(2031, 5, 1, 12, 0, tzinfo=zone)
-    envelope.save(some(), path, [public(ALICE)], expires=end)
-    with envelope.open_sealed(path, ALICE, now=end - timedelta(seconds=1)) as sealed:
+    envelope.seal(some(), path, [public(ALICE)], expires=end)
+    with envelope.open(path, ALICE, now=end - timedelta(seconds=1)) as sealed:
         assert sealed.header.expires == "2031-05-01T07:00:00+00:00"
     for late in (end, end + timedelta(days=400)):
         with pytest.raises(Expired, match="expired on 2031-05-01") as caught:
-            envelope.open_sealed(path, ALICE, now=late)
+            envelope.open(path, ALICE, now=late)
         assert caught.value.code == 5
     with pytest.raises(WrongKey):
-        envelope.open_sealed(path, MALLORY, now=late)
+        envelope.open(path, MALLORY, now=late)
     made, body = apart(path.read_bytes())
     for date in ("", "2099-01-01T00:00:00+00:00"):
         path.write_bytes(together(made._replace(expires=date), body))
         with pytest.raises(Tampered, match="header was changed"):
             envelope.load(path, ALICE)
-    envelope.save(some(), path, [public(ALICE)], expires=datetime.now(UTC) - timedelta(1))
+    envelope.seal(some(), path, [public(ALICE)], expires=datetime.now(UTC) - timedelta(1))
     with pytest.raises(Expired):
         envelope.load(path, ALICE)
 
@@ -63,7 +63,7 @@ def swap_body(data: bytes, file_key: bytes, arrays: dict[str, np.ndarray]) -> by
 
 def test_a_required_signature_cannot_be_taken_away(path, small_chunks):
     owner, others = public(OWNER), public(BOB)
-    envelope.save(some(), path, [public(ALICE), public(MALLORY)], signers=[OWNER])
+    envelope.seal(some(), path, [public(ALICE), public(MALLORY)], signers=[OWNER])
     data = path.read_bytes()
     made, body = apart(data)
     for signed_by in ([], [owner]):
@@ -77,16 +77,16 @@ def test_a_required_signature_cannot_be_taken_away(path, small_chunks):
         envelope.load(path, ALICE)
 
     # A recipient, who can make a proper MAC, takes it away, or signs himself, or under its name.
-    file_key = header.file_key_of(made, MALLORY)
-    forged = header.finish(made, file_key, (MALLORY,))
+    file_key = _header.file_key_of(made, MALLORY)
+    forged = _header.finish(made, file_key, (MALLORY,))
     renamed = forged.signatures[0] | {"id": OWNER.id}
     renamed = forged._replace(signatures=(renamed,))
     halves = forged.signatures[0] | {"ed25519": made.signatures[0]["ed25519"]}
     for new in (
-        header.finish(made, file_key),
+        _header.finish(made, file_key),
         forged,
-        renamed._replace(mac=header._mac(renamed, file_key)),
-        (half := made._replace(signatures=(halves,)))._replace(mac=header._mac(half, file_key)),
+        renamed._replace(mac=_header._mac(renamed, file_key)),
+        (half := made._replace(signatures=(halves,)))._replace(mac=_header._mac(half, file_key)),
     ):
         path.write_bytes(together(new, body))
         assert same(envelope.load(path, ALICE), some())
@@ -95,8 +95,8 @@ def test_a_required_signature_cannot_be_taken_away(path, small_chunks):
 
 
 def test_a_signature_vouches_for_the_body_against_recipients_too(path, small_chunks):
-    envelope.save(some(), path, [public(ALICE), public(MALLORY)], signers=[OWNER])
-    file_key = header.file_key_of(header_of(path), MALLORY)
+    envelope.seal(some(), path, [public(ALICE), public(MALLORY)], signers=[OWNER])
+    file_key = _header.file_key_of(header_of(path), MALLORY)
     path.write_bytes(swap_body(path.read_bytes(), file_key, some(seed=1)))
     # Whoever has the file's key can write: without a signature that is all that is promised.
     assert same(envelope.load(path, ALICE), some(seed=1))
@@ -106,13 +106,13 @@ def test_a_signature_vouches_for_the_body_against_recipients_too(path, small_chu
 
 def test_a_signature_is_of_one_file(tmp_path, path):
     """Of the same arrays for the same people, sealed twice."""
-    envelope.save(some(), path, [public(ALICE)], signers=[OWNER])
-    envelope.save(some(), tmp_path / "other", [public(ALICE)])
+    envelope.seal(some(), path, [public(ALICE)], signers=[OWNER])
+    envelope.seal(some(), tmp_path / "other", [public(ALICE)])
     signatures = header_of(path).signatures
     made, body = apart((tmp_path / "other").read_bytes())
-    moved = header.finish(made, file_key := header.file_key_of(made, ALICE))
+    moved = _header.finish(made, file_key := _header.file_key_of(made, ALICE))
     moved = moved._replace(signatures=signatures, room=2**17)
-    moved = moved._replace(mac=header._mac(moved, file_key))
+    moved = moved._replace(mac=_header._mac(moved, file_key))
     path.write_bytes(together(moved, body))
     with pytest.raises(Tampered, match="not signed by"):
         envelope.load(path, ALICE, signed_by=[public(OWNER)])

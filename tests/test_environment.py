@@ -104,7 +104,7 @@ CATCHES = "import signal, os\nfrom modellock_jax.vault.sealed import envelope\n"
 @pytest.mark.parametrize("name", ["TERM", "HUP", "INT", "QUIT", "USR1", "ALRM", "XCPU", "ABRT"])
 def test_a_signal_is_a_sentence_and_a_code(folder, name):
     number = getattr(signal, f"SIG{name}")
-    setup = f"{CATCHES}envelope.seal_file = lambda *a, **k: os.kill(os.getpid(), {number}) or 1 / 0"
+    setup = f"{CATCHES}envelope.seal = lambda *a, **k: os.kill(os.getpid(), {number}) or 1 / 0"
     ran = run(folder, "seal", "m", "x", "--to", "a.key.pub", setup=setup)
     assert ran.code == 128 + number
     assert ran.told.count("\n") == 1
@@ -115,22 +115,22 @@ def test_a_signal_that_is_ignored_stays_so(folder, tmp_path):
     """As under nohup, and for commands in the background of a script."""
     setup = (
         f"{CATCHES}signal.signal(signal.SIGHUP, signal.SIG_IGN)\n"
-        "real = envelope.seal_file\n"
-        "envelope.seal_file = lambda *a, **k: (os.kill(os.getpid(), signal.SIGHUP), real(*a, **k))"
+        "real = envelope.seal\n"
+        "envelope.seal = lambda *a, **k: (os.kill(os.getpid(), signal.SIGHUP), real(*a, **k))"
     )
     good(folder, "seal", "m", tmp_path / "x", "--to", "a.key.pub", setup=setup)
 
 
 def test_a_second_signal_while_the_first_unwinds_leaves_nothing(folder, tmp_path):
     setup = (
-        f"{CATCHES}from modellock_jax.vault import temporary\n"
-        "from modellock_jax.vault.sealed import chunks\n"
+        f"{CATCHES}from modellock_jax import _temporary\n"
+        "from modellock_jax.vault.sealed import _chunks\n"
         "def twice(*a, **k):\n"
         "    try:\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
         "    finally:\n"
         "        os.kill(os.getpid(), signal.SIGINT)\n"
-        "chunks.seal_all = twice"
+        "_chunks.seal_all = twice"
     )
     ran = run(folder, "seal", "m", tmp_path / "x", "--to", "a.key.pub", setup=setup)
     assert ran.code == 130
@@ -139,11 +139,11 @@ def test_a_second_signal_while_the_first_unwinds_leaves_nothing(folder, tmp_path
 
 def test_a_signal_in_a_destructor_is_not_lost(folder, tmp_path):
     setup = (
-        f"{CATCHES}from modellock_jax.vault.sealed import chunks\n"
+        f"{CATCHES}from modellock_jax.vault.sealed import _chunks\n"
         "class Odd:\n"
         "    def __del__(self):\n"
         "        os.kill(os.getpid(), signal.SIGTERM)\n"
-        "chunks.seal_all = lambda *a, **k: Odd() and None"
+        "_chunks.seal_all = lambda *a, **k: Odd() and None"
     )
     ran = run(folder, "seal", "m", tmp_path / "x", "--to", "a.key.pub", setup=setup)
     assert ran.code == 143
@@ -165,7 +165,7 @@ def test_what_nobody_expected_is_one_line_without_secrets(folder):
         "def fails(*a, **k):\n"
         "    secret = 'HUSH'\n"
         "    raise KeyError(secret)\n"
-        "envelope.open_sealed = fails"
+        "envelope.open = fails"
     )
     bad(2, "SECURITY.md", folder, "open", "m.sealed", "x", *KEY, setup=setup)
     told = run(folder, "open", "m.sealed", "x", *KEY, setup=setup).told
@@ -173,7 +173,7 @@ def test_what_nobody_expected_is_one_line_without_secrets(folder):
     assert "HUSH" not in told
     deep = (
         "from modellock_jax.vault.sealed import envelope\n"
-        "f = lambda *a, **k: f()\nenvelope.open_sealed = f"
+        "f = lambda *a, **k: f()\nenvelope.open = f"
     )
     bad(2, "RecursionError", folder, "open", "m.sealed", "x", *KEY, setup=deep)
     full = deep.replace("f = lambda *a, **k: f()", "def f(*a, **k): raise MemoryError")

@@ -15,15 +15,14 @@ from helpers import independent_records as records
 from helpers.sealed import ALICE, BOB, OWNER, public, some
 from safetensors.numpy import load, save
 
-from modellock_jax.vault.issuing import copies as issuing
-from modellock_jax.vault.issuing import register, revocation, revocation_text, signed
+from modellock_jax.vault import keys, locked
+from modellock_jax.vault.issuing import _lines, _revocation_text, register, revocation
+from modellock_jax.vault.issuing.copies import issue
 from modellock_jax.vault.keys import identity, share_files
-from modellock_jax.vault.keys import secret as keys
-from modellock_jax.vault.keys import text as key_text
-from modellock_jax.vault.locked import files as locked
-from modellock_jax.vault.locked import format as locked_format
-from modellock_jax.vault.locked import sets as locked_sets
-from modellock_jax.vault.sealed import envelope, header, recipients, rewrite, sets
+from modellock_jax.vault.keys.secret import save_key
+from modellock_jax.vault.locked.files import lock_file
+from modellock_jax.vault.locked.sets import lock_set
+from modellock_jax.vault.sealed import _header, envelope, recipients, rewrite, sets
 
 ROOT = Path(__file__).parents[1]
 PAGE = (ROOT / "docs" / "format.md").read_text()
@@ -54,17 +53,17 @@ def test_the_page_has_the_versions_of_the_code():
     assert len(rows) == len(found)
     share, _, version = share_files._FORMAT.partition(", version ")
     assert rows == {
-        header.MARK: int(header.VERSION),
-        locked_format.MARK: int(locked_format.VERSION),
-        key_text.FORMAT: key_text.VERSION,
+        _header.MARK: int(_header.VERSION),
+        locked._format.MARK: int(locked._format.VERSION),
+        keys._text.FORMAT: keys._text.VERSION,
         identity._FORMAT: identity.VERSION,
         share: int(version),
-        register.FORMAT: signed.VERSION,
-        revocation_text.FORMAT: signed.VERSION,
+        register.FORMAT: _lines.VERSION,
+        _revocation_text.FORMAT: _lines.VERSION,
         sets.FORMAT: sets.VERSION,
-        locked_sets.FORMAT: locked_sets.VERSION,
+        locked.sets.FORMAT: locked.sets.VERSION,
     }
-    assert header.ABOUT in PAGE
+    assert _header.ABOUT in PAGE
     assert f"`{rewrite.journal_of('NAME').name}`" in PAGE
 
 
@@ -80,7 +79,7 @@ def sealed(folder):
     whom = [public(ALICE), identity.public_key(BOB, classic=True), WORDS]
     until = datetime.now(UTC) + timedelta(days=1)
     options = {"expires": until, "signers": [OWNER], "name": "resnet", "serial": 7}
-    envelope.save(arrays, folder / "m.sealed", whom, metadata={"a": "é"}, **options)
+    envelope.seal(arrays, folder / "m.sealed", whom, metadata={"a": "é"}, **options)
     return (folder / "m.sealed").read_bytes(), arrays
 
 
@@ -98,7 +97,7 @@ def test_the_second_reader_opens_a_sealed_file(sealed, unlocker):
 
 
 def test_the_second_reader_opens_any_file_and_finds_what_is_wrong(folder, sealed):
-    envelope.seal_file(b"any bytes", folder / "b.sealed", [public(ALICE)])
+    envelope.seal(b"any bytes", folder / "b.sealed", [public(ALICE)])
     data = (folder / "b.sealed").read_bytes()
     assert reader.open_sealed(data, raw(ALICE)) == ("bytes", b"any bytes")
     with pytest.raises(ValueError, match="not for this key"):
@@ -111,7 +110,7 @@ def test_the_second_reader_opens_any_file_and_finds_what_is_wrong(folder, sealed
 
 
 def test_the_second_reader_reads_key_files_and_ids(folder):
-    keys.save(ALICE, folder / "alice.key")
+    save_key(ALICE, folder / "alice.key")
     assert reader.read_key((folder / "alice.key").read_bytes()) == raw(ALICE)
     for classic, kind in ((False, reader.HYBRID), (True, reader.CLASSIC)):
         ours = identity.document(identity.public_key(ALICE, classic))
@@ -120,7 +119,7 @@ def test_the_second_reader_reads_key_files_and_ids(folder):
 
 def test_the_second_reader_unlocks_checks_a_register_and_a_list(folder):
     (folder / "m.safetensors").write_bytes(save(some(), {"format": "pt"}))
-    one, two = issuing.issue(
+    one, two = issue(
         folder / "m.safetensors", folder / "copies", ["alice", "bob"], OWNER, folder / "register"
     )
     user = reader.read_key(one.key.read_bytes())
@@ -169,7 +168,7 @@ def test_a_head_is_to_the_byte_what_the_page_makes_of_its_header(sealed):
 
 def test_a_locked_head_is_to_the_byte_what_the_page_makes_of_its_fields(folder):
     (folder / "l.safetensors").write_bytes(save(some(), {"format": "pt", "é": "ü"}))
-    locked.lock_file(folder / "l.safetensors", folder / "locked", ALICE, "stream_lock", label="é")
+    lock_file(folder / "l.safetensors", folder / "locked", ALICE, "stream_lock", label="é")
     data = (folder / "locked").read_bytes()
     end = 8 + int.from_bytes(data[:8], "little")
     found = json.loads(data[8:end])["__metadata__"]
@@ -182,7 +181,7 @@ def test_a_locked_head_is_to_the_byte_what_the_page_makes_of_its_fields(folder):
 
 
 def test_a_public_key_file_is_to_the_byte_what_the_page_makes_of_a_secret(folder):
-    identity.save_public(public(ALICE), folder / "alice.pub")
+    identity.save_public_key(public(ALICE), folder / "alice.pub")
     fields = {"format": "modellock-jax public key", "version": 2, "extra": {}}
     made = reader.canonical(fields | reader.public_key(raw(ALICE), reader.HYBRID)) + b"\n"
     assert (folder / "alice.pub").read_bytes() == made
@@ -205,5 +204,5 @@ def test_the_second_reader_opens_sets(folder):
         assert records.open_set(sealed, unlocker, [owner]) == files_of(plain)
     with pytest.raises(ValueError, match="others"):
         records.open_set(sealed | {"more": b""}, raw(ALICE))
-    locked_sets.lock_set(plain, folder / "locked-set", ALICE, "stream_lock")
+    lock_set(plain, folder / "locked-set", ALICE, "stream_lock")
     assert records.unlock_set(files_of(folder / "locked-set"), raw(ALICE)) == files_of(plain)

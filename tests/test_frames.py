@@ -13,17 +13,17 @@ from helpers.sealed import ALICE, public, some
 from safetensors.numpy import save_file
 
 from modellock_jax.cli import choosing
-from modellock_jax.vault import frames
-from modellock_jax.vault.issuing import copies as issuing
+from modellock_jax.vault import _frames
+from modellock_jax.vault.issuing.copies import issue
 from modellock_jax.vault.keys import identity, share_files, shares
-from modellock_jax.vault.keys import secret as keys
-from modellock_jax.vault.locked import files as locked
-from modellock_jax.vault.locked import sets as locked_sets
+from modellock_jax.vault.keys.secret import Secret, generate_key, load_key, save_key
+from modellock_jax.vault.locked.files import load_locked, lock_file, unlock_file
+from modellock_jax.vault.locked.sets import lock_set, unlock_set
 from modellock_jax.vault.sealed import envelope, recipients, sets
 from modellock_jax.vault.sealed.recipients import Passphrase
 from modellock_jax.vault.sealed.rewrite import rewrite
 
-VAULT = tuple(str(Path(one.__file__).parent) for one in (frames, choosing, shamir_mnemonic))
+VAULT = tuple(str(Path(one.__file__).parent) for one in (_frames, choosing, shamir_mnemonic))
 WORDS = "correct horse battery staple"
 FILE_KEY = bytes(range(100, 132))
 POINTS = 20  # lines of each operation at which it fails, spread over all that it runs
@@ -42,7 +42,7 @@ def interrupting(call, stop):
         nonlocal count
         if (
             not frame.f_code.co_filename.startswith(VAULT)
-            or frame.f_code.co_filename == frames.__file__
+            or frame.f_code.co_filename == _frames.__file__
         ):
             return None
         if event == "line":
@@ -66,17 +66,17 @@ def folder(tmp_path, monkeypatch):
     monkeypatch.setattr(os, "urandom", lambda n: FILE_KEY[:n] if n == 32 else REAL(n))
     quick = functools.partial(recipients.Argon2id, length=32, iterations=1, lanes=1, memory_cost=8)
     monkeypatch.setattr(recipients, "Argon2id", lambda *, salt, **_: quick(salt=salt))
-    keys.save(SECRET, tmp_path / "owner.key")
-    identity.save_public(identity.public_key(SECRET), tmp_path / "owner.pub")
+    save_key(SECRET, tmp_path / "owner.key")
+    identity.save_public_key(identity.public_key(SECRET), tmp_path / "owner.pub")
     save_file(some(), tmp_path / "m.st")
     whom = [identity.public_key(SECRET), Passphrase(WORDS)]
-    envelope.save(some(), tmp_path / "m.sealed", whom, signers=[SECRET])
-    locked.lock_file(tmp_path / "m.st", tmp_path / "l.st", SECRET, "stream_lock")
+    envelope.seal(some(), tmp_path / "m.sealed", whom, signers=[SECRET])
+    lock_file(tmp_path / "m.st", tmp_path / "l.st", SECRET, "stream_lock")
     share_files.save(shares.split(SECRET, 2, 3), tmp_path / "shares")
     (tmp_path / "plain").mkdir()
     save_file({"w": some()["running_statistics"]}, tmp_path / "plain" / "m")
     sets.seal_set(tmp_path / "plain", tmp_path / "set", whom)
-    locked_sets.lock_set(tmp_path / "plain", tmp_path / "locked", SECRET, "stream_lock")
+    lock_set(tmp_path / "plain", tmp_path / "locked", SECRET, "stream_lock")
     return tmp_path
 
 
@@ -100,7 +100,7 @@ def words_from_a_file(folder):
 
 
 def rotated(folder):
-    with envelope.open_sealed(folder / "m.sealed", SECRET) as sealed:
+    with envelope.open(folder / "m.sealed", SECRET) as sealed:
         envelope.rotate(sealed, folder / "r.sealed", [public(ALICE)])
 
 
@@ -110,39 +110,37 @@ def set_opened(folder):
 
 
 OPERATIONS = {
-    "generate": lambda folder: keys.generate().id,
-    "save": lambda folder: keys.save(SECRET, folder / f"{REAL(8).hex()}.key"),
-    "load": lambda folder: keys.load(folder / "owner.key"),
+    "generate": lambda folder: generate_key().id,
+    "save": lambda folder: save_key(SECRET, folder / f"{REAL(8).hex()}.key"),
+    "load": lambda folder: load_key(folder / "owner.key"),
     "from the environment": from_environment,
     "words from a file": words_from_a_file,
-    "child": lambda folder: keys.Secret(RAW).child("team/user").id,
-    "words": lambda folder: keys.Secret(RAW).source("label").split(2)[1].words(8),
-    "public": lambda folder: identity.public_key(keys.Secret(RAW)),
+    "child": lambda folder: Secret(RAW).child("team/user").id,
+    "words": lambda folder: Secret(RAW).source("label").split(2)[1].words(8),
+    "public": lambda folder: identity.public_key(Secret(RAW)),
     "sign": lambda folder: identity.sign(SECRET, b"message"),
     "wrap": lambda folder: recipients.wrap_all(FILE_KEY, [public(ALICE), Passphrase(WORDS)], b""),
-    "seal": lambda folder: envelope.seal_file(
+    "seal": lambda folder: envelope.seal(
         folder / "m.st", folder / "n.sealed", [public(ALICE)], signers=[SECRET]
     ),
-    "open": lambda folder: envelope.open_sealed(folder / "m.sealed", SECRET).load(),
-    "open with words": lambda folder: envelope.open_sealed(folder / "m.sealed", Passphrase(WORDS)),
+    "open": lambda folder: envelope.open(folder / "m.sealed", SECRET).load(),
+    "open with words": lambda folder: envelope.open(folder / "m.sealed", Passphrase(WORDS)),
     "rotate": rotated,
     "seal a set": lambda folder: sets.seal_set(
         folder / "plain", folder / REAL(8).hex(), [public(ALICE)]
     ),
     "open a set": set_opened,
-    "lock a set": lambda folder: locked_sets.lock_set(
+    "lock a set": lambda folder: lock_set(
         folder / "plain", folder / REAL(8).hex(), SECRET, "stream_lock"
     ),
-    "unlock a set": lambda folder: locked_sets.unlock_set(
-        folder / "locked", folder / REAL(8).hex(), SECRET
-    ),
+    "unlock a set": lambda folder: unlock_set(folder / "locked", folder / REAL(8).hex(), SECRET),
     "rewrite": lambda folder: rewrite(fresh(folder), SECRET, unwrapped_again),
-    "lock": lambda folder: locked.lock_file(folder / "m.st", folder / "x", SECRET, "stream_lock"),
-    "unlock": lambda folder: locked.unlock_file(folder / "l.st", folder / "y", SECRET),
-    "load locked": lambda folder: locked.load_locked(folder / "l.st", SECRET),
+    "lock": lambda folder: lock_file(folder / "m.st", folder / "x", SECRET, "stream_lock"),
+    "unlock": lambda folder: unlock_file(folder / "l.st", folder / "y", SECRET),
+    "load locked": lambda folder: load_locked(folder / "l.st", SECRET),
     "split": lambda folder: share_files.save(shares.split(SECRET, 2, 3), folder / REAL(8).hex()),
     "join": join,
-    "issue": lambda folder: issuing.issue(
+    "issue": lambda folder: issue(
         folder / "m.st", folder / "out", ["alice"], SECRET, folder / REAL(8).hex()
     ),
 }

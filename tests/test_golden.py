@@ -12,9 +12,9 @@ from helpers import independent_records as records
 
 from modellock_jax.vault.issuing import register, revocation
 from modellock_jax.vault.keys import identity, share_files, shares
-from modellock_jax.vault.keys import secret as keys
-from modellock_jax.vault.locked import files as locked
-from modellock_jax.vault.locked import sets as locked_sets
+from modellock_jax.vault.keys.secret import load_key
+from modellock_jax.vault.locked.files import locked_info, unlock_file
+from modellock_jax.vault.locked.sets import unlock_set
 from modellock_jax.vault.sealed import envelope, sets
 from modellock_jax.vault.sealed.recipients import Passphrase
 
@@ -52,18 +52,18 @@ def test_every_version_is_the_committed_one_and_has_its_reason():
 
 @pytest.mark.parametrize("name", ["alice", "bob", "owner"])
 def test_keys_and_public_keys(golden, name):
-    found = keys.load(golden / f"TEST-ONLY-{name}.key")
+    found = load_key(golden / f"TEST-ONLY-{name}.key")
     assert found == make.secret(name), SAYS
-    public = identity.load_public(golden / f"{name}.pub")
+    public = identity.load_public_key(golden / f"{name}.pub")
     assert public == identity.public_key(found, classic=name == "bob"), SAYS
     assert found.ids[public.kind] == public.id, SAYS
 
 
 def test_a_sealed_file_for_three(golden):
-    alice, bob = (keys.load(golden / f"TEST-ONLY-{name}.key") for name in ("alice", "bob"))
-    owner = identity.load_public(golden / "owner.pub")
+    alice, bob = (load_key(golden / f"TEST-ONLY-{name}.key") for name in ("alice", "bob"))
+    owner = identity.load_public_key(golden / "owner.pub")
     for unlocker in (alice, bob, Passphrase(make.PASSPHRASE)):
-        with envelope.open_sealed(
+        with envelope.open(
             golden / "model.sealed", unlocker, signed_by=[owner], expect="golden@3"
         ) as sealed:
             assert same(sealed.load()), SAYS
@@ -73,15 +73,15 @@ def test_a_sealed_file_for_three(golden):
 
 
 def test_a_sealed_file_of_any_bytes(golden):
-    with envelope.open_sealed(golden / "bytes.sealed", make.secret("alice")) as sealed:
+    with envelope.open(golden / "bytes.sealed", make.secret("alice")) as sealed:
         assert b"".join(map(bytes, sealed.plain())) == make.ANY, SAYS
 
 
 @pytest.mark.parametrize("name", ["locked", "chain"])
 def test_locked_files(golden, name):
     source, target = golden / f"{name}.safetensors", golden / "unlocked"
-    assert locked.locked_info(source).label == "golden", SAYS
-    locked.unlock_file(source, target, make.secret("alice"))
+    assert locked_info(source).label == "golden", SAYS
+    unlock_file(source, target, make.secret("alice"))
     assert target.read_bytes() == (golden / "plain.safetensors").read_bytes(), SAYS
 
 
@@ -91,14 +91,14 @@ def files_of(folder):
 
 
 def test_sets(golden):
-    owner, plain = identity.load_public(golden / "owner.pub"), files_of(golden / "model")
+    owner, plain = identity.load_public_key(golden / "owner.pub"), files_of(golden / "model")
     for name in ("alice", "bob"):
         with sets.open_set(
             golden / "set", make.secret(name), signed_by=[owner], expect="golden@3"
         ) as opened:
             opened.export(golden / f"opened-by-{name}")
         assert files_of(golden / f"opened-by-{name}") == plain, SAYS
-    locked_sets.unlock_set(golden / "locked-set", golden / "unlocked-set", make.secret("alice"))
+    unlock_set(golden / "locked-set", golden / "unlocked-set", make.secret("alice"))
     assert files_of(golden / "unlocked-set") == plain, SAYS
 
 
@@ -108,17 +108,17 @@ def test_shares(golden):
 
 
 def test_a_register_its_copies_and_a_list(golden):
-    owner = identity.load_public(golden / "owner.pub")
+    owner = identity.load_public_key(golden / "owner.pub")
     book = register.read(golden / "register", owner)
     first, second = book.entries
     assert (first.user, second.user, second.supersedes) == ("ann", "ann", first.key), SAYS
     for entry in book.entries:
         stem = golden / "issued" / f"ann.{entry.key}"
-        secret = keys.load(f"{stem}.key")
+        secret = load_key(f"{stem}.key")
         assert secret.id == entry.key, SAYS
         copy = Path(f"{stem}.safetensors")
         assert hashlib.sha256(copy.read_bytes()).hexdigest() == entry.copy, SAYS
-        locked.unlock_file(copy, golden / "unlocked", secret)
+        unlock_file(copy, golden / "unlocked", secret)
         plain = (golden / "unlocked").read_bytes()
         assert hashlib.sha256(plain).hexdigest() == entry.plain, SAYS
     found = revocation.read(golden / "list.json")

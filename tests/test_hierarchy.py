@@ -13,8 +13,7 @@ from helpers.hidden import RAW, SECRET, shows, told, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modellock_jax.vault.keys import secret as keys
-from modellock_jax.vault.keys.secret import Origin, Secret
+from modellock_jax.vault.keys.secret import Origin, Secret, load_key, save_key
 
 PATH = "acme/vision/alice/resnet18/conv1.kernel"
 
@@ -123,8 +122,8 @@ def test_a_path_is_short_text():
 @pytest.mark.parametrize("path", ["acme/vision", "ü" * 500, "𝛼" * 250, '"\\' * 500])
 def test_a_key_file_says_where_the_key_is_from(tmp_path, path):
     child = SECRET.child(path)
-    keys.save(child, tmp_path / "child.key")
-    again = keys.load(tmp_path / "child.key")
+    save_key(child, tmp_path / "child.key")
+    again = load_key(tmp_path / "child.key")
     assert again == child
     assert again.origin == child.origin == Origin(SECRET.id, path)
     fields = json.loads((tmp_path / "child.key").read_text())
@@ -149,11 +148,11 @@ WRONG = {
 
 @pytest.mark.parametrize(("fields", "message"), WRONG.values(), ids=WRONG)
 def test_an_origin_is_whole(tmp_path, fields, message):
-    keys.save(SECRET, tmp_path / "a.key")
+    save_key(SECRET, tmp_path / "a.key")
     plain = json.loads((tmp_path / "a.key").read_text())
     write(tmp_path / "b.key", json.dumps(plain | fields).encode())
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
-        keys.load(tmp_path / "b.key")
+        load_key(tmp_path / "b.key")
     assert not shows(told(caught.value))
 
 
@@ -161,10 +160,10 @@ def test_an_origin_is_whole(tmp_path, fields, message):
 
 
 def test_keygen_from_a_parent(tmp_path):
-    keys.save(SECRET, tmp_path / "acme.key")
+    save_key(SECRET, tmp_path / "acme.key")
     at = ["keygen", "alice.key", "--from", "acme.key", "--path", "vision/alice"]
     told = json.loads(good(tmp_path, *at, "--json"))
-    child = keys.load(tmp_path / "alice.key")
+    child = load_key(tmp_path / "alice.key")
     assert child == SECRET.child("vision/alice")
     assert (told["id"], told["parent"], told["path"]) == (child.id, SECRET.id, "vision/alice")
     assert (tmp_path / "alice.key.pub").exists()

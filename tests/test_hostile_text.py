@@ -9,11 +9,11 @@ import pytest
 from helpers.commands import good, run, within
 from safetensors.numpy import save_file
 
-from modellock_jax.vault.issuing import signed
-from modellock_jax.vault.keys import secret as keys
-from modellock_jax.vault.locked import files as locked
-from modellock_jax.vault.locked import format as locked_format
-from modellock_jax.vault.sealed import header
+from modellock_jax.vault.issuing import _lines
+from modellock_jax.vault.keys.secret import load_key
+from modellock_jax.vault.locked._format import head
+from modellock_jax.vault.locked.files import locked_info
+from modellock_jax.vault.sealed import _header
 
 EVIL = "x\x1b]0;owned\x07\x1b[2J\n\rerror: none\u202egnp\u2028\x9b1m\u200b\x7f"
 NAME = EVIL.replace("\r", "")  # of a file
@@ -104,7 +104,7 @@ def heads(made):
     """Sealed files whose heads say something else in each field that is text, and fit otherwise."""
     whole = (made / "sealed").read_bytes()
     length = 8 + int.from_bytes(whole[:8], "little")
-    head = header.decode(whole[:length], len(whole))
+    head = _header.decode(whole[:length], len(whole))
     stanza, signature = head.stanzas[0], head.signatures[0]
     changes = [{"name": EVIL}, {"expires": EVIL}]
     changes += [{"stanzas": ({**stanza, field: EVIL},)} for field in stanza]
@@ -112,7 +112,7 @@ def heads(made):
     changes += [{"signatures": ({**signature, field: EVIL},)} for field in signature]
     for change in changes:
         try:
-            yield header.encode(head._replace(**change)) + whole[length:]
+            yield _header.encode(head._replace(**change)) + whole[length:]
         except (ValueError, TypeError):
             continue
 
@@ -127,11 +127,11 @@ def test_fields_of_a_sealed_file(made, tmp_path):
 
 
 def test_fields_of_a_locked_file(made, tmp_path):
-    info = locked.locked_info(made / "locked")
+    info = locked_info(made / "locked")
     whole = (made / "locked").read_bytes()
     body = whole[8 + int.from_bytes(whole[:8], "little") :]
     for field in ("about", "scheme", "key_id", "label", "nonce", "check", "tag", "finish"):
-        (tmp_path / "f").write_bytes(locked_format.head(info._replace(**{field: EVIL})) + body)
+        (tmp_path / "f").write_bytes(head(info._replace(**{field: EVIL})) + body)
         every(made, tmp_path / "f", ("inspect", "unlock"))
 
 
@@ -161,11 +161,11 @@ def signed_again(line, secret, **changes):
         for step in outer:
             place = place[int(step)] if isinstance(place, list) else place[step]
         place[last] = value
-    return signed.line(fields, secret)
+    return _lines.line(fields, secret)
 
 
 def test_fields_of_lists_and_registers(made, tmp_path):
-    owner, other = keys.load(made / "a.key"), keys.load(made / "b.key")
+    owner, other = load_key(made / "a.key"), load_key(made / "b.key")
     line = (made / "list").read_bytes()
     for field in (
         "issued",
@@ -249,7 +249,7 @@ def test_a_traceback_and_a_library_error_are_escaped(made):
     setup = (
         "from modellock_jax.vault.sealed import envelope\n"
         f"def fails(*a, **k): raise type('E' + chr(27), (Exception,), {{}})({EVIL!r})\n"
-        "envelope.open_sealed = fails"
+        "envelope.open = fails"
     )
     assert calm(run(made, "open", "sealed", "x", *KEY, setup=setup)).code == 2
 

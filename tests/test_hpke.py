@@ -18,12 +18,12 @@ from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
 from modellock_jax.vault.keys import identity
-from modellock_jax.vault.keys import secret as keys
+from modellock_jax.vault.keys.secret import Secret
 
 VECTORS = json.loads((Path(__file__).parent / "hpke_vectors.json").read_text())
 AEADS = {2: AESGCM, 3: ChaCha20Poly1305}
 OURS = 2  # AES-256-GCM
-SECRET = keys.Secret(bytes(range(32)))
+SECRET = Secret(bytes(range(32)))
 kinds = pytest.mark.parametrize("kind", [identity.CLASSIC, identity.HYBRID])
 
 

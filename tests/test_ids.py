@@ -21,10 +21,10 @@ from helpers.sealed import (
 )
 
 from modellock_jax.vault.errors import Expired, Tampered, Unreadable, WrongKey
-from modellock_jax.vault.issuing import register, revocation, signed
+from modellock_jax.vault.issuing import _lines, register, revocation
 from modellock_jax.vault.keys import identity
-from modellock_jax.vault.keys import secret as keys
-from modellock_jax.vault.sealed import envelope, header
+from modellock_jax.vault.keys.secret import save_key
+from modellock_jax.vault.sealed import _header, envelope
 from modellock_jax.vault.sealed.recipients import Passphrase, name_of
 from modellock_jax.vault.sealed.rewrite import rewrite
 
@@ -46,31 +46,31 @@ def fields_of(path):
 @pytest.mark.parametrize("classic", [False, True])
 def test_a_public_key_under_anothers_id_is_refused(tmp_path, classic):
     mallory = identity.public_key(MALLORY, classic)
-    identity.save_public(mallory, tmp_path / "m.pub")
+    identity.save_public_key(mallory, tmp_path / "m.pub")
     fields = fields_of(tmp_path / "m.pub")
     for claimed in (ALICE.id, CLASSIC.id, fields["id"].upper(), fields["id"][:16], "", None):
         (tmp_path / "a.pub").write_text(json.dumps(fields | {"id": claimed}))
         with pytest.raises(Unreadable, match="an id that is not that of its keys"):
-            identity.load_public(tmp_path / "a.pub")
+            identity.load_public_key(tmp_path / "a.pub")
     (tmp_path / "a.pub").write_text(json.dumps(fields))
-    assert identity.load_public(tmp_path / "a.pub") == mallory
+    assert identity.load_public_key(tmp_path / "a.pub") == mallory
 
 
 @pytest.mark.parametrize("name", ["x25519", "mlkem768", "ed25519", "mldsa65", "kind"])
 def test_every_key_of_a_public_key_is_part_of_its_id(tmp_path, name):
     """Else whoever sends it on could put in a key of theirs for that one use."""
-    identity.save_public(public(ALICE), tmp_path / "a.pub")
-    identity.save_public(public(MALLORY), tmp_path / "m.pub")
-    identity.save_public(CLASSIC, tmp_path / "c.pub")
+    identity.save_public_key(public(ALICE), tmp_path / "a.pub")
+    identity.save_public_key(public(MALLORY), tmp_path / "m.pub")
+    identity.save_public_key(CLASSIC, tmp_path / "c.pub")
     alice, mallory = fields_of(tmp_path / "a.pub"), fields_of(tmp_path / "m.pub")
     other = fields_of(tmp_path / "c.pub") if name == "kind" else mallory
     (tmp_path / "a.pub").write_text(json.dumps(alice | {name: other[name]}))
     with pytest.raises(Unreadable, match="damaged public key file"):
-        identity.load_public(tmp_path / "a.pub")
+        identity.load_public_key(tmp_path / "a.pub")
     if name == "mlkem768":  # a classic half cannot be passed off as the whole one, nor back
         (tmp_path / "a.pub").write_text(json.dumps(alice | {"mlkem768": "", "kind": "x25519"}))
         with pytest.raises(Unreadable, match="an id that is not that of its keys"):
-            identity.load_public(tmp_path / "a.pub")
+            identity.load_public_key(tmp_path / "a.pub")
 
 
 @pytest.mark.parametrize(
@@ -85,13 +85,13 @@ def test_every_key_of_a_public_key_is_part_of_its_id(tmp_path, name):
     ],
 )
 def test_a_public_key_file_of_another_form_is_refused(tmp_path, change, text):
-    identity.save_public(public(ALICE), tmp_path / "a.pub")
+    identity.save_public_key(public(ALICE), tmp_path / "a.pub")
     fields = fields_of(tmp_path / "a.pub")
     (tmp_path / "b.pub").write_text(json.dumps(fields | {"extra": {"note": "of a later release"}}))
-    assert identity.load_public(tmp_path / "b.pub") == public(ALICE)
+    assert identity.load_public_key(tmp_path / "b.pub") == public(ALICE)
     (tmp_path / "b.pub").write_text(json.dumps(fields | change))
     with pytest.raises(Unreadable, match=text):
-        identity.load_public(tmp_path / "b.pub")
+        identity.load_public_key(tmp_path / "b.pub")
 
 
 # Stanzas
@@ -99,7 +99,7 @@ def test_a_public_key_file_of_another_form_is_refused(tmp_path, change, text):
 
 def test_one_stanza_an_id(path):
     phrase = Passphrase("horse")
-    envelope.save(
+    envelope.seal(
         some(), path, [public(ALICE), phrase, public(ALICE), Passphrase("horse"), CLASSIC]
     )
     stanzas = header_of(path).stanzas
@@ -114,18 +114,18 @@ def test_one_stanza_an_id(path):
 def test_a_head_with_two_stanzas_of_one_id_is_tampered(path):
     """Whoever can rewrite a file could put a stanza before another's, which then opens nothing."""
     made, body = apart(path.read_bytes())
-    file_key = header.file_key_of(made, ALICE)
+    file_key = _header.file_key_of(made, ALICE)
     first, second = made.stanzas
     foreign = first | {"wrapped": second["wrapped"]}
     phrase = adding(Passphrase("horse"))(made, file_key).stanzas[-1]
     for stanzas in ((foreign, first), (first, foreign), (first, first), (phrase, first, phrase)):
         forged = made._replace(stanzas=stanzas)
-        forged = forged._replace(mac=header._mac(forged, file_key))
+        forged = forged._replace(mac=_header._mac(forged, file_key))
         path.write_bytes(together(forged, body))
         with pytest.raises(Tampered, match=f"two recipients named {name_of(stanzas[0])}"):
             envelope.load(path, ALICE)
         with pytest.raises(ValueError, match="two recipients named"):
-            header.finish(forged, file_key)
+            _header.finish(forged, file_key)
 
 
 def test_a_passphrase_is_named_by_all_of_its_salt(path):
@@ -136,7 +136,7 @@ def test_a_passphrase_is_named_by_all_of_its_salt(path):
 
 
 def test_a_secret_opens_what_its_classic_half_was_given(path, tmp_path):
-    envelope.save(some(), path, [CLASSIC])
+    envelope.seal(some(), path, [CLASSIC])
     assert header_of(path).stanzas[0]["id"] == CLASSIC.id != ALICE.id
     assert same(envelope.load(path, ALICE), some())
     made, body = apart(path.read_bytes())
@@ -152,7 +152,7 @@ def test_a_secret_opens_what_its_classic_half_was_given(path, tmp_path):
 @pytest.mark.parametrize("named", [CLASSIC.id, ALICE.id])
 @pytest.mark.parametrize("given", [CLASSIC, public(ALICE)], ids=["classic", "hybrid"])
 def test_a_secret_is_revoked_by_either_id(path, tmp_path, named, given):
-    envelope.save(some(), path, [given, public(BOB)])
+    envelope.seal(some(), path, [given, public(BOB)])
     revocation.revoke(tmp_path / "list", [named], OWNER)
     with pytest.raises(Expired, match=named):
         envelope.load(path, ALICE, revoked=[tmp_path / "list"])
@@ -166,11 +166,11 @@ def test_a_secret_is_revoked_by_either_id(path, tmp_path, named, given):
 
 def test_a_signature_under_anothers_id_is_none(path):
     """Made by its own key, and renamed by a recipient: `inspect` would show a wrong name."""
-    envelope.save(some(), path, [public(ALICE)], signers=[OWNER])
+    envelope.seal(some(), path, [public(ALICE)], signers=[OWNER])
     made, body = apart(path.read_bytes())
-    file_key = header.file_key_of(made, ALICE)
+    file_key = _header.file_key_of(made, ALICE)
     renamed = made._replace(signatures=(made.signatures[0] | {"id": MALLORY.id},))
-    renamed = renamed._replace(mac=header._mac(renamed, file_key))
+    renamed = renamed._replace(mac=_header._mac(renamed, file_key))
     path.write_bytes(together(renamed, body))
     with pytest.raises(Tampered, match=f"not signed by {OWNER.id}"):
         envelope.load(path, ALICE, signed_by=[public(OWNER)])
@@ -182,7 +182,7 @@ def test_a_signature_under_anothers_id_is_none(path):
 
 
 def test_a_classic_half_checks_signatures_too(path):
-    envelope.save(some(), path, [public(ALICE)], signers=[OWNER])
+    envelope.seal(some(), path, [public(ALICE)], signers=[OWNER])
     halves = [identity.public_key(OWNER, classic=True), public(OWNER)]
     assert same(envelope.load(path, ALICE, signed_by=halves), some())
 
@@ -197,7 +197,7 @@ def test_a_signer_named_in_a_record_has_the_id_of_its_keys(tmp_path):
         fields = json.loads(path.read_bytes())
         del fields["signature"]
         claimed = identity.document(public(MALLORY)) | {"id": OWNER.id}
-        path.write_bytes(signed.line(fields | {"signer": claimed}, MALLORY))
+        path.write_bytes(_lines.line(fields | {"signer": claimed}, MALLORY))
         with pytest.raises(Tampered, match="an id that is not that of its keys"):
             read(path)
 
@@ -207,13 +207,13 @@ def test_a_signer_named_in_a_record_has_the_id_of_its_keys(tmp_path):
 
 def test_who_was_added_replaced_and_removed_is_told(path, tmp_path):
     carol = secret("Carol")
-    keys.save(ALICE, tmp_path / "alice.key")
+    save_key(ALICE, tmp_path / "alice.key")
     for one, name in (
         (public(BOB), "bob"),
         (identity.public_key(carol), "carol"),
         (CLASSIC, "classic"),
     ):
-        identity.save_public(one, tmp_path / f"{name}.pub")
+        identity.save_public_key(one, tmp_path / f"{name}.pub")
     alice, m = ["--key", "alice.key"], "models/m.sealed"
     adds = ["recipients", "add", m, "--to", "bob.pub", "--to", "carol.pub", *alice]
     told = json.loads(good(tmp_path, *adds, "--json"))

@@ -1,6 +1,7 @@
 """Imports run one way, and importing the package is cheap."""
 
 import ast
+import importlib
 import subprocess
 import sys
 from pathlib import Path
@@ -12,19 +13,22 @@ MODULES = {
     ".".join(file.relative_to(PACKAGE.parent).with_suffix("").parts): file
     for file in PACKAGE.rglob("*.py")
 }
+ROOMS = ("keys", "sealed", "locked", "issuing")
 # What each part may import of the package, beside itself.
+FILES = {"_atomic", "_gaps", "_printing", "_temporary"}
 TOOLS = {"_progress", "data", "flax", "models", "tasks", "train"}
 MAY = {
     "core": set(),
     "ciphers": set(),
     "locks": {"core", "ciphers"},
-    "vault": {"core", "locks", "ciphers"},
+    **dict.fromkeys(FILES, FILES),
+    "vault": {"core", "locks", "ciphers"} | FILES,
     "explain": {"locks", "vault"},
     **dict.fromkeys(TOOLS, {"core"} | TOOLS),
     "attacks": {"core", "locks", "ciphers"} | TOOLS,
-    "study": {"core", "locks", "attacks", ""} | TOOLS,
+    "study": {"core", "locks", "attacks", "_atomic", ""} | TOOLS,
     "bench": {"core", "locks", "ciphers", "attacks", "study", ""} | TOOLS,
-    "cli": {"study", "bench", "vault", "explain", ""},
+    "cli": {"study", "bench", "vault", "explain", ""} | FILES,
     "": set(),
 }
 
@@ -98,12 +102,13 @@ FILES = """
 import io, sys
 import modellock_jax.cli
 from safetensors.numpy import save
-from modellock_jax.vault.keys import secret
-from modellock_jax.vault.locked.files import lock_file, unlock_file
+from modellock_jax import vault
 import numpy
-key, locked = secret.generate(), io.BytesIO()
-lock_file(save({"w": numpy.ones(8)}), locked, key, "stream_lock")
-unlock_file(locked.getvalue(), io.BytesIO(), key)
+key, locked, sealed = vault.generate_key(), io.BytesIO(), io.BytesIO()
+vault.lock_file(save({"w": numpy.ones(8)}), locked, key, "stream_lock")
+vault.unlock_file(locked.getvalue(), io.BytesIO(), key)
+vault.seal({"w": numpy.ones(8)}, sealed, [vault.public_key(key)])
+vault.load(sealed.getvalue(), key)
 print("jax" in sys.modules)
 """
 
@@ -111,6 +116,14 @@ print("jax" in sys.modules)
 def test_who_only_keeps_files_need_not_wait_for_jax():
     run = subprocess.run([sys.executable, "-c", FILES], capture_output=True, text=True, check=True)
     assert run.stdout == "False\n"
+
+
+@pytest.mark.parametrize("package", ["vault", *(f"vault.{name}" for name in ROOMS)])
+def test_every_name_of_the_vault_is_there_and_told(package):
+    module = importlib.import_module(f"modellock_jax.{package}")
+    assert set(module.__all__) <= set(dir(module))
+    for name in module.__all__:
+        assert getattr(module, name).__doc__
 
 
 def test_every_public_name_is_there():

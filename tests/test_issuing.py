@@ -10,12 +10,11 @@ from helpers.sealed import BOB, MALLORY, OWNER, public, same, some
 from safetensors.numpy import load_file, save_file
 
 from modellock_jax.vault.errors import Expired, Unreadable, WrongKey
-from modellock_jax.vault.issuing import copies as issuing
 from modellock_jax.vault.issuing import register, revocation
-from modellock_jax.vault.issuing.copies import issue
+from modellock_jax.vault.issuing.copies import issue, unfinished, user_secret
 from modellock_jax.vault.keys import identity
-from modellock_jax.vault.keys import secret as keys
-from modellock_jax.vault.locked import files as locked
+from modellock_jax.vault.keys.secret import load_key, save_key
+from modellock_jax.vault.locked.files import locked_info, unlock_file
 
 
 @pytest.fixture
@@ -25,7 +24,7 @@ def plain(tmp_path):
 
 
 def opened(one, folder):
-    locked.unlock_file(one.copy, folder / "opened", keys.load(one.key))
+    unlock_file(one.copy, folder / "opened", load_key(one.key))
     return (folder / "opened").read_bytes()
 
 
@@ -41,16 +40,16 @@ def test_every_user_has_a_copy_and_a_key_of_his_own(plain, tmp_path):
         assert one.entry.copy == hashlib.sha256(one.copy.read_bytes()).hexdigest()
         assert one.entry.plain == hashlib.sha256(plain.read_bytes()).hexdigest()
         assert one.entry.scheme == "stream_lock()"
-        own = keys.load(one.key)
-        assert own.id == one.entry.key == locked.locked_info(one.copy).key_id
-        assert own == issuing.user_secret(OWNER, found.id, one.entry.user, one.entry.salt)
+        own = load_key(one.key)
+        assert own.id == one.entry.key == locked_info(one.copy).key_id
+        assert own == user_secret(OWNER, found.id, one.entry.user, one.entry.salt)
         for secret in (OWNER, own):
             text = book.read_bytes() + one.copy.read_bytes()
             assert secret._reveal() not in text
             assert secret._reveal().hex().encode() not in text
     alice, bob = issued
     with pytest.raises(WrongKey):
-        locked.unlock_file(alice.copy, tmp_path / "x", keys.load(bob.key))
+        unlock_file(alice.copy, tmp_path / "x", load_key(bob.key))
     assert not same(load_file(alice.copy), load_file(bob.copy))
 
 
@@ -126,10 +125,10 @@ def test_what_was_interrupted_is_completed(plain, tmp_path, monkeypatch):
     (one,) = issue(plain, out, ["alice"], OWNER, book)
     assert opened(one, tmp_path) == plain.read_bytes()
     assert {*out.iterdir()} == left | {one.copy, one.key}
-    assert {*issuing.unfinished(out, ["alice", "bob"], register.read(book))} == left
-    assert issuing.unfinished(out, ["bob"], register.read(book)) == []
+    assert {*unfinished(out, ["alice", "bob"], register.read(book))} == left
+    assert unfinished(out, ["bob"], register.read(book)) == []
     (old,) = {*out.glob("*.key")} - {one.key}
-    assert keys.load(old) != keys.load(one.key)
+    assert load_key(old) != load_key(one.key)
 
 
 def lost_line(book, _):
@@ -155,10 +154,10 @@ def test_no_key_comes_twice_whatever_becomes_of_the_register(plain, tmp_path, ha
     (second,) = issue(plain, out, ["alice"], OWNER, book, again=again)
     assert first.entry.number == second.entry.number
     assert first.entry.key != second.entry.key
-    assert keys.load(first.key) != keys.load(second.key)
+    assert load_key(first.key) != load_key(second.key)
     with pytest.raises(WrongKey):
-        locked.unlock_file(second.copy, tmp_path / "x", keys.load(first.key))
-    left = issuing.unfinished(out, ["alice"], register.read(book))
+        unlock_file(second.copy, tmp_path / "x", load_key(first.key))
+    left = unfinished(out, ["alice"], register.read(book))
     assert {*left} == {first.copy, first.key}
 
 
@@ -170,7 +169,7 @@ def test_two_copies_of_one_register_give_different_keys(plain, tmp_path):
         for name, book in (("o", "r"), ("p", "s"))
     ]
     assert found[0].entry.number == found[1].entry.number
-    assert keys.load(found[0].key) != keys.load(found[1].key)
+    assert load_key(found[0].key) != load_key(found[1].key)
 
 
 def interrupted(*_):
@@ -181,9 +180,9 @@ def interrupted(*_):
 
 
 def test_from_the_command_line(plain, tmp_path):
-    keys.save(OWNER, tmp_path / "owner.key")
-    identity.save_public(public(OWNER), tmp_path / "owner.pub")
-    identity.save_public(public(MALLORY), tmp_path / "m.pub")
+    save_key(OWNER, tmp_path / "owner.key")
+    identity.save_public_key(public(OWNER), tmp_path / "owner.pub")
+    identity.save_public_key(public(MALLORY), tmp_path / "m.pub")
     here = ["issue", "m.st", "out", "--register", "r.jsonl", "--key", "owner.key"]
     told = json.loads(good(tmp_path, *here, "--user", "alice", "--user", "bob", "--json"))
     alice, bob = told["issued"]

@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from helpers.hidden import RAW, SECRET, shows, told
 
-from modellock_jax.vault.keys import secret as keys
+from modellock_jax.vault.keys.secret import load_key, save_key
 
 
 @pytest.fixture
@@ -25,8 +25,8 @@ def no_umask() -> Iterator[None]:
 
 
 def test_a_saved_key_is_the_same_key(tmp_path):
-    keys.save(SECRET, tmp_path / "owner.key")
-    assert keys.load(str(tmp_path / "owner.key")) == SECRET
+    save_key(SECRET, tmp_path / "owner.key")
+    assert load_key(str(tmp_path / "owner.key")) == SECRET
     fields = json.loads((tmp_path / "owner.key").read_text())
     created = fields.pop("created")
     assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d(\.\d+)?\+00:00", created)
@@ -64,7 +64,7 @@ def test_mode_is_0600_from_the_first_byte(tmp_path, monkeypatch, no_umask):
     monkeypatch.setattr(os, "open", spy_open)
     monkeypatch.setattr(os, "fsync", spy_sync)
     monkeypatch.setattr(os, "link", spy_link)
-    keys.save(SECRET, target)
+    save_key(SECRET, target)
     assert opened == [(True, 0o600)]
     assert steps == ["sync True", "link", "sync directory"]
     assert stat.S_IMODE(target.stat().st_mode) == 0o600
@@ -81,14 +81,14 @@ def test_nothing_is_overwritten(tmp_path, kind):
     else:
         target.symlink_to(tmp_path / "elsewhere")
     with pytest.raises(FileExistsError, match=r"owner\.key exists and is kept; choose another"):
-        keys.save(SECRET, target)
+        save_key(SECRET, target)
     assert os.listdir(tmp_path) == ["owner.key"]
     assert kind != "file" or target.read_text() == "another key"
 
 
 def test_a_missing_directory(tmp_path):
     with pytest.raises(FileNotFoundError, match=r"no directory .*absent; create it first"):
-        keys.save(SECRET, tmp_path / "absent" / "owner.key")
+        save_key(SECRET, tmp_path / "absent" / "owner.key")
 
 
 @pytest.mark.parametrize(
@@ -102,11 +102,11 @@ def test_a_failure_leaves_nothing(tmp_path, monkeypatch, step, error):
     with monkeypatch.context() as patch:
         patch.setattr(os, step, fail)
         with pytest.raises(type(error)) as caught:
-            keys.save(SECRET, tmp_path / "owner.key")
+            save_key(SECRET, tmp_path / "owner.key")
     assert caught.value is error
     assert os.listdir(tmp_path) == []
     assert not shows(told(error))
-    keys.save(SECRET, tmp_path / "owner.key")
+    save_key(SECRET, tmp_path / "owner.key")
 
 
 @pytest.mark.parametrize("size", [0, 1, 100, 180])
@@ -116,7 +116,7 @@ def test_a_full_disk_leaves_nothing(tmp_path, size):
     resource.setrlimit(resource.RLIMIT_FSIZE, (size, limits[1]))
     try:
         with pytest.raises(OSError, match="File too large") as caught:
-            keys.save(SECRET, tmp_path / "owner.key")
+            save_key(SECRET, tmp_path / "owner.key")
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     assert os.listdir(tmp_path) == []
@@ -133,17 +133,17 @@ def test_a_failed_sync_of_the_directory_leaves_the_whole_key(tmp_path, monkeypat
 
     monkeypatch.setattr(os, "fsync", fail)
     with pytest.raises(OSError, match="no"):
-        keys.save(SECRET, tmp_path / "owner.key")
+        save_key(SECRET, tmp_path / "owner.key")
     assert os.listdir(tmp_path) == ["owner.key"]
-    assert keys.load(tmp_path / "owner.key") == SECRET
+    assert load_key(tmp_path / "owner.key") == SECRET
 
 
 def test_a_killed_process_leaves_no_target(tmp_path):
     """No cleaning up: the process ends between the write and the publication."""
     script = (
-        "import os, sys; from modellock_jax.vault.keys import secret as keys\n"
+        "import os, sys; from modellock_jax import vault\n"
         "os.link = lambda *args: os._exit(9)\n"
-        "keys.save(keys.generate(), sys.argv[1])"
+        "vault.save_key(vault.generate_key(), sys.argv[1])"
     )
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "owner.key")], check=False)
     assert done.returncode == 9

@@ -12,8 +12,7 @@ from helpers.hidden import RAW, SECRET, SECRET_64, shows, told, write
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from modellock_jax.vault.keys import secret as keys
-from modellock_jax.vault.keys.secret import Secret
+from modellock_jax.vault.keys.secret import Secret, load_key
 
 GOOD: dict[str, Any] = {
     "format": "modellock-jax key",
@@ -90,9 +89,9 @@ WRONG: dict[str, tuple[bytes, str]] = {
 def test_load_is_strict_and_repeats_nothing(tmp_path, content, message):
     path = write(tmp_path / "owner.key", content)
     with pytest.raises(ValueError, match=re.escape(message)) as caught:
-        keys.load(path)
+        load_key(path)
     assert type(caught.value) is ValueError
-    assert str(caught.value).startswith(f"load: {path} ")
+    assert str(caught.value).startswith(f"load_key: {path} ")
     assert str(caught.value).endswith("; restore the key file from a copy")
     assert not shows(told(caught.value))
 
@@ -106,7 +105,7 @@ def test_base64_has_one_spelling(tmp_path):
         raw = base64.b64decode(text)
         content = changed(secret=text, id=Secret(raw).id)
         try:
-            accepted.append(keys.load(write(tmp_path / "owner.key", content)) == Secret(raw))
+            accepted.append(load_key(write(tmp_path / "owner.key", content)) == Secret(raw))
         except ValueError:
             assert base64.b64encode(raw).decode() != text
     assert accepted == [True] * 16
@@ -114,21 +113,21 @@ def test_base64_has_one_spelling(tmp_path):
 
 def test_order_and_space_are_free(tmp_path):
     content = json.dumps(dict(reversed(GOOD.items())), indent=7).encode()
-    assert keys.load(write(tmp_path / "owner.key", b"\r\n" + content)) == SECRET
+    assert load_key(write(tmp_path / "owner.key", b"\r\n" + content)) == SECRET
     full = changed() + b" " * (4096 - len(changed()))
-    assert keys.load(write(tmp_path / "owner.key", full)) == SECRET
+    assert load_key(write(tmp_path / "owner.key", full)) == SECRET
     with pytest.raises(ValueError, match="is not a modellock-jax key file"):
-        keys.load(write(tmp_path / "owner.key", full + b" "))
+        load_key(write(tmp_path / "owner.key", full + b" "))
 
 
 @pytest.mark.parametrize("mode", [0o640, 0o604, 0o620, 0o602, 0o610, 0o601, 0o644, 0o777])
 def test_a_file_open_to_others_is_refused(tmp_path, mode):
     path = write(tmp_path / "owner.key", changed(), mode)
     with pytest.raises(PermissionError, match="run `chmod 600` on it") as caught:
-        keys.load(path)
+        load_key(path)
     assert not shows(told(caught.value))
     path.chmod(0o400)
-    assert keys.load(path) == SECRET
+    assert load_key(path) == SECRET
 
 
 @pytest.mark.parametrize("kind", ["absent", "directory", "pipe"])
@@ -139,7 +138,7 @@ def test_no_file(tmp_path, kind):
     elif kind == "pipe":
         os.mkfifo(path, 0o600)
     with pytest.raises(FileNotFoundError, match=r"no key file .*owner\.key; write one with save"):
-        keys.load(path)
+        load_key(path)
 
 
 @pytest.fixture(scope="module")
@@ -151,7 +150,7 @@ def loads_or_refuses(path: Path, content: bytes) -> None:
     write(path, content)
     try:
         refusal = None
-        assert keys.load(path) == SECRET
+        assert load_key(path) == SECRET
     except ValueError as error:
         refusal = error
     if refusal:

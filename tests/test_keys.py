@@ -21,8 +21,7 @@ import modellock_jax as ml
 from modellock_jax.ciphers import chacha
 from modellock_jax.core import lock as base
 from modellock_jax.vault.keys import identity
-from modellock_jax.vault.keys import secret as keys
-from modellock_jax.vault.keys.secret import KeySource, Secret
+from modellock_jax.vault.keys.secret import KeySource, Secret, generate_key
 
 
 def hkdf(raw: bytes, length: int, *parts: str) -> bytes:
@@ -170,9 +169,9 @@ def test_a_secret_is_32_bytes(raw):
 
 
 def test_generate_asks_the_operating_system(monkeypatch):
-    assert keys.generate() != keys.generate()
+    assert generate_key() != generate_key()
     monkeypatch.setattr(secrets, "token_bytes", lambda n: RAW[:n])
-    assert keys.generate() == SECRET
+    assert generate_key() == SECRET
 
 
 def test_equality_is_constant_time_and_there_is_no_hash(monkeypatch):

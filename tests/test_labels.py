@@ -14,7 +14,7 @@ import modellock_jax as ml
 from modellock_jax import attacks
 from modellock_jax.core.lock import paths
 from modellock_jax.study.store import save_params
-from modellock_jax.vault.locked import files as locked
+from modellock_jax.vault.locked.files import lock_file, unlock_file
 
 PARAMS = {
     "dense": {"kernel": random_bits(jax.random.key(0), (16, 8), "float32"), "bias": jnp.ones(8)},
@@ -123,11 +123,11 @@ def test_a_label_of_two_locked_files_gives_two_keys(tmp_path):
     save_file(weights, tmp_path / "m")
     masters = []
     for scheme in ("deep_lock(key_bits=256)", "deep_lock(key_bits=256)", "deep_lock+stream_lock"):
-        locked.lock_file(tmp_path / "m", tmp_path / "l", ALICE, scheme, label="model/v1")
+        lock_file(tmp_path / "m", tmp_path / "l", ALICE, scheme, label="model/v1")
         now = jax.tree.map(jnp.asarray, load_file(tmp_path / "l"))
         if "+" not in scheme:
             masters.append(attacks.deep_lock_ciphertext_only(now, 256).master)
-        locked.unlock_file(tmp_path / "l", tmp_path / "again", ALICE)
+        unlock_file(tmp_path / "l", tmp_path / "again", ALICE)
         assert (tmp_path / "again").read_bytes() == (tmp_path / "m").read_bytes()
     assert not np.isin(*map(np.asarray, masters)).any()
 

@@ -12,9 +12,9 @@ from helpers.sealed import ALICE, BOB, same
 from safetensors.numpy import load_file, save_file
 
 import modellock_jax as ml
-from modellock_jax.vault import checkpoint, tensors
+from modellock_jax.vault import _tensors, checkpoint
 from modellock_jax.vault.errors import Tampered, Unreadable, WrongKey
-from modellock_jax.vault.locked import files as locked
+from modellock_jax.vault.locked.files import lock_file, unlock_file
 
 SCHEMES = ("stream_lock", "deep_lock", "deep_lock(key_bits=256,restart='leaf')+stream_lock")
 
@@ -24,7 +24,7 @@ def every_dtype():
     kinds = {"F64", "F32", "F16", "BF16", "F8_E4M3", "F8_E5M2", "I64", "I32", "I8", "U8", "BOOL"}
     arrays = {}
     for name in sorted(kinds):
-        dtype = tensors.DTYPES[name]
+        dtype = _tensors.DTYPES[name]
         raw = rng.integers(0, 2 if name == "BOOL" else 256, (5, 12 * dtype.itemsize), np.uint8)
         arrays[f"layer.{name}.weight"] = raw.view(dtype)
     nan = np.array([np.nan, -0.0], np.float32).view(np.uint32) ^ np.uint32(3)
@@ -42,19 +42,19 @@ def plain(tmp_path):
 @pytest.mark.parametrize("scheme", SCHEMES)
 def test_a_locked_file_loads_and_comes_back(scheme, plain, tmp_path):
     path, arrays = plain
-    info = locked.lock_file(path, tmp_path / "l", ALICE, scheme)
+    info = lock_file(path, tmp_path / "l", ALICE, scheme)
     assert info.key_id == ALICE.id
     assert ("BROKEN" in info.about) == ("deep_lock" in scheme)
     hidden = dict(safetensors.deserialize((tmp_path / "l").read_bytes()))
     assert hidden.keys() == arrays.keys()
     for name, found in hidden.items():
         assert tuple(found["shape"]) == arrays[name].shape
-        assert tensors.DTYPES[found["dtype"]] == arrays[name].dtype
+        assert _tensors.DTYPES[found["dtype"]] == arrays[name].dtype
         assert arrays[name].nbytes < 40 or bytes(found["data"]) != arrays[name].tobytes()
-    locked.unlock_file(tmp_path / "l", tmp_path / "again", ALICE)
+    unlock_file(tmp_path / "l", tmp_path / "again", ALICE)
     assert (tmp_path / "again").read_bytes() == path.read_bytes()
     with pytest.raises(WrongKey):
-        locked.unlock_file(tmp_path / "l", tmp_path / "x", BOB)
+        unlock_file(tmp_path / "l", tmp_path / "x", BOB)
     assert not (tmp_path / "x").exists()
     content = (tmp_path / "l").read_bytes()
     assert ALICE._reveal() not in content
@@ -63,7 +63,7 @@ def test_a_locked_file_loads_and_comes_back(scheme, plain, tmp_path):
 
 def test_the_cipher_of_the_host_is_that_of_the_graph(plain, tmp_path):
     path, arrays = plain
-    info = locked.lock_file(path, tmp_path / "l", ALICE, "stream_lock", label="model/v1")
+    info = lock_file(path, tmp_path / "l", ALICE, "stream_lock", label="model/v1")
     taken = {k: v for k, v in arrays.items() if v.dtype.itemsize < 8 and v.dtype != np.bool_}
     nonce = jnp.asarray(np.frombuffer(bytes.fromhex(json.loads(info.finish)[0]), "<u4"))
     lock, source = (
@@ -80,9 +80,9 @@ def test_the_cipher_of_the_host_is_that_of_the_graph(plain, tmp_path):
 
 def test_every_changed_byte_is_noticed(plain, tmp_path):
     path, _ = plain
-    locked.lock_file(path, tmp_path / "l", ALICE, "stream_lock")
+    lock_file(path, tmp_path / "l", ALICE, "stream_lock")
     whole = (tmp_path / "l").read_bytes()
-    head = tensors.head_length(whole[:8], len(whole))
+    head = _tensors.head_length(whole[:8], len(whole))
     places = [*range(0, head, 97), *range(head, len(whole), 61), len(whole) - 1]
     hurt = [whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :] for at in places]
     hurt += [whole[:-1], whole + b"\0", whole[: head // 2], b""]
@@ -90,14 +90,14 @@ def test_every_changed_byte_is_noticed(plain, tmp_path):
     for data in hurt:
         (tmp_path / "hurt").write_bytes(data)
         with pytest.raises((Tampered, Unreadable, WrongKey)) as fault:
-            locked.unlock_file(tmp_path / "hurt", tmp_path / "x", ALICE)
+            unlock_file(tmp_path / "hurt", tmp_path / "x", ALICE)
         codes.add(fault.value.code)
     assert 4 in codes
     assert not (tmp_path / "x").exists()
     for at in range(head, len(whole), 61):  # in the values it is always tampering, never the key
         (tmp_path / "hurt").write_bytes(whole[:at] + bytes([whole[at] ^ 1]) + whole[at + 1 :])
         with pytest.raises(Tampered):
-            locked.unlock_file(tmp_path / "hurt", tmp_path / "x", ALICE)
+            unlock_file(tmp_path / "hurt", tmp_path / "x", ALICE)
 
 
 def test_no_two_locked_files_share_a_key_stream(tmp_path):
@@ -105,7 +105,7 @@ def test_no_two_locked_files_share_a_key_stream(tmp_path):
     streams = []
     for i, array in enumerate(values):
         save_file({"w": array}, tmp_path / "m")
-        locked.lock_file(tmp_path / "m", tmp_path / "l", ALICE, "stream_lock", label="same")
+        lock_file(tmp_path / "m", tmp_path / "l", ALICE, "stream_lock", label="same")
         streams.append(load_file(tmp_path / "l")["w"] ^ values[i])
     assert (streams[0] == streams[1]).mean() < 0.02
 
@@ -122,7 +122,7 @@ def test_no_two_locked_files_share_a_key_stream(tmp_path):
 )
 def test_what_cannot_lock_a_file_says_so(scheme, text, plain, tmp_path):
     with pytest.raises(ValueError, match=text):
-        locked.lock_file(plain[0], tmp_path / "l", ALICE, scheme)
+        lock_file(plain[0], tmp_path / "l", ALICE, scheme)
     assert not (tmp_path / "l").exists()
 
 

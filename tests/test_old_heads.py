@@ -8,15 +8,15 @@ from helpers.sealed import ALICE, BOB, public, some
 from safetensors.numpy import save_file
 
 from modellock_jax.vault.keys import identity
-from modellock_jax.vault.keys import secret as keys
-from modellock_jax.vault.sealed import header
+from modellock_jax.vault.keys.secret import save_key
+from modellock_jax.vault.sealed import _header
 
 
 @pytest.fixture
 def folder(tmp_path):
     for one, name in ((ALICE, "alice"), (BOB, "bob")):
-        keys.save(one, tmp_path / f"{name}.key")
-        identity.save_public(public(one), tmp_path / f"{name}.pub")
+        save_key(one, tmp_path / f"{name}.key")
+        identity.save_public_key(public(one), tmp_path / f"{name}.pub")
     save_file(some(), tmp_path / "m.st")
     good(tmp_path, "seal", "m.st", "m.sealed", "--to", "alice.pub", "--to", "bob.pub")
     return tmp_path
@@ -43,14 +43,14 @@ def test_the_old_head_opens_again_and_the_command_says_so(folder, change):
     code = 5 if change[0] == "expire" else 3
     bad(code, "m.sealed", folder, "open", "m.sealed", "x", *bob)
     after = (folder / "m.sealed").read_bytes()
-    assert after[header.ROOM :] == before[header.ROOM :]
-    (folder / "m.sealed").write_bytes(before[: header.ROOM] + after[header.ROOM :])
+    assert after[_header.ROOM :] == before[_header.ROOM :]
+    (folder / "m.sealed").write_bytes(before[: _header.ROOM] + after[_header.ROOM :])
     good(folder, "open", "m.sealed", "x", *bob)
     told = json.loads(good(folder, *change, *alice, "--dry-run", "--json"))
     assert "`rotate`" in told["cannot"]
     good(folder, "rotate", "m.sealed", "r.sealed", "--to", "alice.pub", *alice)
     rotated = (folder / "r.sealed").read_bytes()
-    (folder / "r.sealed").write_bytes(before[: header.ROOM] + rotated[header.ROOM :])
+    (folder / "r.sealed").write_bytes(before[: _header.ROOM] + rotated[_header.ROOM :])
     bad(4, "r.sealed", folder, "open", "r.sealed", "x", *bob)
 
 

@@ -4,7 +4,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from modellock_jax.vault.files import printable
+from modellock_jax._printing import printable
 
 HOSTILE = {
     "a title": "\x1b]0;owned\x07",

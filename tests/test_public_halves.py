@@ -8,18 +8,18 @@ from helpers.hidden import SECRET, shows, write
 from helpers.sealed import ALICE, BOB, MALLORY, OWNER, public, some
 from safetensors.numpy import save_file
 
-from modellock_jax.vault import texts
+from modellock_jax.vault import _texts
 from modellock_jax.vault.errors import Unreadable
 from modellock_jax.vault.issuing import register, revocation
 from modellock_jax.vault.keys import identity, share_files, shares
-from modellock_jax.vault.keys import secret as keys
+from modellock_jax.vault.keys.secret import load_key, save_key
 
 CLASSIC = identity.public_key(ALICE, classic=True)
 
 
 @pytest.fixture
 def folder(tmp_path):
-    keys.save(ALICE, tmp_path / "alice.key")
+    save_key(ALICE, tmp_path / "alice.key")
     save_file(some(), tmp_path / "m.st")
     return tmp_path
 
@@ -33,7 +33,7 @@ def test_a_public_half_is_made_again(folder, classic):
     make = ["keygen", "--public", "alice.key", "again.pub", *options]
     told = json.loads(good(folder, *make, "--json"))
     expected = CLASSIC if classic else public(ALICE)
-    assert identity.load_public(folder / "again.pub") == expected
+    assert identity.load_public_key(folder / "again.pub") == expected
     assert (told["id"], told["public_id"]) == (ALICE.id, expected.id)
     assert told["fingerprint"] == expected.fingerprint
     before = (folder / "again.pub").read_bytes()
@@ -46,7 +46,7 @@ def test_a_public_half_is_made_again(folder, classic):
 
 def test_no_public_half_is_overwritten(folder):
     """It may be somebody else's, and files would be sealed to nobody."""
-    identity.save_public(public(BOB), folder / "b.pub")
+    identity.save_public_key(public(BOB), folder / "b.pub")
     before = (folder / "b.pub").read_bytes()
     bad(2, "b.pub exists", folder, "keygen", "--public", "alice.key", "b.pub")
     bad(2, "b.pub exists", folder, "keygen", "--public", "alice.key", "b.pub", "--classic")
@@ -72,12 +72,12 @@ def test_joined_shares_give_the_public_half_too(folder):
     two = [f"s/share-{i}-of-3.txt" for i in (1, 3)]
     told = json.loads(good(folder, "backup", "join", *two, "again.key", "--json"))
     assert told["public"] == "again.key.pub"
-    assert identity.load_public(folder / "again.key.pub") == public(ALICE)
+    assert identity.load_public_key(folder / "again.key.pub") == public(ALICE)
     # The public half was kept, and the key lost: the classic one is one of this key's too.
-    identity.save_public(CLASSIC, folder / "c.key.pub")
+    identity.save_public_key(CLASSIC, folder / "c.key.pub")
     assert CLASSIC.id in good(folder, "backup", "join", *two, "c.key").decode()
-    assert identity.load_public(folder / "c.key.pub") == CLASSIC
-    identity.save_public(public(BOB), folder / "d.key.pub")
+    assert identity.load_public_key(folder / "c.key.pub") == CLASSIC
+    identity.save_public_key(public(BOB), folder / "d.key.pub")
     bad(2, "d.key.pub exists and is no", folder, "backup", "join", *two, "d.key")
     assert not (folder / "d.key").exists()
 
@@ -90,12 +90,12 @@ def test_a_secret_key_among_recipients_is_named_as_such(folder):
         "the .pub", folder, "seal", "m.st", "x", "--to", "alice.key")  # fmt: skip
     for option in ("--to", "--signed-by"):
         with pytest.raises(Unreadable) as caught:
-            identity.load_public(folder / "alice.key")
+            identity.load_public_key(folder / "alice.key")
         assert not shows(str(caught.value), ALICE._reveal()), option
 
 
 def test_a_public_key_where_the_secret_one_is_needed_is_named_as_such(folder):
-    identity.save_public(public(ALICE), folder / "a.pub")
+    identity.save_public_key(public(ALICE), folder / "a.pub")
     text = "a.pub is a public key file, and no secret key file; give the key file"
     bad(2, text, folder, "lock", "m.st", "x", "--key", "a.pub")
 
@@ -105,17 +105,17 @@ def test_a_public_key_where_the_secret_one_is_needed_is_named_as_such(folder):
 
 def texts_of(folder):
     """A file of each kind, by name; the key and the shares are `hidden.SECRET`'s."""
-    keys.save(SECRET, folder / "k.key")
-    identity.save_public(identity.public_key(SECRET), folder / "k.pub")
+    save_key(SECRET, folder / "k.key")
+    identity.save_public_key(identity.public_key(SECRET), folder / "k.pub")
     share_files.save(shares.split(SECRET, 2, 3), folder / "s")
     (folder / "s" / "share-2-of-3.txt").rename(folder / "share")
     with register.extending(folder / "r", OWNER) as writer:
         writer.add("alice", ALICE.id, "2" * 64, "stream_lock()", "0" * 64, "1" * 64)
     revocation.revoke(folder / "l", [BOB.id], MALLORY, "left")
     return {
-        "k.key": (keys.load, ("key", {"id": SECRET.id, "ids": SECRET.ids})),
+        "k.key": (load_key, ("key", {"id": SECRET.id, "ids": SECRET.ids})),
         "k.pub": (
-            identity.load_public,
+            identity.load_public_key,
             ("public key", {"id": SECRET.id, "type": "mlkem768-x25519"}),
         ),
         "share": (share_files.load, ("share of a key", {"id": SECRET.id, "index": 2, "count": 3})),
@@ -165,7 +165,7 @@ def test_a_model_is_not_taken_for_a_text(folder):
     for length in (0xFEFF, 0xFFFE, 0x00410058, 0x0041FEFF, 0x7B):
         text = json.dumps({"w": {"dtype": "U8", "shape": [0], "data_offsets": [0, 0]}}).encode()
         data = length.to_bytes(8, "little") + text.ljust(length)
-        assert texts.encoding_fault(data[:4096]) == "", hex(length)
+        assert _texts.encoding_fault(data[:4096]) == "", hex(length)
         (folder / "m").write_bytes(data)
         assert b"plain safetensors, 1 tensors" in good(folder, "inspect", "m")
 

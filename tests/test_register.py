@@ -13,7 +13,7 @@ from helpers.register_worker import COPY, add, file_of
 from helpers.sealed import ALICE, BOB, MALLORY, OWNER, public
 
 from modellock_jax.vault.errors import Tampered, Unreadable, WrongKey
-from modellock_jax.vault.issuing import register, signed
+from modellock_jax.vault.issuing import _lines, register
 from modellock_jax.vault.keys import identity
 
 
@@ -91,7 +91,7 @@ def test_a_register_made_by_somebody_else_is_told_by_the_issuers_key(tmp_path):
     first, second = path.read_bytes().splitlines(True)
     fields = {k: v for k, v in json.loads(first).items() if k != "signature"}
     claimed = fields | {"signer": identity.document(public(OWNER))}
-    path.write_bytes(signed.line(claimed, MALLORY) + second)
+    path.write_bytes(_lines.line(claimed, MALLORY) + second)
     with pytest.raises(Tampered):
         register.read(path)
 
@@ -109,9 +109,9 @@ def test_a_signed_line_of_another_form_is_refused(change, tmp_path):
     path = file_of(tmp_path / "r", ["alice"])
     first, second = path.read_bytes().splitlines(True)
     fields = {k: v for k, v in json.loads(second).items() if k != "signature"}
-    path.write_bytes(first + signed.line(fields, OWNER))
+    path.write_bytes(first + _lines.line(fields, OWNER))
     assert register.read(path).entries
-    path.write_bytes(first + signed.line(fields | change, OWNER))
+    path.write_bytes(first + _lines.line(fields | change, OWNER))
     with pytest.raises(Unreadable if "version" in change else Tampered):
         register.read(path)
 
@@ -129,10 +129,10 @@ def test_no_key_and_no_salt_is_entered_twice(tmp_path):
     fields = {k: v for k, v in json.loads(second).items() if k != "signature"}
     fields |= {"number": 2, "previous": hashlib.sha256(second).hexdigest()}
     for change in ({"key": BOB.id}, {"salt": "3" * 64}):
-        path.write_bytes(before + signed.line(fields | change, OWNER))
+        path.write_bytes(before + _lines.line(fields | change, OWNER))
         with pytest.raises(Tampered, match="line 3 has the key of an earlier line"):
             register.read(path)
-    path.write_bytes(before + signed.line(fields | {"key": BOB.id, "salt": "3" * 64}, OWNER))
+    path.write_bytes(before + _lines.line(fields | {"key": BOB.id, "salt": "3" * 64}, OWNER))
     assert len(register.read(path).entries) == 2
 
 

@@ -10,9 +10,9 @@ from helpers.register_worker import TASKS, file_of
 from helpers.sealed import ALICE, OWNER, public
 
 from modellock_jax.vault.errors import Unreadable
-from modellock_jax.vault.issuing import copies as issuing
 from modellock_jax.vault.issuing import register, revocation
-from modellock_jax.vault.keys import secret as keys
+from modellock_jax.vault.issuing.copies import unfinished
+from modellock_jax.vault.keys.secret import load_key
 from modellock_jax.vault.locked.files import load_locked
 
 KILLED = -9
@@ -134,11 +134,11 @@ def test_issuing_killed_half_way_through_each_step(worker, tmp_path):
             TASKS["issue"](str(path))
             found = register.read(path, public(OWNER))
         folder, entry = Path(f"{path}.copies"), found.current["carol"]
-        own = keys.load(folder / f"carol.{entry.key}.key")
+        own = load_key(folder / f"carol.{entry.key}.key")
         assert load_locked(folder / f"carol.{entry.key}.safetensors", own)["w"].tolist() == [
             *range(6)
         ]
-        left = {one.name.split(".")[1] for one in issuing.unfinished(folder, ["carol"], found)}
+        left = {one.name.split(".")[1] for one in unfinished(folder, ["carol"], found)}
         assert entry.key not in left
         assert len(left) <= 1
         if ended == 0:

@@ -12,9 +12,9 @@ from helpers.sealed import ALICE, BOB, MALLORY, OWNER, for_two, public, refusing
 from safetensors.numpy import load_file, save_file
 
 from modellock_jax.vault.errors import Tampered, Unreadable, WrongKey
-from modellock_jax.vault.issuing import revocation, signed
+from modellock_jax.vault.issuing import _lines, revocation
 from modellock_jax.vault.keys import identity
-from modellock_jax.vault.keys import secret as keys
+from modellock_jax.vault.keys.secret import save_key
 from modellock_jax.vault.sealed import envelope
 
 
@@ -40,7 +40,7 @@ def test_a_list_only_grows(tmp_path):
     written = path.read_bytes()
     assert revocation.revoke(path, [BOB.id], OWNER, "again") == second == revocation.read(path)
     assert path.read_bytes() == written
-    assert signed.same(second.signer, public(OWNER))
+    assert _lines.same(second.signer, public(OWNER))
     with pytest.raises(WrongKey, match=f"list of key {OWNER.id}"):
         revocation.revoke(path, [ALICE.id], MALLORY)
     assert path.read_bytes() == written
@@ -96,13 +96,13 @@ def test_a_list_is_not_signed_over_by_somebody_else(tmp_path, bobs):
     forged = [
         fields | {"revoked": [], "signature": signature},
         fields | {"signer": identity.document(public(MALLORY)), "signature": signature},
-        json.loads(signed.line(fields, MALLORY)),
+        json.loads(_lines.line(fields, MALLORY)),
         fields | {"signature": signature | {"id": MALLORY.id}},
         fields | {"signature": signature | {"more": ""}},
         fields,
     ]
     for data in forged:
-        (tmp_path / "forged").write_bytes(signed.canonical(data) + b"\n")
+        (tmp_path / "forged").write_bytes(_lines.canonical(data) + b"\n")
         with pytest.raises(Tampered):
             revocation.read(tmp_path / "forged")
 
@@ -120,7 +120,7 @@ def test_a_list_is_not_signed_over_by_somebody_else(tmp_path, bobs):
 def test_a_signed_list_of_another_form_is_refused(change, tmp_path, bobs):
     fields = json.loads(bobs.read_bytes())
     del fields["signature"]
-    (tmp_path / "odd").write_bytes(signed.line(fields | change, OWNER))
+    (tmp_path / "odd").write_bytes(_lines.line(fields | change, OWNER))
     with pytest.raises(Unreadable if "version" in change else Tampered):
         revocation.read(tmp_path / "odd")
 
@@ -157,9 +157,9 @@ def test_a_reader_takes_over_newer_lists_only(tmp_path):
 
 @pytest.fixture
 def folder(tmp_path, path):
-    identity.save_public(public(OWNER), tmp_path / "o.pub")
+    identity.save_public_key(public(OWNER), tmp_path / "o.pub")
     for who, name in ((ALICE, "alice"), (BOB, "bob"), (OWNER, "owner")):
-        keys.save(who, tmp_path / f"{name}.key")
+        save_key(who, tmp_path / f"{name}.key")
     shutil.move(path, tmp_path / "m.sealed")
     save_file({"w": np.arange(6.0)}, tmp_path / "m.st")
     return tmp_path

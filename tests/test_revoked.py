@@ -20,9 +20,9 @@ from helpers.sealed import (
 from safetensors.numpy import save_file
 
 from modellock_jax.vault.errors import Expired, Tampered, Unreadable, WrongKey
-from modellock_jax.vault.issuing import revocation, signed
+from modellock_jax.vault.issuing import _lines, revocation
 from modellock_jax.vault.keys import identity
-from modellock_jax.vault.locked import files as locked
+from modellock_jax.vault.locked.files import lock_file, unlock_file
 from modellock_jax.vault.sealed import envelope
 from modellock_jax.vault.sealed.recipients import Passphrase, name_of
 from modellock_jax.vault.sealed.rewrite import read_header, rewrite
@@ -113,7 +113,7 @@ def test_what_is_no_list_is_an_error_that_says_why_it_was_read(path, name, conte
     place = path.parent / name
     place.mkdir() if content is None else place.write_bytes(content)
     for signers in ([], [OWNER]):
-        envelope.save(some(), path, [public(ALICE)], signers=signers)
+        envelope.seal(some(), path, [public(ALICE)], signers=signers)
         why = f"{name}.*{text}.*it was read because it lies beside .*m.sealed.*or move"
         with pytest.raises(Unreadable, match=why):
             envelope.load(path, ALICE)
@@ -139,7 +139,7 @@ def test_an_old_list_does_not_hide_a_newer_one(path, bobs, tmp_path):
 
 def test_a_list_that_is_named_counts_whoever_signed_the_file(path, tmp_path, monkeypatch):
     """Whoever names it vouches for it: it is the reader's own choice, and no stranger's."""
-    envelope.save(some(), path, [public(ALICE), public(BOB)], signers=[OWNER])
+    envelope.seal(some(), path, [public(ALICE), public(BOB)], signers=[OWNER])
     foreign = tmp_path / "foreign.json"
     revocation.revoke(foreign, [BOB.id], MALLORY, "left the company")
     refused(path, revoked=[foreign])
@@ -153,7 +153,7 @@ def test_a_list_that_is_named_counts_whoever_signed_the_file(path, tmp_path, mon
 
 
 def test_beside_a_signed_file_only_its_signers_list_counts(path, bobs, tmp_path):
-    envelope.save(some(), path, [public(ALICE), public(BOB)], signers=[OWNER, ALICE])
+    envelope.seal(some(), path, [public(ALICE), public(BOB)], signers=[OWNER, ALICE])
     foreign = tmp_path / "foreign.json"
     revocation.revoke(foreign, [ALICE.id, BOB.id], MALLORY)
     for name in ("revoked.json", "m.sealed.revoked.json"):
@@ -169,15 +169,15 @@ def test_beside_a_signed_file_only_its_signers_list_counts(path, bobs, tmp_path)
     shutil.copy(foreign, path.parent / "revoked.json")
     # Of a file that nobody signed, everybody's list counts.
     (path.parent / "m.sealed.revoked.json").unlink()
-    envelope.save(some(), path, [public(ALICE)])
+    envelope.seal(some(), path, [public(ALICE)])
     with pytest.raises(Expired):
         envelope.load(path, ALICE)
     # That a list names the file's signer as its own does not make it his.
     fields = json.loads(foreign.read_bytes())
     del fields["signature"]
     named = identity.document(public(MALLORY)) | {"id": OWNER.id}
-    (path.parent / "revoked.json").write_bytes(signed.line(fields | {"signer": named}, MALLORY))
-    envelope.save(some(), path, [public(ALICE)], signers=[OWNER])
+    (path.parent / "revoked.json").write_bytes(_lines.line(fields | {"signer": named}, MALLORY))
+    envelope.seal(some(), path, [public(ALICE)], signers=[OWNER])
     with pytest.raises(Tampered):
         envelope.load(path, ALICE)
 
@@ -194,13 +194,13 @@ def test_a_passphrase_is_revoked_by_the_name_of_its_stanza(path, tmp_path):
 
 def test_the_key_of_a_locked_file_is_refused(tmp_path, monkeypatch):
     save_file(some(), tmp_path / "m")
-    locked.lock_file(tmp_path / "m", tmp_path / "l", BOB, "stream_lock")
+    lock_file(tmp_path / "m", tmp_path / "l", BOB, "stream_lock")
     lists = tmp_path / "lists"
     lists.mkdir()
     revocation.revoke(lists / "list.json", [BOB.id], OWNER)
 
     def unlock(**options):
-        locked.unlock_file(tmp_path / "l", tmp_path / "again", BOB, **options)
+        unlock_file(tmp_path / "l", tmp_path / "again", BOB, **options)
 
     unlock()
     (tmp_path / "again").unlink()
@@ -214,7 +214,7 @@ def test_the_key_of_a_locked_file_is_refused(tmp_path, monkeypatch):
     with pytest.raises(Expired):
         unlock()
     with pytest.raises(WrongKey):
-        locked.unlock_file(tmp_path / "l", tmp_path / "again", ALICE)
+        unlock_file(tmp_path / "l", tmp_path / "again", ALICE)
     (tmp_path / "revoked.json").write_bytes((lists / "list.json").read_bytes()[:-1])
     with pytest.raises(Tampered):
         unlock()

@@ -10,14 +10,14 @@ from helpers.folders import MIXED, SHARDS, contents, model
 from helpers.sealed import ALICE, BOB, MALLORY, OWNER, adding, public
 
 from modellock_jax.vault import checkpoint
+from modellock_jax.vault._json import canonical
 from modellock_jax.vault.errors import Expired, Tampered, Unreadable, WrongKey
-from modellock_jax.vault.files import canonical
-from modellock_jax.vault.locked import sets as locked_sets
-from modellock_jax.vault.sealed import envelope, header, sets, writing
+from modellock_jax.vault.locked.sets import lock_set
+from modellock_jax.vault.sealed import _header, _writing, envelope, sets
+from modellock_jax.vault.sealed._writing import Content
 from modellock_jax.vault.sealed.members import member_key as key_of
 from modellock_jax.vault.sealed.opened import SET
 from modellock_jax.vault.sealed.rewrite import read_header, rewrite
-from modellock_jax.vault.sealed.writing import Content
 
 OWNERS = [public(OWNER)]
 
@@ -88,18 +88,18 @@ def test_what_is_not_one_release_is_tampered(sealed, change, signed):
 def test_a_recipient_cannot_mix_what_was_signed(sealed):
     """Mallory knows all keys of the set: they seal another shard that fits, and another manifest."""
     folder, path = sealed / "s2", sealed / "s2" / SHARDS[0]
-    key = header.file_key_of(read_header(folder / "modellock.set"), MALLORY)
+    key = _header.file_key_of(read_header(folder / "modellock.set"), MALLORY)
     made = read_header(path)
     member_key = key_of(key, made.file_id)
     with opened(sealed / "s1", MALLORY, expect=None) as old, old.member(SHARDS[0]) as shard:
         content = Content(shard.kind, list(shard.plain()), shard.size)
-    writing.seal_under(member_key, made.file_id, (), content, path, sets._OF_A_SET, lambda _: None)
+    _writing.seal_under(member_key, made.file_id, (), content, path, sets._OF_A_SET, lambda _: None)
     with opened(folder) as found, pytest.raises(Tampered, match="another release"):
         found.member(SHARDS[0])
     forged = read_header(path)._replace(digest=made.digest, mac=made.mac)
-    forged = header.finish(forged, member_key)
+    forged = _header.finish(forged, member_key)
     data = path.read_bytes()
-    path.write_bytes(header.encode(forged) + data[forged.room :])
+    path.write_bytes(_header.encode(forged) + data[forged.room :])
     with opened(folder) as found, pytest.raises(Tampered, match="not what was signed"):
         found.member(SHARDS[0])
 
@@ -111,15 +111,15 @@ def test_a_recipient_cannot_mix_what_was_signed(sealed):
 def test_a_manifest_that_leads_elsewhere_is_refused(sealed, path):
     folder = sealed / "s2"
     made = read_header(folder / "modellock.set")
-    key = header.file_key_of(made, MALLORY)
+    key = _header.file_key_of(made, MALLORY)
     with opened(folder) as found:
         listed = [one._asdict() for one in found.members.values()]
     listed.append(listed[0] | {"path": path})
     fields = {"format": sets.FORMAT, "version": 1, "members": listed, "empty": [], "extra": {}}
     text = canonical(fields)
-    about = writing.Cover((), "", (), "net", 2)
+    about = _writing.Cover((), "", (), "net", 2)
     content = Content(SET, [text], len(text))
-    writing.seal_under(
+    _writing.seal_under(
         key, made.file_id, made.stanzas, content, folder / "modellock.set", about, lambda _: None
     )
     with pytest.raises(Tampered, match="manifest is not as it was written"):
@@ -191,7 +191,7 @@ def test_what_is_no_whole_model_is_refused_and_leaves_nothing(tmp_path, fault):
     with pytest.raises(Unreadable, match=match):
         sets.seal_set(source, tmp_path / "s", [public(ALICE)])
     with pytest.raises(Unreadable, match=match):
-        locked_sets.lock_set(source, tmp_path / "s", OWNER, "stream_lock")
+        lock_set(source, tmp_path / "s", OWNER, "stream_lock")
     assert sorted(tmp_path.rglob("*")) == before
 
 

@@ -16,11 +16,16 @@ from safetensors.numpy import load, save
 import modellock_jax as ml
 from modellock_jax.vault import checkpoint
 from modellock_jax.vault.errors import Expired, Tampered, Unreadable, WrongKey
-from modellock_jax.vault.issuing import copies as issuing
 from modellock_jax.vault.issuing import revocation
-from modellock_jax.vault.keys import secret as keys
-from modellock_jax.vault.locked import files as locked
-from modellock_jax.vault.locked.files import load_locked, lock_file, locked_info, unlock_file
+from modellock_jax.vault.issuing.copies import issue
+from modellock_jax.vault.keys.secret import load_key, save_key
+from modellock_jax.vault.locked import _format
+from modellock_jax.vault.locked.files import (
+    load_locked,
+    lock_file,
+    locked_info,
+    unlock_file,
+)
 from modellock_jax.vault.locked.serving import open_locked
 from modellock_jax.vault.sealed import envelope
 
@@ -211,8 +216,8 @@ def test_nothing_is_written(tmp_path, monkeypatch):
 
 def test_an_issued_copy_opens_for_its_user(tmp_path):
     (tmp_path / "m").write_bytes(save(checkpoint.to_names(TREE)))
-    (one,) = issuing.issue(tmp_path / "m", tmp_path / "out", ["alice"], OWNER, tmp_path / "r")
-    own = keys.load(one.key)
+    (one,) = issue(tmp_path / "m", tmp_path / "out", ["alice"], OWNER, tmp_path / "r")
+    own = load_key(one.key)
     assert same(load_locked(one.copy, own), checkpoint.to_names(TREE))
     lock, key, weights = open_locked(one.copy, own, like=TREE)
     np.testing.assert_array_equal(ml.user_forward(lock, forward)(key, weights, X), forward(TREE, X))
@@ -256,7 +261,7 @@ def test_a_key_id_of_another_form_is_refused_whatever_the_checksum():
     info = locked_info(file)
     for name in ("key_id", "nonce", "check", "tag"):
         for wrong in ("", "\x1b[2J", getattr(info, name).upper() + "G", getattr(info, name)[:-1]):
-            head = locked.locked_format.head(info._replace(**{name: wrong}))
+            head = _format.head(info._replace(**{name: wrong}))
             size = 8 + int.from_bytes(file[:8], "little")
             with pytest.raises(Tampered, match="not as it was written"):
                 locked_info(head + file[size:])
@@ -266,10 +271,10 @@ def test_a_key_id_of_another_form_is_refused_whatever_the_checksum():
 
 
 def test_open_and_unlock_point_at_each_other(tmp_path):
-    keys.save(ALICE, tmp_path / "a.key")
+    save_key(ALICE, tmp_path / "a.key")
     (tmp_path / "plain").write_bytes(save(some()))
     (tmp_path / "locked").write_bytes(file_of(some()))
-    envelope.save(some(), tmp_path / "sealed", [public(ALICE)])
+    envelope.seal(some(), tmp_path / "sealed", [public(ALICE)])
     (tmp_path / "npz").write_bytes(b"PK\x03\x04" + bytes(600))
     (tmp_path / "utf16").write_bytes("[1, 2, 3]".encode("utf-16"))
     for command, name, text in (

@@ -21,15 +21,15 @@ from test_shares import clean, threes, words_of
 
 from modellock_jax.cli import main
 from modellock_jax.vault.errors import Tampered, Unreadable
-from modellock_jax.vault.keys import secret as keys
 from modellock_jax.vault.keys import share_files, shares
+from modellock_jax.vault.keys.secret import load_key, save_key
 
 
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory):
     """Shares of a key, 2 of 3, with the key file beside."""
     folder = tmp_path_factory.mktemp("shares")
-    keys.save(SECRET, folder / "a.key")
+    save_key(SECRET, folder / "a.key")
     share_files.save(shares.split(SECRET, 2, 3), folder / "s")
     return folder
 
@@ -139,9 +139,9 @@ def test_a_failure_leaves_no_share(tmp_path, monkeypatch, step):
 def test_a_killed_process_leaves_no_folder(tmp_path):
     """No cleaning up: the process ends when all is written and has no name yet."""
     script = (
-        "import os, sys; from modellock_jax.vault.keys import secret as keys, share_files, shares\n"
+        "import os, sys; from modellock_jax.vault.keys import generate_key, share_files, shares\n"
         "os.rename = lambda *args: os._exit(9)\n"
-        "share_files.save(shares.split(keys.generate(), 2, 3), sys.argv[1])"
+        "share_files.save(shares.split(generate_key(), 2, 3), sys.argv[1])"
     )
     done = subprocess.run([sys.executable, "-c", script, str(tmp_path / "s")], check=False)
     assert done.returncode == 9
@@ -212,7 +212,7 @@ def here(folder, monkeypatch):
 
 def test_split_drill_and_join(tmp_path):
     """As processes of their own, where nobody asks for a passphrase."""
-    keys.save(SECRET, tmp_path / "a.key")
+    save_key(SECRET, tmp_path / "a.key")
     out = good(tmp_path, "backup", "split", "a.key", "s", "--threshold", 3, "--shares", 4).decode()
     assert "all 4 combinations of 3 restore it" in out
     files = sorted((tmp_path / "s").iterdir())
@@ -220,7 +220,7 @@ def test_split_drill_and_join(tmp_path):
     assert "all 4 combinations of 3 restore it" in drilled
     assert sorted(os.listdir(tmp_path)) == ["a.key", "s"]
     joined = good(tmp_path, "backup", "join", *files[:3], "b.key").decode()
-    assert keys.load(tmp_path / "b.key") == SECRET
+    assert load_key(tmp_path / "b.key") == SECRET
     assert stat.S_IMODE((tmp_path / "b.key").stat().st_mode) == 0o600
     held = [words_of(share_files.load(file)).split() for file in files]
     for shown in (out, drilled, joined):
@@ -266,7 +266,7 @@ def test_what_commands_refuse(folder, tmp_path, monkeypatch):
 
 def test_a_passphrase_from_the_environment(tmp_path, monkeypatch):
     run = here(tmp_path, monkeypatch)
-    keys.save(SECRET, tmp_path / "a.key")
+    save_key(SECRET, tmp_path / "a.key")
     split = ["backup", "split", "a.key", "s", "--threshold", 2, "--shares", 2, "--passphrase"]
     bad(2, "no passphrase", tmp_path, *split)
     monkeypatch.setenv("MODELLOCK_PASSPHRASE", "correct horse")
@@ -282,4 +282,4 @@ def test_a_passphrase_from_the_environment(tmp_path, monkeypatch):
         assert "the passphrase is not that of the shares" in said
     monkeypatch.setenv("MODELLOCK_PASSPHRASE", "correct horse")
     assert run("backup", "join", *files, "b.key")[0] == 0
-    assert keys.load(tmp_path / "b.key") == SECRET
+    assert load_key(tmp_path / "b.key") == SECRET

@@ -12,7 +12,7 @@ from safetensors.numpy import load, save
 
 import modellock_jax as ml
 from modellock_jax.attacks import sign_flip_known_plaintext
-from modellock_jax.vault.locked import files as locked_files
+from modellock_jax.vault.locked import load_locked, lock_file
 
 SHAPES = [(3, 5), (2, 3, 7), (2, 4, 4, 32), (1, 49, 192), (2, 7, 4, 48), (2, 0, 3), (2, 3, 0), (4,)]
 
@@ -82,13 +82,13 @@ X = np.random.default_rng(1).normal(size=(2, 3, 4, 4)).astype(np.float32)
 def test_a_file_of_pytorch_is_locked_as_its_layers_would_be_masked():
     model = torch_model()
     target = Target()
-    locked_files.lock_file(save(model), target, ALICE, "sign_flip(bits=5)")
+    lock_file(save(model), target, ALICE, "sign_flip(bits=5)")
     locked = load(target.getvalue())
     signs = np.sign(locked["fc.bias"] / model["fc.bias"])
     with_mask = as_torch_runs_it(model, X, signs)
     np.testing.assert_array_equal(as_torch_runs_it(locked, X), with_mask)
     np.testing.assert_array_equal(abs(locked["head.weight"]), abs(model["head.weight"]))
-    again = locked_files.load_locked(target.getvalue(), ALICE)
+    again = load_locked(target.getvalue(), ALICE)
     assert all((again[name] == model[name]).all() for name in model)
 
 

@@ -9,10 +9,11 @@ import sys
 
 import pytest
 
-from modellock_jax.vault import files, temporary
-from modellock_jax.vault.files import creating, replacing
-from modellock_jax.vault.keys import secret as keys
+from modellock_jax import _atomic, _temporary
+from modellock_jax._atomic import creating, replacing
+from modellock_jax.vault import _files
 from modellock_jax.vault.keys import share_files, shares
+from modellock_jax.vault.keys.secret import generate_key, load_key, save_key
 
 
 def mode(path):
@@ -121,19 +122,19 @@ def lacking(monkeypatch, name, number, only=lambda *_: True):
 @pytest.mark.parametrize("number", [errno.EPERM, errno.ENOTSUP, errno.ENOSYS, errno.EMLINK])
 def test_without_hard_links_a_key_is_written_and_none_is_overwritten(tmp_path, monkeypatch, number):
     lacking(monkeypatch, "link", number)
-    secret = keys.generate()
-    keys.save(secret, tmp_path / "a.key")
-    assert keys.load(tmp_path / "a.key") == secret
+    secret = generate_key()
+    save_key(secret, tmp_path / "a.key")
+    assert load_key(tmp_path / "a.key") == secret
     assert mode(tmp_path / "a.key") == 0o600
     real = os.path.lexists
     monkeypatch.setattr(os.path, "lexists", lambda path: False)  # it comes while we write
     with pytest.raises(FileExistsError, match="exists and is kept"):
-        keys.save(keys.generate(), tmp_path / "a.key")
+        save_key(generate_key(), tmp_path / "a.key")
     monkeypatch.setattr(os.path, "lexists", real)
-    assert keys.load(tmp_path / "a.key") == secret
+    assert load_key(tmp_path / "a.key") == secret
     lacking(monkeypatch, "replace", errno.EIO)
     with pytest.raises(OSError, match=os.strerror(errno.EIO)):
-        keys.save(secret, tmp_path / "b.key")
+        save_key(secret, tmp_path / "b.key")
     assert os.listdir(tmp_path) == ["a.key"]
 
 
@@ -155,9 +156,9 @@ def test_without_modes_a_file_stays_its_owners(tmp_path, monkeypatch):
 
 
 def test_a_key_goes_to_no_file_system_that_shows_it_to_all(tmp_path, monkeypatch):
-    monkeypatch.setattr(files, "_for_owner", lambda path, flags: os.open(path, flags, 0o644))
+    monkeypatch.setattr(_atomic, "_for_owner", lambda path, flags: os.open(path, flags, 0o644))
     with pytest.raises(OSError, match="can keep nothing from others"):
-        keys.save(keys.generate(), tmp_path / "a.key")
+        save_key(generate_key(), tmp_path / "a.key")
     assert os.listdir(tmp_path) == []
 
 
@@ -166,14 +167,14 @@ def test_without_locks_it_says_so(tmp_path, monkeypatch, number):
     def refused(*_):
         raise OSError(number, os.strerror(number))
 
-    monkeypatch.setattr(files.fcntl, "flock", refused)
+    monkeypatch.setattr(_files.fcntl, "flock", refused)
     from modellock_jax.vault.issuing import register, revocation
 
     with pytest.raises(OSError, match="has no locks"):
-        revocation.revoke(tmp_path / "list", [keys.generate().id], keys.generate())
+        revocation.revoke(tmp_path / "list", [generate_key().id], generate_key())
     with (
         pytest.raises(OSError, match="has no locks"),
-        register.extending(tmp_path / "r", keys.generate()),
+        register.extending(tmp_path / "r", generate_key()),
     ):
         pass
 
@@ -195,14 +196,14 @@ def test_a_signal_between_any_two_lines_leaves_nothing(tmp_path):
 
             def trace(frame, event, _):
                 nonlocal left
-                ours = frame.f_code.co_filename in (files.__file__, temporary.__file__)
+                ours = frame.f_code.co_filename in (_atomic.__file__, _temporary.__file__)
                 if ours and event == "line" and frame.f_code.co_name not in ("remove", "begin"):
                     left -= 1
                     if left == 0:
-                        temporary.interrupt(Stopped())
+                        _temporary.interrupt(Stopped())
                 return trace if ours or event == "call" else None
 
-            temporary.begin()
+            _temporary.begin()
             sys.settrace(trace)
             try:
                 write(tmp_path / name, how=how)
@@ -211,7 +212,7 @@ def test_a_signal_between_any_two_lines_leaves_nothing(tmp_path):
                 done = False
             finally:
                 sys.settrace(None)
-                temporary.remove_all()
+                _temporary.remove_all()
             there = (tmp_path / name).read_bytes() if (tmp_path / name).exists() else None
             assert there == (b"new" if done else {"old": b"old", "new": None}[name])
             assert not list(tmp_path.glob(".modellock-*"))
@@ -226,9 +227,9 @@ def test_a_signal_between_any_two_lines_leaves_nothing(tmp_path):
 
 
 def test_a_fault_after_the_file_is_there_waits_for_the_next_file(tmp_path):
-    temporary.begin()
+    _temporary.begin()
     write(tmp_path / "a")
-    temporary.interrupt(Stopped())
+    _temporary.interrupt(Stopped())
     with pytest.raises(Stopped):
         write(tmp_path / "b")
     assert os.listdir(tmp_path) == ["a"]
@@ -237,7 +238,7 @@ def test_a_fault_after_the_file_is_there_waits_for_the_next_file(tmp_path):
 
 def test_shares_interrupted_leave_nothing(tmp_path, monkeypatch):
     pytest.importorskip("shamir_mnemonic")
-    split = shares.split(keys.generate(), 2, 3)
+    split = shares.split(generate_key(), 2, 3)
 
     def stopped(*_):
         raise Stopped
@@ -250,10 +251,10 @@ def test_shares_interrupted_leave_nothing(tmp_path, monkeypatch):
 
 def test_what_a_killed_process_leaves_is_found_and_nobody_else_can_read_it(tmp_path):
     program = (
-        "import os; from modellock_jax.vault.files import replacing\n"
+        "import os; from modellock_jax._atomic import replacing\n"
         "with replacing('a'): os.kill(os.getpid(), 9)"
     )
     ran = subprocess.run([sys.executable, "-c", program], cwd=tmp_path, check=False)
     assert ran.returncode == -9
-    (left,) = temporary.left_in(tmp_path)
+    (left,) = _temporary.left_in(tmp_path)
     assert mode(left) == 0o600

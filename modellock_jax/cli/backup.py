@@ -14,8 +14,8 @@ from modellock_jax.cli.choosing import (
     load_secret,
 )
 from modellock_jax.cli.inputs import Json, on_files, tell
-from modellock_jax.vault.keys import secret as keys
 from modellock_jax.vault.keys import share_files, shares
+from modellock_jax.vault.keys.secret import save_key_pair
 from modellock_jax.vault.keys.shares import Share
 from modellock_jax.vault.sealed.recipients import Passphrase
 
@@ -71,7 +71,7 @@ def join(
     """Restore a key file, and its public half beside it, from its shares."""
     given = [share_files.load(path) for path in sources]
     secret = shares.join(given, _passphrase(given, passphrase_file))
-    public = keys.save_both(secret, paths.key_file(output))
+    public = save_key_pair(secret, paths.key_file(output))
     tell(
         as_json,
         [

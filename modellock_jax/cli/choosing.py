@@ -9,14 +9,13 @@ from typing import Annotated, NamedTuple
 
 import typer
 
+from modellock_jax._printing import printable
 from modellock_jax.cli import paths, streams
+from modellock_jax.vault._frames import clears_frames
 from modellock_jax.vault.errors import Unreadable, VaultError, WrongKey
-from modellock_jax.vault.files import printable
-from modellock_jax.vault.frames import clears_frames
-from modellock_jax.vault.keys import secret as keys
-from modellock_jax.vault.keys.secret import Secret
+from modellock_jax.vault.keys.secret import Secret, load_key, parse
 from modellock_jax.vault.sealed import recipients
-from modellock_jax.vault.sealed.header_fields import Header
+from modellock_jax.vault.sealed._header_fields import Header
 from modellock_jax.vault.sealed.recipients import Passphrase, Unlocker
 
 KEY = "MODELLOCK_KEY"
@@ -165,7 +164,7 @@ def _place(name: str, look: Callable[[], Secret | None], absent: str) -> Place:
 @clears_frames
 def _from_environment() -> Secret | None:
     text = os.environ.get(KEY)
-    return keys.parse(os.fsencode(text), f"${KEY}") if text else None
+    return parse(os.fsencode(text), f"${KEY}") if text else None
 
 
 @clears_frames
@@ -180,7 +179,7 @@ def _from_keyring() -> Secret | None:
         text = keyring.get_password("modellock-jax", "default")
     except NoKeyringError:
         return None
-    return keys.parse(text.encode(), "the keyring's modellock-jax/default") if text else None
+    return parse(text.encode(), "the keyring's modellock-jax/default") if text else None
 
 
 def default_key_file() -> Path | None:
@@ -201,9 +200,9 @@ def default_key_file() -> Path | None:
 def load_secret(path: Path) -> Secret:
     """The secret in a key file, in a pipe, or on standard input; raises as `keys.load`."""
     if not paths.is_stream(path):
-        return keys.load(path)
+        return load_key(path)
     name = "standard input" if path == paths.STANDARD else printable(path)
-    return keys.parse(paths.content(path, 8192), name)
+    return parse(paths.content(path, 8192), name)
 
 
 @clears_frames

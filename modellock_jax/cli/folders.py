@@ -6,14 +6,20 @@ from typing import Any
 from modellock_jax.cli.choosing import Choice
 from modellock_jax.cli.heads import told_of_head
 from modellock_jax.cli.inputs import progress, show, tell
-from modellock_jax.vault import folders
+from modellock_jax.vault import _folders
 from modellock_jax.vault.errors import Unreadable
-from modellock_jax.vault.issuing import naming
+from modellock_jax.vault.issuing import _naming
 from modellock_jax.vault.keys import identity
 from modellock_jax.vault.keys.identity import PublicKey
 from modellock_jax.vault.keys.secret import Secret
-from modellock_jax.vault.locked import file_schemes
-from modellock_jax.vault.locked import sets as locked_sets
+from modellock_jax.vault.locked import _file_schemes
+from modellock_jax.vault.locked.sets import (
+    FORMAT,
+    is_locked_set,
+    lock_set,
+    read_locked_set,
+    unlock_set,
+)
 from modellock_jax.vault.sealed import rewrite, sets
 from modellock_jax.vault.sealed.opened import BYTES
 from modellock_jax.vault.sealed.sets import Member, OpenedSet
@@ -25,7 +31,7 @@ def seal(
     source: Path, output: Path, whom: list[Any], dry_run: bool, as_json: bool, **about: Any
 ) -> None:
     """`seal FOLDER FOLDER`."""
-    folders.check_new_folder(output)
+    _folders.check_new_folder(output)
     found = sets.check_folder(source)
     members: list[Member] = []
     if not dry_run:
@@ -70,7 +76,7 @@ def open_(
 ) -> None:
     """`open FOLDER FOLDER`, and without an output `verify FOLDER`."""
     if output is not None:
-        folders.check_new_folder(output)
+        _folders.check_new_folder(output)
     with opened(source, choice, signed_by=signed_by, **options) as found:
         if output is None or dry_run:
             with progress("checking", found.size) as done:
@@ -79,7 +85,7 @@ def open_(
             with progress("opening", found.size) as done:
                 found.export(output, done)
     made = found.header
-    words = naming.called(made.name, made.serial)
+    words = _naming.called(made.name, made.serial)
     by = ", ".join(public.id for public in signed_by) if signed_by else ""
     word = "whole" if output is None else "can be opened" if dry_run else f"opened into {output}"
     tell(
@@ -108,7 +114,7 @@ def rotate(
     **about: Any,
 ) -> None:
     """`rotate FOLDER FOLDER`."""
-    folders.check_new_folder(output)
+    _folders.check_new_folder(output)
     before = {one["id"] for one in rewrite.read_header(sets.manifest_of(source)).signatures}
     again = [s for s in about["signers"] if s.id in before]
     required = [*signed_by, *map(identity.public_key, again)]
@@ -138,7 +144,7 @@ def size_of(path: Path) -> int:
     """Bytes of a file, or of all files of a folder."""
     if not path.is_dir():
         return path.stat().st_size
-    return sum((path / one).stat().st_size for one in folders.walk(path).files)
+    return sum((path / one).stat().st_size for one in _folders.walk(path).files)
 
 
 def rewritten(path: Path) -> Path:
@@ -157,13 +163,13 @@ def _listed(paths: Any) -> str:
 
 def inspect(source: Path, as_json: bool) -> None:
     """`inspect FOLDER`."""
-    if locked_sets.is_locked_set(source):
-        found = locked_sets.read_locked_set(source)
-        about = f"{source}: {locked_sets.FORMAT}, {len(found.members)} files, {found.scheme}"
+    if is_locked_set(source):
+        found = read_locked_set(source)
+        about = f"{source}: {FORMAT}, {len(found.members)} files, {found.scheme}"
         show(
             as_json,
             [about, f"key_id: {found.key_id}", "What it says is checked only by unlock."],
-            kind=locked_sets.FORMAT,
+            kind=FORMAT,
             files=[one.path for one in found.members],
             scheme=found.scheme,
             key_id=found.key_id,
@@ -176,14 +182,14 @@ def inspect(source: Path, as_json: bool) -> None:
 
 def lock(source: Path, output: Path, secret: Secret, scheme: str, as_json: bool) -> None:
     """`lock FOLDER FOLDER`."""
-    folders.check_new_folder(output)
+    _folders.check_new_folder(output)
     size = size_of(source)
     with progress("locking", size) as done:
-        made = locked_sets.lock_set(source, output, secret, scheme, done=done)
+        made = lock_set(source, output, secret, scheme, done=done)
     copied = [one.path for one in made.members if not one.locked]
     lines = [f"{source} locked into {output} with key {made.key_id}: {len(made.members)} files"]
     lines += [f"copied as they are: {_listed(copied)}"] if copied else []
-    lines.append(file_schemes.about(made.scheme))
+    lines.append(_file_schemes.about(made.scheme))
     tell(
         as_json,
         lines,
@@ -197,15 +203,15 @@ def lock(source: Path, output: Path, secret: Secret, scheme: str, as_json: bool)
 
 def unlock(source: Path, output: Path, choice: Choice, revoked: list[Path], as_json: bool) -> None:
     """`unlock FOLDER FOLDER`."""
-    folders.check_new_folder(output)
-    if not locked_sets.is_locked_set(source):
+    _folders.check_new_folder(output)
+    if not is_locked_set(source):
         raise Unreadable(
             f"{source} has no {sets.LOCKED}; name a folder that was locked, or use open"
         )
-    found = locked_sets.read_locked_set(source)
+    found = read_locked_set(source)
     with choice.explained(), progress("unlocking", sum(one.size for one in found.members)) as done:
         secret = choice.of([found.key_id])
-        locked_sets.unlock_set(source, output, secret, revoked=revoked, done=done)
+        unlock_set(source, output, secret, revoked=revoked, done=done)
     tell(
         as_json,
         f"{source} unlocked into {output}, {len(found.members)} files",

@@ -2,9 +2,9 @@
 
 from typing import Any
 
-from modellock_jax.vault.issuing import naming
-from modellock_jax.vault.sealed import header, recipients
-from modellock_jax.vault.sealed.header_fields import Header
+from modellock_jax.vault.issuing import _naming
+from modellock_jax.vault.sealed import _header, recipients
+from modellock_jax.vault.sealed._header_fields import Header
 
 
 def told_of_head(made: Header, kind: str, size: int) -> tuple[list[str], dict[str, Any]]:
@@ -13,14 +13,14 @@ def told_of_head(made: Header, kind: str, size: int) -> tuple[list[str], dict[st
     signers = [signature["id"] for signature in made.signatures]
     listed = ", ".join("{id} ({type})".format(**one) for one in whom)
     lines = [
-        f"{kind}, version {header.VERSION}, {size} bytes; its head is whole, and says:",
-        f"name:       {naming.called(made.name, made.serial)}",
+        f"{kind}, version {_header.VERSION}, {size} bytes; its head is whole, and says:",
+        f"name:       {_naming.called(made.name, made.serial)}",
         f"recipients: {listed or 'those of the set that it is of'}",
         f"signed by:  {', '.join(signers) or 'nobody'}",
         f"expires:    {made.expires or 'never'}",
         "None of that is proved before `open` or `verify`, and who signed only with --signed-by.",
-        header.ABOUT,
+        _header.ABOUT,
     ]
-    fields: dict[str, Any] = {"kind": kind, "version": header.VERSION, "name": made.name}
+    fields: dict[str, Any] = {"kind": kind, "version": _header.VERSION, "name": made.name}
     fields |= {"serial": made.serial, "recipients": whom, "signatures": signers}
     return lines, fields | {"expires": made.expires}

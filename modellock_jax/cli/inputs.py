@@ -11,9 +11,9 @@ from typing import Annotated, Any
 
 import typer
 
+from modellock_jax._printing import printable
 from modellock_jax.cli import choosing, paths, streams
 from modellock_jax.vault.errors import Unreadable, VaultError
-from modellock_jax.vault.files import printable
 from modellock_jax.vault.keys import identity
 from modellock_jax.vault.keys.identity import PublicKey
 from modellock_jax.vault.keys.secret import Secret
@@ -73,7 +73,7 @@ def signers(paths: list[Path]) -> list[Secret]:
 
 def publics(paths: list[Path]) -> list[PublicKey]:
     """The public keys in these files."""
-    return [identity.load_public(path) for path in paths]
+    return [identity.load_public_key(path) for path in paths]
 
 
 def chosen_recipients(

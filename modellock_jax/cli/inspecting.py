@@ -6,19 +6,19 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+from modellock_jax._printing import printable
 from modellock_jax.cli import folders, paths, texts
 from modellock_jax.cli.app import app
 from modellock_jax.cli.heads import told_of_head
 from modellock_jax.cli.inputs import Json, on_files, show
 from modellock_jax.cli.paths import In
-from modellock_jax.vault import kinds, sources, tensors
+from modellock_jax.vault import _kinds, _sources, _tensors
+from modellock_jax.vault._sources import Reader
+from modellock_jax.vault._texts import encoding_fault
+from modellock_jax.vault._texts import kind as kind_of_text
 from modellock_jax.vault.errors import Unreadable
-from modellock_jax.vault.files import printable
-from modellock_jax.vault.locked import format as locked_format
-from modellock_jax.vault.sealed import envelope, header, rewrite
-from modellock_jax.vault.sources import Reader
-from modellock_jax.vault.texts import encoding_fault
-from modellock_jax.vault.texts import kind as kind_of_text
+from modellock_jax.vault.locked._format import FIELD, MARK, read_head
+from modellock_jax.vault.sealed import _header, envelope, rewrite
 
 _SHOWN = 4000  # bytes of a stranger's field
 _TEXT = 2**24  # bytes of the longest text file of ours
@@ -41,12 +41,12 @@ class _Beginning(Reader):
     """The head of a stream, or all of a text; the rest is only counted, and kept nowhere."""
 
     def __init__(self, given: paths.Stream) -> None:
-        pieces = sources.stream(given)
+        pieces = _sources.stream(given)
         self.path, self.name = None, given.name
-        self._data = sources.first(pieces, kinds.START)
+        self._data = _sources.first(pieces, _kinds.START)
         length = 8 + int.from_bytes(self._data[:8], "little")
-        wanted = length if kinds.is_safetensors(self._data) else _TEXT
-        self._data += sources.first(pieces, min(wanted, tensors.LONGEST) - len(self._data))
+        wanted = length if _kinds.is_safetensors(self._data) else _TEXT
+        self._data += _sources.first(pieces, min(wanted, _tensors.LONGEST) - len(self._data))
         for _ in pieces:
             pass
         self.size = given.count
@@ -56,7 +56,7 @@ class _Beginning(Reader):
 
 
 def _reader(given: paths.Source) -> Reader:
-    return sources.opened(given) if isinstance(given, Path) else _Beginning(given)
+    return _sources.opened(given) if isinstance(given, Path) else _Beginning(given)
 
 
 def _told(reader: Reader) -> texts.Told:
@@ -67,11 +67,11 @@ def _told(reader: Reader) -> texts.Told:
         with _as_file(reader) as path:
             return texts.describe(kind, path)
     try:
-        header.check_start(start)
+        _header.check_start(start)
     except Unreadable:
         return _open_tensors(reader)
     made, _ = rewrite.head_of(reader)
-    return told_of_head(made, header.MARK, reader.size)
+    return told_of_head(made, _header.MARK, reader.size)
 
 
 @contextlib.contextmanager
@@ -91,16 +91,16 @@ def _as_file(reader: Reader) -> Iterator[Path]:
 
 def _open_tensors(reader: Reader) -> texts.Told:
     directory = envelope.directory_of(reader)
-    field = directory.field(locked_format.FIELD)
+    field = directory.field(FIELD)
     mark = None if field is None else field[:_SHOWN].decode(errors="replace")
     count = f"{len(directory.tensors)} tensors in the open, {reader.size} bytes"
     fields: dict[str, Any] = {"tensors": len(directory.tensors)}
-    if mark != locked_format.MARK:
+    if mark != MARK:
         lines = [f"plain safetensors, {count}"]
         if mark is not None:
             lines.append(f"Its metadata call it '{printable(mark)}', which it is not.")
         return lines, {"kind": "plain safetensors"} | fields
-    info, _ = locked_format.read_head(reader)
+    info, _ = read_head(reader)
     said = {name: getattr(info, name) for name in ("scheme", "key_id", "about")}
     lines = [f"{mark}, {count}; its head is whole, and says:"]
     lines += [f"{name}: {text}" for name, text in said.items()]

@@ -10,7 +10,7 @@ from modellock_jax.cli.app import app
 from modellock_jax.cli.choosing import load_secret
 from modellock_jax.cli.inputs import Json, on_files, tell
 from modellock_jax.vault.keys import identity
-from modellock_jax.vault.keys import secret as keys
+from modellock_jax.vault.keys.secret import Secret, generate_key, save_key_pair
 
 
 @app.command()
@@ -51,9 +51,9 @@ def keygen(
             raise ValueError("--public KEY needs no --from: derive the key first, or name it")
         _publish(load_secret(public_of), output, classic, as_json)
         return
-    secret = load_secret(parent).child(path) if parent else keys.generate()
+    secret = load_secret(parent).child(path) if parent else generate_key()
     origin = secret.origin
-    public = keys.save_both(secret, paths.key_file(output), classic)
+    public = save_key_pair(secret, paths.key_file(output), classic)
     backup = f"{origin.path} below {origin.parent}" if origin else "keep a backup"
     tell(
         as_json,
@@ -67,7 +67,7 @@ def keygen(
     )
 
 
-def _publish(secret: keys.Secret, output: Path, classic: bool, as_json: bool) -> None:
+def _publish(secret: Secret, output: Path, classic: bool, as_json: bool) -> None:
     public = identity.public_key(secret, classic)
     if paths.is_stream(output):
         with paths.writing(output, force=False) as stream:
@@ -75,7 +75,7 @@ def _publish(secret: keys.Secret, output: Path, classic: bool, as_json: bool) ->
             stream.write(identity.text_of(public))
             stream.flush()
         return
-    identity.save_public(public, output)
+    identity.save_public_key(public, output)
     tell(
         as_json,
         _about(str(output), public),

@@ -28,7 +28,7 @@ def lock(
     as_json: Json = False,
 ) -> None:
     """Lock the tensors of a safetensors file; names, shapes and types stay in the open: see seal."""
-    from modellock_jax.vault.locked import files as locked
+    from modellock_jax.vault.locked.files import lock_file
 
     secret = Choice(key).first()
     if paths.is_folder(source):
@@ -39,7 +39,7 @@ def lock(
         paths.writing(output, force) as target,
         progress("locking", paths.size_of(given)) as done,
     ):
-        info = locked.lock_file(paths.held(given), target, secret, scheme, done=done)
+        info = lock_file(paths.held(given), target, secret, scheme, done=done)
     if not paths.is_output(output):
         tell(
             as_json,
@@ -62,7 +62,7 @@ def unlock(
     as_json: Json = False,
 ) -> None:
     """Give back the file that was locked, to the bit, or say why not."""
-    from modellock_jax.vault.locked import files as locked
+    from modellock_jax.vault.locked.files import locked_info, unlock_file
 
     choice = Choice(key)
     if paths.is_folder(source):
@@ -75,7 +75,7 @@ def unlock(
         choice.explained(),
     ):
         data = paths.held(given)
-        secret = choice.of([locked.locked_info(data).key_id])
-        locked.unlock_file(data, target, secret, revoked=revoked, done=done)
+        secret = choice.of([locked_info(data).key_id])
+        unlock_file(data, target, secret, revoked=revoked, done=done)
     if not paths.is_output(output):
         tell(as_json, f"{source} unlocked into {output}", output=str(output))

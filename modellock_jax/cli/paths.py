@@ -10,8 +10,9 @@ from typing import Annotated, BinaryIO
 
 import typer
 
+from modellock_jax._atomic import need_directory
+from modellock_jax._printing import printable
 from modellock_jax.cli import streams
-from modellock_jax.vault.files import need_directory, printable
 
 STANDARD = Path("-")
 

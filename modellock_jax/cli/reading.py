@@ -7,12 +7,12 @@ from typing import Annotated
 
 import typer
 
+from modellock_jax import _temporary
 from modellock_jax import explain as texts
 from modellock_jax.cli import streams
 from modellock_jax.cli.app import app
 from modellock_jax.cli.choosing import default_key_file
 from modellock_jax.cli.inputs import Json, show
-from modellock_jax.vault import temporary
 from modellock_jax.vault.sealed import recipients
 
 
@@ -50,7 +50,7 @@ def doctor(as_json: Json = False) -> None:
     lines += [
         f"left behind by a command that was killed, unless it still runs: {path}; delete it"
         for folder in dict.fromkeys((Path.cwd(), Path(tempfile.gettempdir())))
-        for path in temporary.left_in(folder)
+        for path in _temporary.left_in(folder)
     ]
     show(as_json, lines, faults={name: why for name, why in found.items() if why})
     if needed:
@@ -66,25 +66,25 @@ def _imports(module: str, source: str = "") -> str:
 
 
 def _works(what: str) -> str:
-    from modellock_jax.vault import files
+    from modellock_jax._atomic import replacing
     from modellock_jax.vault.keys import identity
-    from modellock_jax.vault.keys import secret as keys
+    from modellock_jax.vault.keys.secret import generate_key
 
     try:
         if what == "mlkem768":
-            secret = keys.generate()
+            secret = generate_key()
             public = identity.public_key(secret)
             sealed = identity.encrypt(b"probe", public, b"")
             if identity.decrypt(sealed, secret, public.kind, b"") != b"probe":
                 return "gives wrong answers"
-            if not identity.signed(public, b"probe", identity.sign(secret, b"probe")):
+            if not identity.verify(public, b"probe", identity.sign(secret, b"probe")):
                 return "gives wrong answers"
         elif what == "argon2id":
             recipients.Passphrase("probe").key(bytes(16))
         else:
             with (
                 tempfile.TemporaryDirectory(dir=".") as folder,
-                files.replacing(Path(folder) / "a"),
+                replacing(Path(folder) / "a"),
             ):
                 pass
     except Exception as error:

@@ -23,7 +23,7 @@ from modellock_jax.cli.inputs import (
 )
 from modellock_jax.vault import threats
 from modellock_jax.vault.sealed import recipients, rewrite
-from modellock_jax.vault.sealed.header_fields import Header
+from modellock_jax.vault.sealed._header_fields import Header
 
 people = typer.Typer(no_args_is_help=True, help="Who can open a sealed file.")
 app.add_typer(people, name="recipients")

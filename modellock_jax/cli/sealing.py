@@ -28,10 +28,10 @@ from modellock_jax.cli.inputs import (
     tell,
 )
 from modellock_jax.cli.paths import Force, In, Out
-from modellock_jax.vault.issuing import naming
+from modellock_jax.vault.issuing import _naming
 from modellock_jax.vault.keys.identity import PublicKey
 from modellock_jax.vault.sealed import envelope
-from modellock_jax.vault.sealed.header_fields import Header
+from modellock_jax.vault.sealed._header_fields import Header
 from modellock_jax.vault.sealed.opened import BYTES
 
 Expires = Annotated[
@@ -81,7 +81,7 @@ def seal(
         else:
             size = paths.size_of(given)
             with paths.writing(output, force) as target, progress("sealing", size) as done:
-                kind = envelope.seal_file(
+                kind = envelope.seal(
                     given,
                     target,
                     whom,
@@ -257,7 +257,7 @@ def _opened(
     revoked: list[Path],
 ) -> envelope.Sealed:
     with choice.explained():
-        return envelope.open_sealed(
+        return envelope.open(
             given, choice.unlocker, signed_by=signed_by, expect=expect, revoked=revoked
         )
 
@@ -282,5 +282,5 @@ def _counted(tensors: int | None) -> str:
 
 def _called(made: Header, signed_by: list[Path]) -> str:
     """What a file is called, and on whose word."""
-    words = naming.called(made.name, made.serial)
+    words = _naming.called(made.name, made.serial)
     return words if signed_by or not made.name else f"{words} (so its recipients say)"

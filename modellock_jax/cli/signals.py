@@ -7,7 +7,7 @@ import sys
 from types import FrameType
 from typing import Any
 
-from modellock_jax.vault import temporary
+from modellock_jax import _temporary
 
 # Left alone: what stops a process, or tells of windows, children and urgent data; what the processor
 # raises, from which Python cannot return; and what Python ignores, since the call fails then.
@@ -40,7 +40,7 @@ def catch() -> None:
     """
     global _over
     _over = False
-    temporary.begin()
+    _temporary.begin()
     raised: list[int] = []
 
     def handle(number: int, _: FrameType | None) -> None:
@@ -49,7 +49,7 @@ def catch() -> None:
         if raised:
             _end_now(number)
         try:
-            temporary.interrupt(Stopped(number))
+            _temporary.interrupt(Stopped(number))
         except Stopped:
             raised.append(number)
             raise
@@ -69,11 +69,11 @@ def over() -> None:
     """The command is over: signals change nothing any more, and nothing unfinished is left."""
     global _over
     _over = True
-    temporary.remove_all()
+    _temporary.remove_all()
 
 
 def _end_now(number: int) -> None:
-    temporary.remove_all()
+    _temporary.remove_all()
     os._exit(128 + number)
 
 

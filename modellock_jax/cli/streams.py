@@ -5,7 +5,7 @@ import os
 import sys
 from typing import BinaryIO, TextIO
 
-from modellock_jax.vault.files import printable
+from modellock_jax._printing import printable
 
 _closed: set[int] = set()  # of 0, 1, 2: those that were closed when the command began
 _taken = ""  # what standard input is

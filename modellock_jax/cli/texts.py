@@ -6,7 +6,7 @@ from typing import Any
 
 from modellock_jax.vault.issuing import register, revocation
 from modellock_jax.vault.keys import identity, share_files
-from modellock_jax.vault.keys import secret as keys
+from modellock_jax.vault.keys.secret import load_key
 
 Told = tuple[list[str], dict[str, Any]]  # for people, and for programs
 
@@ -18,7 +18,7 @@ def describe(kind: str, path: Path) -> Told:
 
 
 def _key(path: Path) -> Told:
-    secret = keys.load(path)
+    secret = load_key(path)
     lines = [f"a secret key, {secret.id}: keep it to yourself"]
     lines += [f"public half {name}: {kind}" for kind, name in secret.ids.items()]
     if secret.origin:
@@ -28,7 +28,7 @@ def _key(path: Path) -> Told:
 
 
 def _public_key(path: Path) -> Told:
-    public = identity.load_public(path)
+    public = identity.load_public_key(path)
     lines = [f"a public key, {public.id} ({public.kind})", f"fingerprint {public.fingerprint}"]
     return lines, {"id": public.id, "type": public.kind, "fingerprint": public.fingerprint}
 

@@ -50,14 +50,14 @@ def issue(
 
     Of a folder each gets a locked set, USER.KEYID.set.
     """
-    from modellock_jax.vault.issuing import copies as issuing
+    from modellock_jax.vault.issuing.copies import issue, unfinished
 
     secret = _signer(key, book, register.read)
     with paths.reading(source) as given:
         data = paths.held(given)
         total = (folders.size_of(source) if source.is_dir() else paths.size_of(given)) * len(user)
     with progress("issuing", total) as done:
-        issued = issuing.issue(
+        issued = issue(
             data, output, user, secret, book, scheme, again=again, revocations=revoke, done=done
         )
     lines = [f"{one.entry.user}: {one.copy}, opened by {one.key}" for one in issued]
@@ -65,7 +65,7 @@ def issue(
     lines.append(
         f"{book}: {len(issued)} lines more, signed by {secret.id}; its head is {made.head}"
     )
-    left = issuing.unfinished(output, user, made)
+    left = unfinished(output, user, made)
     lines += [
         f"{path}: in no line of {book}, left by a command that was cut off or by lines that were "
         "lost; do not give it out"
@@ -91,7 +91,7 @@ def list_(
     as_json: Json = False,
 ) -> None:
     """Check every line of a register, and show who has which key."""
-    public = identity.load_public(signed_by) if signed_by else None
+    public = identity.load_public_key(signed_by) if signed_by else None
     found = register.read(file, public, head)
     keys = {entry.key for entry in found.current.values()}
     lines = [

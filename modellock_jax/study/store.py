@@ -1,11 +1,9 @@
 """The run folder: rows that survive an interruption, written whole or not at all, by one process."""
 
-import contextlib
 import dataclasses
 import fcntl
 import json
 import os
-import tempfile
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, Self
@@ -14,6 +12,7 @@ import jax
 import jax.numpy as jnp
 from safetensors.flax import load_file, save
 
+from modellock_jax._atomic import replacing, write_all
 from modellock_jax.core.lock import Params, paths
 from modellock_jax.study.rows import check
 
@@ -123,15 +122,5 @@ def load_params(file: Path, like: Params) -> Params | None:
 def write(file: Path, content: bytes) -> None:
     """Write a file atomically: a crash at any byte leaves the old file whole."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=file.parent, prefix=f".{file.name}.")
-    try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(content)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)
-        os.replace(temporary, file)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
-        raise
+    with replacing(file) as handle:
+        write_all(handle, content, 0)

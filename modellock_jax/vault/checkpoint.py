@@ -8,10 +8,10 @@ from typing import Any
 import jax
 import numpy as np
 
+from modellock_jax._atomic import need_directory
 from modellock_jax.core.lock import Params, paths
-from modellock_jax.vault import sources, tensors
+from modellock_jax.vault import _sources, _tensors
 from modellock_jax.vault.errors import Unreadable
-from modellock_jax.vault.files import need_directory
 from modellock_jax.vault.sealed.envelope import directory_of
 
 
@@ -31,7 +31,7 @@ def to_names(params: Params) -> dict[str, np.ndarray]:
     for name, leaf in zip(jax.tree.leaves(paths(params)), jax.tree.leaves(params)):
         if name in found:
             raise ValueError(f"two leaves have the name {name!r}; rename one of them")
-        if getattr(leaf, "dtype", None) not in tensors.NAMES:
+        if getattr(leaf, "dtype", None) not in _tensors.NAMES:
             what = f"dtype {leaf.dtype}" if hasattr(leaf, "dtype") else f"a {type(leaf).__name__}"
             raise TypeError(f"the leaf {name!r} is {what}, which safetensors does not have")
         found[name] = np.asarray(leaf)
@@ -99,7 +99,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """
     if os.path.isdir(path):
         return _read_orbax(Path(path))
-    with sources.opened(path) as reader:
+    with _sources.opened(path) as reader:
         directory = directory_of(reader)
         arrays = {}
         for tensor in directory.tensors:

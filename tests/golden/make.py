@@ -14,16 +14,14 @@ from pathlib import Path
 import ml_dtypes
 import numpy as np
 
-from modellock_jax.vault import tensors
-from modellock_jax.vault.issuing import copies as issuing
-from modellock_jax.vault.issuing import register, revocation, revocation_text, signed
+from modellock_jax.vault import _tensors, keys, locked
+from modellock_jax.vault.issuing import _lines, _revocation_text, register, revocation
+from modellock_jax.vault.issuing.copies import issue
 from modellock_jax.vault.keys import identity, share_files, shares
-from modellock_jax.vault.keys import secret as keys
-from modellock_jax.vault.keys import text as key_text
-from modellock_jax.vault.locked import files as locked
-from modellock_jax.vault.locked import format as locked_format
-from modellock_jax.vault.locked import sets as locked_sets
-from modellock_jax.vault.sealed import envelope, header, recipients, sets
+from modellock_jax.vault.keys.secret import Secret, save_key
+from modellock_jax.vault.locked.files import lock_file
+from modellock_jax.vault.locked.sets import lock_set
+from modellock_jax.vault.sealed import _header, envelope, recipients, sets
 
 HERE = Path(__file__).parent
 CHAIN = "sign_flip(bits=8)+deep_lock(key_bits=256)+stream_lock"
@@ -32,21 +30,21 @@ METADATA = {"format": "pt", "é": "ü"}
 ANY = b"any bytes\0\xff"
 REASON = "a test"
 VERSIONS = {
-    header.MARK: int(header.VERSION),
-    locked_format.MARK: int(locked_format.VERSION),
-    key_text.FORMAT: key_text.VERSION,
+    _header.MARK: int(_header.VERSION),
+    locked._format.MARK: int(locked._format.VERSION),
+    keys._text.FORMAT: keys._text.VERSION,
     identity._FORMAT: identity.VERSION,
     share_files._FORMAT.split(",")[0]: int(share_files._FORMAT.split()[-1]),
-    register.FORMAT: signed.VERSION,
-    revocation_text.FORMAT: signed.VERSION,
+    register.FORMAT: _lines.VERSION,
+    _revocation_text.FORMAT: _lines.VERSION,
     sets.FORMAT: sets.VERSION,
-    locked_sets.FORMAT: locked_sets.VERSION,
+    locked.sets.FORMAT: locked.sets.VERSION,
 }
 
 
-def secret(name: str) -> keys.Secret:
+def secret(name: str) -> Secret:
     """A key that everybody has."""
-    return keys.Secret(hashlib.sha256(f"golden {name}, a public test key".encode()).digest())
+    return Secret(hashlib.sha256(f"golden {name}, a public test key".encode()).digest())
 
 
 def content() -> dict[str, np.ndarray]:
@@ -65,10 +63,10 @@ def make(folder: Path) -> None:
     """All golden files, into an empty folder."""
     alice, bob, owner = map(secret, ("alice", "bob", "owner"))
     for name in ("alice", "bob", "owner"):
-        keys.save(secret(name), folder / f"TEST-ONLY-{name}.key")
+        save_key(secret(name), folder / f"TEST-ONLY-{name}.key")
         public = identity.public_key(secret(name), classic=name == "bob")
-        identity.save_public(public, folder / f"{name}.pub")
-    head = tensors.lay_out(content(), METADATA)
+        identity.save_public_key(public, folder / f"{name}.pub")
+    head = _tensors.lay_out(content(), METADATA)
     flat = b"".join(content()[one.name].tobytes() for one in head.tensors)
     plain = folder / "plain.safetensors"
     plain.write_bytes(head.head + flat)
@@ -78,19 +76,19 @@ def make(folder: Path) -> None:
         recipients.Passphrase(PASSPHRASE),
     ]
     about = {"signers": [owner], "name": "golden", "serial": 3}
-    envelope.seal_file(plain, folder / "model.sealed", whom, **about)
+    envelope.seal(plain, folder / "model.sealed", whom, **about)
     model = folder / "model"
     (model / "shards").mkdir(parents=True)
     shutil.copy(plain, model / "shards" / "one.safetensors")
     (model / "config.json").write_bytes(b"{}")
     sets.seal_set(model, folder / "set", whom[:2], **about)
-    locked_sets.lock_set(model, folder / "locked-set", alice, "stream_lock")
-    envelope.seal_file(ANY, folder / "bytes.sealed", whom[:1])
-    locked.lock_file(plain, folder / "locked.safetensors", alice, "stream_lock", label="golden")
-    locked.lock_file(plain, folder / "chain.safetensors", alice, CHAIN, label="golden")
+    lock_set(model, folder / "locked-set", alice, "stream_lock")
+    envelope.seal(ANY, folder / "bytes.sealed", whom[:1])
+    lock_file(plain, folder / "locked.safetensors", alice, "stream_lock", label="golden")
+    lock_file(plain, folder / "chain.safetensors", alice, CHAIN, label="golden")
     share_files.save(shares.split(alice, 2, 3), folder / "TEST-ONLY-shares")
-    issuing.issue(plain, folder / "issued", ["ann"], owner, folder / "register")
-    issuing.issue(plain, folder / "issued", ["ann"], owner, folder / "register", again=True)
+    issue(plain, folder / "issued", ["ann"], owner, folder / "register")
+    issue(plain, folder / "issued", ["ann"], owner, folder / "register", again=True)
     revocation.revoke(folder / "list.json", [alice.id], owner, REASON)
 
 

@@ -15,12 +15,12 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from helpers.sealed import ALICE
-from modellock_jax.vault import sources
+from modellock_jax.vault import _sources
+from modellock_jax.vault._json import canonical
 from modellock_jax.vault.errors import VaultError
-from modellock_jax.vault.files import canonical
-from modellock_jax.vault.locked import files as locked
-from modellock_jax.vault.locked import format as locked_format
-from modellock_jax.vault.sealed import envelope, header, header_fields, recipients, rewrite
+from modellock_jax.vault.locked import _format
+from modellock_jax.vault.locked.files import locked_info
+from modellock_jax.vault.sealed import _header, _header_fields, envelope, recipients, rewrite
 
 
 def repeated(text: bytes, size: int) -> bytes:
@@ -65,8 +65,8 @@ def texts(size: int) -> Iterator[tuple[str, bytes]]:
 
 def sealed_texts(size: int) -> Iterator[tuple[str, bytes]]:
     """Headers of sealed files, with a right checksum."""
-    made = header.Header(bytes(16), 100, b"", "", (), room=2**16)
-    fields = header_fields.fields_of(made)
+    made = _header.Header(bytes(16), 100, b"", "", (), room=2**16)
+    fields = _header_fields.fields_of(made)
     yield "brackets", b'{"recipients":[' + repeated(b"[],", size) + b"0]}"
     yield "numbers", b'{"recipients":[' + repeated(b"1,", size) + b"0]}"
     yield "a long number", b'{"body":' + repeated(b"9", size) + b"}"
@@ -88,16 +88,16 @@ def sealed_head(text: bytes) -> bytes:
     """A head of a sealed file around a header's text; of a legal one, the right room."""
     checksum = hashlib.sha256(text).hexdigest().encode()
     quoted = text.replace(b"\\", b"\\\\").replace(b'"', b'\\"')
-    head = header._BEFORE + checksum + b'","header":"' + quoted + header._after(100)
+    head = _header._BEFORE + checksum + b'","header":"' + quoted + _header._after(100)
     return with_length(head) + bytes(100)
 
 
 def legal(text: bytes) -> bytes:
     """The same, as `header.encode` spells it."""
     fields = json.loads(text)
-    made = header_fields.header_of(fields)
-    room = len(header.encode(made._replace(room=0))) + 16
-    return header.encode(made._replace(room=room)) + bytes(made.body)
+    made = _header_fields.header_of(fields)
+    room = len(_header.encode(made._replace(room=0))) + 16
+    return _header.encode(made._replace(room=room)) + bytes(made.body)
 
 
 def locked_heads(size: int) -> Iterator[tuple[str, bytes]]:
@@ -108,7 +108,7 @@ def locked_heads(size: int) -> Iterator[tuple[str, bytes]]:
         form |= {"extra": "{}"}
         form |= {"nonce": "0" * 64, "check": "0" * 32, "tag": "0" * 64}
         original = originals[name].decode()
-        yield name, locked_format.head(locked_format.LockedInfo(**form, original=original))
+        yield name, _format.head(_format.LockedInfo(**form, original=original))
 
 
 def status(field: str) -> int:
@@ -130,7 +130,7 @@ def measured(what: str, path: Path, read) -> None:
 
 
 def plain(path: Path) -> None:
-    with sources.opened(path) as reader:
+    with _sources.opened(path) as reader:
         directory = envelope.directory_of(reader)
         directory.tensors.find("000003")
 
@@ -148,11 +148,11 @@ def main() -> None:
     for name, head in locked_heads(size):
         path.write_bytes(head)
         os.truncate(path, len(head) + size // 128 * (name == "tiny tensors"))
-        measured(f"locked: legal, {name}", path, locked.locked_info)
+        measured(f"locked: legal, {name}", path, locked_info)
     for name, text in texts(size):
         start = b'{"__metadata__":{"modellock":"modellock-jax locked file","modellock.version":"2"},"x":'
         path.write_bytes(with_length(start + text))
-        measured(f"locked: {name}", path, locked.locked_info)
+        measured(f"locked: {name}", path, locked_info)
 
 
 if __name__ == "__main__":

@@ -21,8 +21,8 @@ from safetensors.numpy import save_file
 
 from helpers.sealed import ALICE, BOB, adding, public, secret
 from modellock_jax.vault.keys.identity import public_key
-from modellock_jax.vault.locked import files as locked
-from modellock_jax.vault.sealed import chunks, envelope, rewrite
+from modellock_jax.vault.locked.files import lock_file
+from modellock_jax.vault.sealed import _chunks, envelope, rewrite
 
 CHUNK = 2**15
 MANY = 400  # recipients that no longer fit into the head's first room
@@ -41,13 +41,13 @@ save_file(arrays(1), PLAIN)
 
 
 def rotated(path: str) -> None:
-    with envelope.open_sealed(path, ALICE) as sealed:
+    with envelope.open(path, ALICE) as sealed:
         envelope.rotate(sealed, path, [public(ALICE), public(BOB)])
 
 
 TASKS = {
-    "seal": lambda path: envelope.save(arrays(1), path, [public(ALICE), public(BOB)]),
-    "lock": lambda path: locked.lock_file(PLAIN, path, ALICE, "stream_lock"),
+    "seal": lambda path: envelope.seal(arrays(1), path, [public(ALICE), public(BOB)]),
+    "lock": lambda path: lock_file(PLAIN, path, ALICE, "stream_lock"),
     "rewrap": lambda path: rewrite.rewrite(path, ALICE, adding(public(BOB))),
     "rotate": rotated,
     "grow": lambda path: rewrite.rewrite(path, ALICE, adding(public(BOB), *CLASSIC)),
@@ -113,7 +113,7 @@ def asking(program: str):
 
 def main() -> None:
     assert "jax" not in sys.modules
-    chunks.CHUNK = CHUNK
+    _chunks.CHUNK = CHUNK
     for line in sys.stdin:
         task = json.loads(line)
         start = time.perf_counter()

@@ -4,15 +4,16 @@ import functools
 import json
 
 from helpers.sealed import ALICE, BOB, together
-from modellock_jax.vault import files, tensors
-from modellock_jax.vault.sealed import header
+from modellock_jax.vault import _tensors
+from modellock_jax.vault._json import canonical
+from modellock_jax.vault.sealed import _header
 
 # Headers, written as we would write them, checksum and all
 
 
 def fitting(made, body):
     """Put together, with more room where the header needs it."""
-    needed = len(header.encode(made._replace(room=0))) + 8
+    needed = len(_header.encode(made._replace(room=0))) + 8
     return together(made._replace(room=max(made.room, needed)), body)
 
 
@@ -69,8 +70,8 @@ def edit_stanzas(case, rng):
     mine, his = case.made.stanzas
     others = case.made2.stanzas
     noise = mine | {"wrapped": base64_noise(mine["wrapped"], rng)}
-    low = mine | {"wrapped": header.recipients._text(bytes(1168))}
-    phrase = header.recipients._text(bytes(16)), header.recipients._text(bytes(48))
+    low = mine | {"wrapped": _header.recipients._text(bytes(1168))}
+    phrase = _header.recipients._text(bytes(16)), _header.recipients._text(bytes(48))
     phrase = {"type": "passphrase", "salt": phrase[0], "wrapped": phrase[1]}
     news = [
         (mine,),
@@ -102,7 +103,7 @@ def edit_stanzas(case, rng):
 
 
 def metadata_of(case):
-    return tensors.parse(case.data[: case.made.room]).metadata
+    return _tensors.parse(case.data[: case.made.room]).metadata
 
 
 def written(case, metadata, shape=None, end=None, text=None):
@@ -127,7 +128,7 @@ def edit_metadata(case, rng):
     if what == 0:
         metadata["version"] = ["0", "1", "3", "", "2 ", "02", "2.0"][rng.integers(7)]
     elif what == 1:
-        metadata["modellock"] = ["", header.MARK + "!", header.MARK.upper()][rng.integers(3)]
+        metadata["modellock"] = ["", _header.MARK + "!", _header.MARK.upper()][rng.integers(3)]
     elif what == 2:
         metadata["about"] = "This file is not encrypted."
     elif what == 3:
@@ -163,8 +164,8 @@ def edit_metadata(case, rng):
             fields[name] = odd[rng.integers(len(odd))]
         else:
             del fields[name]
-        metadata["header"] = files.canonical(fields).decode()
-        metadata["checksum"] = header.hashlib.sha256(metadata["header"].encode()).hexdigest()
+        metadata["header"] = canonical(fields).decode()
+        metadata["checksum"] = _header.hashlib.sha256(metadata["header"].encode()).hexdigest()
     return written(case, metadata)
 
 
@@ -189,8 +190,8 @@ def claims(case):
     )
     for name in ("body", "room"):
         for value in (huge, 2**63, 10**30, 0, 99_999_999):
-            new = files.canonical(fields | {name: value}).decode()
-            checksum = header.hashlib.sha256(new.encode()).hexdigest()
+            new = canonical(fields | {name: value}).decode()
+            checksum = _header.hashlib.sha256(new.encode()).hexdigest()
             yield written(case, metadata | {"header": new, "checksum": checksum}, [value], value)
     yield from (
         written(case, metadata, shape, n) for shape in ([n, 1], [1] * 70, [huge] * 900, [[n]], n)
@@ -205,7 +206,7 @@ def claims(case):
         yield written(case, "", text=deep * (60_000 // len(deep)))
         yield inner(deep * 5_000)
     yield written(case, "", text='{"a":' + "[" * 20_000 + "]" * 20_000 + "}")
-    yield inner(files.canonical(fields | {"recipients": [fields["recipients"]] * 3}).decode())
+    yield inner(canonical(fields | {"recipients": [fields["recipients"]] * 3}).decode())
     yield inner(metadata["header"][:-1] + ',"room":65536}')
     yield inner(metadata["header"].replace(str(n), "NaN"))
     yield inner(metadata["header"].replace(str(n), "1" * 5000))

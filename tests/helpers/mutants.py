@@ -7,7 +7,7 @@ from helpers.mutant_heads import claim, edit_header, edit_metadata, edit_stanzas
 from helpers.sealed import ALICE, BOB, OWNER, apart, public, some, together
 from modellock_jax.vault.errors import VaultError
 from modellock_jax.vault.keys import identity
-from modellock_jax.vault.sealed import chunks, envelope, header
+from modellock_jax.vault.sealed import _chunks, _header, envelope
 
 CHUNK = 64  # so that small arrays have several chunks
 
@@ -18,15 +18,15 @@ class Case:
     def __init__(self, folder):
         publics = [public(ALICE), identity.public_key(BOB, classic=True)]
         self.path = folder / "m.sealed"
-        envelope.save(some(1), folder / "other", publics, signers=[OWNER])
+        envelope.seal(some(1), folder / "other", publics, signers=[OWNER])
         called = {"name": 'résnet \\ "7"', "serial": 7}
-        envelope.save(some(0), self.path, publics, signers=[OWNER], **called)
+        envelope.seal(some(0), self.path, publics, signers=[OWNER], **called)
         self.data, self.other = self.path.read_bytes(), (folder / "other").read_bytes()
         (self.made, self.body), (self.made2, self.body2) = apart(self.data), apart(self.other)
-        size = chunks.plain_size(len(self.body))
-        self.parts = [chunks.chunk(i, size) for i in range(chunks.count(size))]
+        size = _chunks.plain_size(len(self.body))
+        self.parts = [_chunks.chunk(i, size) for i in range(_chunks.count(size))]
         self.used = len(self.data[: self.made.room].rstrip(b" "))
-        self.file_key = header.file_key_of(self.made, ALICE)
+        self.file_key = _header.file_key_of(self.made, ALICE)
 
     def try_to_open(self, data: bytes) -> int:
         """The code of the fault that opening such a file ends in, 0 if it opens."""
@@ -107,8 +107,8 @@ def length_lies(case, rng):
 
 def shuffle_chunks(case, rng):
     """Swapped, repeated, dropped or another file's, where the size then says so and where not."""
-    bodies = [case.body[p.place : p.place + p.length + chunks.TAG] for p in case.parts]
-    others = [case.body2[p.place : p.place + p.length + chunks.TAG] for p in case.parts]
+    bodies = [case.body[p.place : p.place + p.length + _chunks.TAG] for p in case.parts]
+    others = [case.body2[p.place : p.place + p.length + _chunks.TAG] for p in case.parts]
     i, j = rng.choice(len(bodies), 2, replace=False)
     full = [i for i, p in enumerate(case.parts) if p.length == CHUNK]
     what = rng.integers(6)

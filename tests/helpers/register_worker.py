@@ -8,8 +8,7 @@ from safetensors.numpy import save_file
 
 from helpers import crash_worker
 from helpers.sealed import BOB, OWNER
-from modellock_jax.vault.issuing import copies as issuing
-from modellock_jax.vault.issuing import register, revocation
+from modellock_jax.vault.issuing import copies, register, revocation
 
 COPY = {"scheme": "stream_lock()", "plain": "0" * 64, "copy": "1" * 64}
 
@@ -32,7 +31,7 @@ save_file({"w": np.arange(6, dtype="f4")}, PLAIN)
 
 
 def issue(path: str) -> None:
-    issuing.issue(PLAIN, f"{path}.copies", ["carol"], OWNER, path)
+    copies.issue(PLAIN, f"{path}.copies", ["carol"], OWNER, path)
 
 
 TASKS = {

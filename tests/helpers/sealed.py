@@ -6,19 +6,18 @@ from pathlib import Path
 
 import numpy as np
 
-from modellock_jax.vault import tensors
+from modellock_jax.vault import _tensors
 from modellock_jax.vault.issuing import revocation
 from modellock_jax.vault.keys import identity
-from modellock_jax.vault.keys import secret as keys
 from modellock_jax.vault.keys.identity import PublicKey
 from modellock_jax.vault.keys.secret import Secret
-from modellock_jax.vault.sealed import chunks, envelope, header, opened, recipients
-from modellock_jax.vault.sealed.header_fields import Header
+from modellock_jax.vault.sealed import _chunks, _header, envelope, opened, recipients
+from modellock_jax.vault.sealed._header_fields import Header
 
 
 def secret(name: str) -> Secret:
     """The same one at every run."""
-    return keys.Secret(hashlib.sha512(name.encode()).digest()[:32])
+    return Secret(hashlib.sha512(name.encode()).digest()[:32])
 
 
 ALICE, BOB, MALLORY, OWNER = map(secret, ("Alice", "Bob", "Mallory", "owner"))
@@ -44,7 +43,7 @@ def for_two(folder: Path) -> Path:
     """A sealed file of nobody's signature, for Alice and Bob, in a folder of its own."""
     (folder / "models").mkdir()
     path = folder / "models" / "m.sealed"
-    envelope.save(some(), path, [public(ALICE), public(BOB)])
+    envelope.seal(some(), path, [public(ALICE), public(BOB)])
     return path
 
 
@@ -65,33 +64,33 @@ def same(found: dict[str, np.ndarray], expected: dict[str, np.ndarray]) -> bool:
 
 def apart(data: bytes) -> tuple[Header, bytes]:
     """A sealed file's header and body."""
-    at = header.head_length(data, len(data))
-    return header.decode(data[:at], len(data)), data[at:]
+    at = _header.head_length(data, len(data))
+    return _header.decode(data[:at], len(data)), data[at:]
 
 
 def body_of(file_key: bytes, made: Header, kind: str, plain: bytes) -> bytes:
     """What a recipient can do: a body of their own under a file's own key."""
-    cipher = chunks.Cipher(header.file_key_use(file_key, made.file_id, "payload"), made.binding)
+    cipher = _chunks.Cipher(_header.file_key_use(file_key, made.file_id, "payload"), made.binding)
     plain = kind.encode().ljust(opened.INDEX, b"\0") + plain
-    sealed = bytearray(chunks.sealed_size(len(plain)))
+    sealed = bytearray(_chunks.sealed_size(len(plain)))
 
     def write(place: int, chunk: bytes) -> None:
         sealed[place : place + len(chunk)] = chunk
 
-    pieces = [plain[i : i + chunks.CHUNK] for i in range(0, len(plain), chunks.CHUNK)]
-    chunks.seal_all(cipher, pieces, write, lambda _: None, hashed=False, in_turn=True)
+    pieces = [plain[i : i + _chunks.CHUNK] for i in range(0, len(plain), _chunks.CHUNK)]
+    _chunks.seal_all(cipher, pieces, write, lambda _: None, hashed=False, in_turn=True)
     return bytes(sealed)
 
 
 def plain_of(arrays: dict[str, np.ndarray]) -> bytes:
-    """Arrays as the safetensors file that `envelope.save` seals."""
-    directory = tensors.lay_out(arrays, {})
+    """Arrays as the safetensors file that `vault.seal` seals."""
+    directory = _tensors.lay_out(arrays, {})
     return directory.head + b"".join(arrays[t.name].tobytes() for t in directory.tensors)
 
 
 def together(made: Header, body: bytes) -> bytes:
     """A sealed file with a head of our own spelling, checksum and all."""
-    return header.encode(made) + body
+    return _header.encode(made) + body
 
 
 def header_of(path: Path) -> Header:

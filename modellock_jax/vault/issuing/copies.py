@@ -7,16 +7,15 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
 
-from modellock_jax.vault import sources
-from modellock_jax.vault.files import canonical
+from modellock_jax.vault import _sources
+from modellock_jax.vault._json import canonical
 from modellock_jax.vault.issuing import revocation
 from modellock_jax.vault.issuing.register import USER, Entry, Register, Writer, extending
 from modellock_jax.vault.keys import identity
-from modellock_jax.vault.keys import secret as keys
-from modellock_jax.vault.keys.secret import Secret
-from modellock_jax.vault.locked import file_schemes
-from modellock_jax.vault.locked import sets as locked_sets
+from modellock_jax.vault.keys.secret import Secret, save_key
+from modellock_jax.vault.locked import _file_schemes
 from modellock_jax.vault.locked.files import Done, lock_file
+from modellock_jax.vault.locked.sets import lock_set
 from modellock_jax.vault.sealed.envelope import directory_of
 from modellock_jax.vault.sealed.sets import LOCKED, check_folder
 
@@ -92,12 +91,12 @@ def issue(
     >>> import tempfile
     >>> import numpy as np
     >>> from safetensors.numpy import save_file
-    >>> from modellock_jax.vault.locked.files import unlock_file
-    >>> master = keys.generate()
+    >>> from modellock_jax import vault
+    >>> master = vault.generate_key()
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save_file({"w": np.arange(3.0)}, f"{folder}/m")
     ...     one, two = issue(f"{folder}/m", folder, ["alice", "bob"], master, f"{folder}/register")
-    ...     unlock_file(one.copy, f"{folder}/again", keys.load(one.key))
+    ...     vault.unlock_file(one.copy, f"{folder}/again", vault.load_key(one.key))
     ...     one.entry.user, one.entry.key != two.entry.key, master.id == one.entry.key
     ('alice', True, False)
     """
@@ -107,7 +106,7 @@ def issue(
     _check(users)
     if revocations is not None and not again:
         raise ValueError("only issuing again revokes a key; leave the revocation list away")
-    scheme = file_schemes.normalise(scheme)
+    scheme = _file_schemes.normalise(scheme)
     plain = _digest(source)
     with extending(register, secret) as writer:
         _check_new(users, writer, again)
@@ -139,11 +138,11 @@ def _one(
     kind, key = "set" if of_folder else "safetensors", folder / f"{user}.{own.id}.key"
     copy = listed = folder / f"{user}.{own.id}.{kind}"
     if not isinstance(source, bytes) and of_folder:
-        locked_sets.lock_set(source, copy, own, scheme, done=done)
+        lock_set(source, copy, own, scheme, done=done)
         listed = copy / LOCKED  # which has the digests of all the rest
     else:
         lock_file(source, copy, own, scheme, done=done)
-    keys.save(own, key)
+    save_key(own, key)
     if old is not None and revocations is not None:
         revocation.revoke(revocations, [old.key], secret, f"superseded by {own.id}")
     # Last, so that a user is in the register when all that is theirs is there.
@@ -184,10 +183,10 @@ def _digest(source: Plain) -> str:
     if not isinstance(source, bytes) and os.path.isdir(source):
         digests = {one: _sha256(Path(source) / one) for one in check_folder(source).files}
         return hashlib.sha256(canonical(digests)).hexdigest()
-    with sources.opened(source) as reader:
+    with _sources.opened(source) as reader:
         directory_of(reader)
         whole = hashlib.sha256()
-        for piece in reader.pieces(sources.PIECE):
+        for piece in reader.pieces(_sources.PIECE):
             whole.update(piece)
         return whole.hexdigest()
 

@@ -8,16 +8,11 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from modellock_jax.vault import texts
+from modellock_jax._atomic import need_directory, sync_directory, write_all
+from modellock_jax.vault import _texts
+from modellock_jax.vault._files import hold, open_to_read
 from modellock_jax.vault.errors import Tampered, Unreadable, WrongKey
-from modellock_jax.vault.files import (
-    hold,
-    need_directory,
-    open_to_read,
-    sync_directory,
-    write_all,
-)
-from modellock_jax.vault.issuing import signed
+from modellock_jax.vault.issuing import _lines
 from modellock_jax.vault.keys import identity
 from modellock_jax.vault.keys.identity import PublicKey
 from modellock_jax.vault.keys.secret import Secret
@@ -81,8 +76,8 @@ def read(
     """
     with os.fdopen(open_to_read(path), "rb") as file:
         data = file.read()
-    found, heads = _parse(_whole(texts.without_mark(data)), path)
-    if signed_by is not None and not signed.same(found.signer, signed_by):
+    found, heads = _parse(_whole(_texts.without_mark(data)), path)
+    if signed_by is not None and not _lines.same(found.signer, signed_by):
         raise Tampered(f"{path} is signed by {found.signer.id}, and not by {signed_by.id}")
     if head and head not in heads:
         raise Tampered(
@@ -106,12 +101,12 @@ class Writer:
         """
         before = self.register.current.get(user)
         number, supersedes = len(self.register.entries) + 1, before.key if before else ""
-        entry = Entry(number, user, key, salt, scheme, plain, copy, signed.now(), supersedes)
+        entry = Entry(number, user, key, salt, scheme, plain, copy, _lines.now(), supersedes)
         _check(entry)
         if any(key == other.key or salt == other.salt for other in self.register.entries):
             raise ValueError(f"key {key} was issued before; every copy has a key of its own")
         fields = {"format": FORMAT, "previous": self.register.head} | entry._asdict()
-        line = signed.line(fields, self._secret)
+        line = _lines.line(fields, self._secret)
         _append(self._file, self._at, line)
         self._at += len(line)
         entries, head = (*self.register.entries, entry), hashlib.sha256(line).hexdigest()
@@ -130,13 +125,13 @@ def extending(path: str | os.PathLike[str], secret: Secret) -> Iterator[Writer]:
     pass it over, and the next writer removes it.
 
     >>> import tempfile
-    >>> from modellock_jax.vault.keys import secret as keys
-    >>> secret = keys.generate()
+    >>> from modellock_jax import vault
+    >>> secret = vault.generate_key()
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     with extending(f"{folder}/r", secret) as writer:
     ...         key, salt = "0123456789abcdef" * 2, "2" * 64
     ...         _ = writer.add("alice", key, salt, "stream_lock()", "0" * 64, "1" * 64)
-    ...     read(f"{folder}/r", identity.public_key(secret)).current["alice"].key
+    ...     read(f"{folder}/r", vault.public_key(secret)).current["alice"].key
     '0123456789abcdef0123456789abcdef'
     """
     target = Path(os.path.realpath(path))
@@ -148,7 +143,7 @@ def extending(path: str | os.PathLike[str], secret: Secret) -> Iterator[Writer]:
         hold(file, path)
         with open(file, "rb", closefd=False) as stream:
             data = stream.read()
-        text = texts.without_mark(data)
+        text = _texts.without_mark(data)
         begin = len(data) - len(text)
         if not (whole := _whole(text)):
             if not _START.startswith(text[: len(_START)]):
@@ -157,7 +152,7 @@ def extending(path: str | os.PathLike[str], secret: Secret) -> Iterator[Writer]:
         if new:
             sync_directory(target.parent)
         found, _ = _parse(whole, path)
-        if not signed.same(found.signer, identity.public_key(secret)):
+        if not _lines.same(found.signer, identity.public_key(secret)):
             raise WrongKey(
                 f"{path} is the register of key {found.signer.id} and not of {secret.id}; use its "
                 "issuer's key, or begin another register"
@@ -185,12 +180,12 @@ def _whole(data: bytes) -> bytes:
 def _first(secret: Secret) -> bytes:
     signer = identity.document(identity.public_key(secret))
     fields = {"format": FORMAT, "id": os.urandom(16).hex(), "signer": signer}
-    return signed.line(fields | {"time": signed.now()}, secret)
+    return _lines.line(fields | {"time": _lines.now()}, secret)
 
 
 def _parse(data: bytes, path: str | os.PathLike[str]) -> tuple[Register, list[str]]:
     """The register of these lines, and its heads after each of them."""
-    if texts.kind(data) != "register":
+    if _texts.kind(data) != "register":
         raise _no_register(path, data)
     heads: list[str] = []
     entries: list[Entry] = []
@@ -198,9 +193,9 @@ def _parse(data: bytes, path: str | os.PathLike[str]) -> tuple[Register, list[st
     for number, line in enumerate(data.splitlines(keepends=True)):
         try:
             if number == 0:
-                found = _register(signed.parse(line))
+                found = _register(_lines.parse(line))
             else:
-                entries.append(_entry(signed.parse(line, found.signer), number, heads[-1]))
+                entries.append(_entry(_lines.parse(line, found.signer), number, heads[-1]))
                 _check_apart(entries[-1], seen)
         except Unreadable as error:
             raise Unreadable(f"{path}: line {number + 1} {error}") from None
@@ -221,8 +216,8 @@ def _register(fields: dict[str, Any]) -> Register:
         or not re.fullmatch("[0-9a-f]{32}", fields["id"])
     ):
         raise ValueError("lacks a field")
-    signed.check_time(fields["time"])
-    return Register(fields["id"], signed.signer_of(fields), (), "")
+    _lines.check_time(fields["time"])
+    return Register(fields["id"], _lines.signer_of(fields), (), "")
 
 
 def _entry(fields: dict[str, Any], number: int, head: str) -> Entry:
@@ -250,9 +245,9 @@ def _check_apart(entry: Entry, seen: set[str]) -> None:
 
 
 def _no_register(path: str | os.PathLike[str], data: bytes) -> Unreadable:
-    kind = texts.kind(data)
-    what = texts.encoding_fault(data) or (
-        f"is {texts.KINDS[kind]} and no register; name a register"
+    kind = _texts.kind(data)
+    what = _texts.encoding_fault(data) or (
+        f"is {_texts.KINDS[kind]} and no register; name a register"
         if kind
         else "is not a register of modellock-jax; name one, or issue a first copy"
     )

@@ -6,12 +6,13 @@ import re
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 
-from modellock_jax.vault import texts
+from modellock_jax._atomic import need_directory, replacing, write_all
+from modellock_jax.vault import _texts
+from modellock_jax.vault._files import hold, open_to_read
+from modellock_jax.vault._frames import clears_frames
 from modellock_jax.vault.errors import Expired, Tampered, Unreadable, WrongKey
-from modellock_jax.vault.files import hold, need_directory, open_to_read, replacing, write_all
-from modellock_jax.vault.frames import clears_frames
-from modellock_jax.vault.issuing import signed
-from modellock_jax.vault.issuing.revocation_text import (
+from modellock_jax.vault.issuing import _lines
+from modellock_jax.vault.issuing._revocation_text import (
     LONGEST,
     REASON,
     RevocationList,
@@ -23,8 +24,8 @@ from modellock_jax.vault.issuing.revocation_text import (
 from modellock_jax.vault.keys import identity
 from modellock_jax.vault.keys.identity import PublicKey
 from modellock_jax.vault.keys.secret import Secret
-from modellock_jax.vault.sealed import header
-from modellock_jax.vault.sealed.header_fields import Header
+from modellock_jax.vault.sealed import _header
+from modellock_jax.vault.sealed._header_fields import Header
 from modellock_jax.vault.sealed.recipients import Unlocker
 
 LISTS = "MODELLOCK_REVOKED"
@@ -51,8 +52,8 @@ def revoke(
     with an old one, is not told; copies that are offline open as before; other programs do not look.
 
     >>> import tempfile
-    >>> from modellock_jax.vault.keys import secret as keys
-    >>> secret = keys.generate()
+    >>> from modellock_jax import vault
+    >>> secret = vault.generate_key()
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     _ = revoke(f"{folder}/revoked.json", ["0123456789abcdef" * 2], secret, "laptop stolen")
     ...     found = read(f"{folder}/revoked.json")
@@ -64,12 +65,12 @@ def revoke(
     with _only_one(path) as target:
         me = identity.public_key(secret)
         old = read(target) if os.path.lexists(target) else RevocationList(0, "", me, (), {})
-        if not signed.same(old.signer, me):
+        if not _lines.same(old.signer, me):
             raise WrongKey(
                 f"{path} is the list of key {old.signer.id} and not of {secret.id}; extend it with "
                 "its signer's key, or begin another list"
             )
-        time = signed.now()
+        time = _lines.now()
         new = tuple(Revoked(one, time, reason) for one in ids if one not in old.ids)
         if not new:
             return old
@@ -107,11 +108,11 @@ def update(path: AnyPath, newer: AnyPath) -> RevocationList:
 
     **Guarantees.** Whatever is offered, no key that the reader's list refuses is let in again.
     """
-    data = texts.without_mark(_bytes_of(newer))
+    data = _texts.without_mark(_bytes_of(newer))
     new = decode(data, newer)
     with _only_one(path) as target:
         old = read(target) if os.path.lexists(target) else None
-        if old is not None and not signed.same(old.signer, new.signer):
+        if old is not None and not _lines.same(old.signer, new.signer):
             raise Tampered(
                 f"{newer} is signed by {new.signer.id}, and {path} by {old.signer.id}; ask the issuer"
             )
@@ -173,7 +174,7 @@ def file_key_of(
 
     Raises `WrongKey`, `Tampered`, `Expired`; else as `refused`.
     """
-    name, file_key = header.opened_by(made, unlocker)
+    name, file_key = _header.opened_by(made, unlocker)
     ids = unlocker.ids.values() if isinstance(unlocker, Secret) else ()
     _check(refused(path, lists, made), name, *ids)
     return file_key
@@ -217,7 +218,7 @@ def _beside(path: AnyPath) -> str:
 
 def _signed(made: Header, signer: PublicKey) -> bool:
     with contextlib.suppress(Tampered):
-        header.check_signed(made, (signer,))
+        _header.check_signed(made, (signer,))
         return True
     return False
 

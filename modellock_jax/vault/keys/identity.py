@@ -20,17 +20,13 @@ from cryptography.hazmat.primitives.hpke import (
     Suite,
 )
 
-from modellock_jax.vault import texts
+from modellock_jax._atomic import creating, write_all
+from modellock_jax._printing import printable
+from modellock_jax.vault import _texts
+from modellock_jax.vault._files import read_small
+from modellock_jax.vault._frames import clears_frames
+from modellock_jax.vault._json import canonical, strict_json
 from modellock_jax.vault.errors import Unreadable
-from modellock_jax.vault.files import (
-    canonical,
-    creating,
-    printable,
-    read_small,
-    strict_json,
-    write_all,
-)
-from modellock_jax.vault.frames import clears_frames
 
 if TYPE_CHECKING:
     from modellock_jax.vault.keys.secret import Secret
@@ -131,7 +127,7 @@ def sign(secret: "Secret", message: bytes) -> dict[str, str]:
     }
 
 
-def signed(public: PublicKey, message: bytes, signature: Any) -> bool:
+def verify(public: PublicKey, message: bytes, signature: Any) -> bool:
     """Whether both signatures are this key's, on this message, under its name if that is known.
 
     A classic public half does not know the id of the whole one, under which its secret signs.
@@ -183,7 +179,7 @@ def text_of(public: PublicKey) -> bytes:
     return canonical(fields | document(public)) + b"\n"
 
 
-def save_public(public: PublicKey, path: str | os.PathLike[str]) -> None:
+def save_public_key(public: PublicKey, path: str | os.PathLike[str]) -> None:
     """Write a public key as JSON; nothing in it is secret. The same one there already is left alone.
 
     Raises `FileExistsError` if anything else is there, `OSError`.
@@ -194,22 +190,22 @@ def save_public(public: PublicKey, path: str | os.PathLike[str]) -> None:
     except FileExistsError:
         there = None
         with contextlib.suppress(Unreadable):
-            there = load_public(path)
+            there = load_public_key(path)
         if there != public:
             raise
 
 
-def load_public(path: str | os.PathLike[str]) -> PublicKey:
+def load_public_key(path: str | os.PathLike[str]) -> PublicKey:
     """Read a public key file. Raises `Unreadable` if it is none.
 
     **Guarantees.** Its id is that of its keys, so nobody's file bears the id of another's key.
 
     >>> import tempfile
-    >>> from modellock_jax.vault.keys import secret as keys
-    >>> public = public_key(keys.generate())
+    >>> from modellock_jax import vault
+    >>> public = public_key(vault.generate_key())
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save_public(public, f"{folder}/owner.pub")
-    ...     load_public(f"{folder}/owner.pub") == public
+    ...     save_public_key(public, f"{folder}/owner.pub")
+    ...     load_public_key(f"{folder}/owner.pub") == public
     True
     """
     found = _parse(read_small(path, _LONGEST + 1))
@@ -220,13 +216,13 @@ def load_public(path: str | os.PathLike[str]) -> PublicKey:
 
 def _parse(data: bytes) -> PublicKey | str:
     """The key, or what is wrong: by mistake it may be a secret key, which no traceback shall show."""
-    if fault := texts.encoding_fault(data):
+    if fault := _texts.encoding_fault(data):
         return fault
-    if (kind := texts.kind(data)) != "public key":
-        what = f"is {texts.KINDS[kind]}, and no public key" if kind else "is no public key file"
+    if (kind := _texts.kind(data)) != "public key":
+        what = f"is {_texts.KINDS[kind]}, and no public key" if kind else "is no public key file"
         return f"{what}; {_GIVE[kind == 'key']}"
     try:
-        fields: Any = strict_json(texts.without_mark(data)) if len(data) <= _LONGEST else None
+        fields: Any = strict_json(_texts.without_mark(data)) if len(data) <= _LONGEST else None
         head = {name: fields.pop(name) for name in ("format", "version", "extra")}
         if type(head["version"]) is not int or head["version"] != VERSION:
             return f"is not of version {VERSION}, the only one that this release reads; {_AGAIN}"

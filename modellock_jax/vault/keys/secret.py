@@ -24,13 +24,15 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from modellock_jax.vault import texts
+from modellock_jax._atomic import creating, write_all
+from modellock_jax._printing import printable
+from modellock_jax.vault import _texts
+from modellock_jax.vault._files import check_private
+from modellock_jax.vault._frames import clears_frames
 from modellock_jax.vault.errors import Unreadable
-from modellock_jax.vault.files import check_private, creating, write_all
-from modellock_jax.vault.frames import clears_frames
 from modellock_jax.vault.keys import identity
+from modellock_jax.vault.keys._text import FORMAT, LONGEST, VERSION, fields_of, path_names
 from modellock_jax.vault.keys.identity import PublicKey
-from modellock_jax.vault.keys.text import FORMAT, LONGEST, VERSION, fields_of, path_names
 
 
 class Origin(NamedTuple):
@@ -41,7 +43,7 @@ class Origin(NamedTuple):
 
 
 class Secret:
-    """32 secret bytes, uniformly random and no password; made by `generate`, `load` or `child`.
+    """32 secret bytes, uniformly random and no password; made by `generate_key`, `load_key` or `child`.
 
     `id`, 32 hex digits, is that of its public key; `ids` are it and the id of the classic public
     key. They are public, and so is `origin`. Raises `ValueError` if `raw` is not 32 bytes.
@@ -56,7 +58,9 @@ class Secret:
     @clears_frames
     def __init__(self, raw: bytes, origin: Origin | None = None) -> None:
         if not isinstance(raw, bytes) or len(raw) != 32:
-            raise ValueError("Secret: `raw` must be 32 random bytes; use generate() or load(path)")
+            raise ValueError(
+                "Secret: `raw` must be 32 random bytes; use generate_key() or load_key(path)"
+            )
         # A closure, because whatever prints an object's attributes does not look into one.
         self._reveal = lambda: raw
         self._ids: dict[str, str] = {}
@@ -122,7 +126,7 @@ class Secret:
         return isinstance(other, Secret) and hmac.compare_digest(self._reveal(), other._reveal())
 
     def __reduce__(self) -> NoReturn:
-        raise TypeError("a Secret is neither pickled nor copied; use save(secret, path) and load")
+        raise TypeError("a Secret is neither pickled nor copied; use save_key and load_key")
 
     def __repr__(self) -> str:
         return f"Secret(id={self.id!r})"
@@ -175,13 +179,13 @@ def _count(where: str, n: int) -> int:
     return operator.index(n)
 
 
-def generate() -> Secret:
-    """A new secret: 32 bytes from the operating system's generator; `save` has an example."""
+def generate_key() -> Secret:
+    """A new secret: 32 bytes from the operating system's generator; `save_key` has an example."""
     return Secret(secrets.token_bytes(32))
 
 
 @clears_frames
-def save(secret: Secret, path: str | os.PathLike[str]) -> None:
+def save_key(secret: Secret, path: str | os.PathLike[str]) -> None:
     """Write a key file: JSON, not encrypted, for its owner's eyes alone.
 
     Raises `FileExistsError` if `path` exists, `FileNotFoundError` if its directory does not,
@@ -192,8 +196,8 @@ def save(secret: Secret, path: str | os.PathLike[str]) -> None:
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save(secret := generate(), f"{folder}/owner.key")
-    ...     load(f"{folder}/owner.key") == secret
+    ...     save_key(secret := generate_key(), f"{folder}/owner.key")
+    ...     load_key(f"{folder}/owner.key") == secret
     True
     """
     with creating(path, 0o600) as file:
@@ -201,33 +205,35 @@ def save(secret: Secret, path: str | os.PathLike[str]) -> None:
         write_all(file, memoryview(_document(secret).encode()), 0)
 
 
-def save_both(secret: Secret, path: str | os.PathLike[str], classic: bool = False) -> PublicKey:
+def save_key_pair(secret: Secret, path: str | os.PathLike[str], classic: bool = False) -> PublicKey:
     """Write a key file, and its public half to `PATH.pub`, where a public half of it may be already.
 
     Gives what is in `PATH.pub`. Raises `FileExistsError` if there is another file at either path.
 
-    **Guarantees.** As `save`; nothing is overwritten. Killed in between, or on an error, there may be a
-    key file without its public half, which `identity.save_public` makes again.
+    **Guarantees.** As `save_key`; nothing is overwritten. Killed in between, or on an error, there may
+    be a key file without its public half, which `save_public_key` makes again.
     """
     beside = Path(f"{path}.pub")
     if os.path.lexists(path):
-        raise FileExistsError(f"{path} exists and is kept; choose another path")
+        raise FileExistsError(f"{printable(path)} exists and is kept; choose another path")
     public = identity.public_key(secret, classic)
     if os.path.lexists(beside):
         with contextlib.suppress(Unreadable):
-            there = identity.load_public(beside)
+            there = identity.load_public_key(beside)
             if there.id in secret.ids.values():
-                save(secret, path)
+                save_key(secret, path)
                 return there
-        raise FileExistsError(f"{beside} exists and is no public half of this key; move it away")
-    save(secret, path)
-    identity.save_public(public, beside)
+        raise FileExistsError(
+            f"{printable(beside)} exists and is no public half of this key; move it away"
+        )
+    save_key(secret, path)
+    identity.save_public_key(public, beside)
     return public
 
 
 @clears_frames
-def load(path: str | os.PathLike[str]) -> Secret:
-    """Read a key file that `save` wrote; `save` has an example.
+def load_key(path: str | os.PathLike[str]) -> Secret:
+    """Read a key file that `save_key` wrote; `save_key` has an example.
 
     Raises `ValueError` if it is not exactly such a file, `PermissionError` if group or others have
     access (POSIX), `FileNotFoundError` if there is none.
@@ -235,19 +241,21 @@ def load(path: str | os.PathLike[str]) -> Secret:
     **Guarantees.** No error holds any of the file's content. The id finds damage, not malice.
     """
     if not Path(path).is_file():
-        raise FileNotFoundError(f"load: no key file {path}; write one with save(generate(), path)")
+        raise FileNotFoundError(
+            f"load_key: no key file {printable(path)}; write one with save_key(generate_key(), path)"
+        )
     with open(path, "rb") as file:
         data = file.read(LONGEST + 1)
-        if texts.kind(data) in ("", "key"):  # another file of ours is refused for what it is
+        if _texts.kind(data) in ("", "key"):  # another file of ours is refused for what it is
             check_private(file.fileno(), path)
-        return parse(data, f"load: {path}")
+        return parse(data, f"load_key: {printable(path)}")
 
 
 @clears_frames
 def parse(data: bytes, where: str) -> Secret:
     """The secret of a key file's content, which `where` names in errors.
 
-    Raises `ValueError` if it is not exactly what `save` writes; no error holds any of it.
+    Raises `ValueError` if it is not exactly what `save_key` writes; no error holds any of it.
     """
     found = _parse(data)
     if isinstance(found, str):
@@ -264,10 +272,10 @@ def _document(secret: Secret) -> str:
 
 def _parse(data: bytes) -> Secret | str:
     """The secret, or what is wrong: an error of the JSON parser would carry the text along."""
-    if fault := texts.encoding_fault(data):
+    if fault := _texts.encoding_fault(data):
         return fault
-    if (kind := texts.kind(data)) not in ("", "key"):
-        return f"is {texts.KINDS[kind]}, and no secret key file; give the key file"
+    if (kind := _texts.kind(data)) not in ("", "key"):
+        return f"is {_texts.KINDS[kind]}, and no secret key file; give the key file"
     fault, fields = fields_of(data)
     if fault:
         return f"{fault}; restore the key file from a copy"

@@ -5,17 +5,12 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from modellock_jax.vault import temporary, texts
+from modellock_jax import _temporary
+from modellock_jax._atomic import creating, need_directory, sync_directory, write_all
+from modellock_jax.vault import _texts
+from modellock_jax.vault._files import check_private, open_to_read
+from modellock_jax.vault._frames import clears_frames
 from modellock_jax.vault.errors import Tampered, Unreadable, VaultError
-from modellock_jax.vault.files import (
-    check_private,
-    creating,
-    need_directory,
-    open_to_read,
-    sync_directory,
-    write_all,
-)
-from modellock_jax.vault.frames import clears_frames
 from modellock_jax.vault.keys import identity, shares
 from modellock_jax.vault.keys.shares import Share
 
@@ -42,8 +37,8 @@ def save(split: Sequence[Share], folder: str | os.PathLike[str]) -> list[Path]:
     there with all shares, or not at all; a killed process may leave `.modellock-*.tmp` beside it.
 
     >>> import tempfile
-    >>> from modellock_jax.vault.keys import secret as keys
-    >>> secret = keys.generate()
+    >>> from modellock_jax import vault
+    >>> secret = vault.generate_key()
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     paths = save(shares.split(secret, 2, 3), f"{folder}/shares")
     ...     shares.join(map(load, paths[:2])) == secret
@@ -54,12 +49,12 @@ def save(split: Sequence[Share], folder: str | os.PathLike[str]) -> list[Path]:
     if os.path.lexists(target) and (not target.is_dir() or any(target.iterdir())):
         raise FileExistsError(f"{folder} exists and is no empty folder; choose another path")
     names = [f"share-{share.index}-of-{share.count}.txt" for share in split]
-    with temporary.folder_in(target.parent) as temp:
+    with _temporary.folder_in(target.parent) as temp:
         for name, share in zip(names, split):
             with creating(temp / name, 0o600) as file:
                 # A view, because a traceback shows what the frames of a failed write hold.
                 write_all(file, memoryview(_text(share).encode()), 0)
-        temporary.finish(temp, lambda: os.rename(temp, target))
+        _temporary.finish(temp, lambda: os.rename(temp, target))
     sync_directory(target.parent)
     return [target / name for name in names]
 
@@ -101,7 +96,7 @@ def load(path: str | os.PathLike[str]) -> Share:
     file = open_to_read(path)
     try:
         data = os.read(file, _LONGEST + 1)
-        if texts.kind(data) in ("", "share of a key"):
+        if _texts.kind(data) in ("", "share of a key"):
             check_private(file, path)
         found = _parse(data, str(path))
     finally:
@@ -114,11 +109,11 @@ def load(path: str | os.PathLike[str]) -> Share:
 def _parse(data: bytes, name: str) -> Share | VaultError:
     """The share, or what is wrong: an exception from here would carry the text along."""
     slip39 = shares.package()
-    if fault := texts.encoding_fault(data):
+    if fault := _texts.encoding_fault(data):
         return Unreadable(f"{name} {fault}")
-    if (kind := texts.kind(data)) not in ("", "share of a key"):
-        return Unreadable(f"{name} is {texts.KINDS[kind]} and no share file; give share files")
-    head, _, below = texts.without_mark(data).decode("utf-8", "replace").partition("\nWords:")
+    if (kind := _texts.kind(data)) not in ("", "share of a key"):
+        return Unreadable(f"{name} is {_texts.KINDS[kind]} and no share file; give share files")
+    head, _, below = _texts.without_mark(data).decode("utf-8", "replace").partition("\nWords:")
     if len(data) > _LONGEST or head.strip().splitlines()[:1] != [_FORMAT]:
         return Unreadable(f"{name} is no share file of version 2, whose first line is `{_FORMAT}`")
     fields: dict[str, tuple[str, ...]] = {}

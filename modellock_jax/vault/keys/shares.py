@@ -15,8 +15,8 @@ from collections.abc import Iterable, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple, NoReturn
 
+from modellock_jax.vault._frames import clears_frames
 from modellock_jax.vault.errors import Tampered, VaultError, WrongKey
-from modellock_jax.vault.frames import clears_frames
 from modellock_jax.vault.keys.secret import Secret
 from modellock_jax.vault.sealed.recipients import Passphrase
 
@@ -78,8 +78,8 @@ def split(
     Source: Shamir (1979), in the form of SLIP-39 (Rusnak, Kozlik, Vejpustek, Susanka, Palatinus &
     Hoenicke 2017).
 
-    >>> from modellock_jax.vault.keys import secret as keys
-    >>> shares = split(secret := keys.generate(), 2, 3)
+    >>> from modellock_jax import vault
+    >>> shares = split(secret := vault.generate_key(), 2, 3)
     >>> join(shares[1:]) == secret
     True
     """

@@ -8,20 +8,20 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
-from modellock_jax.vault import sources, targets, tensors
+from modellock_jax._printing import printable
+from modellock_jax.vault import _sources, _targets, _tensors
+from modellock_jax.vault._frames import clears_frames
+from modellock_jax.vault._json import strict_json
+from modellock_jax.vault._sources import AnySource, Reader
+from modellock_jax.vault._targets import AnyTarget
+from modellock_jax.vault._tensors import Directory
 from modellock_jax.vault.errors import Tampered
-from modellock_jax.vault.files import printable, strict_json
-from modellock_jax.vault.frames import clears_frames
 from modellock_jax.vault.issuing import revocation
 from modellock_jax.vault.keys.secret import Secret
-from modellock_jax.vault.locked import file_schemes
-from modellock_jax.vault.locked import format as locked_format
-from modellock_jax.vault.locked.format import FIELD, MARK, LockedInfo
-from modellock_jax.vault.sealed import chunks, header
+from modellock_jax.vault.locked import _file_schemes, _format
+from modellock_jax.vault.locked._format import FIELD, MARK, LockedInfo
+from modellock_jax.vault.sealed import _chunks, _header
 from modellock_jax.vault.sealed.envelope import directory_of
-from modellock_jax.vault.sources import AnySource, Reader
-from modellock_jax.vault.targets import AnyTarget
-from modellock_jax.vault.tensors import Directory
 
 if TYPE_CHECKING:
     from modellock_jax.core.lock import Params
@@ -80,8 +80,8 @@ def lock_file(
 
     >>> import tempfile
     >>> from safetensors.numpy import load_file, save_file
-    >>> from modellock_jax.vault.keys import secret as keys
-    >>> secret = keys.generate()
+    >>> from modellock_jax import vault
+    >>> secret = vault.generate_key()
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save_file({"w": np.arange(3.0)}, f"{folder}/m.safetensors")
     ...     info = lock_file(f"{folder}/m.safetensors", f"{folder}/l.safetensors", secret, "stream_lock")
@@ -90,23 +90,23 @@ def lock_file(
     ...     load_file(f"{folder}/m.safetensors")["w"], locked.tolist() == [0, 1, 2]
     (array([0., 1., 2.]), False)
     """
-    scheme = file_schemes.normalise(scheme)
+    scheme = _file_schemes.normalise(scheme)
     directory, body, mode = _read_plain(source)
-    file_schemes.check_tensors(scheme, directory.tensors)
+    _file_schemes.check_tensors(scheme, directory.tensors)
     nonce = os.urandom(32).hex()
-    about, original = file_schemes.about(scheme), directory.head[8:].decode()
+    about, original = _file_schemes.about(scheme), directory.head[8:].decode()
     info = LockedInfo(about, scheme, secret.id, label, nonce, "", "", "", original, "{}")
-    info = info._replace(check=locked_format.check_of(info, secret))
-    key_source = locked_format.source_of(info, secret)
-    body, finish = file_schemes.lock_body(scheme, key_source, tuple(directory.tensors), body)
+    info = info._replace(check=_format.check_of(info, secret))
+    key_source = _format.source_of(info, secret)
+    body, finish = _file_schemes.lock_body(scheme, key_source, tuple(directory.tensors), body)
     info = info._replace(finish=json.dumps(finish))
-    info = info._replace(tag=locked_format.tag_of(info, body, secret))
-    head = locked_format.head(info)
-    if len(head) > tensors.LONGEST:
+    info = info._replace(tag=_format.tag_of(info, body, secret))
+    head = _format.head(info)
+    if len(head) > _tensors.LONGEST:
         raise ValueError(
-            f"{sources.name_of(source)}: the head is too long to keep it twice; leave metadata away"
+            f"{_sources.name_of(source)}: the head is too long to keep it twice; leave metadata away"
         )
-    targets.write_pieces(target, _pieces(head, body, done), mode)
+    _targets.write_pieces(target, _pieces(head, body, done), mode)
     return info
 
 
@@ -131,10 +131,10 @@ def unlock_file(
     **Guarantees.** Nothing is decrypted or written before all of the file was checked. A new file is no
     more open to others than `source`.
     """
-    found = verified(source, secret, revoked)
+    found = verify(source, secret, revoked)
     text, body = found.info.original.encode(), _opened(found, secret)
     head = len(text).to_bytes(8, "little") + text
-    targets.write_pieces(target, _pieces(head, body, done), found.mode)
+    _targets.write_pieces(target, _pieces(head, body, done), found.mode)
 
 
 @clears_frames
@@ -151,13 +151,13 @@ def load_locked(
 
     >>> import io
     >>> from safetensors.numpy import save
-    >>> from modellock_jax.vault.keys import secret as keys
-    >>> secret, locked = keys.generate(), io.BytesIO()
+    >>> from modellock_jax import vault
+    >>> secret, locked = vault.generate_key(), io.BytesIO()
     >>> info = lock_file(save({"w": np.arange(3.0)}), locked, secret, "stream_lock")
     >>> load_locked(locked.getvalue(), secret)
     {'w': array([0., 1., 2.])}
     """
-    found = verified(source, secret, revoked)
+    found = verify(source, secret, revoked)
     body = _opened(found, secret)
     arrays = {
         # Where the bytes of others put it out of step with its dtype, it is copied into step.
@@ -176,41 +176,41 @@ def locked_info(source: AnySource) -> LockedInfo:
 
     Raises `Unreadable` if it is no locked file, `Tampered` if its head or its length is damaged.
     """
-    with sources.held(source) as reader:
-        return locked_format.read_head(reader)[0]
+    with _sources.held(source) as reader:
+        return _format.read_head(reader)[0]
 
 
 @clears_frames
-def verified(source: AnySource, secret: Secret, revoked: Lists = ()) -> Verified:
+def verify(source: AnySource, secret: Secret, revoked: Lists = ()) -> Verified:
     """A locked file, read and checked as a whole, still locked; raises as `unlock_file`."""
-    with sources.held(source) as reader:
-        info, directory = locked_format.read_head(reader)
-        locked_format.check_key(info, secret)
+    with _sources.held(source) as reader:
+        info, directory = _format.read_head(reader)
+        _format.check_key(info, secret)
         revocation.check(reader.path, secret, revoked)
         found = Verified(info, directory, _body(reader, directory), reader.mode)
     if not hmac.compare_digest(
-        locked_format.tag_of(info, found.body, secret).encode(), info.tag.encode()
+        _format.tag_of(info, found.body, secret).encode(), info.tag.encode()
     ):
-        name = printable(sources.name_of(source))
+        name = printable(_sources.name_of(source))
         raise Tampered(f"{name} was changed after it was locked; get the file again")
     return found
 
 
 def _opened(found: Verified, secret: Secret) -> np.ndarray:
-    source, parts = locked_format.source_of(found.info, secret), tuple(found.directory.tensors)
-    return file_schemes.unlock_body(found.info.scheme, source, found.finish, parts, found.body)
+    source, parts = _format.source_of(found.info, secret), tuple(found.directory.tensors)
+    return _file_schemes.unlock_body(found.info.scheme, source, found.finish, parts, found.body)
 
 
-def _array(tensor: tensors.Tensor, body: np.ndarray) -> np.ndarray:
+def _array(tensor: _tensors.Tensor, body: np.ndarray) -> np.ndarray:
     return body[tensor.begin : tensor.end].view(tensor.dtype).reshape(tensor.shape)
 
 
 def _read_plain(source: AnySource) -> tuple[Directory, np.ndarray, int]:
-    with sources.held(source) as reader:
-        directory, name = directory_of(reader), printable(sources.name_of(source))
+    with _sources.held(source) as reader:
+        directory, name = directory_of(reader), printable(_sources.name_of(source))
         body, mode = _body(reader, directory), reader.mode
     mark = (directory.field(FIELD) or b"").decode()
-    if mark == header.MARK:
+    if mark == _header.MARK:
         raise ValueError(f"{name} is sealed; open it first, lock the plain file, then seal that")
     if mark == MARK:
         raise ValueError(f"{name} is locked already; unlock it first, or chain locks as in A+B")
@@ -227,7 +227,7 @@ def _body(reader: Reader, directory: Directory) -> np.ndarray:
 
 def _pieces(head: bytes, body: np.ndarray, done: Done) -> Iterator[Any]:
     yield head
-    for start in range(0, body.size, chunks.CHUNK):
-        part = body[start : start + chunks.CHUNK]
+    for start in range(0, body.size, _chunks.CHUNK):
+        part = body[start : start + _chunks.CHUNK]
         yield part
         done(part.size)

@@ -13,13 +13,12 @@ from jax import lax
 from modellock_jax.core.lock import Key, Lock, Params, paths
 from modellock_jax.locks import parse
 from modellock_jax.vault import checkpoint
-from modellock_jax.vault.frames import clears_frames
+from modellock_jax.vault._frames import clears_frames
+from modellock_jax.vault._sources import AnySource
+from modellock_jax.vault._tensors import Tensor
 from modellock_jax.vault.keys.secret import Secret
-from modellock_jax.vault.locked import file_schemes
-from modellock_jax.vault.locked import files as locked
-from modellock_jax.vault.locked import format as locked_format
-from modellock_jax.vault.sources import AnySource
-from modellock_jax.vault.tensors import Tensor
+from modellock_jax.vault.locked import _file_schemes, _format
+from modellock_jax.vault.locked.files import verify
 
 
 class Serving(NamedTuple):
@@ -59,20 +58,20 @@ def open_locked(
     >>> import io
     >>> import modellock_jax as ml
     >>> from safetensors.numpy import save
-    >>> from modellock_jax.vault.keys import secret as keys
-    >>> secret, file = keys.generate(), io.BytesIO()
-    >>> info = locked.lock_file(save({"w": np.ones(3, "f4")}), file, secret, "stream_lock")
+    >>> from modellock_jax import vault
+    >>> secret, file = vault.generate_key(), io.BytesIO()
+    >>> info = vault.lock_file(save({"w": np.ones(3, "f4")}), file, secret, "stream_lock")
     >>> lock, key, weights = open_locked(file.getvalue(), secret)
     >>> user = ml.user_forward(lock, lambda params, x, tap: params["w"] @ x)
     >>> float(user(key, weights, jnp.ones(3)))
     3.0
     """
-    found = locked.verified(source, secret, revoked)
+    found = verify(source, secret, revoked)
     parts = {tensor.name: tensor for tensor in found.directory.tensors}
     _check_widths(parts.values())
-    scheme, tree = found.info.scheme, file_schemes.tree_of(parts.values(), found.body)
-    key_source = locked_format.source_of(found.info, secret)
-    key = file_schemes.opening_key(scheme, key_source, found.finish, tree)
+    scheme, tree = found.info.scheme, _file_schemes.tree_of(parts.values(), found.body)
+    key_source = _format.source_of(found.info, secret)
+    key = _file_schemes.opening_key(scheme, key_source, found.finish, tree)
     lock = _giving(parse(scheme).lock, parts)
     if like is None:
         return Serving(lock, key, tree)
@@ -106,7 +105,7 @@ def _giving(lock: Lock, parts: Mapping[str, Tensor]) -> Lock:
 
 def _plain(leaf: Any, tensor: Tensor) -> Any:
     """A leaf as the file has it: the inverse of `file_schemes.taken_as`."""
-    if file_schemes.taken_as(tensor)[0] == tensor.dtype:
+    if _file_schemes.taken_as(tensor)[0] == tensor.dtype:
         return leaf
     if tensor.dtype == np.bool_:
         return jnp.asarray(leaf) != 0

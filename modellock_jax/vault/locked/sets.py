@@ -10,22 +10,18 @@ from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from modellock_jax.vault import folders, kinds
+from modellock_jax._atomic import replacing, write_all
+from modellock_jax._printing import printable
+from modellock_jax.vault import _folders, _kinds
+from modellock_jax.vault._files import open_to_read
+from modellock_jax.vault._frames import clears_frames
+from modellock_jax.vault._json import canonical, strict_json
 from modellock_jax.vault.errors import Tampered, Unreadable, WrongKey
-from modellock_jax.vault.files import (
-    canonical,
-    open_to_read,
-    printable,
-    replacing,
-    strict_json,
-    write_all,
-)
-from modellock_jax.vault.frames import clears_frames
 from modellock_jax.vault.issuing import revocation
 from modellock_jax.vault.keys.secret import Secret
-from modellock_jax.vault.locked import file_schemes
-from modellock_jax.vault.locked import files as locked
-from modellock_jax.vault.sealed import header_fields
+from modellock_jax.vault.locked import _file_schemes
+from modellock_jax.vault.locked.files import lock_file, unlock_file
+from modellock_jax.vault.sealed import _header_fields
 from modellock_jax.vault.sealed.sets import LOCKED, LONGEST, check_folder
 
 FORMAT, VERSION = "modellock-jax set of locked files", 1
@@ -78,17 +74,17 @@ def lock_set(
     `Tampered` for a file that was changed, is missing, or is of another set, copies included. `target`
     is absent until it is whole. Not protected: what is copied lies open; else as `locked.lock_file`.
     """
-    scheme = file_schemes.normalise(scheme)
+    scheme = _file_schemes.normalise(scheme)
     found = check_folder(folder)
     models = {path for path in found.files if _is_model(Path(folder) / path)}
     if not models:
         raise Unreadable(f"{printable(folder)} has no safetensors file to lock; seal it instead")
-    with folders.creating_folder(target, os.stat(folder).st_mode) as temp:
+    with _folders.creating_folder(target, os.stat(folder).st_mode) as temp:
         members = []
         for path in found.files:
             (temp / path).parent.mkdir(parents=True, exist_ok=True)
             if path in models:
-                locked.lock_file(Path(folder) / path, temp / path, secret, scheme, done=done)
+                lock_file(Path(folder) / path, temp / path, secret, scheme, done=done)
             else:
                 _copy(Path(folder) / path, temp / path, done)
             size, digest = _digest(temp / path)
@@ -127,7 +123,7 @@ def unlock_set(
         raise Tampered(f"{printable(folder)}: its manifest was changed; get the set again")
     revocation.check(Path(folder) / LOCKED, secret, revoked)
     _check_files(Path(folder), made)
-    with folders.creating_folder(target, os.stat(folder).st_mode) as temp:
+    with _folders.creating_folder(target, os.stat(folder).st_mode) as temp:
         for path in made.empty:
             (temp / path).mkdir(parents=True, exist_ok=True)
         for one in made.members:
@@ -139,7 +135,7 @@ def unlock_set(
                     f"{printable(one.path)} was changed, or is of another set; get the set again"
                 )
             if one.locked:
-                locked.unlock_file(temp / one.path, temp / one.path, secret)
+                unlock_file(temp / one.path, temp / one.path, secret)
     return made
 
 
@@ -161,9 +157,9 @@ def read_locked_set(folder: AnyPath) -> LockedSet:
             )
         members = tuple(LockedMember(**one) for one in fields["members"])
         empty = tuple(fields["empty"])
-        folders.check_paths([one.path for one in members], empty)
+        _folders.check_paths([one.path for one in members], empty)
         texts = [fields[name] for name in ("key_id", "nonce", "check", "scheme", "tag")]
-        header_fields.check_extra(fields["extra"])
+        _header_fields.check_extra(fields["extra"])
         proper = all(isinstance(one, str) and printable(one, 1000) == one for one in texts)
         if not proper or set(fields) != _FIELDS or not all(map(_proper, members)):
             raise ValueError
@@ -202,7 +198,7 @@ def _check_files(folder: Path, made: LockedSet) -> None:
         return path in _BESIDE
 
     files = {one.path for one in made.members}
-    missing, other = folders.check_same(folder, files, known)
+    missing, other = _folders.check_same(folder, files, known)
     other = [path for path in other if path not in made.empty]
     for paths, what in ((missing, "missing or no plain files"), (other, "not of this set")):
         if paths:
@@ -212,7 +208,7 @@ def _check_files(folder: Path, made: LockedSet) -> None:
 
 def _is_model(path: Path) -> bool:
     with open(path, "rb") as file:
-        return kinds.is_safetensors(file.read(kinds.START), path)
+        return _kinds.is_safetensors(file.read(_kinds.START), path)
 
 
 def _copy(source: Path, target: Path, done: Done) -> None:

@@ -9,10 +9,10 @@ import numpy as np
 from jax.sharding import Sharding
 
 from modellock_jax.core.lock import Params, paths
+from modellock_jax.vault._tensors import Tensor
 from modellock_jax.vault.checkpoint import to_tree
-from modellock_jax.vault.sealed.chunks import CHUNK
+from modellock_jax.vault.sealed._chunks import CHUNK
 from modellock_jax.vault.sealed.opened import Sealed
-from modellock_jax.vault.tensors import Tensor
 
 # Bytes of the rows that are decrypted at once where only a part of each is wanted.
 BLOCK = 4 * CHUNK
@@ -35,16 +35,15 @@ def on_devices(
     with the rows that they share. The host holds one shard at a time, and some 20 MiB beside it.
 
     >>> import tempfile
-    >>> from modellock_jax.vault.keys import identity, secret as keys
-    >>> from modellock_jax.vault.sealed import envelope
+    >>> from modellock_jax import vault
     >>> mesh = jax.make_mesh((jax.device_count(),), ("rows",))
     >>> rows = jax.NamedSharding(mesh, jax.P("rows"))
-    >>> secret = keys.generate()
+    >>> secret = vault.generate_key()
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     file = f"{folder}/m.sealed"
     ...     arrays = {"a/w": np.ones((jax.device_count(), 2), np.float32)}
-    ...     envelope.save(arrays, file, [identity.public_key(secret)])
-    ...     with envelope.open_sealed(file, secret) as sealed:
+    ...     kind = vault.seal(arrays, file, [vault.public_key(secret)])
+    ...     with vault.open(file, secret) as sealed:
     ...         params = on_devices(sealed, rows)
     >>> params["a"]["w"].sharding == rows, float(params["a"]["w"].mean())
     (True, 1.0)

@@ -9,30 +9,31 @@ from typing import Any
 
 import numpy as np
 
-from modellock_jax.vault import kinds, sources, tensors
+from modellock_jax._printing import printable
+from modellock_jax.vault import _kinds, _sources, _tensors
+from modellock_jax.vault._files import open_to_read
+from modellock_jax.vault._frames import clears_frames
+from modellock_jax.vault._sources import AnySource, Reader
+from modellock_jax.vault._targets import AnyTarget
+from modellock_jax.vault._tensors import Directory
 from modellock_jax.vault.errors import Unreadable
-from modellock_jax.vault.files import open_to_read, printable
-from modellock_jax.vault.frames import clears_frames
 from modellock_jax.vault.issuing import revocation
 from modellock_jax.vault.keys import identity
 from modellock_jax.vault.keys.identity import PublicKey
 from modellock_jax.vault.keys.secret import Secret
-from modellock_jax.vault.sealed import header, writing
-from modellock_jax.vault.sealed.body import Done, quiet
-from modellock_jax.vault.sealed.chunks import Cipher
-from modellock_jax.vault.sealed.header_fields import Header
+from modellock_jax.vault.sealed import _header, _writing
+from modellock_jax.vault.sealed._body import Done, quiet
+from modellock_jax.vault.sealed._chunks import Cipher
+from modellock_jax.vault.sealed._header_fields import Header
+from modellock_jax.vault.sealed._writing import Content
 from modellock_jax.vault.sealed.opened import BYTES, TENSORS, Sealed, bytes_of
 from modellock_jax.vault.sealed.recipients import Recipient
 from modellock_jax.vault.sealed.rewrite import AnyUnlocker, head_of, unlocker_for
-from modellock_jax.vault.sealed.writing import Content
-from modellock_jax.vault.sources import AnySource, Reader
-from modellock_jax.vault.targets import AnyTarget
-from modellock_jax.vault.tensors import Directory
 
 
 @clears_frames
-def save(
-    arrays: Mapping[str, np.ndarray],
+def seal(
+    content: Mapping[str, np.ndarray] | AnySource,
     target: AnyTarget,
     recipients: Iterable[Recipient],
     *,
@@ -42,97 +43,96 @@ def save(
     name: str = "",
     serial: int = 0,
     done: Done = quiet,
-) -> None:
-    """Seal named arrays of any shape into `target`, a path or a binary file object.
+) -> str:
+    """Seal named arrays, or a file of any kind and size, for some recipients.
 
-    `metadata` is kept with the arrays' names, inside. After `expires`, which needs a time zone, our
-    tools do not open the file. `signers` vouch for the whole content, and for `name` and `serial`,
-    which all can read: what it is and which version, for `open_sealed(expect=)`. Raises `ValueError`
-    without recipients, with more than 4,096 or one of them twice, or with more than 8 passphrases, and
-    for what `naming.check_name` refuses; `TypeError` for dtypes that safetensors lacks, `OSError` if
-    the disk refuses.
+    Args:
+      content: arrays of any shape by name, or a file as it is, whoever wrote it: its path, its bytes, or
+        a binary file object, which is read once.
+      target: a path, whose file is replaced, or a binary file object.
+      recipients: public keys and passphrases, at most 4,096, of which 8 passphrases; none twice.
+      metadata: texts that are kept inside, beside the arrays' names.
+      expires: after it our tools do not open the file; needs a time zone.
+      signers: vouch for the whole content, and for `name` and `serial`.
+      name: what the file is, for all to read and for `open(expect=)`; `serial`: which version of it.
+      done: is told the number of bytes after each piece.
+
+    Returns:
+      The kind of what was sealed: `"safetensors"`, also for arrays, or `"bytes"` for a file of another
+      kind, which opens as a whole alone, without arrays by name.
+
+    Raises:
+      ValueError: no recipients or one twice, a bad name, a date without a zone, metadata with a file.
+      TypeError: a dtype that safetensors lacks, or content that is no source.
+      Unreadable: a file that is not there, or a safetensors file that is not whole.
+      OSError: the disk refuses.
 
     Threat model: the attacker has the file, and can write another in its place.
 
     **Guarantees.** Without a recipient's secret, nothing but sizes, name and serial number, key ids,
-    the date and the signers. What `load` gives is what was saved, to the bit, or an error. A path is
-    at every moment the old file or the whole new one; a file object gets ciphertext alone. Not
-    protected: a recipient can keep and pass on what they opened, whatever the date says. Without
-    signers, any recipient can put other content, name and number in their place.
+    the date and the signers. What `open` and `load` give is what was sealed, to the bit, or an error.
+    A path is at every moment the old file or the whole new one; of the content nothing but ciphertext
+    is written anywhere, a stream's neither. Not protected: a recipient can keep and pass on what they
+    opened, whatever the date says. Without signers, any recipient can put other content, name and
+    number in their place.
 
     Source: AES-256-GCM in chunks that know their place, after STREAM (Hoang et al. 2015), a key
     wrapped for each recipient, as age does.
 
     >>> import tempfile
-    >>> from modellock_jax.vault.keys import identity, secret as keys
-    >>> secret = keys.generate()
+    >>> from modellock_jax import vault
+    >>> secret = vault.generate_key()
     >>> with tempfile.TemporaryDirectory() as folder:
-    ...     save({"w": np.arange(3.0)}, f"{folder}/m.sealed", [identity.public_key(secret)])
+    ...     kind = seal({"w": np.arange(3.0)}, f"{folder}/m.sealed", [vault.public_key(secret)])
     ...     load(f"{folder}/m.sealed", secret)
     {'w': array([0., 1., 2.])}
     """
+    about = _writing.cover(recipients, expires, signers, name, serial)
+    if isinstance(content, Mapping):
+        whole = _content_of_arrays(content, metadata or {})
+        _writing.seal(whole, target, about, done)
+        return TENSORS
+    if metadata:
+        raise ValueError("metadata goes with arrays; a file is sealed as it is")
+    with content_of(content) as found:
+        _writing.seal(found, target, about, done)
+    return found.kind
+
+
+def _content_of_arrays(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Content:
     arrays = {key: np.asarray(array, order="C") for key, array in arrays.items()}
-    about = writing.cover(recipients, expires, signers, name, serial)
-    directory = tensors.lay_out(arrays, metadata or {})
+    directory = _tensors.lay_out(arrays, metadata)
     flat = (bytes_of(arrays[tensor.name]) for tensor in directory.tensors)
-    content = Content(TENSORS, itertools.chain([directory.head], flat), directory.size)
-    writing.seal(content, target, about, done)
-
-
-@clears_frames
-def seal_file(
-    source: AnySource,
-    target: AnyTarget,
-    recipients: Iterable[Recipient],
-    *,
-    expires: datetime | None = None,
-    signers: Iterable[Secret] = (),
-    name: str = "",
-    serial: int = 0,
-    done: Done = quiet,
-) -> str:
-    """Seal a file of any kind and size, whoever wrote it, as `save` does arrays.
-
-    `source`: a path, bytes, or a binary file object, which is read once. Gives the kind of what was
-    sealed: `"safetensors"`, or `"bytes"` for any other file, which opens as a whole alone, without
-    arrays by name. Raises `Unreadable` for a safetensors file that is not whole; else as `save`.
-
-    **Guarantees.** As `save`; `Sealed.export` gives the same bytes back. Of the source nothing but
-    ciphertext is written anywhere, a stream's neither.
-    """
-    about = writing.cover(recipients, expires, signers, name, serial)
-    with content_of(source) as content:
-        writing.seal(content, target, about, done)
-    return content.kind
+    return Content(TENSORS, itertools.chain([directory.head], flat), directory.size)
 
 
 @contextlib.contextmanager
 def content_of(source: AnySource) -> Iterator[Content]:
-    """What `seal_file` makes of a source. Raises `Unreadable` for a damaged safetensors file."""
-    called = sources.name_of(source)
-    reader = sources.at_offsets(source)
+    """What `seal` makes of a file. Raises `Unreadable` for a damaged safetensors file."""
+    called = _sources.name_of(source)
+    reader = _sources.at_offsets(source)
     if reader is None:
         yield _content_of_stream(source, called)
         return
     with reader:
         kind = BYTES
-        if kinds.is_safetensors(reader.read(kinds.START), called):
+        if _kinds.is_safetensors(reader.read(_kinds.START), called):
             directory_of(reader)
             kind = TENSORS
-        yield Content(kind, reader.pieces(sources.PIECE), reader.size)
+        yield Content(kind, reader.pieces(_sources.PIECE), reader.size)
 
 
 def _content_of_stream(source: Any, called: str) -> Content:
-    pieces = sources.stream(source)
-    start = sources.first(pieces, kinds.START)
-    if not kinds.is_safetensors(start, called):
+    pieces = _sources.stream(source)
+    start = _sources.first(pieces, _kinds.START)
+    if not _kinds.is_safetensors(start, called):
         return Content(BYTES, itertools.chain([start], pieces), None)
     length = 8 + int.from_bytes(start[:8], "little")
-    if length <= tensors.LONGEST:
-        start += sources.first(pieces, length - len(start))
+    if length <= _tensors.LONGEST:
+        start += _sources.first(pieces, length - len(start))
     try:
-        head = start[: tensors.head_length(start[:8], len(start))]
-        size = tensors.parse(head).size
+        head = start[: _tensors.head_length(start[:8], len(start))]
+        size = _tensors.parse(head).size
     except ValueError as error:
         raise _not_whole(called, error) from None
 
@@ -149,9 +149,9 @@ def _content_of_stream(source: Any, called: str) -> Content:
 
 def directory_of(reader: Reader) -> Directory:
     """The directory of a safetensors file. Raises `Unreadable`, which names the kind of others."""
-    kinds.need_safetensors(reader.read(kinds.START), reader.name)
+    _kinds.need_safetensors(reader.read(_kinds.START), reader.name)
     try:
-        directory = tensors.parse(reader.read(tensors.head_length(reader.read(8), reader.size)))
+        directory = _tensors.parse(reader.read(_tensors.head_length(reader.read(8), reader.size)))
         if directory.size != reader.size:
             raise ValueError(f"should have {directory.size} bytes and has {reader.size}")
     except ValueError as error:
@@ -164,7 +164,7 @@ def _not_whole(called: str, why: object) -> Unreadable:
 
 
 @clears_frames
-def open_sealed(
+def open(
     source: AnySource,
     unlocker: AnyUnlocker,
     *,
@@ -200,17 +200,17 @@ def open_with_key(
     now: datetime | None,
     done: Done,
 ) -> tuple[Sealed, bytes]:
-    """As `open_sealed`, with the file's key, which the caller keeps hidden."""
+    """As `open`, with the file's key, which the caller keeps hidden."""
     signed_by = tuple(signed_by)
-    reader = sources.opened(source, header.check_start)
+    reader = _sources.opened(source, _header.check_start)
     try:
         made, at = head_of(reader)
         chosen = unlocker_for(unlocker, made)
         file_key = revocation.file_key_of(reader.path, made, chosen, revoked)
-        header.check_date(made, now)
-        header.check_signed(made, signed_by)
-        header.check_expected(made, expect)
-        key = header.file_key_use(file_key, made.file_id, "payload")
+        _header.check_date(made, now)
+        _header.check_signed(made, signed_by)
+        _header.check_expected(made, expect)
+        key = _header.file_key_use(file_key, made.file_id, "payload")
         sealed = Sealed(reader, made, Cipher(key, made.binding), at)
         if signed_by:
             sealed.check_digest(done)
@@ -233,7 +233,7 @@ def rotate(
     serial: int | None = None,
     done: Done = quiet,
 ) -> None:
-    """Seal the content of an open sealed file anew, under a fresh file key; raises as `save`.
+    """Seal the content of an open sealed file anew, under a fresh file key; raises as `seal`.
 
     `name`, `serial`: the old ones unless given. If one of `signers` signed the old file, its content
     must be what they signed, else `Tampered`.
@@ -245,9 +245,9 @@ def rotate(
     about = cover_again(old, recipients, expires, signers, name, serial)
     before = {signature["id"] for signature in old.signatures}
     for public in (identity.public_key(one) for one in signers if one.id in before):
-        header.check_signed(old, (public,))
+        _header.check_signed(old, (public,))
         sealed.check_digest()
-    writing.seal(Content(sealed.kind, sealed.plain(), sealed.size), target, about, done)
+    _writing.seal(Content(sealed.kind, sealed.plain(), sealed.size), target, about, done)
 
 
 def cover_again(
@@ -257,11 +257,11 @@ def cover_again(
     signers: Iterable[Secret],
     name: str | None,
     serial: int | None,
-) -> writing.Cover:
+) -> _writing.Cover:
     """As `writing.cover`, with the old name and serial number unless others are given."""
     named = old.name if name is None else name
     number = old.serial if serial is None else serial
-    return writing.cover(recipients, expires, signers, named, number)
+    return _writing.cover(recipients, expires, signers, named, number)
 
 
 def load(
@@ -272,10 +272,8 @@ def load(
     expect: str | None = None,
     revoked: Iterable[str | os.PathLike[str]] = (),
 ) -> dict[str, np.ndarray]:
-    """All arrays of a sealed file by name; `save` has an example, `open_sealed` the errors."""
-    with open_sealed(
-        source, unlocker, signed_by=signed_by, expect=expect, revoked=revoked
-    ) as sealed:
+    """All arrays of a sealed file by name; `seal` has an example, `open` the errors."""
+    with open(source, unlocker, signed_by=signed_by, expect=expect, revoked=revoked) as sealed:
         return sealed.load()
 
 

@@ -7,14 +7,15 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import NamedTuple
 
-from modellock_jax.vault import folders, sources
+from modellock_jax._printing import printable
+from modellock_jax.vault import _folders, _sources
+from modellock_jax.vault._frames import clears_frames
+from modellock_jax.vault._json import strict_json
 from modellock_jax.vault.errors import Tampered, Unreadable, VaultError
-from modellock_jax.vault.files import printable, strict_json
-from modellock_jax.vault.frames import clears_frames
-from modellock_jax.vault.sealed import chunks, header, header_fields
-from modellock_jax.vault.sealed.body import Done, quiet
-from modellock_jax.vault.sealed.chunks import Cipher
-from modellock_jax.vault.sealed.header_fields import Header
+from modellock_jax.vault.sealed import _chunks, _header, _header_fields
+from modellock_jax.vault.sealed._body import Done, quiet
+from modellock_jax.vault.sealed._chunks import Cipher
+from modellock_jax.vault.sealed._header_fields import Header
 from modellock_jax.vault.sealed.opened import BYTES, INDEX, TENSORS, Sealed
 from modellock_jax.vault.sealed.rewrite import head_of, journal_of
 
@@ -38,7 +39,7 @@ class Member(NamedTuple):
 
 def member_key(key: bytes, member_id: bytes) -> bytes:
     """The file key of a member, from the manifest's."""
-    return header.file_key_use(key, member_id, "member")
+    return _header.file_key_use(key, member_id, "member")
 
 
 class Listed(NamedTuple):
@@ -57,14 +58,14 @@ def parse_listed(text: bytes) -> Listed:
             raise Unreadable(f"a set of another version; this release reads {VERSION} alone")
         members = [Member(**one) for one in fields["members"]]
         empty = fields["empty"]
-        folders.check_paths([one.path for one in members], empty)
+        _folders.check_paths([one.path for one in members], empty)
         for one in members:
             digits = re.fullmatch("[0-9a-f]{32}", one.id) and re.fullmatch(
                 "[0-9a-f]{64}", one.digest
             )
             if not digits or type(one.size) is not int or one.kind not in (TENSORS, BYTES):
                 raise ValueError("has a member without proper id, size or digest")
-        header_fields.check_extra(fields["extra"])
+        _header_fields.check_extra(fields["extra"])
         if {MANIFEST, LOCKED} & {one.path for one in members} or set(fields) != _FIELDS:
             raise ValueError("has a field or a member that none has")
     except (KeyError, TypeError, ValueError):
@@ -110,7 +111,7 @@ class OpenedSet(contextlib.AbstractContextManager["OpenedSet"]):
         def known(path: str) -> bool:
             return path in BESIDE or re.fullmatch(r"\.modellock-[0-9a-f]+\.tmp", path) is not None
 
-        missing, other = folders.check_same(self.folder, self.members, known)
+        missing, other = _folders.check_same(self.folder, self.members, known)
         for paths, what in ((missing, "missing or no plain files"), (other, "not of this set")):
             if paths:
                 shown = ", ".join(map(printable, paths[:5]))
@@ -121,15 +122,15 @@ class OpenedSet(contextlib.AbstractContextManager["OpenedSet"]):
         """Open one file of the set; to be closed. Raises `KeyError` for an unknown path, `Tampered`."""
         if path not in self.members:
             raise KeyError(f"there is no file {path!r} in this set")
-        one, reader = self.members[path], sources.opened(self.folder / path)
+        one, reader = self.members[path], _sources.opened(self.folder / path)
         try:
             made, at = head_of(reader)
-            body = chunks.sealed_size(INDEX + one.size)
+            body = _chunks.sealed_size(INDEX + one.size)
             if (made.file_id.hex(), made.digest.hex(), made.body) != (one.id, one.digest, body):
                 raise Tampered("is of another set, or of another release of it")
             key = self._key(made.file_id)
-            header.check_mac(made, key)
-            payload = header.file_key_use(key, made.file_id, "payload")
+            _header.check_mac(made, key)
+            payload = _header.file_key_use(key, made.file_id, "payload")
             sealed = Sealed(reader, made, Cipher(payload, made.binding), at)
             if self.signed:
                 sealed.check_digest(done)
@@ -153,7 +154,7 @@ class OpenedSet(contextlib.AbstractContextManager["OpenedSet"]):
 
     def export(self, target: AnyPath, done: Done = quiet) -> None:
         """Write the folder that was sealed, whole or not at all. Raises `Tampered`, `OSError`."""
-        with folders.creating_folder(target, os.stat(self.folder).st_mode) as temp:
+        with _folders.creating_folder(target, os.stat(self.folder).st_mode) as temp:
             for path in self.empty:
                 (temp / path).mkdir(parents=True)
             for path in self.members:

@@ -6,15 +6,15 @@ from typing import Any
 
 import numpy as np
 
-from modellock_jax.vault import tensors
+from modellock_jax.vault import _tensors
+from modellock_jax.vault._frames import clears_frames
+from modellock_jax.vault._sources import Reader
+from modellock_jax.vault._targets import AnyTarget, write_pieces
+from modellock_jax.vault._tensors import Directory, Tensor
 from modellock_jax.vault.errors import Tampered, Unreadable
-from modellock_jax.vault.frames import clears_frames
-from modellock_jax.vault.sealed.body import Body, Done, quiet
-from modellock_jax.vault.sealed.chunks import Cipher
-from modellock_jax.vault.sealed.header_fields import Header
-from modellock_jax.vault.sources import Reader
-from modellock_jax.vault.targets import AnyTarget, write_pieces
-from modellock_jax.vault.tensors import Directory, Tensor
+from modellock_jax.vault.sealed._body import Body, Done, quiet
+from modellock_jax.vault.sealed._chunks import Cipher
+from modellock_jax.vault.sealed._header_fields import Header
 
 INDEX = 16  # bytes at the beginning of the body: the kind of what follows, and zeros
 TENSORS, BYTES, SET = "safetensors", "bytes", "set"
@@ -22,7 +22,7 @@ KINDS = {name.encode().ljust(INDEX, b"\0"): name for name in (TENSORS, BYTES, SE
 
 
 class Sealed(contextlib.AbstractContextManager["Sealed"]):
-    """An open sealed file: names, metadata, and arrays one by one; made by `envelope.open_sealed`.
+    """An open sealed file: names, metadata, and arrays one by one; made by `vault.open`.
 
     `header`: as it was read, once; `kind`: `"safetensors"`, or `"bytes"` for any other file, which
     opens as a whole alone; `size`: plain bytes of it.
@@ -48,8 +48,8 @@ class Sealed(contextlib.AbstractContextManager["Sealed"]):
             return
         try:
             first = bytes(self._body.read(INDEX, min(8, self.size)))
-            head = self._body.read(INDEX, tensors.head_length(first, self.size))
-            self._directory = tensors.parse(bytes(head))
+            head = self._body.read(INDEX, _tensors.head_length(first, self.size))
+            self._directory = _tensors.parse(bytes(head))
         except ValueError as error:
             raise Tampered(f"what is sealed {error}") from None
         if self._directory.size != self.size:

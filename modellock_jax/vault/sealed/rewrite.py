@@ -6,17 +6,18 @@ import os
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 
-from modellock_jax.vault import kinds, sources
+from modellock_jax._atomic import replacing, write_all
+from modellock_jax.vault import _kinds, _sources
+from modellock_jax.vault._files import hold, open_to_read
+from modellock_jax.vault._frames import clears_frames
+from modellock_jax.vault._sources import AnySource, Reader
 from modellock_jax.vault.errors import Tampered, Unreadable, VaultError
-from modellock_jax.vault.files import hold, open_to_read, replacing, write_all
-from modellock_jax.vault.frames import clears_frames
 from modellock_jax.vault.issuing import revocation
 from modellock_jax.vault.keys import identity
 from modellock_jax.vault.keys.secret import Secret
-from modellock_jax.vault.sealed import chunks, header
-from modellock_jax.vault.sealed.header_fields import Header
+from modellock_jax.vault.sealed import _chunks, _header
+from modellock_jax.vault.sealed._header_fields import Header
 from modellock_jax.vault.sealed.recipients import Passphrase, Unlocker
-from modellock_jax.vault.sources import AnySource, Reader
 
 Change = Callable[[Header, bytes], Header]  # of a header and the file's key
 AnyUnlocker = Unlocker | Callable[[Header], Unlocker]
@@ -29,7 +30,7 @@ def unlocker_for(unlocker: AnyUnlocker, made: Header) -> Unlocker:
 
 def read_header(source: AnySource) -> Header:
     """The header of a sealed file, which needs no key. Raises `Unreadable` and `Tampered`."""
-    with sources.opened(source, header.check_start) as reader:
+    with _sources.opened(source, _header.check_start) as reader:
         return head_of(reader)[0]
 
 
@@ -42,23 +43,23 @@ def head_of(reader: Reader) -> tuple[Header, int]:
     If the head was cut off while it was rewritten, it is taken from the journal.
     """
     try:
-        length = header.head_length(reader.read(header.START), reader.size)
+        length = _header.head_length(reader.read(_header.START), reader.size)
     except Unreadable as error:
-        raise Unreadable(kinds.instead(reader, "sealed") or str(error)) from None
+        raise Unreadable(_kinds.instead(reader, "sealed") or str(error)) from None
     seen, fault = b"", None
     for _ in range(ATTEMPTS):
         head = reader.read(length)
         if seen == (seen := hashlib.sha256(head).digest()):
             break
         try:
-            return header.decode(head, reader.size), length
+            return _header.decode(head, reader.size), length
         except Tampered as error:
             fault = error
         del head
         if reader.path is None:
             break
         with contextlib.suppress(OSError, VaultError):
-            return header.decode(_journal(reader.path, length), reader.size), length
+            return _header.decode(_journal(reader.path, length), reader.size), length
     assert fault is not None
     raise fault
 
@@ -86,7 +87,7 @@ def rewrite(
 
     Gives the new header, which with `dry_run` is not written.
     The signatures of all but `signers` go. Who signed before vouches for the same body again, unread;
-    who did not vouches for the body as it is now. Raises as `open_sealed`, for a key that is revoked
+    who did not vouches for the body as it is now. Raises as `open`, for a key that is revoked
     too, `ValueError` if nobody
     could open the file afterwards, `OSError` if it cannot be written.
 
@@ -96,7 +97,7 @@ def rewrite(
     next rewriting removes. Two rewritings at a time wait for one another.
     """
     signers, named, path = tuple(signers), path, Path(os.path.realpath(path))
-    with _locked(path) as file, sources.of_file(file, path) as reader:
+    with _locked(path) as file, _sources.of_file(file, path) as reader:
         old, at = head_of(reader)
         file_key = revocation.file_key_of(named, old, unlocker_for(unlocker, old))
         new = change(old, file_key)
@@ -104,8 +105,8 @@ def rewrite(
             raise ValueError("the last recipient cannot be removed; delete the file instead")
         if signers:
             new = new._replace(digest=_digest(reader, at, old, signers))
-        new = header.finish(new, file_key, signers)
-        head = header.encode(new)
+        new = _header.finish(new, file_key, signers)
+        head = _header.encode(new)
         if dry_run:
             return new
         if new.room == old.room:
@@ -119,9 +120,9 @@ def _digest(reader: Reader, at: int, old: Header, signers: tuple[Secret, ...]) -
     # What they all signed is not read anew: were the body exchanged by a recipient since, they
     # would be given a signature for it.
     with contextlib.suppress(Tampered):
-        header.check_signed(old, tuple(map(identity.public_key, signers)))
+        _header.check_signed(old, tuple(map(identity.public_key, signers)))
         return old.digest
-    found = chunks.digests_of(reader, at, old.body, lambda _: None)
+    found = _chunks.digests_of(reader, at, old.body, lambda _: None)
     digest = hashlib.sha256(found).digest()
     if old.digest and digest != old.digest:
         raise Tampered("the content is not what was signed; get the file again")
@@ -155,9 +156,9 @@ def _in_place(file: int, head: bytes, path: Path) -> None:
 def _with_more_room(reader: Reader, at: int, head: bytes, path: Path) -> None:
     with replacing(path) as copy:
         write_all(copy, head, 0)
-        buffer = bytearray(chunks.CHUNK)
-        for start in range(at, reader.size, chunks.CHUNK):
-            part = memoryview(buffer)[: min(chunks.CHUNK, reader.size - start)]
+        buffer = bytearray(_chunks.CHUNK)
+        for start in range(at, reader.size, _chunks.CHUNK):
+            part = memoryview(buffer)[: min(_chunks.CHUNK, reader.size - start)]
             reader.read_into(part, start)
             write_all(copy, part, len(head) + start - at)
     journal_of(path).unlink(missing_ok=True)

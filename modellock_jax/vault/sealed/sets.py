@@ -7,14 +7,16 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-from modellock_jax.vault import folders
+from modellock_jax._printing import printable
+from modellock_jax.vault import _folders
+from modellock_jax.vault._frames import clears_frames
+from modellock_jax.vault._json import canonical
 from modellock_jax.vault.errors import Unreadable
-from modellock_jax.vault.files import canonical, printable
-from modellock_jax.vault.frames import clears_frames
 from modellock_jax.vault.keys.identity import PublicKey
 from modellock_jax.vault.keys.secret import Secret
-from modellock_jax.vault.sealed import chunks, envelope, header, recipients, writing
-from modellock_jax.vault.sealed.body import Done, quiet
+from modellock_jax.vault.sealed import _chunks, _header, _writing, envelope, recipients
+from modellock_jax.vault.sealed._body import Done, quiet
+from modellock_jax.vault.sealed._writing import Content, Cover
 from modellock_jax.vault.sealed.members import (
     BESIDE,
     FORMAT,
@@ -30,7 +32,6 @@ from modellock_jax.vault.sealed.members import (
 from modellock_jax.vault.sealed.opened import INDEX, SET
 from modellock_jax.vault.sealed.recipients import Recipient
 from modellock_jax.vault.sealed.rewrite import AnyUnlocker
-from modellock_jax.vault.sealed.writing import Content, Cover
 
 AnyPath = str | os.PathLike[str]
 
@@ -59,29 +60,29 @@ def seal_set(
 ) -> list[Member]:
     """Seal all files of a folder into a new one, as one set: a sharded model, an Orbax checkpoint.
 
-    Each file keeps its path, which lies open, and is sealed as `envelope.seal_file` seals it, under a
+    Each file keeps its path, which lies open, and is sealed as `vault.seal` seals it, under a
     key of its own that comes from the set's; `modellock.set` lists them and names the recipients. An
     index of shards (`*.safetensors.index.json`) must agree with them. Raises `Unreadable` as
     `folders.walk` and `folders.check_indexes`, `FileExistsError` if `target` is there and not empty;
-    else as `envelope.save`.
+    else as `vault.seal`.
 
-    **Guarantees.** As `envelope.save`; the signatures, name and serial number are the whole set's: with
+    **Guarantees.** As `vault.seal`; the signatures, name and serial number are the whole set's: with
     a signature required, a file of another release, a missing or another one is `Tampered`. `target`
     is absent until it is whole. In the open: paths, sizes, and how many files there are.
 
     >>> import tempfile
-    >>> from modellock_jax.vault.keys import identity, secret as keys
-    >>> secret = keys.generate()
+    >>> from modellock_jax import vault
+    >>> secret = vault.generate_key()
     >>> with tempfile.TemporaryDirectory() as at:
     ...     os.mkdir(f"{at}/model")
     ...     _ = Path(f"{at}/model/config.json").write_text("{}")
-    ...     _ = seal_set(f"{at}/model", f"{at}/sealed", [identity.public_key(secret)])
+    ...     _ = seal_set(f"{at}/model", f"{at}/sealed", [vault.public_key(secret)])
     ...     with open_set(f"{at}/sealed", secret) as opened:
     ...         with opened.member("config.json") as config:
     ...             opened.paths, bytes(next(config.plain()))
     (['config.json'], b'{}')
     """
-    about = writing.cover(whom, expires, signers, name, serial)
+    about = _writing.cover(whom, expires, signers, name, serial)
     found = check_folder(folder)
 
     def content(path: str) -> contextlib.AbstractContextManager[Content]:
@@ -90,21 +91,21 @@ def seal_set(
     return _write(found, {}, content, target, about, os.stat(folder).st_mode, done)
 
 
-def check_folder(folder: AnyPath) -> folders.Found:
+def check_folder(folder: AnyPath) -> _folders.Found:
     """What a folder that shall become a set holds. Raises `Unreadable` if it cannot."""
-    found = folders.walk(folder)
+    found = _folders.walk(folder)
     if not found.files:
         raise Unreadable(f"{printable(folder)} has no files; name a folder that has")
     if made := {MANIFEST, LOCKED} & set(found.files):
         raise Unreadable(
             f"{printable(folder)} is a set already ({made.pop()}); open or unlock it first"
         )
-    folders.check_indexes(folder, found.files)
+    _folders.check_indexes(folder, found.files)
     return found
 
 
 def _write(
-    found: folders.Found,
+    found: _folders.Found,
     extra: dict[str, str],
     content: Callable[[str], contextlib.AbstractContextManager[Content]],
     target: AnyPath,
@@ -112,18 +113,18 @@ def _write(
     mode: int,
     done: Done,
 ) -> list[Member]:
-    key, set_id = os.urandom(32), header.new_id()
+    key, set_id = os.urandom(32), _header.new_id()
     stanzas = recipients.wrap_all(key, about.whom, set_id)
     members = []
-    with folders.creating_folder(target, mode) as temp:
+    with _folders.creating_folder(target, mode) as temp:
         for path in found.files:
             (temp / path).parent.mkdir(parents=True, exist_ok=True)
-            member_id = header.new_id()
+            member_id = _header.new_id()
             with content(path) as what:
-                made = writing.seal_under(
+                made = _writing.seal_under(
                     member_key(key, member_id), member_id, (), what, temp / path, _OF_A_SET, done
                 )
-            size = chunks.plain_size(made.body) - INDEX
+            size = _chunks.plain_size(made.body) - INDEX
             members.append(Member(path, member_id.hex(), size, what.kind, made.digest.hex()))
         listed = [one._asdict() for one in members]
         fields = {"format": FORMAT, "version": VERSION, "members": listed}
@@ -131,7 +132,7 @@ def _write(
         if len(text) > LONGEST:
             raise ValueError("too many files for one set; seal parts of the folder")
         what = Content(SET, [text], len(text))
-        writing.seal_under(key, set_id, stanzas, what, temp / MANIFEST, about, quiet)
+        _writing.seal_under(key, set_id, stanzas, what, temp / MANIFEST, about, quiet)
     return members
 
 
@@ -149,7 +150,7 @@ def open_set(
     revoked: Iterable[AnyPath] = (),
     now: datetime | None = None,
 ) -> "OpenedSet":
-    """Open a sealed set; `envelope.open_sealed` has the arguments and the errors.
+    """Open a sealed set; `vault.open` has the arguments and the errors.
 
     Raises `Tampered`, which names the paths, if a file is missing or another is there too.
 
@@ -196,12 +197,12 @@ def rotate_set(
         with opened.member(path) as sealed:
             yield Content(sealed.kind, sealed.plain(), sealed.size)
 
-    found = folders.Found(tuple(opened.members), tuple(opened.empty))
+    found = _folders.Found(tuple(opened.members), tuple(opened.empty))
     mode = os.stat(opened.folder).st_mode
     return _write(found, opened.extra, content, target, about, mode, done)
 
 
 def inspect_set(folder: AnyPath) -> dict[str, Any]:
     """What a folder tells without a key: how many files, of how many bytes. Raises `OSError`."""
-    files = [path for path in folders.walk(folder).files if path not in BESIDE]
+    files = [path for path in _folders.walk(folder).files if path not in BESIDE]
     return {"files": len(files), "bytes": sum((Path(folder) / p).stat().st_size for p in files)}

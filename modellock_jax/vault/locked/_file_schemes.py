@@ -10,8 +10,8 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
 from modellock_jax.ciphers.nonces import leaf_nonce, tree_key
 from modellock_jax.locks import Files, Link, parse
+from modellock_jax.vault._tensors import NAMES, Tensor
 from modellock_jax.vault.keys.secret import KeySource
-from modellock_jax.vault.tensors import NAMES, Tensor
 
 if TYPE_CHECKING:
     from modellock_jax.core.lock import Key

@@ -4,8 +4,8 @@ import re
 import unicodedata
 from typing import NamedTuple
 
+from modellock_jax._printing import printable
 from modellock_jax.vault.errors import Tampered
-from modellock_jax.vault.files import printable
 
 LONGEST = 200  # characters of a name
 MOST = 2**53 - 1  # of a serial number: what every reader of JSON can hold

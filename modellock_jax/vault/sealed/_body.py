@@ -6,10 +6,10 @@ from bisect import bisect_right
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
+from modellock_jax.vault._sources import Reader
 from modellock_jax.vault.errors import Tampered
-from modellock_jax.vault.sealed import chunks
-from modellock_jax.vault.sealed.chunks import HASH, TAG, Cipher
-from modellock_jax.vault.sources import Reader
+from modellock_jax.vault.sealed import _chunks
+from modellock_jax.vault.sealed._chunks import HASH, TAG, Cipher
 
 Done = Callable[[int], None]  # told how many bytes are done, from several threads
 
@@ -28,15 +28,15 @@ class Body:
 
     def __init__(self, reader: Reader, at: int, body: int, cipher: Cipher) -> None:
         self._reader, self._at, self._body, self._cipher = reader, at, body, cipher
-        self._digests, self._buffers, self._plain = b"", chunks.Buffers(), chunks.Buffers()
-        self.size = chunks.plain_size(body)
+        self._digests, self._buffers, self._plain = b"", _chunks.Buffers(), _chunks.Buffers()
+        self.size = _chunks.plain_size(body)
 
     def check(self, digest: bytes, done: Done = quiet) -> None:
         """Read all, and have every later read agree with what was read. Raises `Tampered`.
 
         `digest`: of the chunks' digests, as it was signed.
         """
-        found = chunks.digests_of(self._reader, self._at, self._body, done)
+        found = _chunks.digests_of(self._reader, self._at, self._body, done)
         if not hmac.compare_digest(hashlib.sha256(found).digest(), digest):
             raise Tampered("the content is not what was signed; get the file again")
         self._digests = found
@@ -56,8 +56,8 @@ class Body:
         starts = [start for start, _ in parts]
 
         def one(number: int) -> None:
-            begin = number * chunks.CHUNK
-            end = min(begin + chunks.CHUNK, self.size)
+            begin = number * _chunks.CHUNK
+            end = min(begin + _chunks.CHUNK, self.size)
             at = bisect_right(starts, begin) - 1
             start, view = parts[max(at, 0)]
             if start <= begin and end <= start + len(view):
@@ -73,36 +73,36 @@ class Body:
         def numbers() -> Iterator[int]:
             last = -1
             for start, view in parts:
-                first = max(last + 1, start // chunks.CHUNK)
-                last = max(last, (start + len(view) - 1) // chunks.CHUNK)
+                first = max(last + 1, start // _chunks.CHUNK)
+                last = max(last, (start + len(view) - 1) // _chunks.CHUNK)
                 yield from range(first, last + 1)
 
-        for _ in chunks.in_order(self._told(one, done), numbers()):
+        for _ in _chunks.in_order(self._told(one, done), numbers()):
             pass
 
     def pieces(self, start: int, done: Done = quiet) -> Iterator[memoryview]:
         """All plain bytes from an offset on, chunk by chunk."""
 
         def one(number: int) -> memoryview:
-            begin = number * chunks.CHUNK
-            plain = memoryview(bytearray(min(chunks.CHUNK, self.size - begin)))
+            begin = number * _chunks.CHUNK
+            plain = memoryview(bytearray(min(_chunks.CHUNK, self.size - begin)))
             self._open(number, plain)
             return plain[max(0, start - begin) :]
 
-        numbers = range(start // chunks.CHUNK, chunks.count(self.size))
-        return chunks.in_order(self._told(one, done), numbers)
+        numbers = range(start // _chunks.CHUNK, _chunks.count(self.size))
+        return _chunks.in_order(self._told(one, done), numbers)
 
     def _told(self, work: Callable[[int], Any], done: Done) -> Callable[[int], Any]:
         def one(number: int) -> Any:
             made = work(number)
-            done(min(chunks.CHUNK, self.size - number * chunks.CHUNK))
+            done(min(_chunks.CHUNK, self.size - number * _chunks.CHUNK))
             return made
 
         return one
 
     def _open(self, number: int, into: memoryview) -> None:
         sealed = self._buffers.whole[: len(into) + TAG]
-        self._reader.read_into(sealed, self._at + number * (chunks.CHUNK + TAG))
+        self._reader.read_into(sealed, self._at + number * (_chunks.CHUNK + TAG))
         if self._digests:
             signed = self._digests[number * HASH : (number + 1) * HASH]
             if not hmac.compare_digest(hashlib.sha256(sealed).digest(), signed):

@@ -5,7 +5,7 @@ import os
 from collections.abc import Iterable
 from typing import Any, BinaryIO
 
-from modellock_jax.vault.files import replacing, write_all
+from modellock_jax._atomic import replacing, write_all
 
 AnyTarget = str | os.PathLike[str] | BinaryIO
 

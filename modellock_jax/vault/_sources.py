@@ -8,9 +8,9 @@ import stat
 from collections.abc import Callable, Iterable, Iterator
 from typing import Any, BinaryIO, Protocol
 
-from modellock_jax.vault import temporary
+from modellock_jax import _temporary
+from modellock_jax.vault._files import open_to_read
 from modellock_jax.vault.errors import Tampered
-from modellock_jax.vault.files import open_to_read
 
 
 class Stream(Protocol):
@@ -105,7 +105,7 @@ def opened(source: AnySource, check: Callable[[bytes], object] = lambda _: None)
     known = at_offsets(source)
     if known is not None:
         return known
-    spool = temporary.spool()
+    spool = _temporary.spool()
     try:
         pieces = stream(source)
         start = first(pieces, PIECE)

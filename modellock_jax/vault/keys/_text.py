@@ -5,7 +5,7 @@ import re
 import unicodedata
 from typing import Any
 
-from modellock_jax.vault import texts
+from modellock_jax.vault import _texts
 from modellock_jax.vault.keys import identity
 
 FORMAT, VERSION = "modellock-jax key", 2
@@ -40,7 +40,7 @@ def fields_of(data: bytes) -> tuple[str, dict[str, Any]]:
     The caller sees to it that no error carries the local variables along: they hold the secret.
     """
     try:
-        pairs = json.loads(texts.without_mark(data).decode(), object_pairs_hook=tuple)
+        pairs = json.loads(_texts.without_mark(data).decode(), object_pairs_hook=tuple)
     except (ValueError, RecursionError):
         pairs = None
     fields = dict(pairs) if isinstance(pairs, tuple) else {}

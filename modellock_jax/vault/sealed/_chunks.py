@@ -12,8 +12,8 @@ from typing import Any, NamedTuple
 from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
+from modellock_jax.vault._sources import Reader
 from modellock_jax.vault.errors import Tampered
-from modellock_jax.vault.sources import Reader
 
 CHUNK, TAG, HASH = 2**21, 16, 32
 THREADS = min(4, os.cpu_count() or 1)

@@ -7,17 +7,18 @@ from collections.abc import Iterable
 from datetime import UTC, datetime
 from typing import Any, NamedTuple
 
-from modellock_jax.vault import sources, temporary
-from modellock_jax.vault.files import replacing, write_all
-from modellock_jax.vault.issuing import naming
+from modellock_jax import _temporary
+from modellock_jax._atomic import replacing, write_all
+from modellock_jax.vault import _sources
+from modellock_jax.vault._targets import AnyTarget, is_path, put
+from modellock_jax.vault.issuing import _naming
 from modellock_jax.vault.keys.secret import Secret
-from modellock_jax.vault.sealed import chunks, header, recipients
-from modellock_jax.vault.sealed.body import Done
-from modellock_jax.vault.sealed.chunks import Cipher
-from modellock_jax.vault.sealed.header_fields import Header
+from modellock_jax.vault.sealed import _chunks, _header, recipients
+from modellock_jax.vault.sealed._body import Done
+from modellock_jax.vault.sealed._chunks import Cipher
+from modellock_jax.vault.sealed._header_fields import Header
 from modellock_jax.vault.sealed.opened import INDEX
 from modellock_jax.vault.sealed.recipients import Recipient
-from modellock_jax.vault.targets import AnyTarget, is_path, put
 
 
 class Content(NamedTuple):
@@ -52,7 +53,7 @@ def cover(
         raise ValueError("expires: give a date and time with a time zone")
     if not (whom := tuple(whom)):
         raise ValueError("a sealed file needs a recipient; give a public key or a passphrase")
-    naming.check_name(name, serial)
+    _naming.check_name(name, serial)
     until = expires.astimezone(UTC).isoformat(timespec="seconds") if expires else ""
     return Cover(whom, until, tuple(signers), name, serial)
 
@@ -64,7 +65,7 @@ def seal(content: Content, target: AnyTarget, about: Cover, done: Done) -> Heade
     byte when all is known that its head says: at once without a signature and with a known size, else
     after the ciphertext was written to a nameless file in `$TMPDIR`.
     """
-    file_key, file_id = os.urandom(32), header.new_id()
+    file_key, file_id = os.urandom(32), _header.new_id()
     stanzas = recipients.wrap_all(file_key, about.whom, file_id)
     return seal_under(file_key, file_id, stanzas, content, target, about, done)
 
@@ -85,22 +86,22 @@ def seal_under(
     made = Header(file_id, 2**63, digest, about.expires, stanzas, name=about.name)
     made = made._replace(serial=about.serial)
     if content.size is not None:
-        made = made._replace(body=chunks.sealed_size(INDEX + content.size))
-    made = header.finish(made, file_key, about.signers)
+        made = made._replace(body=_chunks.sealed_size(INDEX + content.size))
+    made = _header.finish(made, file_key, about.signers)
     writer = _Writer(made, file_key, about.signers, content, done)
     if is_path(target):
         with replacing(target) as file:  # type: ignore[arg-type]
             made = writer.to_file(file, made.room)
-            write_all(file, header.encode(made), 0)
+            write_all(file, _header.encode(made), 0)
     elif content.size is not None and not hashed:
-        put(target, header.encode(made))
+        put(target, _header.encode(made))
         writer.to_stream(target)
     else:
-        with temporary.spool() as spool:
+        with _temporary.spool() as spool:
             made = writer.to_file(spool.fileno(), 0)
-            put(target, header.encode(made))
-            with sources.of_file(spool.fileno(), "the spool") as reader:
-                for piece in reader.pieces(chunks.CHUNK):
+            put(target, _header.encode(made))
+            with _sources.of_file(spool.fileno(), "the spool") as reader:
+                for piece in reader.pieces(_chunks.CHUNK):
                     put(target, piece)
     if not is_path(target):
         target.flush()  # type: ignore[union-attr]
@@ -116,13 +117,13 @@ class _Writer:
         content: Content,
         done: Done,
     ) -> None:
-        key = header.file_key_use(file_key, made.file_id, "payload")
+        key = _header.file_key_use(file_key, made.file_id, "payload")
         self._cipher = Cipher(key, made.binding)
         self._made, self._file_key, self._signers, self._done = made, file_key, signers, done
         index = content.kind.encode().ljust(INDEX, b"\0")
         self._size = 0
         whole = itertools.chain([index], content.pieces)
-        self._pieces = self._counted(sources.regrouped(whole, chunks.CHUNK))
+        self._pieces = self._counted(_sources.regrouped(whole, _chunks.CHUNK))
 
     def _counted(self, pieces: Iterable[Any]) -> Iterable[Any]:
         for piece in pieces:
@@ -132,7 +133,7 @@ class _Writer:
     def to_file(self, file: int, at: int) -> Header:
         """Write the body from an offset on, and give the header that is true of it."""
         hashed = bool(self._made.digest)
-        digests = chunks.seal_all(
+        digests = _chunks.seal_all(
             self._cipher,
             self._pieces,
             lambda place, sealed: write_all(file, sealed, at + place),
@@ -140,14 +141,14 @@ class _Writer:
             hashed=hashed,
             in_turn=False,
         )
-        made = self._made._replace(body=chunks.sealed_size(self._size))
+        made = self._made._replace(body=_chunks.sealed_size(self._size))
         if hashed:
             made = made._replace(digest=hashlib.sha256(digests).digest())
-        return header.finish(made, self._file_key, self._signers)
+        return _header.finish(made, self._file_key, self._signers)
 
     def to_stream(self, target: Any) -> None:
         """Write the body behind a head that says its length already."""
-        chunks.seal_all(
+        _chunks.seal_all(
             self._cipher,
             self._pieces,
             lambda _, sealed: put(target, sealed),
@@ -155,5 +156,5 @@ class _Writer:
             hashed=False,
             in_turn=True,
         )
-        if chunks.sealed_size(self._size) != self._made.body:
+        if _chunks.sealed_size(self._size) != self._made.body:
             raise ValueError("the source became longer or shorter while it was read")

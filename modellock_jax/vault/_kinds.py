@@ -2,10 +2,10 @@
 
 import os
 
-from modellock_jax.vault import tensors, texts
+from modellock_jax._printing import printable
+from modellock_jax.vault import _tensors, _texts
+from modellock_jax.vault._sources import Reader
 from modellock_jax.vault.errors import Unreadable
-from modellock_jax.vault.files import printable
-from modellock_jax.vault.sources import Reader
 
 START = 512  # bytes that tell it
 
@@ -43,7 +43,7 @@ def is_safetensors(start: bytes, name: str | os.PathLike[str] = "") -> bool:
     False
     """
     length = int.from_bytes(start[:8], "little")
-    begun = len(start) >= 9 and start[8:9] in b"{ \n" and length <= tensors.LONGEST
+    begun = len(start) >= 9 and start[8:9] in b"{ \n" and length <= _tensors.LONGEST
     return begun or (os.fspath(name).endswith(_SAFETENSORS) and not _marked(start))
 
 
@@ -97,10 +97,10 @@ def instead(reader: Reader, wanted: str) -> str:
         if is_safetensors(start) and mark in start:
             instead = f"{name} is {other}, not {wanted}; use `{command}` instead of `{verb}`"
             return "" if other == wanted else instead
-    if fault := texts.encoding_fault(start):
+    if fault := _texts.encoding_fault(start):
         return f"{name} {fault}"
-    if kind := texts.kind(start):
-        return f"{name} is {texts.KINDS[kind]}, and no {wanted} file; see `inspect`"
+    if kind := _texts.kind(start):
+        return f"{name} is {_texts.KINDS[kind]}, and no {wanted} file; see `inspect`"
     if is_safetensors(start):
         return (
             f"{name} is a plain safetensors file: it is not {wanted}, so there is nothing to {verb}"

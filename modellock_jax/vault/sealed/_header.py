@@ -10,16 +10,16 @@ from typing import Any
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
-from modellock_jax.vault import tensors
+from modellock_jax.vault import _tensors
+from modellock_jax.vault._frames import clears_frames
+from modellock_jax.vault._json import canonical, canonical_pieces, strict_json
 from modellock_jax.vault.errors import Expired, Tampered, Unreadable, WrongKey
-from modellock_jax.vault.files import canonical, canonical_pieces, strict_json
-from modellock_jax.vault.frames import clears_frames
-from modellock_jax.vault.issuing import naming
+from modellock_jax.vault.issuing import _naming
 from modellock_jax.vault.keys import identity
 from modellock_jax.vault.keys.identity import PublicKey
 from modellock_jax.vault.keys.secret import Secret
 from modellock_jax.vault.sealed import recipients
-from modellock_jax.vault.sealed.header_fields import (
+from modellock_jax.vault.sealed._header_fields import (
     MARK,
     MOST_RECIPIENTS,
     VERSION,
@@ -58,7 +58,7 @@ def finish(header: Header, file_key: bytes, signers: tuple[Secret, ...] = ()) ->
         check_stanzas(header.stanzas)
     except ValueError as error:
         raise ValueError(f"the file {error}") from None
-    naming.check_name(header.name, header.serial)
+    _naming.check_name(header.name, header.serial)
     finished = _finish(header, file_key, signers)
     needed = len(encode(finished._replace(room=0))) + len(str(LONGEST))
     if needed > LONGEST:
@@ -138,14 +138,14 @@ def check_date(header: Header, now: datetime | None = None) -> None:
 def check_expected(header: Header, expected: str | None) -> None:
     """Raises `Tampered` unless the file has the name and the serial number that are expected."""
     if expected is not None:
-        naming.check_expected(header.name, header.serial, expected)
+        _naming.check_expected(header.name, header.serial, expected)
 
 
 def check_signed(header: Header, signers: tuple[PublicKey, ...]) -> None:
     """Raises `Tampered` unless every one of `signers` signed this header."""
     message = _signed(header) if signers else b""
     for public in signers:
-        if not any(identity.signed(public, message, s) for s in header.signatures):
+        if not any(identity.verify(public, message, s) for s in header.signatures):
             raise Tampered(
                 f"not signed by {public.id}, whose signature is required: it was removed, or the "
                 "file was changed after it was signed"
@@ -167,7 +167,7 @@ def encode(header: Header) -> bytes:
     return (length - 8).to_bytes(8, "little") + made.ljust(length - 8)
 
 
-_START = f'{{"{tensors.METADATA}":{{"modellock":"{MARK}","version":"'.encode()
+_START = f'{{"{_tensors.METADATA}":{{"modellock":"{MARK}","version":"'.encode()
 _BEFORE = _START + f'{VERSION}","about":"{ABOUT}","checksum":"'.encode()
 _HEADER = re.compile(rb'([0-9a-f]{64})","header":"([^"\\]*+(?:\\["\\][^"\\]*+)*+)')
 

@@ -1,19 +1,16 @@
-"""Files that are whole or not there, and JSON that means one thing only."""
+"""Files that are whole or not there: the one place that puts a new file where an old one may be."""
 
-import codecs
 import contextlib
-import fcntl
-import json
-import math
 import os
 import stat
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any, NoReturn
+from typing import Any
 
-from modellock_jax.vault import gaps, temporary
-from modellock_jax.vault.errors import Unreadable
-from modellock_jax.vault.printing import printable
+from modellock_jax import _gaps, _temporary
+from modellock_jax._printing import printable
+
+__all__ = ["creating", "need_directory", "replacing", "sync_directory", "write_all"]
 
 
 @contextlib.contextmanager
@@ -66,17 +63,17 @@ def creating(path: str | os.PathLike[str], mode: int = 0o644) -> Iterator[int]:
 @contextlib.contextmanager
 def _written(target: Path, mode: int, put: Callable[[Path, Path], None]) -> Iterator[int]:
     need_directory(target)
-    temp = temporary.name_in(target.parent)
+    temp = _temporary.name_in(target.parent)
     try:
         with open(temp, "x+b", buffering=0, opener=_for_owner) as stream:
             file = stream.fileno()
             yield file
-            with gaps.tolerated(gaps.NO_SYNC):
+            with _gaps.tolerated(_gaps.NO_SYNC):
                 os.fsync(file)
             _set_mode(file, mode, target)
-        temporary.finish(temp, lambda: put(temp, target))
+        _temporary.finish(temp, lambda: put(temp, target))
     except BaseException:
-        temporary.remove(temp)
+        _temporary.remove(temp)
         raise
     sync_directory(target.parent)
 
@@ -105,7 +102,7 @@ def _destination(path: str | os.PathLike[str]) -> Path:
 
 def _set_mode(file: int, mode: int, target: Path) -> None:
     """Open a file to those who may read it: the one in its place before, or a new one."""
-    with gaps.tolerated(gaps.NO_MODES):
+    with _gaps.tolerated(_gaps.NO_MODES):
         try:
             before = os.stat(target)
         except FileNotFoundError:
@@ -130,7 +127,7 @@ def _put_new(temp: Path, target: Path) -> None:
     except FileExistsError:
         raise _kept(target) from None
     except OSError as error:
-        if error.errno not in gaps.NO_LINKS:
+        if error.errno not in _gaps.NO_LINKS:
             raise
         try:
             os.close(os.open(target, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
@@ -155,33 +152,14 @@ def need_directory(path: Path) -> None:
         raise FileNotFoundError(f"there is no directory {printable(path.parent)}; create it first")
 
 
-def check_private(file: int, path: str | os.PathLike[str]) -> None:
-    """Raises `PermissionError` if group or others have access to an open file."""
-    if os.fstat(file).st_mode & 0o077:
-        raise PermissionError(f"{printable(path)} is open to others; run `chmod 600` on it first")
-
-
 def sync_directory(path: Path) -> None:
     """Bring a directory's entries to the disk, where the file system does that."""
-    with gaps.tolerated(gaps.NO_SYNC_OF_FOLDERS):
+    with _gaps.tolerated(_gaps.NO_SYNC_OF_FOLDERS):
         directory = os.open(path, os.O_RDONLY)
         try:
             os.fsync(directory)
         finally:
             os.close(directory)
-
-
-def hold(file: int, path: str | os.PathLike[str]) -> None:
-    """Wait until no other process holds an open file. Raises `OSError` where that cannot be known."""
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX)
-    except OSError as error:
-        if error.errno not in gaps.NO_LOCKS:
-            raise
-        raise OSError(
-            f"{printable(path)}: its file system has no locks (flock), so two commands at a time could "
-            "undo one another; work on a local disk, and copy the file back"
-        ) from None
 
 
 def write_all(file: int, data: Any, offset: int) -> None:
@@ -190,99 +168,3 @@ def write_all(file: int, data: Any, offset: int) -> None:
     while view:
         done = os.pwrite(file, view, offset)
         view, offset = view[done:], offset + done
-
-
-def open_to_read(path: str | os.PathLike[str]) -> int:
-    """A descriptor of an existing plain file. Raises `Unreadable`."""
-    try:
-        # Without waiting: a pipe that nobody writes would block.
-        file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from None
-    if not stat.S_ISREG(os.fstat(file).st_mode):
-        os.close(file)
-        raise Unreadable(f"{printable(path)} is a directory, a pipe or a device; name a file")
-    return file
-
-
-def read_small(path: str | os.PathLike[str], most: int) -> bytes:
-    """The first `most` bytes of a file or a pipe that somebody has named. Raises `Unreadable`."""
-    try:
-        with open(path, "rb") as stream:
-            return stream.read(most)
-    except (OSError, ValueError) as error:
-        raise _unreadable(path, error) from None
-
-
-def _unreadable(path: str | os.PathLike[str], error: OSError | ValueError) -> Unreadable:
-    why = error.strerror if isinstance(error, OSError) else error
-    return Unreadable(f"{printable(path)}: cannot be read ({why}); check the path")
-
-
-def strict_json(data: bytes) -> Any:
-    """Parse JSON that has one meaning: UTF-8, no key twice, no NaN or infinity, not deep.
-
-    Raises `ValueError` with what is wrong, and nothing of the content.
-    """
-
-    def once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-        if len(found := dict(pairs)) != len(pairs):
-            raise ValueError("has a key twice")
-        return found
-
-    def refuse(_: str) -> NoReturn:
-        raise ValueError("has a number that JSON does not know")
-
-    def number(digits: str) -> int | float:
-        if len(digits) > 400 or not math.isfinite(found := float(digits)):
-            raise ValueError("has a number that is too large")
-        return int(digits) if digits.lstrip("-").isdecimal() else found
-
-    try:
-        text = data.decode()
-    except UnicodeDecodeError:
-        raise ValueError("is not UTF-8") from None
-    del data  # which may be long, and be nobody else's
-    try:
-        return json.loads(
-            text,
-            object_pairs_hook=once,
-            parse_constant=refuse,
-            parse_float=number,
-            parse_int=number,
-        )
-    except json.JSONDecodeError:
-        raise ValueError("is not JSON") from None
-    except RecursionError:
-        raise ValueError("is nested too deeply") from None
-
-
-def canonical(value: Any) -> bytes:
-    """The one JSON text of a value: sorted keys, no spaces, ASCII.
-
-    >>> canonical({"b": 1, "a": "é"})
-    b'{"a":"\\\\u00e9","b":1}'
-    """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
-
-
-def canonical_pieces(value: Any) -> Iterator[bytes]:
-    """`canonical`, piece by piece, so that a long text is never whole in memory."""
-    encoder = json.JSONEncoder(sort_keys=True, separators=(",", ":"), allow_nan=False)
-    for piece in encoder.iterencode(value):
-        yield piece.encode()
-
-
-def quoted_pieces(text: str | bytes, ascii_only: bool) -> Iterator[bytes]:
-    """The JSON string of a text, which may be UTF-8 bytes already, piece by piece.
-
-    >>> b"".join(quoted_pieces("a\\n\u00e9", True))
-    b'"a\\\\n\\\\u00e9"'
-    """
-    decoder, size = codecs.getincrementaldecoder("utf-8")(), 2**16
-    yield b'"'
-    for at in range(0, len(text), size):
-        part = text[at : at + size]
-        part = decoder.decode(part) if isinstance(part, bytes) else part
-        yield json.dumps(part, ensure_ascii=ascii_only)[1:-1].encode()
-    yield b'"'

@@ -4,9 +4,9 @@ import os
 import re
 from typing import Any, NamedTuple
 
-from modellock_jax.vault import texts
+from modellock_jax.vault import _texts
 from modellock_jax.vault.errors import Tampered, Unreadable
-from modellock_jax.vault.issuing import signed
+from modellock_jax.vault.issuing import _lines
 from modellock_jax.vault.keys import identity
 from modellock_jax.vault.keys.identity import PublicKey
 from modellock_jax.vault.keys.secret import Secret
@@ -50,15 +50,15 @@ def encode(made: RevocationList, secret: Secret) -> bytes:
     """A list as a file, signed."""
     fields: dict[str, Any] = {"format": FORMAT, "serial": made.serial, "extra": made.extra}
     fields |= {"issued": made.issued, "revoked": [one._asdict() for one in made.revoked]}
-    return signed.line(fields | {"signer": identity.document(made.signer)}, secret)
+    return _lines.line(fields | {"signer": identity.document(made.signer)}, secret)
 
 
 def decode(data: bytes, path: str | os.PathLike[str]) -> RevocationList:
     """The list in a file of the name `path`. Raises `Unreadable` and `Tampered`."""
-    if texts.kind(data) != "revocation list" or len(data) > LONGEST:
+    if _texts.kind(data) != "revocation list" or len(data) > LONGEST:
         raise Unreadable(f"{path} {_no_list(data)}")
     try:
-        return _parse(signed.parse(texts.without_mark(data)))
+        return _parse(_lines.parse(_texts.without_mark(data)))
     except Unreadable as error:
         raise Unreadable(f"{path} {error}") from None
     except (KeyError, TypeError, ValueError) as error:
@@ -69,10 +69,10 @@ def decode(data: bytes, path: str | os.PathLike[str]) -> RevocationList:
 def _no_list(data: bytes) -> str:
     if len(data) > LONGEST:
         return f"has more than {LONGEST} bytes, which no revocation list has"
-    if fault := texts.encoding_fault(data):
+    if fault := _texts.encoding_fault(data):
         return fault
-    kind = texts.kind(data)
-    what = f"is {texts.KINDS[kind]}, and" if kind else "is"
+    kind = _texts.kind(data)
+    what = f"is {_texts.KINDS[kind]}, and" if kind else "is"
     return f"{what} no revocation list of modellock-jax"
 
 
@@ -83,8 +83,8 @@ def _parse(fields: dict[str, Any]) -> RevocationList:
         raise ValueError("has no proper number")
     revoked = tuple(Revoked(**one) for one in fields["revoked"])
     for one in revoked:
-        signed.check_time(one.time)
+        _lines.check_time(one.time)
         if not re.fullmatch(identity.ID, one.id) or not is_reason(one.reason):
             raise ValueError("has a key without a proper id or reason")
-    issued, signer = signed.check_time(fields["issued"]), signed.signer_of(fields)
+    issued, signer = _lines.check_time(fields["issued"]), _lines.signer_of(fields)
     return RevocationList(fields["serial"], issued, signer, revoked, fields["extra"])

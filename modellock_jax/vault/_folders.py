@@ -8,9 +8,12 @@ from collections.abc import Callable, Collection, Iterator
 from pathlib import Path, PurePosixPath
 from typing import NamedTuple
 
-from modellock_jax.vault import sources, temporary
+from modellock_jax import _temporary
+from modellock_jax._atomic import need_directory, sync_directory
+from modellock_jax._printing import printable
+from modellock_jax.vault import _sources
+from modellock_jax.vault._json import strict_json
 from modellock_jax.vault.errors import Unreadable
-from modellock_jax.vault.files import need_directory, printable, strict_json, sync_directory
 from modellock_jax.vault.sealed.envelope import directory_of
 
 INDEX = ".safetensors.index.json"
@@ -92,7 +95,7 @@ def check_indexes(folder: str | os.PathLike[str], files: Collection[str]) -> Non
         for shard, listed in shards.items():
             if str(beside / shard) not in files:
                 raise Unreadable(f"{index} names {printable(shard)}, which is not there")
-            with sources.opened(Path(folder) / beside / shard) as reader:
+            with _sources.opened(Path(folder) / beside / shard) as reader:
                 there = {tensor.name for tensor in directory_of(reader).tensors}
             for names, why in (
                 (listed - there, "does not have"),
@@ -137,13 +140,13 @@ def creating_folder(path: str | os.PathLike[str], mode: int = 0o755) -> Iterator
     """
     target = Path(os.path.abspath(path))
     check_new_folder(target)
-    with temporary.folder_in(target.parent) as temp:
+    with _temporary.folder_in(target.parent) as temp:
         yield temp
         for at, _, _ in os.walk(temp):
             sync_directory(Path(at))
         os.umask(umask := os.umask(0o077))
         os.chmod(temp, mode & 0o777 & ~umask | 0o700)
-        temporary.finish(temp, lambda: os.rename(temp, target))
+        _temporary.finish(temp, lambda: os.rename(temp, target))
     sync_directory(target.parent)
 
 

@@ -6,8 +6,8 @@ from collections.abc import Sequence
 from datetime import datetime
 from typing import Any, NamedTuple
 
-from modellock_jax.vault.files import canonical
-from modellock_jax.vault.issuing import naming
+from modellock_jax.vault._json import canonical
+from modellock_jax.vault.issuing import _naming
 from modellock_jax.vault.keys import identity
 from modellock_jax.vault.sealed import recipients
 from modellock_jax.vault.sealed.recipients import Stanza, binary
@@ -87,7 +87,7 @@ def header_of(fields: Any) -> Header:
     date = fields["expires"]
     if date != "" and datetime.fromisoformat(date).utcoffset() is None:
         raise ValueError("has an expiry date without a time zone")
-    naming.check_name(fields["name"], fields["serial"])
+    _naming.check_name(fields["name"], fields["serial"])
     stanzas = tuple(recipients.check(stanza) for stanza in fields["recipients"])
     check_stanzas(stanzas)
     if len(fields["signatures"]) > MOST_SIGNATURES:

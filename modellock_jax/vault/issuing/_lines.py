@@ -3,12 +3,12 @@
 from datetime import UTC, datetime
 from typing import Any
 
+from modellock_jax.vault._json import canonical, strict_json
 from modellock_jax.vault.errors import Unreadable
-from modellock_jax.vault.files import canonical, strict_json
 from modellock_jax.vault.keys import identity
 from modellock_jax.vault.keys.identity import PublicKey
 from modellock_jax.vault.keys.secret import Secret
-from modellock_jax.vault.sealed.header_fields import check_signature
+from modellock_jax.vault.sealed._header_fields import check_signature
 
 VERSION = 2
 
@@ -18,9 +18,9 @@ def line(fields: dict[str, Any], secret: Secret) -> bytes:
 
     `extra` is room for what readers need not know; what they must know is another version.
 
-    >>> from modellock_jax.vault.keys import secret as keys
-    >>> secret = keys.generate()
-    >>> parse(line({"a": 1}, secret), identity.public_key(secret))
+    >>> from modellock_jax import vault
+    >>> secret = vault.generate_key()
+    >>> parse(line({"a": 1}, secret), vault.public_key(secret))
     {'a': 1, 'extra': {}}
     """
     fields = {"version": VERSION, "extra": {}} | fields
@@ -42,7 +42,7 @@ def parse(data: bytes, signer: PublicKey | None = None) -> dict[str, Any]:
     signature = fields.pop("signature", None)
     check_signature(signature)
     public = signer or signer_of(fields)
-    if not identity.signed(public, canonical(fields), signature):
+    if not identity.verify(public, canonical(fields), signature):
         raise ValueError("has a signature that does not fit")
     del fields["version"]
     if not isinstance(fields.get("extra"), dict):

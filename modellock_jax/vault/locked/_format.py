@@ -11,15 +11,16 @@ from typing import NamedTuple
 
 import numpy as np
 
-from modellock_jax.vault import kinds, tensors
+from modellock_jax._printing import printable
+from modellock_jax.vault import _kinds, _tensors
+from modellock_jax.vault._frames import clears_frames
+from modellock_jax.vault._json import canonical, quoted_pieces, strict_json
+from modellock_jax.vault._sources import Reader
+from modellock_jax.vault._tensors import METADATA, Directory
 from modellock_jax.vault.errors import Tampered, Unreadable, WrongKey
-from modellock_jax.vault.files import canonical, printable, quoted_pieces, strict_json
-from modellock_jax.vault.frames import clears_frames
 from modellock_jax.vault.keys import identity
 from modellock_jax.vault.keys.secret import KeySource, Secret
-from modellock_jax.vault.sealed import chunks, header_fields
-from modellock_jax.vault.sources import Reader
-from modellock_jax.vault.tensors import METADATA, Directory
+from modellock_jax.vault.sealed import _chunks, _header_fields
 
 MARK, VERSION = "modellock-jax locked file", "2"
 FIELD = "modellock"  # of the metadata; the others are `modellock.NAME`
@@ -63,15 +64,15 @@ def read_head(reader: Reader) -> tuple[LockedInfo, Directory]:
     """
     name, found = printable(reader.name), b""
     try:
-        found = reader.read(tensors.head_length(reader.read(8), reader.size))
-        directory = tensors.parse(found)
+        found = reader.read(_tensors.head_length(reader.read(8), reader.size))
+        directory = _tensors.parse(found)
     except ValueError as error:
         if MARK.encode() in found:
             raise Tampered(f"the head of {name} {error}; get the file again") from None
-        why = kinds.instead(reader, "locked") or f"{name} {error}; name a file that was locked"
+        why = _kinds.instead(reader, "locked") or f"{name} {error}; name a file that was locked"
         raise Unreadable(why) from None
     if directory.field(FIELD) != MARK.encode():
-        raise Unreadable(kinds.instead(reader, "locked") or f"{name} is not a locked file")
+        raise Unreadable(_kinds.instead(reader, "locked") or f"{name} is not a locked file")
     if directory.field(f"{FIELD}.version") != VERSION.encode():
         raise Unreadable(
             f"{name} is not of version {VERSION}, the only one that this release reads"
@@ -94,7 +95,7 @@ def read_head(reader: Reader) -> tuple[LockedInfo, Directory]:
 
 def _proper(info: LockedInfo) -> bool:
     try:
-        header_fields.check_extra(strict_json(info.extra.encode()[: LONGEST_EXTRA + 1]))
+        _header_fields.check_extra(strict_json(info.extra.encode()[: LONGEST_EXTRA + 1]))
     except ValueError:
         return False
     return all(re.fullmatch(form, getattr(info, name)) for name, form in _FORMS.items())
@@ -124,7 +125,7 @@ def _pieces(info: LockedInfo) -> Iterator[bytes]:
     ours |= {FIELD: MARK, f"{FIELD}.version": VERSION}
     # No secret is in it: it tells damage, which the holder of no key can see, from a wrong key.
     ours[f"{FIELD}.checksum"] = _checksum(ours)
-    original = tensors.parse(info.original.encode(), 0)
+    original = _tensors.parse(info.original.encode(), 0)
     yield b'{"' + METADATA.encode() + b'":{'
     theirs = ((name, value) for name, value in original.texts() if name not in ours)
     for i, (name, value) in enumerate(itertools.chain(theirs, ours.items())):
@@ -170,8 +171,8 @@ def check_key(info: LockedInfo, secret: Secret) -> None:
 @clears_frames
 def tag_of(info: LockedInfo, body: np.ndarray, secret: Secret) -> str:
     """HMAC-SHA256 over what the head is made of and a hash of hashes of the locked values."""
-    parts = [body[start : start + chunks.CHUNK] for start in range(0, body.size, chunks.CHUNK)]
-    with ThreadPoolExecutor(chunks.THREADS) as pool:
+    parts = [body[start : start + _chunks.CHUNK] for start in range(0, body.size, _chunks.CHUNK)]
+    with ThreadPoolExecutor(_chunks.THREADS) as pool:
         hashes = pool.map(lambda part: hashlib.sha256(part).digest(), parts)
         digest = hashlib.sha256(b"".join(hashes)).hexdigest()
     message = canonical(info._replace(tag="")._asdict() | {"mark": MARK, "body": digest})
