@@ -64,7 +64,7 @@ def compare(folder: Path, place: str, rounds: int) -> list[dict[str, Any]]:
     arrays, rows = transformer(*SIZES["250 MB"]), []
     targets = {PLAIN: PLAIN_TARGET, PEER: PEER_TARGET}
     for part, contestants in parts(folder, arrays).items():
-        seconds = alternate(contestants, 0.0, least=rounds, most=rounds)
+        seconds = alternate(contestants, 0.0, min_rounds=rounds, max_rounds=rounds)
         for name, taken in seconds.items():
             ratio, low, high = median_with_interval(seconds[OURS] / taken)
             row: dict[str, Any] = {"part": part, "place": place, "name": name}
@@ -97,7 +97,9 @@ def rewrites(folder: Path, place: str, rounds: int) -> list[dict[str, Any]]:
             tasks: Contestants = {}
             for name, change in (("rewrap", same), ("add a recipient", add)):
                 tasks[name + signed] = partial(rewrite.rewrite, path, owner, change, signers)
-            for name, taken in alternate(tasks, 0.0, least=3 * rounds, most=3 * rounds).items():
+            for name, taken in alternate(
+                tasks, 0.0, min_rounds=3 * rounds, max_rounds=3 * rounds
+            ).items():
                 ms = 1e3 * float(np.median(taken))
                 row = {"part": "rewrite", "place": place, "case": case, "name": name, "ms": ms}
                 row |= {"best_ms": 1e3 * float(taken.min())}

@@ -21,7 +21,7 @@ if TYPE_CHECKING:  # Flax takes most of a second to import, and few programs nee
 _tapped = jax.make_user_context(default_value=False)  # a trace without taps is none with them
 
 
-def from_linen(module: "nn.Module", layers: tuple[type, ...] = ()) -> Forward:
+def from_linen(module: "nn.Module", layer_types: tuple[type, ...] = ()) -> Forward:
     """A forward of a Linen module, tapped at every layer.
 
     Returns `forward(variables, x, tap=untapped, **kwargs)`; `variables` is all that `module.init`
@@ -31,13 +31,14 @@ def from_linen(module: "nn.Module", layers: tuple[type, ...] = ()) -> Forward:
 
     Args:
         module: Any Linen module, also under Flax's lifted transforms (`nn.jit`, `nn.scan`, ...).
-        layers: Module types of yours that are layers, beside Flax's own. What their `__call__` returns,
-            one array, is the pre-activation.
+        layer_types: Module types of yours that are layers, beside Flax's own. What their `__call__`
+            returns, one array, is the pre-activation.
 
     Raises:
-        TypeError: If `layers` holds something else than module types, or a layer returns no array.
-        ValueError: In a forward with a tap: if a type of `layers` is not met, or a layer lies in another
-            module's `apply` inside of `module`, where its name and trace are not this module's.
+        TypeError: If `layer_types` holds something else than module types, or a layer returns no array.
+        ValueError: In a forward with a tap: if a type of `layer_types` is not met, or a layer lies
+            in another module's `apply` inside of `module`, where its name and trace are not this
+            module's.
 
     **Guarantees.** With `untapped` the result is that of `module.apply`. The module is not edited. No
     trace under a tap is used for another tap: what `nn.jit` wraps is traced at each call, and compiled
@@ -52,7 +53,7 @@ def from_linen(module: "nn.Module", layers: tuple[type, ...] = ()) -> Forward:
     """
     import flax.linen as nn
 
-    _check_types("from_linen", layers, nn.Module)
+    _check_types("from_linen", layer_types, nn.Module)
     own = (nn.Dense, nn.DenseGeneral, nn.Einsum, nn.Conv, nn.ConvLocal, nn.ConvTranspose)
 
     def tapped(
@@ -65,34 +66,34 @@ def from_linen(module: "nn.Module", layers: tuple[type, ...] = ()) -> Forward:
         capture_intermediates: Any = False,
         **kwargs: Any,
     ) -> Any:
-        met = _Met("from_linen", tap)
+        tracked = _TappedLayers("from_linen", tap)
 
-        def run(bound: nn.Module, *args: Any, **kw: Any) -> Any:
+        def call_method(bound: nn.Module, *args: Any, **kw: Any) -> Any:
             called = getattr(type(bound), method) if isinstance(method, str) else method
             called = called or type(bound).__call__
             return getattr(called, "__func__", called)(bound, *args, **kw)
 
         def intercept(call: Callable[..., Any], args: Any, kw: Any, context: Any) -> Any:
             layer = context.module
-            is_layer = context.method_name == "__call__" and isinstance(layer, own + layers)
-            if met.inside or not is_layer or layer.is_initializing():
+            is_layer = context.method_name == "__call__" and isinstance(layer, own + layer_types)
+            if tracked.inside or not is_layer or layer.is_initializing():
                 return call(*args, **kw)
             site = "/".join(layer.path)
-            if _OURS not in layer.scope.flags:
+            if _MARK not in layer.scope.flags:
                 raise ValueError(
                     f"from_linen: the layer `{site}` lies in another module's `apply` inside of this "
                     "one, so it has no name of its own; make it a submodule, or tap that part by hand"
                 )
-            return met.output(site, type(layer), lambda: call(*args, **kw))
+            return tracked.output(site, type(layer), lambda: call(*args, **kw))
 
         marked: Any = _Marked(module)
-        apply = nn.apply(run, marked, mutable, capture_intermediates)
+        apply = nn.apply(call_method, marked, mutable, capture_intermediates)
         with nn.intercept_methods(intercept), _tapped(True):
             out = apply(variables, x, rngs=rngs, **kwargs)
-        for kind in layers:
-            if not any(issubclass(found, kind) for found in met.types):
+        for kind in layer_types:
+            if not any(issubclass(found, kind) for found in tracked.types):
                 raise ValueError(
-                    f"from_linen: the module calls no {kind.__name__}; take it out of `layers`"
+                    f"from_linen: the module calls no {kind.__name__}; take it out of `layer_types`"
                 )
         return out
 
@@ -109,7 +110,9 @@ def from_linen(module: "nn.Module", layers: tuple[type, ...] = ()) -> Forward:
     return forward
 
 
-def from_nnx(module: "nnx.Module", mutable: bool = False, layers: tuple[type, ...] = ()) -> Forward:
+def from_nnx(
+    module: "nnx.Module", mutable: bool = False, layer_types: tuple[type, ...] = ()
+) -> Forward:
     """A forward of an NNX module, tapped at every layer.
 
     Returns `forward(params, x, tap=untapped, rng=None, **kwargs)`; `params` is `nnx_params(module)`,
@@ -128,12 +131,12 @@ def from_nnx(module: "nnx.Module", mutable: bool = False, layers: tuple[type, ..
     Args:
         module: Any NNX module, also under NNX's transforms (`nnx.jit`, `nnx.scan`, ...).
         mutable: Whether the forward returns `(y, params)`.
-        layers: Module types of yours that are layers, beside Flax's own. What their `__call__` returns,
-            one array, is the pre-activation.
+        layer_types: Module types of yours that are layers, beside Flax's own. What their `__call__`
+            returns, one array, is the pre-activation.
 
     Raises:
-        TypeError: If `layers` holds something else than module types, or a layer returns no array.
-        ValueError: If `module` has no layer of a type of `layers`; in a forward, if `params` lacks
+        TypeError: If `layer_types` holds something else than module types, or a layer returns no array.
+        ValueError: If `module` has no layer of a type of `layer_types`; in a forward, if `params` lacks
             leaves that the module has, or has others.
 
     **Guarantees.** With `untapped` the result is that of the module itself, which is not edited. No
@@ -148,12 +151,12 @@ def from_nnx(module: "nnx.Module", mutable: bool = False, layers: tuple[type, ..
     """
     from flax import nnx
 
-    _check_types("from_nnx", layers, nnx.Module)
+    _check_types("from_nnx", layer_types, nnx.Module)
     own = (nnx.Linear, nnx.LinearGeneral, nnx.Einsum, nnx.Conv, nnx.ConvTranspose, nnx.LoRA)
-    for kind in layers:
+    for kind in layer_types:
         if not any(isinstance(found, kind) for _, found in nnx.iter_modules(module)):
             raise ValueError(
-                f"from_nnx: the module has no {kind.__name__}; take it out of `layers`"
+                f"from_nnx: the module has no {kind.__name__}; take it out of `layer_types`"
             )
 
     def forward(
@@ -171,12 +174,12 @@ def from_nnx(module: "nnx.Module", mutable: bool = False, layers: tuple[type, ..
                 stream.key.set_value(seed)
                 stream.count.set_value(jax.numpy.uint32(0))
         if tap is not untapped:
-            met = _Met("from_nnx", tap)
+            tracked = _TappedLayers("from_nnx", tap)
             for path, node in nnx.iter_modules(copy):
-                if isinstance(node, own + layers):
+                if isinstance(node, own + layer_types):
                     layer: Any = node
                     site = "/".join(map(str, path))
-                    layer.tapped_as = functools.partial(met.output, site, type(node))
+                    layer.tapped_as = functools.partial(tracked.output, site, type(node))
                     layer.__class__ = _with_tap(layer.__class__)
         y = copy(x, **kwargs)
         return (y, nnx_params(copy)) if mutable else y
@@ -203,7 +206,7 @@ def sites(forward: Forward, params: Params, x: Any) -> dict[str, tuple[int, ...]
     return found
 
 
-_OURS = "modellock_jax"
+_MARK = "modellock_jax"
 _hashes = itertools.count()
 
 
@@ -214,18 +217,18 @@ class _Marked:
         self.module = module
 
     def clone(self, *, parent: Any, **kwargs: Any) -> "nn.Module":
-        parent.flags = parent.flags.copy({_OURS: _NeverAlike()})
+        parent.flags = parent.flags.copy({_MARK: _NeverEqual()})
         return self.module.clone(parent=parent, **kwargs)
 
 
-class _NeverAlike:
+class _NeverEqual:
     """Has another hash each time: `nn.jit` finds its traces by a hash of, among others, its flags."""
 
     def __hash__(self) -> int:
         return next(_hashes)
 
 
-class _Met:
+class _TappedLayers:
     """The layers that one run of a forward meets, and the tap for those that lie in no other."""
 
     def __init__(self, adapter: str, tap: Tap) -> None:
@@ -246,16 +249,19 @@ class _Met:
         if not hasattr(h, "dtype"):
             raise TypeError(
                 f"{self.adapter}: the layer `{site}` returns a {type(h).__name__}, not one array; take "
-                f"{layer.__name__} out of `layers`, or return its pre-activation alone"
+                f"{layer.__name__} out of `layer_types`, or return its pre-activation alone"
             )
         return self.tap(site, h)
 
 
-def _check_types(adapter: str, layers: Any, module: type) -> None:
-    for kind in layers if isinstance(layers, tuple) else [layers]:
-        if not (isinstance(layers, tuple) and isinstance(kind, type) and issubclass(kind, module)):
+def _check_types(adapter: str, layer_types: Any, module: type) -> None:
+    for kind in layer_types if isinstance(layer_types, tuple) else [layer_types]:
+        if not (
+            isinstance(layer_types, tuple) and isinstance(kind, type) and issubclass(kind, module)
+        ):
             raise TypeError(
-                f"{adapter}: `layers` must be a tuple of module types, as (LoRA,), not {layers!r}"
+                f"{adapter}: `layer_types` must be a tuple of module types, as (LoRA,), not "
+                f"{layer_types!r}"
             )
 
 

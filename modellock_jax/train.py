@@ -55,7 +55,7 @@ def batches(rng: jax.Array, n: int, steps: int, batch_size: int) -> jax.Array:
     return shuffled.reshape(-1)[: steps * batch_size].reshape(steps, batch_size)
 
 
-def one_epoch(
+def make_epoch(
     forward: Callable[[Params, jax.Array], Any],
     optimizer: optax.GradientTransformation,
     steps: int,
@@ -136,7 +136,7 @@ def fit(
     batch_size = min(batch_size, n)
     steps = n // batch_size
     optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps * epochs))
-    epoch = one_epoch(forward, optimizer, steps, batch_size, augment, loss)
+    epoch = make_epoch(forward, optimizer, steps, batch_size, augment, loss)
     params = jax.tree.map(jnp.array, params)  # the caller's are not donated
     state, losses = optimizer.init(params), []
     with bar() as shown:

@@ -9,7 +9,7 @@ from helpers.table import random_bits, same_bits
 import modellock_jax as ml
 from modellock_jax.ciphers import chacha
 from modellock_jax.core.bits import to_uint
-from modellock_jax.locks.adv_params import layers_of
+from modellock_jax.locks.adv_params import target_leaves
 
 SETTINGS = {"count": 12, "step": 1.0, "margin": 0.01, "budget": 1, "pool": 0.5, "stop": np.inf}
 X = jax.random.normal(jax.random.key(9), (16, 20))
@@ -40,7 +40,7 @@ def loss(params):
 def dense(seed, params, loss, count, step, margin, budget, pool, stop):
     """The same search on one vector of all weights: (locked, leaf, position, bits)."""
     leaves, tree = jax.tree.flatten(params)
-    layers = layers_of(params)
+    layers = target_leaves(params)
     ends = np.cumsum([leaves[i].size for i in layers])
 
     def with_flat(flat):
@@ -92,7 +92,7 @@ def check(params, loss, seed=3, **settings):
     flat, picks = jax.jit(lambda k, p: dense(k, p, loss, **settings))(key.seed, params)
     finished, picks, flat = jax.device_get((finished, picks, flat))
     right = [np.array(to_uint(leaf)) for leaf in jax.tree.leaves(params)]
-    layers, dtypes = layers_of(params), [leaf.dtype for leaf in jax.tree.leaves(params)]
+    layers, dtypes = target_leaves(params), [leaf.dtype for leaf in jax.tree.leaves(params)]
     ends = np.cumsum([right[i].size for i in layers])
     for t, pick in enumerate(picks):
         if pick < 0:

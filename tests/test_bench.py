@@ -9,7 +9,7 @@ from helpers.commands import bad
 
 from modellock_jax.bench import run as bench
 from modellock_jax.bench import training as bench_training
-from modellock_jax.bench.timing import alternate, beside, median_with_interval, row
+from modellock_jax.bench.timing import alternate, in_pairs, median_with_interval, row
 
 
 def test_the_ratio_is_the_median_within_rounds_with_an_interval_around_it():
@@ -48,7 +48,7 @@ def test_contestants_take_turns_and_warm_up_is_not_counted():
 
         return run
 
-    seconds = alternate({"a": call("a", 0.2), "b": call("b", 0.0)}, 0.0, least=4)
+    seconds = alternate({"a": call("a", 0.2), "b": call("b", 0.0)}, 0.0, min_rounds=4)
     assert order == ["a", "b"] * 2 + ["b", "a", "a", "b"] * 2
     assert {len(taken) for taken in seconds.values()} == {4}
     assert seconds["a"].max() < 0.1
@@ -66,7 +66,7 @@ def test_beside_one_other_alone_and_only_the_second_call_of_a_turn_counts():
         return run
 
     calls = {name: call(name) for name in ("plain", "a", "b")}
-    found = beside("plain", calls, {"a": 0.0, "b": 0.0}, least=3, again=True)
+    found = in_pairs("plain", calls, {"a": 0.0, "b": 0.0}, min_rounds=3, warm=True)
     assert list(found) == ["a", "b"]
     assert not {"a", "b"} <= set(order[: len(order) // 2])
     for taken, limit in found.values():

@@ -139,8 +139,8 @@ def test_blocks_go_through_the_s_box_with_their_round_keys(size: int, dtype: Any
 
     def through(text: bytes, inverse: bool) -> bytes:
         blocks = jax.lax.bitcast_convert_type(words(text, 47, 4), dtype)
-        at, first = aes.run_through(aes.begin(words(master)), blocks[:18], inverse)
-        return bytes_of(first) + bytes_of(aes.run_through(at, blocks[18:], inverse)[1])
+        at, first = aes.substitute_blocks(aes.init_schedule(words(master)), blocks[:18], inverse)
+        return bytes_of(first) + bytes_of(aes.substitute_blocks(at, blocks[18:], inverse)[1])
 
     assert through(plain, inverse=False) == locked
     assert through(locked, inverse=True) == plain
@@ -200,7 +200,7 @@ def test_runs_of_blocks_are_the_cipher_of_a_host_library(runs: int) -> None:
     both = np.stack([np.frombuffer(nonce, "<u4") for nonce in nonces], axis=1)
     own = jnp.asarray(both[:, np.arange(runs) % 2])
     counters = [16 * i for i in range(runs - 1)] + [2**32 - 16]
-    stream = bytes_of(chacha.blocks(words(key), own, jnp.uint32(counters), run=16))
+    stream = bytes_of(chacha.blocks(words(key), own, jnp.uint32(counters), per_counter=16))
     hosts = [host_stream(key, nonce, 0, 1024 * runs) for nonce in nonces]
     for i in range(runs - 1):
         run = slice(1024 * i, 1024 * i + 1024)

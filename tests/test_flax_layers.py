@@ -174,7 +174,7 @@ def test_layers_by_hand_are_sites_once_named_and_what_lies_in_them_is_none():
     assert list(ml.sites(ml.from_linen(net), params, X)) == [
         "layers_0/down", "layers_0/adapter", "layers_2",
     ]  # fmt: skip
-    forward = ml.from_linen(net, layers=(Mine,))
+    forward = ml.from_linen(net, layer_types=(Mine,))
     assert ml.sites(forward, params, X) == {"layers_0": (2, 4), "layers_2": (2, 4)}
     signs, p = KEYS[0].signs.astype(jnp.float32)[None], params["params"]
     h = nn.tanh(Mine().apply({"params": p["layers_0"]}, X) * signs)
@@ -186,7 +186,7 @@ def test_loras_of_nnx_are_sites_as_a_whole():
     net = Two()
     params = ml.nnx_params(net)
     assert list(ml.sites(ml.from_nnx(net), params, X)) == ["lora", "over"]
-    forward = ml.from_nnx(net, layers=(MineToo,))
+    forward = ml.from_nnx(net, layer_types=(MineToo,))
     assert list(ml.sites(forward, params, X)) == ["lora", "over", "mine"]
     signs = KEYS[0].signs.astype(jnp.float32)[None]
     h = jnp.tanh(net.over(jnp.tanh(net.lora(X) * signs)) * signs)
@@ -206,9 +206,9 @@ class Pair(nn.Module):
 
 WRONG = {
     "no tuple": (TypeError, "must be a tuple of module types", lambda: ml.from_linen(Block(), nn.Dense)),
-    "no type": (TypeError, "must be a tuple", lambda: ml.from_nnx(Two(), layers=(Two(),))),
+    "no type": (TypeError, "must be a tuple", lambda: ml.from_nnx(Two(), layer_types=(Two(),))),
     "another's": (TypeError, "must be a tuple", lambda: ml.from_linen(Block(), (nnx.Linear,))),
-    "not there": (ValueError, "has no Conv", lambda: ml.from_nnx(Two(), layers=(nnx.Conv,))),
+    "not there": (ValueError, "has no Conv", lambda: ml.from_nnx(Two(), layer_types=(nnx.Conv,))),
     "not called": (
         ValueError, "calls no Mine",
         lambda: ml.sites(ml.from_linen(Block(), (Mine,)), Block().init(RNG, X), X),

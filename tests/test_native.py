@@ -196,16 +196,16 @@ def test_leaves_that_cannot_be_are_refused(wrong):
 @pytest.mark.parametrize("words", [4, 8])
 def test_blocks_through_the_s_box(words, inverse):
     """Twice, the second time from where the schedule stands; 52 rounds are past a period of rcon."""
-    schedule = aes.begin(jnp.asarray(KEY[:words]))
+    schedule = aes.init_schedule(jnp.asarray(KEY[:words]))
     blocks = jax.random.bits(jax.random.key(words), (53, 4), jnp.uint32)
     for _ in range(2):
-        ours = aes.run_through(schedule, blocks, inverse)
-        alone = aes.loop_through(schedule, blocks, inverse)
+        ours = aes.substitute_blocks(schedule, blocks, inverse)
+        alone = aes.substitute_blocks_in_jax(schedule, blocks, inverse)
         for a, b in zip(jax.tree.leaves(ours), jax.tree.leaves(alone), strict=True):
             assert a.dtype == b.dtype
             assert (a == b).all()
         schedule, blocks = ours
-    compiled = jax.jit(aes.run_through, static_argnums=2).lower(schedule, blocks, inverse)
+    compiled = jax.jit(aes.substitute_blocks, static_argnums=2).lower(schedule, blocks, inverse)
     assert AES_CALL in compiled.as_text()
 
 

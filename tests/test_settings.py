@@ -12,7 +12,7 @@ from modellock_jax import attacks
 from modellock_jax.attacks.evasion import methods as evasion
 from modellock_jax.attacks.keys.key_search import Answers
 from modellock_jax.core.shards import as_on_tpus
-from modellock_jax.locks.adv_params import layers_of
+from modellock_jax.locks.adv_params import target_leaves
 
 RNG = jax.random.key(3)
 X = jax.random.uniform(RNG, (5, 4, 4, 1))
@@ -91,9 +91,9 @@ ATTACKS = {
     "transfer": lambda f, x, y, eps: evasion.transfer(f, x, y, jnp.clip(x, 0, 1)),
 }
 FAULTS = {
-    "range": ((2 * X - 1, Y, 0.1), ValueError, r"images must lie in \[0, 1\]"),
-    "above": ((X.at[0].set(1.5), Y, 0.1), ValueError, r"images must lie in \[0, 1\]"),
-    "nan": ((X.at[0].set(jnp.nan), Y, 0.1), ValueError, r"images must lie in \[0, 1\]"),
+    "range": ((2 * X - 1, Y, 0.1), ValueError, r"inputs must lie in \[0, 1\]"),
+    "above": ((X.at[0].set(1.5), Y, 0.1), ValueError, r"inputs must lie in \[0, 1\]"),
+    "nan": ((X.at[0].set(jnp.nan), Y, 0.1), ValueError, r"inputs must lie in \[0, 1\]"),
     "8 bits": (((255 * X).astype("uint8"), Y, 0.1), TypeError, "not uint8 and int32; divide 8-bit"),
     "no eps": ((X, Y, 0.0), ValueError, "eps must be above 0 and at most 1"),
     "eps below": ((X, Y, -0.1), ValueError, "eps must be above 0"),
@@ -139,7 +139,7 @@ def test_adv_params_refuses_a_layer_with_more_weights_than_it_can_number():
         "a": jax.ShapeDtypeStruct((2**31 - 1, 1), jnp.float32),
         "b": random_bits(RNG, (3,), "int8"),
     }
-    assert layers_of(just) == [0]
+    assert target_leaves(just) == [0]
     key = lock.init(RNG, {"kernel": jnp.ones((4, 4))})
     for tree in ({"a": many}, {"a": just["a"], "c": many}):
         for call in (

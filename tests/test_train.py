@@ -107,7 +107,7 @@ def test_epochs_take_the_memory_of_their_arguments_and_fit_leaves_the_callers_al
     forward, optimizer = (lambda w, x: x @ w["w"]), optax.adam(0.1)
     x, y, start = jnp.eye(4), jnp.arange(4), {"w": jnp.ones((4, 4))}
     given = jax.tree.map(jnp.array, (start, optimizer.init(start)))
-    train.one_epoch(forward, optimizer, 2, 2)(*given, jax.random.key(0), x, y)
+    train.make_epoch(forward, optimizer, 2, 2)(*given, jax.random.key(0), x, y)
     assert all(leaf.is_deleted() for leaf in jax.tree.leaves(given))
     train.fit(forward, start, x, y, rng=jax.random.key(0), epochs=2)
     assert float(start["w"].sum()) == 16

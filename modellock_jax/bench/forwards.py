@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 
 import modellock_jax as ml
-from modellock_jax.bench.timing import Row, alternate, beside, row
+from modellock_jax.bench.timing import Row, alternate, in_pairs, row
 from modellock_jax.flax import from_linen
 from modellock_jax.models import cnn
 
@@ -140,8 +140,10 @@ def _seconds(calls: dict[str, Callable[[], Any]], wanted: set[str], quick: bool)
     jax.block_until_ready(calls["plain"]())
     if time.perf_counter() - begin < LONG:
         budget = {n: 0.0 if quick else WITH_TARGET if n in wanted else WITHOUT for n in calls}
-        return beside("plain", calls, budget, again=True)
-    taken = alternate({n: calls[n] for n in calls if n == "plain" or n in wanted}, 60.0, most=12)
+        return in_pairs("plain", calls, budget, warm=True)
+    taken = alternate(
+        {n: calls[n] for n in calls if n == "plain" or n in wanted}, 60.0, max_rounds=12
+    )
     plain = taken.pop("plain")
     return {name: (seconds, plain) for name, seconds in taken.items()}
 

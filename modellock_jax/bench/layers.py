@@ -75,7 +75,7 @@ def measure(quick: bool) -> list[Row]:
                 row("layers", f"{case}, temporary memory", label, size / MIB, "MiB",
                     limit="plain", ratios=ratios, sense="<=", target=target)
             )  # fmt: skip
-        seconds = alternate(calls, 0.0 if quick else 3.0, least=3)
+        seconds = alternate(calls, 0.0 if quick else 3.0, min_rounds=3)
         for label, taken in seconds.items():
             rows.append(
                 row("layers", f"{case}, time", label, 1e3 * float(np.median(taken)), "ms",

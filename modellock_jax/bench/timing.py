@@ -20,15 +20,20 @@ def keep_freed_memory() -> None:
 
 
 def alternate(
-    contestants: Calls, seconds: float, *, least: int = 5, most: int = 301, again: bool = False
+    contestants: Calls,
+    seconds: float,
+    *,
+    min_rounds: int = 5,
+    max_rounds: int = 301,
+    warm: bool = False,
 ) -> dict[str, np.ndarray]:
     """Seconds that each contestant took in each round: one float64 `[rounds]` a name.
 
     Every contestant has warmed up, compilation included, before the first round; as many rounds
-    follow as about `seconds` hold, between `least` and `most`. Every second round runs backwards,
-    so a busy machine slows all contestants alike. What a contestant returns is awaited, and freed
-    after the clock stops. With `again`, each turn is two calls and the second counts, so that it
-    finds the caches as its own call left them, not another's.
+    follow as about `seconds` hold, between `min_rounds` and `max_rounds`. Every second round runs
+    backwards, so a busy machine slows all contestants alike. What a contestant returns is awaited,
+    and freed after the clock stops. With `warm`, each round is two calls and the second counts, so
+    that it finds the caches as its own call left them, not another's.
     """
     names = list(contestants)
     for name in names:
@@ -36,12 +41,12 @@ def alternate(
     begin = time.perf_counter()
     for name in names:
         jax.block_until_ready(contestants[name]())
-    calls = (1 + again) * (time.perf_counter() - begin)
-    rounds = int(np.clip(seconds / calls, least, most))
+    calls = (1 + warm) * (time.perf_counter() - begin)
+    rounds = int(np.clip(seconds / calls, min_rounds, max_rounds))
     taken = {name: np.zeros(rounds) for name in names}
     for i in range(rounds):
         for name in names if i % 2 else names[::-1]:
-            if again:
+            if warm:
                 jax.block_until_ready(contestants[name]())
             begin = time.perf_counter()
             out = jax.block_until_ready(contestants[name]())
@@ -50,7 +55,7 @@ def alternate(
     return taken
 
 
-def beside(
+def in_pairs(
     limit: str, contestants: Calls, seconds: Mapping[str, float], **given: Any
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Seconds of each contestant but `limit` beside that one, in turns of these two alone.

@@ -12,7 +12,7 @@ from modellock_jax.attacks.attack import run_shuffled
 from modellock_jax.attacks.weights.fine_tune import fine_tune
 from modellock_jax.bench.timing import Row, alternate, matmul, row
 from modellock_jax.models import cnn
-from modellock_jax.train import one_epoch
+from modellock_jax.train import make_epoch
 
 BATCH, SEEDS, RATE, SHAPE = 64, 8, 2e-3, (28, 28, 1)
 
@@ -23,7 +23,7 @@ def _fit(images: int) -> Callable[[], Any]:
     x = jax.random.uniform(jax.random.key(0), (images, *SHAPE))
     y = jax.random.randint(jax.random.key(1), (images,), 0, 10)
     params = model.init(jax.random.key(2), x[:1])
-    epoch = one_epoch(model.train, optimizer, images // BATCH, BATCH)
+    epoch = make_epoch(model.train, optimizer, images // BATCH, BATCH)
     held = [(params, optimizer.init(params))]
 
     def run() -> jax.Array:

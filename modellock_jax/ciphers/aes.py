@@ -54,8 +54,8 @@ def _sub_word(word: jax.Array) -> jax.Array:
     return _look_up(_LANES, word)
 
 
-def _turned_sub_word(word: jax.Array) -> jax.Array:
-    """The S-box on the four bytes of a word that is turned by one byte, RotWord of FIPS-197."""
+def _sub_rotated_word(word: jax.Array) -> jax.Array:
+    """The S-box on the four bytes of a word that is rotated by one byte, RotWord of FIPS-197."""
     return _look_up([_LANES[3], *_LANES[:3]], word)
 
 
@@ -75,51 +75,51 @@ class Schedule(NamedTuple):
     middle: jax.Array
 
 
-def begin(master: jax.Array) -> Schedule:
+def init_schedule(master: jax.Array) -> Schedule:
     """The schedule of a master key, uint32 `[4]` or `[8]`, before its first round key."""
     words = tuple(master[i] for i in range(master.shape[0]))
     return Schedule(words, jnp.uint32(1), jnp.bool_(False))
 
 
-def after(at: Schedule) -> Schedule:
+def advance(at: Schedule) -> Schedule:
     """The schedule after one round key."""
-    turned = _turned_sub_word(at.words[-1]) ^ at.rcon
+    rotated = _sub_rotated_word(at.words[-1]) ^ at.rcon
     middle, rcon = at.middle, _xtime(at.rcon)
     if len(at.words) == 8:
-        # AES-256 turns every other round key; the one between is substituted only.
-        turned = jnp.where(at.middle, _sub_word(at.words[-1]), turned)
+        # AES-256 rotates every other round key; the one between is substituted only.
+        rotated = jnp.where(at.middle, _sub_word(at.words[-1]), rotated)
         middle, rcon = ~at.middle, jnp.where(at.middle, at.rcon, rcon)
-    new = [turned ^ at.words[0]]
+    new = [rotated ^ at.words[0]]
     for old in at.words[1:4]:
         new.append(new[-1] ^ old)
     return Schedule((*at.words[4:], *new), rcon, middle)
 
 
 @functools.partial(jax.jit, static_argnames="rounds")
-def run(schedule: Schedule, rounds: int) -> tuple[Schedule, jax.Array]:
+def expand(schedule: Schedule, rounds: int) -> tuple[Schedule, jax.Array]:
     """The next `rounds` round keys, uint32 `[rounds, 4]`, and the schedule after them."""
 
     def step(at: Schedule, _: None) -> tuple[Schedule, jax.Array]:
-        return after(at), jnp.stack(at.words[:4])
+        return advance(at), jnp.stack(at.words[:4])
 
     return lax.scan(step, schedule, None, length=rounds, unroll=_UNROLL)
 
 
 @functools.partial(jax.jit, static_argnames=("times", "rounds"))
-def starts(schedule: Schedule, times: int, rounds: int) -> tuple[Schedule, Schedule]:
+def snapshots(schedule: Schedule, times: int, rounds: int) -> tuple[Schedule, Schedule]:
     """The schedule after `times * rounds` round keys, and on the way, every `rounds`, from the start.
 
     Each of the second, leaves `[times, ...]`, makes the round keys up to the next alone.
     """
 
     def step(at: Schedule, _: None) -> tuple[Schedule, Schedule]:
-        return lax.fori_loop(0, rounds, lambda _, at: after(at), at, unroll=_UNROLL), at
+        return lax.fori_loop(0, rounds, lambda _, at: advance(at), at, unroll=_UNROLL), at
 
     return lax.scan(step, schedule, None, length=times)
 
 
 @functools.partial(jax.jit, static_argnames=("inverse", "in_place"))
-def run_through(
+def substitute_blocks(
     schedule: Schedule, blocks: jax.Array, inverse: bool, in_place: bool = False
 ) -> tuple[Schedule, jax.Array]:
     """Each block, `[rounds, 4]` of 32 bits an entry, through the S-box with its own round key.
@@ -130,7 +130,7 @@ def run_through(
     if not blocks.size:
         return schedule, blocks
     if not native.has_aes():
-        return loop_through(schedule, blocks, inverse)
+        return substitute_blocks_in_jax(schedule, blocks, inverse)
     tree = jax.tree.structure((schedule, blocks))
 
     def call(*args: jax.Array) -> list[jax.Array]:
@@ -143,17 +143,17 @@ def run_through(
 
     def loop(*args: jax.Array) -> list[jax.Array]:
         at, blocks = jax.tree.unflatten(tree, args)
-        return jax.tree.leaves(loop_through(at, blocks, inverse))
+        return jax.tree.leaves(substitute_blocks_in_jax(at, blocks, inverse))
 
     done = native.on_cpu(call, loop)(*jax.tree.leaves((schedule, blocks)))
-    after: tuple[Schedule, jax.Array] = jax.tree.unflatten(tree, done)
-    return after
+    out: tuple[Schedule, jax.Array] = jax.tree.unflatten(tree, done)
+    return out
 
 
-def loop_through(
+def substitute_blocks_in_jax(
     schedule: Schedule, blocks: jax.Array, inverse: bool
 ) -> tuple[Schedule, jax.Array]:
-    """`run_through` by JAX alone. The look-ups of a block fill the time in which the schedule waits."""
+    """Compute `substitute_blocks` by JAX alone: a block is looked up while the schedule waits."""
     pairs = jnp.asarray(_INV_PAIRS if inverse else _PAIRS)
 
     def sub(word: jax.Array) -> jax.Array:
@@ -170,7 +170,7 @@ def loop_through(
         both = [(block[0, j], at.words[j]) for j in range(4)]
         new = jnp.stack([sub(x) ^ key if inverse else sub(x ^ key) for x, key in both])
         new = lax.bitcast_convert_type(new[None], blocks.dtype)
-        return after(at), lax.dynamic_update_slice(blocks, new, (i, 0))
+        return advance(at), lax.dynamic_update_slice(blocks, new, (i, 0))
 
     # In place: nothing is written but the blocks. Beyond a few steps at a time XLA gives each
     # operation a call of its own, which is some thirty times slower.
@@ -187,7 +187,7 @@ def key_schedule(master: jax.Array, rounds: int) -> jax.Array:
     **Guarantees.** The first 11 (15) round keys are those of FIPS-197. The schedule can be inverted:
     any `[4]` (`[8]`) consecutive words give all the others.
     """
-    return run(begin(master), rounds)[1]
+    return expand(init_schedule(master), rounds)[1]
 
 
 def rcon(block: jax.Array) -> jax.Array:
@@ -203,8 +203,8 @@ def rewind(words: jax.Array, block: jax.Array) -> jax.Array:
         old = [words[c] ^ words[c - 1] for c in range(n)]
         if n == 8:
             old[4] = words[4] ^ _sub_word(words[3])
-        turned = _turned_sub_word(old[-1])
-        old[0] = words[0] ^ turned ^ rcon(block - i).astype(jnp.uint32)
+        rotated = _sub_rotated_word(old[-1])
+        old[0] = words[0] ^ rotated ^ rcon(block - i).astype(jnp.uint32)
         return jnp.stack(old)
 
     return lax.fori_loop(0, block, back, words)

@@ -14,27 +14,30 @@ _COLUMNS = [(i, i + 4, i + 8, i + 12) for i in range(4)]
 _DIAGONALS = [(i, 4 + (i + 1) % 4, 8 + (i + 2) % 4, 12 + (i + 3) % 4) for i in range(4)]
 _COUNTER = 12  # the word of the state that counts; after it the nonce
 _MANY = 4096  # blocks from which one loop over them is worth its compilation, about a second
-WIDE = 16  # blocks in the longest run
+WIDE = 16  # blocks for one counter, at most
 _CHUNK = 32768  # blocks, about: 2 MiB at each step, which stay in a CPU's cache
 
 
-@functools.partial(jax.jit, static_argnames="run")
-def blocks(key: jax.Array, nonces: jax.Array, counters: jax.Array, run: int = 1) -> jax.Array:
+@functools.partial(jax.jit, static_argnames="per_counter")
+def blocks(
+    key: jax.Array, nonces: jax.Array, counters: jax.Array, per_counter: int = 1
+) -> jax.Array:
     """The key stream blocks of ChaCha20, any number at once and in any order.
 
-    `key`: uint32 `[8]`; `nonces`: uint32 `[3]` or `[3, N]`, one for all or one for each of N runs
-    of `run` blocks, a power of two up to `WIDE`; `counters`: uint32 `[N]`, that of the first block
-    of each run. Returns uint32 `[N * run, 16]`, little-endian words as in RFC 8439.
+    `key`: uint32 `[8]`; `nonces`: uint32 `[3]` or `[3, N]`, one for all or one for each of N stretches
+    of `per_counter` blocks, a power of two up to `WIDE`; `counters`: uint32 `[N]`, that of the
+    first block of each stretch. Returns uint32 `[N * per_counter, 16]`, little-endian words as in
+    RFC 8439.
 
     On a CPU many blocks are one loop over them, each from its first step to its last in registers;
     elsewhere, and for few, each step is done on the rows of all blocks. Both give the same bits.
     """
-    if counters.shape[0] * run < _MANY:
-        return _by_rows(key, nonces, counters, run)
+    if counters.shape[0] * per_counter < _MANY:
+        return _by_rows(key, nonces, counters, per_counter)
 
     @custom_vmap
     def by_blocks(key: jax.Array, nonces: jax.Array, counters: jax.Array) -> jax.Array:
-        return _by_blocks(key, nonces, counters, run)
+        return _by_blocks(key, nonces, counters, per_counter)
 
     @by_blocks.def_vmap
     def over_keys(size: int, batched: list[bool], *args: jax.Array) -> tuple[jax.Array, bool]:
@@ -47,7 +50,7 @@ def blocks(key: jax.Array, nonces: jax.Array, counters: jax.Array, run: int = 1)
 
         return lax.map(one, [arg for arg, is_batched in zip(args, batched) if is_batched]), True
 
-    by_rows = functools.partial(_by_rows, run=run)
+    by_rows = functools.partial(_by_rows, per_counter=per_counter)
     return lax.platform_dependent(key, nonces, counters, cpu=by_blocks, default=by_rows)
 
 
@@ -59,7 +62,7 @@ def prf(key: jax.Array, words: jax.Array) -> jax.Array:
     return blocks(key, words[1:], words[:1])[0, :8]
 
 
-def alike(tree: Any, *others: Any) -> Any:
+def match_varying(tree: Any, *others: Any) -> Any:
     """A tree whose arrays vary over one set of axes of a `shard_map`, as what a loop carries must.
 
     That of all of them and of `others`.
@@ -72,11 +75,11 @@ def alike(tree: Any, *others: Any) -> Any:
 
     axes = frozenset[str]().union(*map(axes_of, jax.tree.leaves((tree, others))))
 
-    def turned(leaf: jax.Array) -> jax.Array:
+    def to_varying(leaf: jax.Array) -> jax.Array:
         missing = axes - axes_of(leaf)
         return lax.pcast(leaf, tuple(missing), to="varying") if missing else leaf
 
-    return jax.tree.map(turned, tree)
+    return jax.tree.map(to_varying, tree)
 
 
 def words(key: jax.Array, nonce: list[jax.Array], counters: jax.Array) -> list[jax.Array]:
@@ -85,7 +88,7 @@ def words(key: jax.Array, nonce: list[jax.Array], counters: jax.Array) -> list[j
     `key`: uint32 `[8]`; `nonce`: three words, each a scalar or like `counters`.
     """
     first = [*(jnp.uint32(c) for c in _CONSTANTS), *key, counters, *nonce]
-    start = alike(tuple(jnp.broadcast_to(word, counters.shape) for word in first))
+    start = match_varying(tuple(jnp.broadcast_to(word, counters.shape) for word in first))
 
     def double_round(_: int, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
         mixed = list(state)
@@ -99,17 +102,17 @@ def words(key: jax.Array, nonce: list[jax.Array], counters: jax.Array) -> list[j
     return [word + before for word, before in zip(mixed, start)]
 
 
-def _own(nonces: jax.Array, counters: jax.Array, run: int) -> list[jax.Array]:
-    """The counters and the three words of the nonces, `[N * run]` each; a nonce for all is none."""
-    steps = lax.broadcasted_iota(jnp.uint32, (counters.shape[0], run), 1)
+def _own(nonces: jax.Array, counters: jax.Array, per_counter: int) -> list[jax.Array]:
+    """Give counters and the three words of nonces, `[N * per_counter]` each; none of one for all."""
+    steps = lax.broadcasted_iota(jnp.uint32, (counters.shape[0], per_counter), 1)
     own = [(counters[:, None] + steps).reshape(-1)]
     if nonces.ndim == 2:
         own += [jnp.broadcast_to(words[:, None], steps.shape).reshape(-1) for words in nonces]
     return own
 
 
-def _by_rows(key: jax.Array, nonces: jax.Array, counters: jax.Array, run: int) -> jax.Array:
-    counters, *own = _own(nonces, counters, run)
+def _by_rows(key: jax.Array, nonces: jax.Array, counters: jax.Array, per_counter: int) -> jax.Array:
+    counters, *own = _own(nonces, counters, per_counter)
     n = counters.shape[0]
     nonces = jnp.stack(own) if own else jnp.broadcast_to(nonces[:, None], (3, n))
     columns = jnp.concatenate([jnp.asarray(_CONSTANTS), key])
@@ -128,19 +131,21 @@ def _by_rows(key: jax.Array, nonces: jax.Array, counters: jax.Array, run: int) -
     return (jnp.stack(rows) + start).reshape(16, n).T
 
 
-def _by_blocks(key: jax.Array, nonces: jax.Array, counters: jax.Array, run: int) -> jax.Array:
-    n = counters.shape[0] * run
+def _by_blocks(
+    key: jax.Array, nonces: jax.Array, counters: jax.Array, per_counter: int
+) -> jax.Array:
+    n = counters.shape[0] * per_counter
     # An odd multiple of 64 bytes between a block's words: powers of two share few lines of a cache.
-    # WIDE blocks are a multiple of every run.
+    # WIDE blocks are a multiple of every `per_counter`.
     size = (-(-n // max(2, n // _CHUNK)) // WIDE | 1) * WIDE
 
     def step(i: jax.Array, done: jax.Array) -> jax.Array:
         # Slices move back into their array: the last chunk makes some blocks of the one before again.
-        begin, runs = i * (size // run), size // run
+        begin, runs = i * (size // per_counter), size // per_counter
         some = lax.dynamic_slice(counters, (begin,), (runs,))
         each = lax.dynamic_slice(nonces, (0, begin), (3, runs)) if nonces.ndim == 2 else nonces
-        stream = _stream(key, None if nonces.ndim == 2 else nonces, _own(each, some, run))
-        return lax.dynamic_update_slice(done, stream, (begin * run, 0))
+        stream = _stream(key, None if nonces.ndim == 2 else nonces, _own(each, some, per_counter))
+        return lax.dynamic_update_slice(done, stream, (begin * per_counter, 0))
 
     return lax.fori_loop(0, -(-n // size), step, jnp.zeros((n, 16), jnp.uint32))
 
@@ -160,7 +165,7 @@ def _stream(key: jax.Array, nonce: jax.Array | None, own: list[jax.Array]) -> ja
     operands = [own[0]] * 16
     operands[_COUNTER : _COUNTER + len(own)] = own
     out = lax.reduce_window(tuple(operands), tuple(common), block, (1,), (1,), "VALID")
-    # Gathered first and turned then, each in one pass; together XLA does it word by word.
+    # Gathered first and transposed then, each in one pass; together XLA does it word by word.
     rows = lax.optimization_barrier(jnp.stack(out))
     return lax.optimization_barrier(rows.T)
 

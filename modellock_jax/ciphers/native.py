@@ -16,7 +16,7 @@ from jax.interpreters import batching, mlir
 
 
 @functools.cache
-def _held() -> frozenset[str]:
+def _registered() -> frozenset[str]:
     """The calls that are there; XLA knows them from then on, as `modellock_jax_` and their name."""
     try:
         module = importlib.import_module("modellock_jax_native")
@@ -49,12 +49,12 @@ def _target(name: str) -> str:
 
 def has_chacha20() -> bool:
     """Whether `chacha20` can be called here."""
-    return "chacha20" in _held()
+    return "chacha20" in _registered()
 
 
 def has_aes() -> bool:
     """Whether `aes_through` can be called here: it needs a processor with AES instructions too."""
-    return "aes_through" in _held()
+    return "aes_through" in _registered()
 
 
 def chacha20(
@@ -65,10 +65,10 @@ def chacha20(
     data: jax.Array,
     in_place: bool = False,
 ) -> jax.Array:
-    """Runs of bytes XOR the key stream of ChaCha20 (RFC 8439), each from its own place on.
+    """XOR spans of bytes with the key stream of ChaCha20 (RFC 8439), each from its own place on.
 
-    `key`: uint32 `[8]`; `nonce`: uint32 `[3]`; `first`: uint32 `[runs]`, the block in which each run
-    begins; `skip`: uint32 `[runs]`, the bytes of that block before it, 0 to 63; `data`: the runs one
+    `key`: uint32 `[8]`; `nonce`: uint32 `[3]`; `first`: uint32 `[spans]`, the block in which each span
+    begins; `skip`: uint32 `[spans]`, the bytes of that block before it, 0 to 63; `data`: the spans one
     after the other, of any dtype and as many bytes each, at least one. With `in_place` the result
     takes the memory of `data`, which is copied first if it is needed later.
     """
@@ -83,7 +83,7 @@ def chacha20(
 def aes_through(
     words: jax.Array, counts: jax.Array, blocks: jax.Array, inverse: bool, in_place: bool = False
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Blocks of 16 bytes through the S-box of AES, each with its own round key; `aes.run_through`.
+    """Blocks of 16 bytes through the S-box of AES, each with its own round key; `aes.substitute_blocks`.
 
     `words`: uint32 `[4]` or `[8]`, and `counts`: uint32 `[2]`, rcon and middle, of the schedule;
     `blocks`: any dtype and whole blocks. Returns all three, after. `in_place` as in `chacha20`.
@@ -99,7 +99,7 @@ def aes_through(
 
 def has_digest() -> bool:
     """Whether `tree_digest` can be called here."""
-    return "tree_digest" in _held()
+    return "tree_digest" in _registered()
 
 
 def tree_digest(
@@ -152,10 +152,10 @@ def on_cpu(native: Body, default: Body) -> Body:
     package. Both take arrays and give a list of arrays with the shapes and dtypes of the last.
     """
 
-    def run(*args: jax.Array) -> list[jax.Array]:
+    def choose(*args: jax.Array) -> list[jax.Array]:
         return _choice.bind(*args, native=native, default=default)
 
-    return run
+    return choose
 
 
 _choice = jax.extend.core.Primitive("modellock_jax_on_cpu")

@@ -32,18 +32,18 @@ def acts_on(lock: Lock, params: Params) -> list[str]:
     def opened(params: Params) -> Params:
         return lock.decrypt(lock.init(jax.random.key(0), params), params)
 
-    given = _given_back(jax.make_jaxpr(opened)(params).jaxpr)
+    given = _passed_through(jax.make_jaxpr(opened)(params).jaxpr)
     return [path for i, path in enumerate(jax.tree.leaves(paths(params))) if given[i] != i]
 
 
-def _given_back(jaxpr: Any) -> list[int | None]:
+def _passed_through(jaxpr: Any) -> list[int | None]:
     """Which argument each result is, untouched."""
     known = {var: i for i, var in enumerate(jaxpr.invars)}
     for step in jaxpr.eqns:
         if step.primitive.name not in _CALLS:
             continue
         inner = step.params.get("jaxpr") or step.params["call_jaxpr"]
-        for out, i in zip(step.outvars, _given_back(inner.jaxpr)):
+        for out, i in zip(step.outvars, _passed_through(inner.jaxpr)):
             if i is not None and isinstance(step.invars[i], Var) and step.invars[i] in known:
                 known[out] = known[step.invars[i]]
     return [known.get(out) if isinstance(out, Var) else None for out in jaxpr.outvars]

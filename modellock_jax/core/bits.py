@@ -14,8 +14,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from modellock_jax.core.layers import Stacked
 from modellock_jax.core.lock import Params, paths
+from modellock_jax.core.stacked import Stacked
 
 _UINT = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}
 
@@ -50,7 +50,7 @@ def _whole_bytes(dtype: Any) -> bool:
     return jnp.issubdtype(dtype, jnp.integer) and jnp.iinfo(dtype).bits in (8, 16, 32, 64)
 
 
-def words_in(leaf: Any) -> int:
+def word_count(leaf: Any) -> int:
     """The number of 32-bit words that the bytes of `leaf` begin to fill."""
     return -(-leaf.size * leaf.dtype.itemsize // 4)
 
@@ -81,7 +81,7 @@ def bits_as_floats(tree: Params, like: Params) -> Params:
     return jax.tree.map(back, tree, like)
 
 
-def entries_of(words: jax.Array, dtype: Any) -> jax.Array:
+def words_to_uints(words: jax.Array, dtype: Any) -> jax.Array:
     """A key stream, uint32 `[N]`, as unsigned integers of another width."""
     size = jnp.dtype(dtype).itemsize
     if size == 8:
@@ -103,8 +103,8 @@ def to_blocks(leaf: jax.Array, blocks: int) -> jax.Array:
 
 
 def words_like(words: jax.Array, leaf: Any) -> jax.Array:
-    """Words, uint32 `[at least words_in(leaf)]`, as unsigned integers with the shape of `leaf`."""
-    return entries_of(words, leaf.dtype)[: leaf.size].reshape(leaf.shape)
+    """Words, uint32 `[at least word_count(leaf)]`, as unsigned integers with the shape of `leaf`."""
+    return words_to_uints(words, leaf.dtype)[: leaf.size].reshape(leaf.shape)
 
 
 def substitute(uint: jax.Array, table: jax.Array) -> jax.Array:
@@ -114,7 +114,7 @@ def substitute(uint: jax.Array, table: jax.Array) -> jax.Array:
     return lax.bitcast_convert_type(table.at[wide].get(mode="promise_in_bounds"), uint.dtype)
 
 
-def bitwise(scheme: str) -> Callable[[Callable[..., Params]], Callable[..., Params]]:
+def non_differentiable(scheme: str) -> Callable[[Callable[..., Params]], Callable[..., Params]]:
     """Make a function on bits raise `TypeError` when differentiated, instead of giving zeros."""
 
     @jax.custom_jvp

@@ -9,7 +9,7 @@ import jax
 _BOXES = {("flax.core.meta", "AxisMetadata"), ("flax.nnx.variablelib", "Variable")}
 
 
-def keys_of_leaves(tree: Any) -> Iterator[tuple[Any, ...]]:
+def leaf_key_paths(tree: Any) -> Iterator[tuple[Any, ...]]:
     """JAX's keys on the way to each leaf of a tree, in order.
 
     Flax's boxes, as `nnx.Param` and `nn.Partitioned`, are no place of their own: the array in a box
@@ -19,7 +19,7 @@ def keys_of_leaves(tree: Any) -> Iterator[tuple[Any, ...]]:
         tree, is_leaf=lambda node: node is not tree and _is_box(node)
     )[0]
     for keys, node in found:
-        inside = list(keys_of_leaves(node)) if _is_box(node) else [()]
+        inside = list(leaf_key_paths(node)) if _is_box(node) else [()]
         dropped = int(len({rest[0] for rest in inside if rest}) == 1)
         for rest in inside:
             yield (*keys, *rest[dropped:])

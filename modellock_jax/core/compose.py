@@ -49,7 +49,7 @@ def chain(*locks: Lock) -> Lock:
 
     def encrypt(key: Key, params: Params, /, loss: Loss | None = None) -> tuple[Params, Key]:
         finished = []
-        _check_apart(keys_of(key))
+        _check_distinct(keys_of(key))
         for lock, k in zip(locks, keys_of(key)):
             params, k = lock.encrypt(k, params, loss)
             loss = None if loss is None else _after(loss, lock, k)
@@ -73,7 +73,7 @@ def chain(*locks: Lock) -> Lock:
     return Lock(init, encrypt, decrypt, scramble if scrambles else unscrambled, mask)
 
 
-def _check_apart(keys: tuple[Key, ...]) -> None:
+def _check_distinct(keys: tuple[Key, ...]) -> None:
     for j, later in enumerate(keys):
         for i, earlier in enumerate(keys[:j]):
             if _is_same(earlier, later):

@@ -14,9 +14,9 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from modellock_jax.core.boxes import keys_of_leaves
-from modellock_jax.core.layers import as_layers, stack_up
-from modellock_jax.core.masks import check_met
+from modellock_jax.core.boxes import leaf_key_paths
+from modellock_jax.core.masks import check_mask_applied
+from modellock_jax.core.stacked import as_lazy_layers, as_stacked
 
 Params = Any
 """A pytree of arrays."""
@@ -120,26 +120,26 @@ def owner_forward(lock: Lock, forward: Forward) -> Callable[..., Any]:
 
         y = forward(params, lock.scramble(key, x), tap, **kwargs)
         if lock.mask is not unmasked:
-            check_met(lock.mask, sites)
+            check_mask_applied(lock.mask, sites)
         return y
 
     return owner
 
 
 def user_forward(
-    lock: Lock, forward: Forward, layers: Callable[[str], bool] | None = None
+    lock: Lock, forward: Forward, stacked: Callable[[str], bool] | None = None
 ) -> Callable[..., Any]:
     """The forward of the user, who has the key: decrypt, then as the owner.
 
     Returns `f(key, locked, x, **kwargs)`. With the right key its output equals the output of
     `owner_forward` on the plain parameters, bit for bit.
 
-    `layers(path)` chooses leaves `[L, ...]` that hold one entry for each of L layers, over which
+    `stacked(path)` chooses leaves `[L, ...]` that hold one entry for each of L layers, over which
     `forward` runs a `lax.scan`: each is opened in the loop, where its layer uses it. Under
     `jax.checkpoint` of the loop's body, gradients with respect to `x` open it once more instead of
     keeping it. Leaves that are not chosen are opened at the start.
 
-    Raises `ValueError` if `layers` chooses no leaf, or one without axes; `TypeError` if the lock
+    Raises `ValueError` if `stacked` chooses no leaf, or one without axes; `TypeError` if the lock
     cannot open a chosen leaf layer by layer.
 
     >>> import jax, modellock_jax as ml
@@ -156,24 +156,24 @@ def user_forward(
     owner = owner_forward(lock, forward)
 
     def user(key: Key, locked: Params, x: jax.Array, **kwargs: Any) -> Any:
-        if layers is None:
+        if stacked is None:
             return owner(key, lock.decrypt(key, locked), x, **kwargs)
-        planned = lock.decrypt(key, _stacked(layers, locked))
-        return owner(key, as_layers(planned), x, **kwargs)
+        planned = lock.decrypt(key, _mark_stacked(stacked, locked))
+        return owner(key, as_lazy_layers(planned), x, **kwargs)
 
     return user
 
 
-def _stacked(layers: Callable[[str], bool], locked: Params) -> Params:
+def _mark_stacked(chooses: Callable[[str], bool], locked: Params) -> Params:
     names = paths(locked)
-    chosen = jax.tree.map(layers, names)
+    chosen = jax.tree.map(chooses, names)
     if not any(jax.tree.leaves(chosen)):
         known = ", ".join(jax.tree.leaves(names)[:4])
-        raise ValueError(f"user_forward: `layers` chooses no leaf; the paths begin {known}")
+        raise ValueError(f"user_forward: `stacked` chooses no leaf; the paths begin {known}")
     for path, leaf, is_chosen in zip(*map(jax.tree.leaves, (names, locked, chosen))):
         if is_chosen and not jnp.ndim(leaf):
             raise ValueError(f"user_forward: `{path}` has no axis of layers; leave it out")
-    return stack_up(locked, chosen)
+    return as_stacked(locked, chosen)
 
 
 def paths(params: Params) -> Params:
@@ -192,7 +192,7 @@ def paths(params: Params) -> Params:
         raise ValueError("the parameters are an empty pytree: there is nothing to lock")
     places: dict[str, Any] = {}
     texts = []
-    for keys in keys_of_leaves(params):
+    for keys in leaf_key_paths(params):
         names = [jax.tree_util.keystr((key,), simple=True) for key in keys]
         text = "/".join(names)
         texts.append(text)
@@ -201,9 +201,9 @@ def paths(params: Params) -> Params:
         cuts = [i for i, sign in enumerate(text) if sign == "/"]
         for at in (text[:i] for i in cuts):
             if places.setdefault(at, ends.get(at)) != ends.get(at):
-                raise _alike(at, text)
+                raise _ambiguous(at, text)
         if text in places:
-            raise _alike(text, text)
+            raise _ambiguous(text, text)
         places[text] = _LEAF
     return jax.tree.unflatten(tree, texts)
 
@@ -211,7 +211,7 @@ def paths(params: Params) -> Params:
 _LEAF = object()
 
 
-def _alike(at: str, path: str) -> ValueError:
+def _ambiguous(at: str, path: str) -> ValueError:
     return ValueError(
         f"two places in the parameters read `{at}`, one of them in the path `{path}`: a name has a `/` "
         "in it, or is a number written as text; rename it"
@@ -270,7 +270,7 @@ def describe(key: Key) -> str:
     return f"a {type(key).__name__}{length}"
 
 
-def hidden(key: Any) -> str:
+def redacted(key: Any) -> str:
     """The repr of a lock's key: what its fields are, and not what is in them."""
     fields = ", ".join(
         f"{name}={jnp.result_type(value)}{list(jnp.shape(value))}"

@@ -37,7 +37,7 @@ class Chained:
         return h
 
 
-def check_met(mask: Mask, sites: Sequence[str]) -> None:
+def check_mask_applied(mask: Mask, sites: Sequence[str]) -> None:
     """Refuse a trace in which a mask acted nowhere; `sites` are those that the forward tapped.
 
     Raises `ValueError` that names the sites there are.
@@ -46,11 +46,11 @@ def check_met(mask: Mask, sites: Sequence[str]) -> None:
         raise ValueError(
             "the lock has a mask, but the forward never called `tap`, so the mask changes nothing: "
             'call h = tap("name", h) on each pre-activation, and hand `tap` on; from_linen and '
-            "from_nnx do so for Flax's own layers, and for types of yours that their `layers` names"
+            "from_nnx do so for Flax's own layers, and for types of yours that their `layer_types` names"
         )
     if isinstance(mask, Chained):
         for inner in filter(None, mask.masks):
-            check_met(inner, sites)
+            check_mask_applied(inner, sites)
     if isinstance(mask, Selected):
         chosen = [site for site in sites if mask.where(site)]
         if not chosen:
@@ -58,4 +58,4 @@ def check_met(mask: Mask, sites: Sequence[str]) -> None:
                 "only: the lock has a mask, but no site satisfies `where`, so the mask changes "
                 f"nothing; the sites are {', '.join(dict.fromkeys(sites))}"
             )
-        check_met(mask.mask, chosen)
+        check_mask_applied(mask.mask, chosen)

@@ -32,7 +32,7 @@ def output_axes(lock: str, params: Params, outputs: Outputs | None = None) -> di
     """
     leaves = jax.tree.leaves(params)
     if outputs is not None:
-        return _told(lock, dict(zip(jax.tree.leaves(paths(params)), leaves)), outputs)
+        return _chosen_axes(lock, dict(zip(jax.tree.leaves(paths(params)), leaves)), outputs)
     found = []
     for number, (path, value) in enumerate(zip(jax.tree.leaves(paths(params)), leaves)):
         name = re.split(r"[/.]", path)[-1]
@@ -82,7 +82,7 @@ def _axis_of_bias(lock: str, bias: _Leaf, weight: _Leaf) -> int:
     return at
 
 
-def _told(lock: str, leaves: dict[str, Any], outputs: Outputs) -> dict[int, int]:
+def _chosen_axes(lock: str, leaves: dict[str, Any], outputs: Outputs) -> dict[int, int]:
     axes = {}
     for number, (path, leaf) in enumerate(leaves.items()):
         axis = outputs(path)

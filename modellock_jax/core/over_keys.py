@@ -39,14 +39,14 @@ def over_keys(
         )
     n = jax.tree.leaves(keys)[0].shape[0]
     chunk, devices = min(chunk, n), 1 if mesh is None else mesh.size
-    turns = -(-n // (chunk * devices)) * devices
+    chunks = -(-n // (chunk * devices)) * devices
     batch = jax.vmap(function)
 
-    def turn(chosen: Any) -> Any:
+    def one_chunk(chosen: Any) -> Any:
         return floats_as_bits(batch(*bits_as_floats(chosen, keys)))
 
-    def share(chosen: Any) -> Any:
-        return lax.map(turn, chosen)
+    def over_chunks(chosen: Any) -> Any:
+        return lax.map(one_chunk, chosen)
 
     if mesh is not None:
         spec = jax.P(mesh.axis_names[0])
@@ -55,13 +55,15 @@ def over_keys(
         whole = n % devices == 0
         keys = jax.device_put(keys, jax.NamedSharding(mesh, spec if whole else jax.P()))
         # Loops in `function` may begin with constants, which the check refuses as equal on all.
-        share = jax.shard_map(share, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False)
+        over_chunks = jax.shard_map(
+            over_chunks, mesh=mesh, in_specs=spec, out_specs=spec, check_vma=False
+        )
 
     def in_chunks(leaf: jax.Array) -> jax.Array:
         # The last chunks are filled up with the last key: lax.map's own refuse empty leaves.
-        more = jnp.broadcast_to(leaf[-1:], (turns * chunk - n, *leaf.shape[1:]))
-        return jnp.concatenate([leaf, more]).reshape(turns, chunk, *leaf.shape[1:])
+        more = jnp.broadcast_to(leaf[-1:], (chunks * chunk - n, *leaf.shape[1:]))
+        return jnp.concatenate([leaf, more]).reshape(chunks, chunk, *leaf.shape[1:])
 
-    found = share(jax.tree.map(in_chunks, floats_as_bits(keys)))
-    found = jax.tree.map(lambda leaf: leaf.reshape(turns * chunk, *leaf.shape[2:])[:n], found)
+    found = over_chunks(jax.tree.map(in_chunks, floats_as_bits(keys)))
+    found = jax.tree.map(lambda leaf: leaf.reshape(chunks * chunk, *leaf.shape[2:])[:n], found)
     return bits_as_floats(found, jax.eval_shape(batch, *keys))

@@ -21,7 +21,7 @@ from jax.experimental.custom_partitioning import (
 )
 from jax.sharding import AxisType
 
-from modellock_jax.core.layers import Stacked
+from modellock_jax.core.stacked import Stacked
 
 
 class Part(NamedTuple):
@@ -149,7 +149,7 @@ def _compiled(
     automatic.def_partition(partition, sharding_rule=rule)
 
     @partial(jax.jit, static_argnums=0)
-    def run(static: Hashable, args: Any, leaves: Sequence[jax.Array]) -> Any:
+    def apply(static: Hashable, args: Any, leaves: Sequence[jax.Array]) -> Any:
         leaves = [jnp.asarray(leaf) for leaf in leaves]
         shardings = [jax.typeof(leaf).sharding for leaf in leaves]
         explicit = [s for s in shardings if AxisType.Explicit in s.mesh.axis_types]
@@ -177,7 +177,7 @@ def _compiled(
 
         return one(args, leaves)
 
-    return run
+    return apply
 
 
 def _without_jit() -> bool:
@@ -232,7 +232,7 @@ def by_leaves(
     """
     at_once, plain = by_parts(body, plain), plain or body
 
-    def run(each: Sequence[Hashable], args: Any, leaves: Sequence[Any]) -> list[Any]:
+    def apply(each: Sequence[Hashable], args: Any, leaves: Sequence[Any]) -> list[Any]:
         new = list(leaves)
         whole = [i for i, leaf in enumerate(leaves) if not isinstance(leaf, Stacked)]
         if whole:
@@ -245,7 +245,7 @@ def by_leaves(
             new[i] = leaves[i].then(step, leaves[i].everywhere(args))
         return new
 
-    return run
+    return apply
 
 
 def _on_layer(

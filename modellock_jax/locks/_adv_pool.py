@@ -33,11 +33,11 @@ def pool_of(seed: jax.Array, share: float, layers: Sequence[jax.Array]) -> list[
     return _pool((int(share * 2**32), *ends), seed, list(layers))
 
 
-class _Runs(NamedTuple):
-    """A part of a layer as runs of `length` weights that follow one another.
+class _Spans(NamedTuple):
+    """A part of a layer as spans of `length` weights that follow one another.
 
-    `number`: the blocks that a run touches, `[runs, blocks]`; `skip`: uint32 `[runs]`, the words before
-    its first.
+    `number`: the blocks that a span touches, `[spans, blocks]`; `skip`: uint32 `[spans]`, the words
+    before its first.
     """
 
     number: Wide
@@ -45,33 +45,33 @@ class _Runs(NamedTuple):
     length: int
 
 
-def _runs(start: int, part: Part, own: tuple[int, ...]) -> _Runs:
+def _spans(start: int, part: Part, own: tuple[int, ...]) -> _Spans:
     split = max([k for k, names in enumerate(part.names) if names], default=0)
     count, length = math.prod(own[:split]), math.prod(own[split:])
     first, skip = place_of(part, own, 4, lax.iota(jnp.uint32, count), split, Wide.of_int(start))
     blocks = -(-(_WORDS - 1 + length) // _WORDS)
     step = Wide.of(lax.broadcasted_iota(jnp.uint32, (count, blocks), 1))
-    return _Runs(Wide(first.high[:, None], first.low[:, None]) + step, skip, length)
+    return _Spans(Wide(first.high[:, None], first.low[:, None]) + step, skip, length)
 
 
 def _drawn(
     static: Any, seed: jax.Array, parts: list[Part], layers: list[jax.Array]
 ) -> list[jax.Array]:
     limit, *starts, total = static
-    runs = [_runs(start, part, own.shape) for start, part, own in zip(starts, parts, layers)]
+    spans = [_spans(start, part, own.shape) for start, part, own in zip(starts, parts, layers)]
     # All layers in one call: a program that XLA compiles soon.
-    low = jnp.concatenate([run.number.low.reshape(-1) for run in runs])
+    low = jnp.concatenate([span.number.low.reshape(-1) for span in spans])
     nonces = jnp.zeros((3, 1), jnp.uint32)
     if total > 2**36:
-        high = jnp.concatenate([run.number.high.reshape(-1) for run in runs])
+        high = jnp.concatenate([span.number.high.reshape(-1) for span in spans])
         nonces = jnp.stack([jnp.zeros_like(high), jnp.zeros_like(high), high])
     below = _below(limit, seed, nonces, low)
     pool, begin = list[jax.Array](), 0
-    for run, layer in zip(runs, layers):
-        count, blocks = run.number.low.shape
+    for span, layer in zip(spans, layers):
+        count, blocks = span.number.low.shape
         rows = below[begin : begin + count * blocks].reshape(count, -1)
-        take = partial(lax.dynamic_slice_in_dim, slice_size=run.length)
-        pool.append(jax.vmap(take)(rows, run.skip.astype(jnp.int32)).reshape(layer.shape))
+        take = partial(lax.dynamic_slice_in_dim, slice_size=span.length)
+        pool.append(jax.vmap(take)(rows, span.skip.astype(jnp.int32)).reshape(layer.shape))
         begin += count * blocks
     return pool
 

@@ -29,7 +29,7 @@ class Settings:
 
 
 class Changes(NamedTuple):
-    """The weights changed so far, `[count]` each, by the turn that changed them first.
+    """The weights changed so far, `[count]` each, by the iteration that changed them first.
 
     `layer`: int32, the layer's number among the layers, -1 where unused. `position`: int32, in C order.
     `bits`: uint32, the true bits. `value`: float32, what the weight is now. `uses`: int32.
@@ -59,7 +59,7 @@ class _State(NamedTuple):
     layers: list[jax.Array]  # as unsigned integers: a loop may quiet NaNs of floats
     free: list[jax.Array]  # uint8: in the pool, and uses left
     changes: Changes
-    turn: jax.Array
+    iteration: jax.Array
     goes_on: jax.Array
     is_finite: jax.Array  # whether the loss of the true weights is
 
@@ -72,28 +72,29 @@ def search(
 ) -> tuple[list[jax.Array], Changes, jax.Array]:
     """Climb the loss of the layers: they as changed, the changes, and whether the first loss is finite.
 
-    `seed`: uint32 `[8]`. A turn is one gradient and one pass over the layers. Beside the layers there
-    are a gradient and a byte for each weight; devices exchange a maximum over a layer and where it is.
+    `seed`: uint32 `[8]`. An iteration is one gradient and one pass over the layers. Beside the
+    layers there are a gradient and a byte for each weight; devices exchange a maximum over a layer
+    and where it is.
     """
     count, dtypes = settings.count, [layer.dtype for layer in layers]
     low, high = ([f(layer.astype(jnp.float32)) for layer in layers] for f in (jnp.min, jnp.max))
-    # Half of the layers each turn, and at least the one with the smallest draw.
+    # Half of the layers each iteration, and at least the one with the smallest draw.
     blocks = jnp.arange(-(-count * len(layers) // 16), dtype=jnp.uint32)
     draws = chacha.blocks(seed, jnp.array([1, 0, 0], jnp.uint32), blocks).ravel()
     draws = draws[: count * len(layers)].reshape(count, len(layers))
     is_open = draws <= jnp.maximum(jnp.uint32(2**31), draws.min(1, keepdims=True))
 
-    def turn(s: _State) -> _State:
+    def iterate(s: _State) -> _State:
         now = [from_uint(uint, dtype) for uint, dtype in zip(s.layers, dtypes)]
         value, gradients = jax.value_and_grad(loss)(now)
         goes_on = value <= settings.stop
         values = _values(settings.budget, s.changes, now)
         each = [_best(settings, *given) for given in zip(gradients, values, now, s.free, low, high)]
         best = jax.tree.map(lambda *leaves: jnp.stack(leaves), *each)
-        layer = jnp.argmax(jnp.where(is_open[s.turn], best.gain, -1.0)).astype(jnp.int32)
+        layer = jnp.argmax(jnp.where(is_open[s.iteration], best.gain, -1.0)).astype(jnp.int32)
         best = jax.tree.map(lambda leaves: leaves[layer], best)
-        is_found = goes_on & is_open[s.turn, layer] & (best.gain > 0)
-        changes, uses = _changed(s.changes, is_found, s.turn, layer, best)
+        is_found = goes_on & is_open[s.iteration, layer] & (best.gain > 0)
+        changes, uses = _changed(s.changes, is_found, s.iteration, layer, best)
 
         is_spent = is_found & (uses >= settings.budget)
         at = jnp.where(jnp.stack([is_found, is_spent]), layer, -1)
@@ -105,9 +106,9 @@ def search(
             written[: len(now)],
             written[len(now) :],
             changes,
-            s.turn + 1,
+            s.iteration + 1,
             goes_on,
-            jnp.where(s.turn == 0, jnp.isfinite(value), s.is_finite),
+            jnp.where(s.iteration == 0, jnp.isfinite(value), s.is_finite),
         )
 
     none = jnp.full(count, -1, jnp.int32)
@@ -120,7 +121,7 @@ def search(
         jnp.bool_(True),
         jnp.bool_(True),
     )
-    end = lax.while_loop(lambda s: (s.turn < count) & s.goes_on, turn, start)
+    end = lax.while_loop(lambda s: (s.iteration < count) & s.goes_on, iterate, start)
     found = [from_uint(uint, dtype) for uint, dtype in zip(end.layers, dtypes)]
     return found, end.changes, end.is_finite
 
@@ -172,12 +173,12 @@ def _best(
 
 
 def _changed(
-    changes: Changes, is_found: jax.Array, turn: jax.Array, layer: jax.Array, best: _Best
+    changes: Changes, is_found: jax.Array, iteration: jax.Array, layer: jax.Array, best: _Best
 ) -> tuple[Changes, jax.Array]:
     """The changes with one more, if it is found, and how often its weight has changed then."""
     same = (changes.layer == layer) & (changes.position == best.position)
     is_again = same.any()
-    at = jnp.where(is_again, jnp.argmax(same).astype(jnp.int32), turn)
+    at = jnp.where(is_again, jnp.argmax(same).astype(jnp.int32), iteration)
     uses = jnp.where(is_again, changes.uses[at], 0) + 1
     bits = jnp.where(is_again, changes.bits[at], best.bits)
     at = jnp.where(is_found, at, changes.layer.shape[0])

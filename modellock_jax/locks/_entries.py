@@ -13,28 +13,28 @@ from modellock_jax.core.shards import Part, by_leaves
 
 
 def overwrite(
-    params: Params, layers: list[int], leaf: jax.Array, position: jax.Array, values: jax.Array
+    params: Params, numbers: list[int], leaf: jax.Array, position: jax.Array, values: jax.Array
 ) -> Params:
-    """Write `values` at entries of the leaves `layers`.
+    """Write `values` at entries of the leaves `numbers`.
 
     `leaf`: int32 `[count]`, a leaf's number, -1 where unused; `position`: int32 `[count]`, the place in
     that leaf, in C order; `values`: `[count]`, float32, or bits in uint32.
     """
     leaves, tree = jax.tree.flatten(params)
-    new = write(layers, (leaf, position, values), [leaves[i] for i in layers])
-    for i, written in zip(layers, new):
+    new = write(numbers, (leaf, position, values), [leaves[i] for i in numbers])
+    for i, written in zip(numbers, new):
         leaves[i] = written
     return jax.tree.unflatten(tree, leaves)
 
 
 @by_leaves
 def write(
-    layers: tuple[int, ...], args: Any, parts: list[Part], leaves: list[jax.Array]
+    numbers: tuple[int, ...], args: Any, parts: list[Part], leaves: list[jax.Array]
 ) -> list[jax.Array]:
     """Write into leaves of these numbers; `args` are the last three of `overwrite`."""
     leaf, position, values = args
     new = []
-    for i, part, old in zip(layers, parts, leaves):
+    for i, part, old in zip(numbers, parts, leaves):
         uint = to_uint(old)
         is_bits = values.dtype == jnp.uint32
         value = values.astype(uint.dtype) if is_bits else to_uint(values.astype(old.dtype))
@@ -95,14 +95,14 @@ def _scatter(
 
 
 def check_entries(
-    lock: str, params: Params, layers: list[int], leaf: jax.Array, position: jax.Array
+    lock: str, params: Params, numbers: list[int], leaf: jax.Array, position: jax.Array
 ) -> None:
-    """Raise `ValueError` if a key's entries, as in `overwrite`, are not in the leaves `layers`."""
+    """Raise `ValueError` if a key's entries, as in `overwrite`, are not in the leaves `numbers`."""
     if isinstance(leaf, jax.core.Tracer) or isinstance(position, jax.core.Tracer):
         return
     leaves = jax.tree.leaves(params)
     for i, at in zip(np.asarray(leaf).tolist(), np.asarray(position).tolist()):
-        if i >= 0 and (i not in layers or not 0 <= at < leaves[i].size):
+        if i >= 0 and (i not in numbers or not 0 <= at < leaves[i].size):
             raise ValueError(
                 f"{lock}: the key points at entry {at} of leaf {i}, which these parameters do not "
                 "have: it was made for another model"

@@ -14,16 +14,16 @@ def place_of(
     part: Part,
     own: tuple[int, ...],
     size: int,
-    run: jax.Array,
+    span: jax.Array,
     split: int,
     start: Wide | None = None,
 ) -> tuple[Wide, jax.Array]:
-    """The block in which a run begins, and how many entries of it lie before.
+    """The block in which a span begins, and how many entries of it lie before.
 
-    `run`: uint32 `[runs]`, numbers of runs of a part of shape `own`, in C order of the axes before
+    `span`: uint32 `[spans]`, numbers of spans of a part of shape `own`, in C order of the axes before
     `split`; `size`: bytes of an entry; `start`: how many entries lie before the leaf, by default none.
     """
-    entry, rest = Wide.of(jnp.zeros_like(run)), run
+    entry, rest = Wide.of(jnp.zeros_like(span)), span
     if start is not None:
         entry += start
     for k in range(split, -1, -1) if own else ():
@@ -31,6 +31,6 @@ def place_of(
         if k < split:
             index += rest % np.uint32(max(own[k], 1))
             rest = rest // np.uint32(max(own[k], 1))
-        entry += Wide.of(jnp.broadcast_to(index, run.shape)) * math.prod(part.shape[k + 1 :])
+        entry += Wide.of(jnp.broadcast_to(index, span.shape)) * math.prod(part.shape[k + 1 :])
     in_block = 64 // size
     return entry >> (in_block.bit_length() - 1), entry.low & np.uint32(in_block - 1)

@@ -60,7 +60,7 @@ def fill(part: Part, own: tuple[int, ...], dtype: Any, lanes: int, state: Any, w
     count = entries.shape[0]
     if not made.size:
         return state, made
-    state, made = chacha.alike((state, made), entries, part.numbers)
+    state, made = chacha.match_varying((state, made), entries, part.numbers)
 
     def step(i: Any, carry: Any, some: int = count) -> Any:
         state, entries = words(carry[0])

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 
 from modellock_jax.ciphers import aes
-from modellock_jax.core.bits import words_in
+from modellock_jax.core.bits import word_count
 from modellock_jax.core.lock import Params
 
 _STRETCH = 2**16  # round keys, 1 MiB
@@ -16,7 +16,7 @@ _STRETCH = 2**16  # round keys, 1 MiB
 
 def round_keys(params: Params) -> list[int]:
     """How many round keys each leaf takes."""
-    return [-(-words_in(leaf) // 4) for leaf in jax.tree.leaves(params)]
+    return [-(-word_count(leaf) // 4) for leaf in jax.tree.leaves(params)]
 
 
 def stretches(leaves: Params) -> Iterator[tuple[list[Any], list[int]]]:
@@ -34,9 +34,9 @@ def stretches(leaves: Params) -> Iterator[tuple[list[Any], list[int]]]:
 
 
 def one_schedule(master: jax.Array, leaves: list[Any]) -> list[jax.Array]:
-    schedule, streams = aes.begin(master), []
+    schedule, streams = aes.init_schedule(master), []
     for _, rounds in stretches(leaves):
-        schedule, words = aes.run(schedule, sum(rounds))
+        schedule, words = aes.expand(schedule, sum(rounds))
         streams += split(words, rounds)
     return streams
 
@@ -56,7 +56,7 @@ def schedule_per_leaf(master: jax.Array, leaves: list[Any]) -> list[jax.Array]:
         members = [i for i, r in enumerate(rounds) if r == n]
         lanes = jax.vmap(lambda m, n=n: aes.key_schedule(m, n))(masters[jnp.array(members)])
         for i, lane in zip(members, lanes.reshape(len(members), -1)):
-            streams[i] = lane[: words_in(leaves[i])]
+            streams[i] = lane[: word_count(leaves[i])]
     return streams
 
 

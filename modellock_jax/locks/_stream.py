@@ -13,16 +13,16 @@ from jax import lax
 from modellock_jax.ciphers import chacha, native
 from modellock_jax.ciphers.nonces import leaf_nonce
 from modellock_jax.ciphers.wide import Wide
-from modellock_jax.core.bits import entries_of, from_uint, to_uint
+from modellock_jax.core.bits import from_uint, to_uint, words_to_uints
 from modellock_jax.core.shards import Part
 from modellock_jax.locks._places import place_of
 
 
-class _Runs(NamedTuple):
-    """Where a part of a leaf lies in the leaf's key stream: runs of `length` entries each.
+class _Spans(NamedTuple):
+    """Where a part of a leaf lies in the leaf's key stream: spans of `length` entries each.
 
-    `first`: the block in which each run begins, `[runs]`; `skip`: uint32 `[runs]`, how many entries of
-    that block lie before it, at most `most`; `blocks`: how many blocks a run touches.
+    `first`: the block in which each span begins, `[spans]`; `skip`: uint32 `[spans]`, how many
+    entries of that block lie before it, at most `most`; `blocks`: how many blocks a span touches.
     """
 
     first: Wide
@@ -33,8 +33,8 @@ class _Runs(NamedTuple):
     in_place: bool
 
 
-def _runs(part: Part, own: tuple[int, ...], size: int) -> _Runs:
-    """The runs of a part of shape `own`, of entries of `size` bytes."""
+def _spans(part: Part, own: tuple[int, ...], size: int) -> _Spans:
+    """The spans of a part of shape `own`, of entries of `size` bytes."""
     # Entries follow one another in the leaf from the last axis that is split to the end.
     split = max([k for k, names in enumerate(part.names) if names], default=0)
     count, length = math.prod(own[:split]), math.prod(own[split:])
@@ -45,13 +45,15 @@ def _runs(part: Part, own: tuple[int, ...], size: int) -> _Runs:
     steps = [math.prod(part.shape[k + 1 :]) for k in range(split)]
     steps += [math.prod(part.shape[split + 1 :]) * own[split]] if any(part.names) else []
     most = in_block - math.gcd(in_block, *steps)
-    return _Runs(first, skip, most, -(-(most + length) // in_block), length, part.is_layer)
+    return _Spans(first, skip, most, -(-(most + length) // in_block), length, part.is_layer)
 
 
-def _blocks(key: jax.Array, nonces: jax.Array, runs: list[_Runs], is_long: bool) -> list[jax.Array]:
-    """The key stream of the runs of each leaf, uint32 `[runs, words]`, and some words more."""
-    counts = np.array([run.skip.size for run in runs], np.int64)
-    blocks = np.array([run.blocks for run in runs], np.int64)
+def _blocks(
+    key: jax.Array, nonces: jax.Array, spans: list[_Spans], is_long: bool
+) -> list[jax.Array]:
+    """The key stream of the spans of each leaf, uint32 `[spans, words]`, and some words more."""
+    counts = np.array([span.skip.size for span in spans], np.int64)
+    blocks = np.array([span.blocks for span in spans], np.int64)
     if np.sum(counts * blocks) >= 2**31:
         raise ValueError("stream_lock: one device holds more than 128 GiB of leaves; shard them")
     # What a block needs is looked up once for several, where that adds few blocks, and where their
@@ -74,11 +76,11 @@ def _blocks(key: jax.Array, nonces: jax.Array, runs: list[_Runs], is_long: bool)
         return jnp.asarray(table).at[leaf].get(mode="promise_in_bounds")
 
     def first(word: str) -> jax.Array:
-        joined = jnp.concatenate([getattr(run.first, word) for run in runs])
-        return joined.at[run].get(mode="promise_in_bounds")
+        joined = jnp.concatenate([getattr(span.first, word) for span in spans])
+        return joined.at[span].get(mode="promise_in_bounds")
 
     block = block - of(ends - counts * blocks)
-    run = of(np.cumsum(counts, dtype=np.int32) - counts) + block // of(blocks)
+    span = of(np.cumsum(counts, dtype=np.int32) - counts) + block // of(blocks)
     offset = jnp.uint32(step) * (block % of(blocks)).astype(jnp.uint32)
     if is_long:
         number = Wide(first("high"), first("low")) + Wide.of(offset)
@@ -93,32 +95,36 @@ def _blocks(key: jax.Array, nonces: jax.Array, runs: list[_Runs], is_long: bool)
 
 
 def _in_jax(
-    is_long: bool, key: jax.Array, nonces: jax.Array, runs: list[_Runs], leaves: Sequence[jax.Array]
+    is_long: bool,
+    key: jax.Array,
+    nonces: jax.Array,
+    spans: list[_Spans],
+    leaves: Sequence[jax.Array],
 ) -> list[jax.Array]:
     opened = []
-    for leaf, run, words in zip(leaves, runs, _blocks(key, nonces, runs, is_long)):
-        entries = entries_of(words.reshape(-1), leaf.dtype).reshape(words.shape[0], -1)
-        if run.most:
-            take = partial(lax.dynamic_slice_in_dim, slice_size=run.length)
-            entries = jax.vmap(take)(entries, run.skip.astype(jnp.int32))
-        bits = to_uint(leaf) ^ entries[:, : run.length].reshape(leaf.shape)
+    for leaf, span, words in zip(leaves, spans, _blocks(key, nonces, spans, is_long)):
+        entries = words_to_uints(words.reshape(-1), leaf.dtype).reshape(words.shape[0], -1)
+        if span.most:
+            take = partial(lax.dynamic_slice_in_dim, slice_size=span.length)
+            entries = jax.vmap(take)(entries, span.skip.astype(jnp.int32))
+        bits = to_uint(leaf) ^ entries[:, : span.length].reshape(leaf.shape)
         opened.append(from_uint(bits, leaf.dtype))
     return opened
 
 
 def _native(
-    key: jax.Array, nonces: jax.Array, runs: list[_Runs], leaves: Sequence[jax.Array]
+    key: jax.Array, nonces: jax.Array, spans: list[_Spans], leaves: Sequence[jax.Array]
 ) -> list[jax.Array]:
     return [
         native.chacha20(
             key,
             jnp.pad(nonces[:, i], (0, 1)),
-            run.first.low,
-            run.skip * np.uint32(leaf.dtype.itemsize),
+            span.first.low,
+            span.skip * np.uint32(leaf.dtype.itemsize),
             leaf,
-            run.in_place,
+            span.in_place,
         )
-        for i, (run, leaf) in enumerate(zip(runs, leaves))
+        for i, (span, leaf) in enumerate(zip(spans, leaves))
     ]
 
 
@@ -135,14 +141,14 @@ def xor(
         return list(leaves)
     given = [leaves[i] for i in full]
     nonces = jnp.asarray(np.stack([leaf_nonce(names[i]) for i in full], axis=1))
-    runs = [_runs(parts[i], leaf.shape, leaf.dtype.itemsize) for i, leaf in zip(full, given)]
+    spans = [_spans(parts[i], leaf.shape, leaf.dtype.itemsize) for i, leaf in zip(full, given)]
     is_long = any(
         math.prod(parts[i].shape) * leaf.dtype.itemsize > 2**38 for i, leaf in zip(full, given)
     )
     if compiled and native.has_chacha20() and not is_long:
-        done = _choose(key, nonces, runs, given)
+        done = _choose(key, nonces, spans, given)
     else:
-        done = _in_jax(is_long, key, nonces, runs, given)
+        done = _in_jax(is_long, key, nonces, spans, given)
     opened = list(leaves)
     for i, leaf in zip(full, done):
         opened[i] = leaf
@@ -150,14 +156,14 @@ def xor(
 
 
 def _choose(
-    key: jax.Array, nonces: jax.Array, runs: list[_Runs], leaves: list[jax.Array]
+    key: jax.Array, nonces: jax.Array, spans: list[_Spans], leaves: list[jax.Array]
 ) -> list[jax.Array]:
     def with_places(body: Any) -> Any:
         def call(key: jax.Array, nonces: jax.Array, *rest: jax.Array) -> list[jax.Array]:
-            n = len(runs)
+            n = len(spans)
             at = [
-                run._replace(first=Wide(jnp.zeros_like(low), low), skip=skip)
-                for run, low, skip in zip(runs, rest[:n], rest[n : 2 * n])
+                span._replace(first=Wide(jnp.zeros_like(low), low), skip=skip)
+                for span, low, skip in zip(spans, rest[:n], rest[n : 2 * n])
             ]
             return body(key, nonces, at, list(rest[2 * n :]))
 
@@ -165,5 +171,5 @@ def _choose(
 
     choice = native.on_cpu(with_places(_native), with_places(partial(_in_jax, False)))
     return choice(
-        key, nonces, *(run.first.low for run in runs), *(run.skip for run in runs), *leaves
+        key, nonces, *(span.first.low for span in spans), *(span.skip for span in spans), *leaves
     )

@@ -74,14 +74,14 @@ def stream(
     """
     shape = part.shape
     lanes, count = lanes_of(shape, own, size), 64 // size
-    run = jnp.zeros(own[:lanes], jnp.uint32)
+    span = jnp.zeros(own[:lanes], jnp.uint32)
     for k in range(lanes):
-        run += np.uint32(math.prod(own[k + 1 : lanes])) * lax.broadcasted_iota(
+        span += np.uint32(math.prod(own[k + 1 : lanes])) * lax.broadcasted_iota(
             jnp.uint32, own[:lanes], k
         )
     # Where a lane begins, whatever part of it lies here.
     begin = part._replace(numbers=(*part.numbers[:lanes], *[0] * (len(shape) - lanes)))
-    number, skip = place_of(begin, own, size, run, lanes, start)
+    number, skip = place_of(begin, own, size, span, lanes, start)
 
     def aligned(number: Wide) -> tuple[Wide, jax.Array]:
         return number + Wide.of(1), block(number)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 
 from modellock_jax.ciphers import chacha
 from modellock_jax.ciphers.nonces import leaf_nonce
-from modellock_jax.core.bits import bitwise, check_leaves
+from modellock_jax.core.bits import check_leaves, non_differentiable
 from modellock_jax.core.lock import (
     Key,
     Lock,
@@ -17,9 +17,9 @@ from modellock_jax.core.lock import (
     Params,
     Rng,
     check_key,
-    hidden,
     paths,
     random_words,
+    redacted,
 )
 from modellock_jax.core.shards import by_leaves
 from modellock_jax.locks import _stream, _stream_plain
@@ -37,7 +37,7 @@ class StreamKey(NamedTuple):
     nonce: jax.Array
 
     def __repr__(self) -> str:
-        return hidden(self)
+        return redacted(self)
 
 
 def xor_lock(compiled: bool) -> Lock:
@@ -60,12 +60,12 @@ def xor_lock(compiled: bool) -> Lock:
         check_leaves("stream_lock", params)
         check_key("stream_lock", key, StreamKey, (8,), (3,), dtype=jnp.uint32)
 
-    @bitwise("stream_lock")
+    @non_differentiable("stream_lock")
     def lock_bits(key: StreamKey, params: Params) -> tuple[Params, StreamKey]:
         key = key._replace(nonce=_finished_nonce(compiled, key, params))
         return xor(key, params), key
 
-    unlock_bits = bitwise("stream_lock")(xor)
+    unlock_bits = non_differentiable("stream_lock")(xor)
 
     def encrypt(key: Key, params: Params, /, loss: Loss | None = None) -> tuple[Params, Key]:
         check(key, params)

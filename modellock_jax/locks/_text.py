@@ -32,23 +32,23 @@ class Link(NamedTuple):
     @property
     def lock(self) -> "Lock":
         """The lock. Raises `ValueError` for settings with which there is none."""
-        return self._made(self.settings)
+        return self._build(self.settings)
 
     def complete(self, shape: Shape | None = None) -> "Link":
         """Write out every setting: what the data decides, if its `shape` is given, and defaults."""
         try:
-            taken = {} if shape is None else self.scheme.from_data(shape)
+            derived = {} if shape is None else self.scheme.from_data(shape)
         except ValueError as error:
             raise ValueError(f"the lock {self} does not work: {error}") from None
-        given = {**taken, **self.settings}
-        self._made(given)
+        given = {**derived, **self.settings}
+        self._build(given)
         bound = inspect.signature(self.scheme.factory).bind(**given)
         bound.apply_defaults()
         # What no text can give, such as a function, has None for a default.
         complete = {k: v for k, v in bound.arguments.items() if k in given or v is not None}
         return self._replace(settings=complete)
 
-    def _made(self, settings: dict[str, Any]) -> "Lock":
+    def _build(self, settings: dict[str, Any]) -> "Lock":
         try:
             inspect.signature(self.scheme.factory).bind(**settings)
         except TypeError as error:

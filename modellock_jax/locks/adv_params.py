@@ -10,8 +10,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from modellock_jax.core.bits import bitwise, check_leaves, to_uint
-from modellock_jax.core.lock import Key, Lock, Loss, Params, Rng, check_key, hidden, random_words
+from modellock_jax.core.bits import check_leaves, non_differentiable, to_uint
+from modellock_jax.core.lock import Key, Lock, Loss, Params, Rng, check_key, random_words, redacted
 from modellock_jax.locks._adv_search import Changes, Settings, search
 from modellock_jax.locks._entries import check_entries, overwrite
 from modellock_jax.locks._scheme import Break, Scheme
@@ -31,7 +31,7 @@ class AdvParamsKey(NamedTuple):
     bits: jax.Array
 
     def __repr__(self) -> str:
-        return hidden(self)
+        return redacted(self)
 
 
 def adv_params(
@@ -46,11 +46,11 @@ def adv_params(
 
     Layers are the float leaves of at most 32 bits with two axes or more. A step adds `step * range *
     sign(gradient)` to a weight, kept inside `[min + margin * range, max - margin * range]` of its
-    layer. Each turn opens a random half of the layers and steps the weight of the secret pool for
+    layer. Each iteration opens a random half of the layers and steps the weight of the secret pool for
     which gradient times change is largest. A weight changes at most `budget` times; a layer's own
-    minimum and maximum never do. The search stops after `count` turns or once `loss` exceeds `stop`.
-    The pool is a random share `pool` of all weights, drawn by the key: without it every key would
-    choose the same weights.
+    minimum and maximum never do. The search stops after `count` iterations or once `loss` exceeds
+    `stop`. The pool is a random share `pool` of all weights, drawn by the key: without it every key
+    would choose the same weights.
 
     `encrypt(key, params, loss)` needs `loss(params) -> scalar`, differentiable; it finishes the key.
     Raises `ValueError` without `loss`, for settings out of range, a loss that is not finite, a tree
@@ -59,7 +59,7 @@ def adv_params(
 
     **Guarantees.** decrypt inverts encrypt on bits; at most `count` weights differ; every layer
     keeps its minimum and maximum. Both keep shardings; in decrypt no device talks to another, in encrypt
-    they exchange what the loss needs and a maximum over each layer and where it is. A turn of the
+    they exchange what the loss needs and a maximum over each layer and where it is. An iteration of the
     search is one gradient and one pass over the layers; beside both, a device holds a byte for each
     of its weights. All other weights lie open.
     **Broken**: at full `step` the clamp shows which weights were changed, and 1 % of the data refits
@@ -93,7 +93,7 @@ def adv_params(
 
     def init(rng: Rng, params: Params) -> AdvParamsKey:
         check_leaves("adv_params", params)
-        layers_of(params)
+        target_leaves(params)
         none = jnp.full(count, -1, jnp.int32)
         return AdvParamsKey(random_words(rng, 8, name), none, none, jnp.zeros(count, jnp.uint32))
 
@@ -111,18 +111,18 @@ def adv_params(
                 f"adv_params: the loss of the parameters is {loss(params)}; it must be finite. "
                 "In a chain, adv_params comes before locks on bits"
             )
-        numbers = jnp.asarray(np.array(layers_of(params), np.int32))
+        numbers = jnp.asarray(np.array(target_leaves(params), np.int32))
         leaf = jnp.where(changes.layer < 0, -1, numbers[changes.layer])
         new = AdvParamsKey(jnp.zeros_like(key.seed), leaf, changes.position, changes.bits)
         return found, new
 
-    @bitwise("adv_params")
+    @non_differentiable("adv_params")
     def _guarded(params: Params) -> Params:
         return params
 
     def _search(seed: jax.Array, params: Params, loss: Loss) -> tuple[Params, Changes, jax.Array]:
         leaves, tree = jax.tree.flatten(_guarded(params))
-        layers = layers_of(params)
+        layers = target_leaves(params)
 
         def with_layers(values: list[jax.Array]) -> Params:
             new = list(leaves)
@@ -135,20 +135,20 @@ def adv_params(
         )
         return with_layers(found), changes, is_finite
 
-    @bitwise("adv_params")
+    @non_differentiable("adv_params")
     def _restore(key: AdvParamsKey, locked: Params) -> Params:
-        return overwrite(locked, layers_of(locked), key.leaf, key.position, key.bits)
+        return overwrite(locked, target_leaves(locked), key.leaf, key.position, key.bits)
 
     def decrypt(key: Key, locked: Params) -> Params:
         check_leaves("adv_params", locked)
         check_key("adv_params", key, AdvParamsKey, *shapes)
-        check_entries("adv_params", locked, layers_of(locked), key.leaf, key.position)
+        check_entries("adv_params", locked, target_leaves(locked), key.leaf, key.position)
         return _restore(key, locked)
 
     return Lock(init, encrypt, decrypt)
 
 
-def layers_of(params: Params) -> list[int]:
+def target_leaves(params: Params) -> list[int]:
     """The leaves that the lock may change, by number.
 
     Raises:
@@ -185,7 +185,7 @@ def flip_one_true_bit(rng: jax.Array, key: AdvParamsKey) -> AdvParamsKey:
 def guess(lock: Lock, rng: jax.Array, locked: Params) -> AdvParamsKey:
     """A key an attacker would try: random places, each set to another weight of its layer."""
     key = lock.init(rng, locked)
-    leaves, layers = jax.tree.leaves(locked), layers_of(locked)
+    leaves, layers = jax.tree.leaves(locked), target_leaves(locked)
     count = key.leaf.shape[0]
     pick, place, other = jax.random.split(rng, 3)
     leaf = jax.random.choice(pick, jnp.array(layers, jnp.int32), (count,))
@@ -201,7 +201,7 @@ def guess(lock: Lock, rng: jax.Array, locked: Params) -> AdvParamsKey:
 def position_bits(params: Params, sites: Any, count: int = 48, **_: Any) -> float:
     """Key space in bits of the positions alone: log2 of the ways to choose `count` weights."""
     leaves = jax.tree.leaves(params)
-    total = sum(leaves[i].size for i in layers_of(params))
+    total = sum(leaves[i].size for i in target_leaves(params))
     ways = math.lgamma(total + 1) - math.lgamma(count + 1) - math.lgamma(total - count + 1)
     return ways / math.log(2)
 

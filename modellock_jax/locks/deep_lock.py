@@ -12,17 +12,17 @@ from jax import lax
 
 from modellock_jax.ciphers import aes, native
 from modellock_jax.core.bits import (
-    bitwise,
     check_leaves,
     from_uint,
+    non_differentiable,
     substitute,
     to_blocks,
     to_uint,
     words_like,
 )
-from modellock_jax.core.layers import Stacked
-from modellock_jax.core.lock import Key, Lock, Loss, Params, Rng, check_key, hidden, random_words
+from modellock_jax.core.lock import Key, Lock, Loss, Params, Rng, check_key, random_words, redacted
 from modellock_jax.core.shards import Part, by_parts, by_platform
+from modellock_jax.core.stacked import Stacked
 from modellock_jax.locks._plain import entries_from, fill
 from modellock_jax.locks._schedules import (
     leaf_keys,
@@ -40,7 +40,7 @@ class DeepLockKey(NamedTuple):
     master: jax.Array
 
     def __repr__(self) -> str:
-        return hidden(self)
+        return redacted(self)
 
 
 def deep_lock(key_bits: int = 128, restart: Literal["never", "leaf"] = "never") -> Lock:
@@ -94,8 +94,8 @@ def deep_lock(key_bits: int = 128, restart: Literal["never", "leaf"] = "never") 
         through_sbox = _layer_by_layer if by_layers else _through_sbox
         return jax.tree.unflatten(tree, through_sbox((unlock, restart), key.master, leaves))
 
-    lock_bits = bitwise("deep_lock")(partial(through, unlock=False))
-    unlock_bits = bitwise("deep_lock")(partial(through, unlock=True))
+    lock_bits = non_differentiable("deep_lock")(partial(through, unlock=False))
+    unlock_bits = non_differentiable("deep_lock")(partial(through, unlock=True))
 
     def encrypt(key: Key, params: Params, /, loss: Loss | None = None) -> tuple[Params, Key]:
         check_leaves("deep_lock", params)
@@ -115,7 +115,7 @@ def _body(
 ) -> list[jax.Array]:
     unlock, restart = how
     if restart == "never" and not any(name for part in parts for name in part.names):
-        return _in_one_pass(unlock, aes.begin(master), leaves)[1]
+        return _in_one_pass(unlock, aes.init_schedule(master), leaves)[1]
     if not any(name for part in parts for name in part.names) and native.has_aes():
         by_leaf = native.on_cpu(partial(_leaf_by_leaf, unlock), partial(_masked, how, parts))
         return by_leaf(master, *leaves)
@@ -128,10 +128,10 @@ def _plain(
     """Every device runs the whole schedule, and keeps of each leaf what its part needs."""
     unlock, restart = how
     masters = leaf_keys(master, len(leaves)) if restart == "leaf" else [master]
-    at, new = aes.begin(masters[0]), []
+    at, new = aes.init_schedule(masters[0]), []
     for i, (part, leaf) in enumerate(zip(parts, leaves)):
         if restart == "leaf":
-            at = aes.begin(masters[i])
+            at = aes.init_schedule(masters[i])
         at, opened = _plain_leaf(unlock, part.shape, part.names, part.numbers, at, leaf)
         new.append(opened)
     return new
@@ -145,7 +145,7 @@ def _plain_leaf(
     bits = to_uint(leaf)
 
     def words(at: aes.Schedule) -> tuple[aes.Schedule, jax.Array]:
-        return aes.after(at), entries_from(jnp.stack(at.words[:4]), bits.dtype.itemsize)
+        return aes.advance(at), entries_from(jnp.stack(at.words[:4]), bits.dtype.itemsize)
 
     at, mask = fill(Part(shape, numbers, names), leaf.shape, bits.dtype, 0, at, words)
     table = jnp.asarray(aes.INV_SBOX if unlock else aes.SBOX)
@@ -159,7 +159,8 @@ _through_sbox = by_parts(_body, _plain)
 def _leaf_by_leaf(unlock: bool, master: jax.Array, *leaves: jax.Array) -> list[jax.Array]:
     masters = leaf_keys(master, len(leaves))
     return [
-        _in_one_pass(unlock, aes.begin(own), [leaf])[1][0] for own, leaf in zip(masters, leaves)
+        _in_one_pass(unlock, aes.init_schedule(own), [leaf])[1][0]
+        for own, leaf in zip(masters, leaves)
     ]
 
 
@@ -185,7 +186,7 @@ def _in_one_pass(
     for some, rounds in stretches(leaves):
         blocks = [to_blocks(leaf, n) for leaf, n in zip(some, rounds)]
         joined = blocks[0] if len(some) == 1 else jnp.concatenate(list(map(to_uint, blocks)))
-        schedule, through = aes.run_through(schedule, joined, unlock, in_place)
+        schedule, through = aes.substitute_blocks(schedule, joined, unlock, in_place)
         new += map(_like, split(through, rounds), some)
     return schedule, new
 
@@ -194,7 +195,7 @@ def _layer_by_layer(how: tuple[bool, str], master: jax.Array, leaves: list[Any])
     """Where the round keys of each layer begin is found first, by one run of the whole schedule."""
     unlock, restart = how
     masters = leaf_keys(master, len(leaves)) if restart == "leaf" else [master]
-    schedule, new = aes.begin(masters[0]), list[Any]()
+    schedule, new = aes.init_schedule(masters[0]), list[Any]()
 
     def opened(
         start: aes.Schedule, leaf: jax.Array, in_place: bool = False
@@ -211,7 +212,7 @@ def _layer_by_layer(how: tuple[bool, str], master: jax.Array, leaves: list[Any])
 
     for i, leaf in enumerate(leaves):
         if restart == "leaf":
-            schedule = aes.begin(masters[i])
+            schedule = aes.init_schedule(masters[i])
         if not isinstance(leaf, Stacked):
             schedule, whole = opened(schedule, leaf)
             new.append(whole)
@@ -220,9 +221,9 @@ def _layer_by_layer(how: tuple[bool, str], master: jax.Array, leaves: list[Any])
         if size % (16 * layers):
             raise TypeError(
                 f"deep_lock: {layers} layers of {list(leaf.shape[1:])} {leaf.dtype} are not whole "
-                "blocks of 16 bytes each; leave that leaf out of `layers` in user_forward"
+                "blocks of 16 bytes each; leave that leaf out of `stacked` in user_forward"
             )
-        schedule, starts = aes.starts(schedule, layers, size // layers // 16)
+        schedule, starts = aes.snapshots(schedule, layers, size // layers // 16)
         new.append(leaf.then(open_layer, starts))
     return new
 

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType
 
-from modellock_jax.core.lock import Key, Lock, Params, Rng, check_key, hidden, random_words
+from modellock_jax.core.lock import Key, Lock, Params, Rng, check_key, random_words, redacted
 from modellock_jax.locks._blocks import (
     ImageShape,
     block_entries,
@@ -32,7 +32,7 @@ class FfxKey(NamedTuple):
     table: jax.Array
 
     def __repr__(self) -> str:
-        return hidden(self)
+        return redacted(self)
 
 
 def ffx(block: int, channels: int = 3, image_shape: ImageShape = None) -> Lock:

@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from modellock_jax.core.lock import Key, Lock, Params, Rng, check_key, hidden
+from modellock_jax.core.lock import Key, Lock, Params, Rng, check_key, redacted
 from modellock_jax.locks._blocks import (
     ImageShape,
     block_entries,
@@ -28,7 +28,7 @@ class NegativeKey(NamedTuple):
     negative: jax.Array
 
     def __repr__(self) -> str:
-        return hidden(self)
+        return redacted(self)
 
 
 def negative_positive(block: int, channels: int = 3, image_shape: ImageShape = None) -> Lock:

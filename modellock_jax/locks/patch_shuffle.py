@@ -6,10 +6,10 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from modellock_jax.core.bits import bitwise, check_leaves, from_uint, to_uint
-from modellock_jax.core.layers import Stacked
+from modellock_jax.core.bits import check_leaves, from_uint, non_differentiable, to_uint
 from modellock_jax.core.lock import Key, Lock, Loss, Params, Rng, check_key, paths
 from modellock_jax.core.shards import Part, by_parts
+from modellock_jax.core.stacked import Stacked
 from modellock_jax.locks._blocks import (
     block_entries,
     draw_permutation,
@@ -66,13 +66,13 @@ def patch_shuffle(patch: int, channels: int = 3) -> Lock:
             )
         return fits[0]
 
-    @bitwise("patch_shuffle")
+    @non_differentiable("patch_shuffle")
     def permute(params: Params, order: jax.Array) -> Params:
         leaves, tree = jax.tree.flatten(params)
         i = jax.tree.leaves(paths(params)).index(embedding(params))
         if isinstance(leaves[i], Stacked):
             raise TypeError(
-                "patch_shuffle: the embedding is no stack of layers; leave it out of `layers` in "
+                "patch_shuffle: the embedding is no stack of layers; leave it out of `stacked` in "
                 "user_forward"
             )
         (rows,) = _permute_rows(None, order, [to_uint(leaves[i])])

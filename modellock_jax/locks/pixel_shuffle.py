@@ -13,7 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from modellock_jax.core.lock import Key, Lock, Params, Rng, check_key, hidden
+from modellock_jax.core.lock import Key, Lock, Params, Rng, check_key, redacted
 from modellock_jax.locks._blocks import (
     ImageShape,
     block_entries,
@@ -32,7 +32,7 @@ class PixelKey(NamedTuple):
     permutation: jax.Array
 
     def __repr__(self) -> str:
-        return hidden(self)
+        return redacted(self)
 
 
 def pixel_shuffle(block: int, channels: int = 3, image_shape: ImageShape = None) -> Lock:

@@ -11,7 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from modellock_jax.core.bits import bitwise, check_leaves, from_uint, to_uint
+from modellock_jax.core.bits import check_leaves, from_uint, non_differentiable, to_uint
 from modellock_jax.core.lock import (
     Key,
     Lock,
@@ -19,9 +19,9 @@ from modellock_jax.core.lock import (
     Params,
     Rng,
     check_key,
-    hidden,
     paths,
     random_words,
+    redacted,
 )
 from modellock_jax.core.outputs import Outputs, output_axes
 from modellock_jax.core.shards import Part, by_leaves
@@ -34,7 +34,7 @@ class SignKey(NamedTuple):
     signs: jax.Array
 
     def __repr__(self) -> str:
-        return hidden(self)
+        return redacted(self)
 
 
 def sign_mask(bits: int = 256, per: Literal["channel", "unit"] = "channel") -> Lock:
@@ -125,7 +125,7 @@ def sign_flip(bits: int = 256, outputs: Outputs | None = None) -> Lock:
                 _check_signed(names[i], leaf)
         return axes
 
-    @bitwise("sign_flip")
+    @non_differentiable("sign_flip")
     def flip(key: SignKey, params: Params) -> Params:
         leaves, tree = jax.tree.flatten(params)
         axes = axes_of(params)

@@ -46,8 +46,8 @@ class Model(NamedTuple):
     train: Forward
 
 
-def linen(module: "nn.Module", layers: tuple[type, ...] = ()) -> Model:
-    """A Flax Linen module as a model, tapped at every layer; `layers` are those of `from_linen`.
+def linen(module: "nn.Module", layer_types: tuple[type, ...] = ()) -> Model:
+    """A Flax Linen module as a model, tapped at every layer; `layer_types` are those of `from_linen`.
 
     An argument `train`, `training`, `is_training` or `deterministic` of its `__call__` is given by
     what the model does. In training its statistics are updated, and dropout draws from the bits of
@@ -59,7 +59,7 @@ def linen(module: "nn.Module", layers: tuple[type, ...] = ()) -> Model:
     >>> model.forward(model.init(jax.random.key(0), x), x).shape
     (1, 2)
     """
-    tapped = from_linen(module, layers)
+    tapped = from_linen(module, layer_types)
     known = inspect.signature(type(module).__call__).parameters
     training = {name: value for name, value in _MODES.items() if name in known}
     answering: dict[str, Any] = {name: not value for name, value in training.items()}
@@ -81,8 +81,10 @@ def linen(module: "nn.Module", layers: tuple[type, ...] = ()) -> Model:
     return Model(init, forward, train)
 
 
-def nnx(make: "Callable[[flax_nnx.Rngs], flax_nnx.Module]", layers: tuple[type, ...] = ()) -> Model:
-    """A Flax NNX module as a model, tapped at every layer; `layers` are those of `from_nnx`.
+def nnx(
+    make: "Callable[[flax_nnx.Rngs], flax_nnx.Module]", layer_types: tuple[type, ...] = ()
+) -> Model:
+    """A Flax NNX module as a model, tapped at every layer; `layer_types` are those of `from_nnx`.
 
     `make(rngs)` builds the module, as `lambda rngs: Net(32, rngs=rngs)`. Two are built at once, one of
     which is set to `train()` and one to `eval()`. In training its statistics are updated, and dropout
@@ -100,8 +102,8 @@ def nnx(make: "Callable[[flax_nnx.Rngs], flax_nnx.Module]", layers: tuple[type, 
     answering, training = make(flax_nnx.Rngs(0)), make(flax_nnx.Rngs(0))
     answering.eval()
     training.train()
-    forward = from_nnx(answering, layers=layers)
-    taught = from_nnx(training, mutable=True, layers=layers)
+    forward = from_nnx(answering, layer_types=layer_types)
+    taught = from_nnx(training, mutable=True, layer_types=layer_types)
 
     @jax.jit
     def init(rng: jax.Array, x: Any) -> Params:

@@ -12,7 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from modellock_jax.core.lock import Params, paths
-from modellock_jax.locks.adv_params import layers_of
+from modellock_jax.locks.adv_params import target_leaves
 from modellock_jax.models import Model
 
 SAME = 1e-6
@@ -40,7 +40,7 @@ class Margin(NamedTuple):
 
 def layer_values(params: Params) -> list[jax.Array]:
     """The layers that `adv_params` may change, float32, in tree order."""
-    leaves = [jax.tree.leaves(params)[i] for i in layers_of(params)]
+    leaves = [jax.tree.leaves(params)[i] for i in target_leaves(params)]
     if (total := sum(leaf.size for leaf in leaves)) >= 2**31:
         raise ValueError(
             f"localise: the layers have {total} weights together, and at most 2**31 - 1 can be "
@@ -59,14 +59,14 @@ def with_values(flat: jax.Array, params: Params) -> Params:
     """`params` with the layers that `adv_params` may change taken from flat, float32 `[P]`."""
     leaves, tree = jax.tree.flatten(params)
     ends = np.cumsum([v.size for v in layer_values(params)])
-    for i, piece in zip(layers_of(params), jnp.split(flat, ends[:-1])):
+    for i, piece in zip(target_leaves(params), jnp.split(flat, ends[:-1])):
         leaves[i] = piece.reshape(leaves[i].shape).astype(leaves[i].dtype)
     return jax.tree.unflatten(tree, leaves)
 
 
 def places_of(picks: jax.Array, params: Params) -> tuple[jax.Array, jax.Array]:
     """From positions in `[P]` to (leaf, position in leaf), int32, -1 where unused."""
-    layers = layers_of(params)
+    layers = target_leaves(params)
     starts = np.cumsum([0] + [v.size for v in layer_values(params)]).astype(np.int32)
     layer = jnp.searchsorted(jnp.asarray(starts), picks, side="right") - 1
     leaf = jnp.asarray(np.array(layers, np.int32))[layer]

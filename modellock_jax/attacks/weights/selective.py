@@ -19,7 +19,7 @@ from modellock_jax.attacks.weights.localise import (
 )
 from modellock_jax.core.bits import to_uint
 from modellock_jax.core.lock import Forward, Params
-from modellock_jax.locks.adv_params import AdvParamsKey, adv_params, layers_of
+from modellock_jax.locks.adv_params import AdvParamsKey, adv_params, target_leaves
 from modellock_jax.tasks import Task, classify
 from modellock_jax.train import mean_loss
 
@@ -229,7 +229,7 @@ def _key(locked: Params, flat: jax.Array, suspects: jax.Array, count: int) -> Ad
     picks = jnp.flatnonzero(suspects, size=count, fill_value=-1).astype(jnp.int32)
     leaf, position = places_of(picks, locked)
     bits, leaves = jnp.zeros(count, jnp.uint32), jax.tree.leaves(locked)
-    for i in layers_of(locked):
+    for i in target_leaves(locked):
         value = to_uint(flat[jnp.maximum(picks, 0)].astype(leaves[i].dtype)).astype(jnp.uint32)
         bits = jnp.where(leaf == i, value, bits)
     return AdvParamsKey(jnp.zeros(8, jnp.uint32), leaf, position, bits)

@@ -53,7 +53,7 @@ def open_locked(
     Threat model: a server whose disk others may read, and whose memory they cannot.
 
     **Guarantees.** The whole file is checked first. Plain weights are written nowhere, and are in
-    memory when and where the model uses them; with `layers` of `user_forward` a layer at a time.
+    memory when and where the model uses them; with `stacked` of `user_forward` a layer at a time.
 
     >>> import io
     >>> import modellock_jax as ml

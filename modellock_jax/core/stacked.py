@@ -1,6 +1,6 @@
 """Weights that are opened a layer at a time, inside the loop over the layers.
 
-A model's `lax.scan` over leaves `[L, ...]` gets `Layers` in place of arrays: it cuts them as it cuts
+A model's `lax.scan` over leaves `[L, ...]` gets `LazyLayers` in place of arrays: it cuts them as it cuts
 arrays, and what it hands to a layer opens where the layer uses it.
 """
 
@@ -41,13 +41,13 @@ class Stacked:
 
     def __jax_array__(self) -> jax.Array:
         raise TypeError(
-            "this lock cannot open a leaf layer by layer: leave its leaves out of `layers` in "
+            "this lock cannot open a leaf layer by layer: leave its leaves out of `stacked` in "
             "user_forward, or decrypt the whole tree first"
         )
 
 
 @jax.tree_util.register_pytree_node_class
-class Layers:
+class LazyLayers:
     """Locked layers `[L, ...]`, or one of them: an array to JAX, which opens each time it is used.
 
     `lax.scan`, `vmap` and `[i]` cut it by layer; `jnp.asarray` of all layers opens all.
@@ -62,7 +62,7 @@ class Layers:
         return (self.locked, self.number, self.states), (self.steps, self.dtype)
 
     @classmethod
-    def tree_unflatten(cls, static: Any, children: Any) -> "Layers":
+    def tree_unflatten(cls, static: Any, children: Any) -> "LazyLayers":
         """For JAX."""
         return cls(*children, steps=static[0], dtype=static[1])
 
@@ -102,24 +102,24 @@ def _operator(name: str) -> Callable[..., Any]:
 
 _BINARY = ("add", "sub", "mul", "truediv", "matmul", "pow")
 for _name in ("neg", *_BINARY, *(f"r{name}" for name in _BINARY)):
-    setattr(Layers, f"__{_name}__", _operator(f"__{_name}__"))
+    setattr(LazyLayers, f"__{_name}__", _operator(f"__{_name}__"))
 
 
-def stack_up(tree: Any, chosen: Any) -> Any:
+def as_stacked(tree: Any, chosen: Any) -> Any:
     """`tree` with its chosen leaves as `Stacked`; `chosen` is a tree of bools like it."""
     return jax.tree.map(lambda leaf, is_chosen: Stacked(leaf) if is_chosen else leaf, tree, chosen)
 
 
-def as_layers(tree: Any) -> Any:
-    """`tree` with each `Stacked` leaf as `Layers`, for a forward."""
+def as_lazy_layers(tree: Any) -> Any:
+    """`tree` with each `Stacked` leaf as `LazyLayers`, for a forward."""
 
-    def turned(leaf: Any) -> Any:
+    def as_lazy(leaf: Any) -> Any:
         if not isinstance(leaf, Stacked):
             return leaf
         locked, number = leaf.leaf, jnp.arange(leaf.shape[0], dtype=jnp.int32)
         if leaf.dtype.itemsize <= 2:
             # As bits, a copy on CPUs, where a scan quiets the NaNs of narrow floats.
             locked = lax.bitcast_convert_type(locked, f"uint{8 * leaf.dtype.itemsize}")
-        return Layers(locked, number, leaf.states, steps=leaf.steps, dtype=leaf.dtype)
+        return LazyLayers(locked, number, leaf.states, steps=leaf.steps, dtype=leaf.dtype)
 
-    return jax.tree.map(turned, tree)
+    return jax.tree.map(as_lazy, tree)
