@@ -10,7 +10,7 @@ from modellock_jax.attacks.keys.chosen_image import (
     pixel_shuffle_known_pairs,
 )
 from modellock_jax.attacks.keys.ciphertext_only import deep_lock_ciphertext_only
-from modellock_jax.attacks.keys.key_search import random_keys
+from modellock_jax.attacks.keys.key_search import Answers, random_keys
 from modellock_jax.attacks.keys.known_plaintext import (
     deep_lock_base_model,
     deep_lock_known_plaintext,
@@ -39,6 +39,7 @@ __all__ = [
     "ANY",
     "ATTACKS",
     "RIGHTS",
+    "Answers",
     "Attack",
     "Case",
     "Copy",
