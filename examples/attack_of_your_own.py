@@ -37,7 +37,7 @@ ENTRY = attacks.Entry(
 
 
 def main():
-    attacks.register(ENTRY)  # from now on studies, the command and `attempt` know it
+    attacks.ATTACKS.register(ENTRY)  # from now on studies, the command and `attempt` know it
     model, x = mlp(3, (4,)), jax.random.normal(jax.random.key(0), (64, 6))
     params = model.init(jax.random.key(1), x[:1])
     lock = ml.sign_mask(bits=4)

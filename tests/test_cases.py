@@ -18,7 +18,6 @@ from modellock_jax.attacks import (
     Found,
     NotGiven,
     attempt,
-    register,
 )
 from modellock_jax.attacks._work import Counter, counted
 from modellock_jax.models import mlp
@@ -109,17 +108,15 @@ def test_an_attack_runs_with_what_it_needs_and_not_without(name):
             attempt(name, rest, **SETTINGS.get(name, {}))
 
 
-def test_an_attack_cannot_read_what_it_did_not_ask_for():
+def test_an_attack_cannot_read_what_it_did_not_ask_for(monkeypatch):
     def greedy(case):
         return Found(functools.partial(case.model.forward, case.known_weights))
 
     full, _ = case("stream_lock")
-    register(Entry("greedy", greedy, ANY, ("labels",), "weights"))
-    try:
-        with pytest.raises(NotGiven, match="some plain weights"):
-            attempt("greedy", full)
-    finally:
-        del ATTACKS["greedy"]
+    monkeypatch.setattr(ATTACKS, "_registered", {})
+    ATTACKS.register(Entry("greedy", greedy, ANY, ("labels",), "weights"))
+    with pytest.raises(NotGiven, match="some plain weights"):
+        attempt("greedy", full)
     assert not hasattr(full.only(), "device")
     assert full.only("labels", "device").rights == ("labels", "device")
 
@@ -208,7 +205,7 @@ def test_bad_input():
         attempt("selective", full)
     with pytest.raises(TypeError, match=r"the rights are unlabelled, .*, not luck"):
         Case(full.lock, full.model, full.locked, full.rng, full.example, luck=1)
-    with pytest.raises(ValueError, match="there is an attack 'scratch' already"):
-        register(ATTACKS["scratch"]._replace(gives="key"))
+    with pytest.raises(ValueError, match="the attack 'scratch' is there already"):
+        ATTACKS.register(ATTACKS["scratch"]._replace(gives="key"))
     with pytest.raises(AttributeError, match="a Case has no 'key'"):
         _ = full.key

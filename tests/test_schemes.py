@@ -343,9 +343,9 @@ def test_a_record_can_be_registered(monkeypatch):
     assert parse("toy_xor(turn=2)").lock
     other = {"__name__": "elsewhere"}
     exec(toy.SOURCE, other)
-    with pytest.raises(ValueError, match="there is a lock called 'toy_xor'"):
+    with pytest.raises(ValueError, match="the lock 'toy_xor' is there already"):
         register(other["SCHEME"])
-    with pytest.raises(ValueError, match="there is a lock called 'deep_lock'"):
+    with pytest.raises(ValueError, match="the lock 'deep_lock' is there already"):
         register(SCHEMES["deep_lock"])
     with pytest.raises(TypeError, match="register a Scheme, not function"):
         register(ml.deep_lock)

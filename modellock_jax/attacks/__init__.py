@@ -22,7 +22,7 @@ from modellock_jax.attacks.keys.relaxation import relaxed_permutation, relaxed_s
 from modellock_jax.attacks.keys.relaxed_key import best_key, relaxed_key
 from modellock_jax.attacks.keys.sign_algebra import linear_flips
 from modellock_jax.attacks.keys.sign_search import coordinate_flips, genetic
-from modellock_jax.attacks.table import ATTACKS, attempt, register
+from modellock_jax.attacks.table import ATTACKS, attempt
 from modellock_jax.attacks.weights.distil import distil
 from modellock_jax.attacks.weights.fine_tune import fine_tune
 from modellock_jax.attacks.weights.leakage import (
@@ -72,7 +72,6 @@ __all__ = [
     "pixel_shuffle_known_pairs",
     "pixel_shuffle_logit_oracle",
     "random_keys",
-    "register",
     "relaxed_key",
     "relaxed_permutation",
     "relaxed_signs",

@@ -20,28 +20,23 @@ from modellock_jax.attacks.keys import (
     sign_search,
 )
 from modellock_jax.attacks.weights import distil, fine_tune, leakage, selective, stream_reuse
+from modellock_jax.core.table import Table
 
-ATTACKS: dict[str, Entry] = {}
-"""Every attack on a locked model, by name. `scratch` is the control, not an attack."""
-
-
-def register(*entries: Entry) -> None:
-    """Add attacks to the table, under their own names.
-
-    Raises `ValueError` for a name that is taken.
-    """
-    for entry in entries:
-        if ATTACKS.get(entry.name, entry) != entry:
-            raise ValueError(f"register: there is an attack {entry.name!r} already")
-        ATTACKS[entry.name] = entry
-
-
-for module in (
+_MODULES = (
     fine_tune, distil, key_search, relaxed_key, oracle, sign_algebra, sign_search,
     permutation_search, chosen_image, logit_oracle, selective, ciphertext_only, known_plaintext, leakage,
     stream_reuse, cases,
-):  # fmt: skip
-    register(*module.ENTRIES)
+)  # fmt: skip
+ATTACKS: Table[Entry] = Table(
+    "attack",
+    Entry,
+    {entry.name: entry for module in _MODULES for entry in module.ENTRIES},
+    group="modellock_jax.attacks",
+)
+"""Every attack on a locked model, by name; `scratch` is the control, not an attack.
+
+`ATTACKS.register(entry)` adds one for this process; a package announces its own as an entry point.
+"""
 
 
 def attempt(name: str, case: Case, **settings: Any) -> Found | None:

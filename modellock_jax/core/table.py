@@ -18,17 +18,19 @@ Record = TypeVar("Record", bound=Named)
 
 
 class Table(Mapping[str, Record], Generic[Record]):
-    """Records by name, each imported when it is first asked for.
+    """Records by name, imported when they are first asked for.
 
-    `what`: a record in words, "lock"; `kind`: its class; `own`: the package's records, from a name to
-    `module:attribute`; `group`: the entry points under which installed packages announce theirs, as
-    in `[project.entry-points."modellock_jax.locks"]` `my_lock = "my_package:SCHEME"`.
+    `what`: a record in words, "lock"; `kind`: its class; `own`: the package's records by name, each
+    itself or as `module:attribute`; `group`: the entry points under which installed packages announce
+    theirs, as in `[project.entry-points."modellock_jax.locks"]` `my_lock = "my_package:SCHEME"`.
 
     Asked for a name of `own`, it looks at no other package. Raises `KeyError` for a name that is not
     there, `ValueError` where a record of another package has a name that is taken or cannot be loaded.
     """
 
-    def __init__(self, what: str, kind: type[Record], own: Mapping[str, str], group: str) -> None:
+    def __init__(
+        self, what: str, kind: type[Record], own: Mapping[str, str | Record], group: str
+    ) -> None:
         self._what, self._kind, self._own, self._group = what, kind, own, group
         self._registered: dict[str, Record] = {}
         self._load = functools.cache(self._loaded)
@@ -46,12 +48,15 @@ class Table(Mapping[str, Record], Generic[Record]):
         before = self._registered.get(record.name)
         is_again = before is not None and _origin(before) == _origin(record)
         if record.name in self and not is_again:
-            raise ValueError(f"there is a {self._what} called {record.name!r}; choose another name")
+            raise ValueError(
+                f"the {self._what} {record.name!r} is there already; choose another name"
+            )
         self._registered[record.name] = record
 
     def __getitem__(self, name: str) -> Record:
         if name in self._own:
-            return self._load(name, self._own[name])
+            own = self._own[name]
+            return self._load(name, own) if isinstance(own, str) else own
         if name in self._registered:
             return self._registered[name]
         found = self._announced()[name]
