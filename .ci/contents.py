@@ -14,7 +14,7 @@ NEEDED = {
 
 
 def names(path: str) -> list[str]:
-    """The files of a distribution; those of a source distribution without its own folder."""
+    """List the files of a distribution; those of a source distribution without its own folder."""
     if path.endswith(".whl"):
         return zipfile.ZipFile(path).namelist()
     with tarfile.open(path) as archive:

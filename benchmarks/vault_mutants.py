@@ -41,8 +41,11 @@ FAULTS = VaultError, ValueError, PermissionError
 
 
 class Kind(NamedTuple):
-    """`pair`: two files of a kind; `path`: where a mutant is put; `read(path)`: what it tells, to be
-    compared by `==`."""
+    """A kind of file.
+
+    `pair`: two files of it; `path`: where a mutant is put; `read(path)`: what it tells, to be
+    compared by `==`.
+    """
 
     pair: Pair
     path: Path

@@ -21,6 +21,9 @@ _FIRST = (
 def explain(name: str) -> str:
     """Give the threat model of a lock or a command as Markdown.
 
+    Args:
+        name: The name of a lock of `locks.SCHEMES`, or of a command.
+
     Raises:
         ValueError: If nothing has that name.
     """

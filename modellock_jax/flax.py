@@ -22,7 +22,7 @@ _tapped = jax.make_user_context(default_value=False)  # a trace without taps is 
 
 
 def from_linen(module: "nn.Module", layer_types: tuple[type, ...] = ()) -> Forward:
-    """A forward of a Linen module, tapped at every layer.
+    """Make a forward of a Linen module, tapped at every layer.
 
     Returns `forward(variables, x, tap=untapped, **kwargs)`; `variables` is all that `module.init`
     gives, normalisation statistics included, and keyword arguments (`rngs`, `method`, the module's own)
@@ -113,7 +113,7 @@ def from_linen(module: "nn.Module", layer_types: tuple[type, ...] = ()) -> Forwa
 def from_nnx(
     module: "nnx.Module", mutable: bool = False, layer_types: tuple[type, ...] = ()
 ) -> Forward:
-    """A forward of an NNX module, tapped at every layer.
+    """Make a forward of an NNX module, tapped at every layer.
 
     Returns `forward(params, x, tap=untapped, rng=None, **kwargs)`; `params` is `nnx_params(module)`,
     a tree like it or an `nnx.State`, and other keyword arguments go to the module's call.
@@ -188,14 +188,30 @@ def from_nnx(
 
 
 def nnx_params(module: "nnx.Module") -> Params:
-    """The parameters and normalisation statistics of an NNX module, a nested dict of arrays."""
+    """Take the parameters and normalisation statistics out of an NNX module.
+
+    Args:
+        module: Any NNX module.
+
+    Returns:
+        A nested dict of arrays, in the structure that `from_nnx` takes.
+    """
     from flax import nnx
 
     return nnx.to_pure_dict(nnx.state(module, nnx.Any(nnx.Param, nnx.BatchStat)))
 
 
 def sites(forward: Forward, params: Params, x: Any) -> dict[str, tuple[int, ...]]:
-    """The sites of a forward, each with the shape of its pre-activation; nothing is computed."""
+    """List the sites of a forward, each with the shape of its pre-activation; nothing is computed.
+
+    Args:
+        forward: `forward(params, x, tap)`.
+        params: Its parameters, or a tree of their shapes and dtypes.
+        x: Its inputs, or their shapes and dtypes.
+
+    Returns:
+        From the name of a site to a shape, `[B, ..., C]`, in the order in which they are met.
+    """
     found: dict[str, tuple[int, ...]] = {}
 
     def tap(site: str, h: jax.Array) -> jax.Array:
@@ -237,7 +253,7 @@ class _TappedLayers:
         self.inside = False
 
     def output(self, site: str, layer: type, call: Callable[[], Any]) -> Any:
-        """What the layer's `call` returns, tapped."""
+        """Return what the layer's `call` returns, tapped."""
         if self.inside:
             return call()
         self.inside = True
@@ -266,7 +282,7 @@ def _check_types(adapter: str, layer_types: Any, module: type) -> None:
 
 
 def _copy(module: "nnx.Module", params: Params) -> Any:
-    """A copy of an NNX module as it is now, with other parameters."""
+    """Return a copy of an NNX module as it is now, with other parameters."""
     from flax import nnx, traverse_util
 
     if isinstance(params, nnx.State):

@@ -21,10 +21,18 @@ LossOfEach = Callable[[Out, Any], jax.Array]
 def mean_loss(
     loss: LossOfEach, forward: Callable[[Params, Any], Any], params: Params, x: Any, y: Any
 ) -> tuple[jax.Array, Params]:
-    """The mean loss of `forward(params, x)` on inputs x and truths y, `[B, ...]`, and new parameters.
+    """Compute the mean loss of a batch.
 
-    `forward` returns its answers, or a tuple `(answers, params)` if it updates statistics; answers
-    that are several arrays are a `NamedTuple`, a list or a dict.
+    Args:
+        loss: `loss(out, y) -> [B]`, of a `Task`.
+        forward: `forward(params, x)` gives answers, or a tuple `(answers, params)` if it updates
+            statistics; answers that are several arrays are a `NamedTuple`, a list or a dict.
+        params: The model's parameters.
+        x: Inputs, a tree `[B, ...]`.
+        y: Truths, a tree `[B, ...]`.
+
+    Returns:
+        The mean, a float scalar, and the parameters with statistics updated.
     """
     out = forward(params, x)
     out, params = out if type(out) is tuple else (out, params)
@@ -40,7 +48,20 @@ def sgd_step(
     y: Any,
     loss: LossOfEach = cross_entropy,
 ) -> tuple[Params, Any, jax.Array]:
-    """One optax step on one batch: new parameters, new optimizer state, the batch's mean loss."""
+    """Take one optax step on one batch.
+
+    Args:
+        forward: As in `mean_loss`.
+        optimizer: Any optax optimizer.
+        params: The model's parameters.
+        state: The optimizer's state.
+        x: Inputs, a tree `[B, ...]`.
+        y: Truths, a tree `[B, ...]`.
+        loss: `loss(out, y) -> [B]`, of a `Task`.
+
+    Returns:
+        The new parameters, the optimizer's new state, and the batch's mean loss.
+    """
     objective = functools.partial(mean_loss, loss, forward)
     (now, updated), gradient = jax.value_and_grad(objective, has_aux=True)(params, x, y)
     updates, state = optimizer.update(gradient, state, params)
@@ -49,7 +70,17 @@ def sgd_step(
 
 
 def batches(rng: jax.Array, n: int, steps: int, batch_size: int) -> jax.Array:
-    """Indices int32 `[steps, batch_size]` below n: one shuffled pass after another."""
+    """Draw the indices of batches: one shuffled pass after another.
+
+    Args:
+        rng: A JAX PRNG key.
+        n: The number of examples, at least 1.
+        steps: The number of batches.
+        batch_size: Of each, at least 1.
+
+    Returns:
+        int32 `[steps, batch_size]`, in [0, n).
+    """
     passes = -(-steps * batch_size // n)
     shuffled = jax.vmap(lambda r: jax.random.permutation(r, n))(jax.random.split(rng, passes))
     return shuffled.reshape(-1)[: steps * batch_size].reshape(steps, batch_size)
@@ -63,10 +94,19 @@ def make_epoch(
     augment: Callable[[jax.Array, Any], Any] | None = None,
     loss: LossOfEach = cross_entropy,
 ) -> Callable[..., tuple[Params, Any, jax.Array]]:
-    """What `fit` compiles: `epoch(params, state, rng, x, y)` gives parameters, state and mean loss.
+    """Make what `fit` compiles: one epoch as one jitted scan over optax steps.
 
-    Inputs x and truths y, trees `[N, ...]`; `steps` shuffled batches of `batch_size`. The given
-    parameters and state are donated: their memory becomes that of the new ones.
+    Args:
+        forward: As in `mean_loss`.
+        optimizer: Any optax optimizer.
+        steps: How many batches, at least 1.
+        batch_size: Of how many examples each, at least 1.
+        augment: `augment(rng, x) -> x`, applied to every batch of inputs; None for none.
+        loss: `loss(out, y) -> [B]`, of a `Task`.
+
+    Returns:
+        `epoch(params, state, rng, x, y) -> (params, state, mean loss)` on trees `[N, ...]`. The given
+        parameters and state are donated: their memory becomes that of the new ones.
     """
 
     @functools.partial(jax.jit, donate_argnums=(0, 1))
@@ -106,11 +146,24 @@ def fit(
 ) -> tuple[Params, jax.Array]:
     """Train with Adam under a cosine schedule; a key is baked in as `partial(owner_forward(..), key)`.
 
-    `forward(params, x)` gives answers, or `(answers, params)` if it updates statistics; x and y,
-    inputs and truths, are trees `[N, ...]`. `loss(answers, y) -> [B]` and `augment(rng, x)`, which
-    changes each batch before `forward` sees it, are those of a `Task`. `progress` names a
-    bar on stderr, shown on a terminal only. Returns the parameters and the mean loss of each epoch,
-    float32 `[epochs]`. Raises `ValueError` for an empty data set or settings below 1.
+    Args:
+        forward: `forward(params, x)` gives answers, or `(answers, params)` if it updates statistics.
+        params: The parameters to begin with, a tree of arrays.
+        x: Inputs, a tree `[N, ...]`.
+        y: Truths, a tree `[N, ...]`.
+        rng: A JAX PRNG key, for the order of the examples and for `augment`.
+        epochs: How many passes over the data, at least 1.
+        batch_size: At least 1; at most N are taken.
+        learning_rate: That of the first step; it falls to 0.
+        loss: `loss(answers, y) -> [B]`, of a `Task`.
+        augment: `augment(rng, x) -> x`, which changes each batch before `forward` sees it, of a `Task`.
+        progress: The name of a bar on stderr, shown on a terminal only; None for no bar.
+
+    Returns:
+        The parameters, and the mean loss of each epoch, float32 `[epochs]`.
+
+    Raises:
+        ValueError: For an empty data set, another number of truths than of inputs, or settings below 1.
 
     **Guarantees.** Two calls with equal arguments give equal bits on one machine. The given arrays
     stay as they are; between epochs one copy of parameters and optimizer state is held, not two.

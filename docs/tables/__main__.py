@@ -33,7 +33,7 @@ def pages() -> list[Path]:
 
 
 def rewritten(text: str, results: Results) -> tuple[str, list[str]]:
-    """The text with every block written anew, and the names of those that differed."""
+    """Return the text with every block written anew, and the names of those that differed."""
     differ = []
 
     def block(match: re.Match[str]) -> str:

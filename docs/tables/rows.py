@@ -52,7 +52,7 @@ def of(rows: list[Row], **fields: Any) -> list[Row]:
 
 
 def markdown(header: list[str], rows: list[list[str]], right: int = 1) -> str:
-    """A table; all columns after the first `right` are aligned to the right."""
+    """Write a table; all columns after the first `right` are aligned to the right."""
     rule = ["---"] * right + ["---:"] * (len(header) - right)
     return "\n".join(f"| {' | '.join(line)} |" for line in [header, rule, *rows])
 

@@ -38,7 +38,7 @@ LOCKS: dict[str, Callable[[], ml.Lock]] = {
 
 
 def weights(dtype: str, leaves: int = 16, size: int = MIB) -> Any:
-    """`leaves` kernels of `size` bytes: a patch embedding `[256, D]`, and others `[512, D]`."""
+    """Draw `leaves` kernels of `size` bytes: a patch embedding `[256, D]`, and others `[512, D]`."""
     width = jnp.dtype(dtype).itemsize
 
     def leaf(rng: jax.Array, rows: int) -> jax.Array:
@@ -51,7 +51,7 @@ def weights(dtype: str, leaves: int = 16, size: int = MIB) -> Any:
 
 
 def programs(name: str, params: Any) -> dict[str, tuple[Any, Any, Any]]:
-    """A lock's jitted `encrypt` and `decrypt`, each with its key and parameters.
+    """Return a lock's jitted `encrypt` and `decrypt`, each with its key and parameters.
 
     adv_params has decrypt alone, with a key that points at random entries: its encrypt is a search.
     """
@@ -75,7 +75,7 @@ def programs(name: str, params: Any) -> dict[str, tuple[Any, Any, Any]]:
 
 
 def limits(params: Any) -> dict[str, Callable[[], Any]]:
-    """What the locks compete with, on the same bytes."""
+    """Time what the locks compete with, on the same bytes."""
     secret = bytes(range(32))
     buffers = [np.asarray(leaf).view(np.uint8).reshape(-1) for leaf in jax.tree.leaves(params)]
     xor = jax.jit(lambda p, word: jax.tree.map(lambda a: _xor(a, word), p))
@@ -105,7 +105,7 @@ def _xor(leaf: jax.Array, word: jax.Array) -> jax.Array:
 
 
 def measure(quick: bool) -> list[Row]:
-    """GB/s of encrypt and decrypt by lock and dtype, all of one dtype and direction in turns."""
+    """Measure GB/s of encrypt and decrypt by lock and dtype, all of one dtype and way in turns."""
     leaves, size = (2, 2**14) if quick else (16, MIB)
     rows = []
     for dtype in DTYPES:
@@ -142,7 +142,7 @@ def measure(quick: bool) -> list[Row]:
 
 
 def _beside_decrypt(dtype: str, params: Any, seconds: float) -> list[Row]:
-    """What the digest of all that is locked adds to `encrypt`."""
+    """Return what the digest of all that is locked adds to `encrypt`."""
     rows = []
     for name in (name for name in LOCKS if name.startswith("stream_lock")):
         ways = {

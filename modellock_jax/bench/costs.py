@@ -25,7 +25,7 @@ print(between - start, time.perf_counter() - between)
 
 
 def measure(quick: bool) -> list[Row]:
-    """Compilation and memory of each lock's decrypt on float32, and the package's import."""
+    """Measure compilation and memory of each lock's decrypt on float32, and the package's import."""
     leaves, size = (2, 2**14) if quick else (16, MIB)
     params, rows = weights("float32", leaves, size), []
     for name in LOCKS:
@@ -66,7 +66,7 @@ def _peak_resident() -> float | None:
 
 
 def measure_gpu(quick: bool) -> list[Row]:
-    """Each lock's decrypt over a device copy of the same bytes; without a GPU, a line that says so."""
+    """Measure each lock's decrypt over a device copy of the same bytes; without a GPU, say so."""
     case = "decrypt float32, over a device copy"
     if jax.default_backend() != "gpu":
         return [row("gpu", case, "every lock", None, "GB/s", note="no GPU: not measured")]

@@ -65,7 +65,7 @@ _MODULES: dict[str, tuple[Callable[[], nn.Module], int]] = {
 
 
 def model(name: str) -> tuple[ml.Params, ml.Forward, int]:
-    """Parameters and forward on `[B, 28, 28, 1]` by name, and the block that suits a shuffle."""
+    """Make parameters and forward on `[B, 28, 28, 1]` by name, and the block that suits a shuffle."""
     x = jnp.zeros((1, 28, 28, 1))
     if name == "CNN":
         made = cnn(10)
@@ -86,7 +86,7 @@ LONG = 0.3  # seconds of a call that finds the caches much as any other leaves t
 
 
 def contestants(name: str, batch: int) -> dict[str, Callable[[], Any]]:
-    """The plain forward, the owner's under each lock that acts there, and the user's.
+    """Return the plain forward, the owner's under each lock that acts there, and the user's.
 
     Decrypting once leaves the user the owner's forward; the names say where every call decrypts. An
     argument that is added to the logits is the least that any key costs.
@@ -149,7 +149,7 @@ def _seconds(calls: dict[str, Callable[[], Any]], wanted: set[str], quick: bool)
 
 
 def measure(quick: bool) -> list[Row]:
-    """Milliseconds of each forward, and its ratio to the plain one in the same round."""
+    """Measure milliseconds of each forward, and its ratio to the plain one in the same round."""
     rows = []
     for name, batches in {"CNN": (1,)}.items() if quick else CASES.items():
         for batch in batches:

@@ -45,7 +45,7 @@ def _held(program: Any) -> int:
 
 
 def measure(quick: bool) -> list[Row]:
-    """Temporary memory that the compiler counts, and seconds, over those of the plain forward."""
+    """Measure memory as the compiler counts it, and seconds, over those of the plain forward."""
     module, rows = _Transformer(), []
     forward = ml.from_linen(module)
     for batch in (1,) if quick else BATCHES:

@@ -37,7 +37,7 @@ def run(only: Sequence[str] = (), quick: bool = False) -> list[Row]:
 
 
 def grid(rows: Sequence[Row], part: str) -> Grid:
-    """The table of one part: each contestant, its ratio to its limit, and its target."""
+    """Return the table of one part: each contestant, its ratio to its limit, and its target."""
     header = ["", "", "limit", "ratio [5, 95 %]", "target", ""]
     lines, notes, case = [], [], None
     for row in rows:
@@ -69,5 +69,5 @@ def save(path: Path, rows: Sequence[Row], words: Sequence[str]) -> None:
 
 
 def today() -> str:
-    """The date, as it is printed and written."""
+    """Return the date, as it is printed and written."""
     return datetime.date.today().isoformat()

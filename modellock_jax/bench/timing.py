@@ -27,7 +27,7 @@ def alternate(
     max_rounds: int = 301,
     warm: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Seconds that each contestant took in each round: one float64 `[rounds]` a name.
+    """Measure the seconds of each contestant in each round: one float64 `[rounds]` a name.
 
     Every contestant has warmed up, compilation included, before the first round; as many rounds
     follow as about `seconds` hold, between `min_rounds` and `max_rounds`. Every second round runs
@@ -58,7 +58,7 @@ def alternate(
 def in_pairs(
     limit: str, contestants: Calls, seconds: Mapping[str, float], **given: Any
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Seconds of each contestant but `limit` beside that one, in turns of these two alone.
+    """Measure each contestant but `limit` beside that one, in turns of these two alone.
 
     A pair of float64 `[rounds]` a name: `(taken, limit's)`. Where one contestant leaves the caches
     full of its own, a third would be slowed by it and not by itself. `seconds` says for how long by
@@ -74,7 +74,7 @@ def in_pairs(
 
 
 def matmul(quick: bool) -> tuple[Callable[[], Any], Callable[[np.ndarray], float], str]:
-    """What the machine can do: a product of square matrices, its GFLOP/s by seconds, and its name."""
+    """Give what the machine can do: a product of matrices, its GFLOP/s by seconds, and its name."""
     side = 256 if quick else 2048
     a = jax.random.normal(jax.random.key(4), (side, side))
     product = jax.jit(jnp.matmul)
@@ -86,7 +86,7 @@ def matmul(quick: bool) -> tuple[Callable[[], Any], Callable[[np.ndarray], float
 
 
 def median_with_interval(values: np.ndarray) -> tuple[float, float, float]:
-    """The median, and the 5th and 95th percentile of the medians of 2,000 resamples.
+    """Return the median, and the 5th and 95th percentile of the medians of 2,000 resamples.
 
     >>> median_with_interval(np.array([2.0, 2.0, 2.0]))
     (2.0, 2.0, 2.0)
@@ -110,7 +110,7 @@ def row(
     note: str = "",
     **more: Any,
 ) -> Row:
-    """One line of the table: what `name` did, and its `ratios` `[rounds]` to the named `limit`.
+    """Make one line of the table: what `name` did, and its `ratios` `[rounds]` to the named `limit`.
 
     A target is for the median ratio or, without ratios, for the value; `met` compares them as they
     are, whatever the interval.

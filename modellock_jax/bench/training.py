@@ -35,7 +35,7 @@ def _fit(images: int) -> Callable[[], Any]:
 
 
 def _torch(images: int) -> Callable[[], Any] | None:
-    """The same epoch in PyTorch, or None where it is not installed: same net, batch and Adam."""
+    """Return the same epoch in PyTorch, or None where it is not installed: same net, batch and Adam."""
     try:
         import torch
     except ImportError:
@@ -90,7 +90,7 @@ def _flops() -> float:
 
 
 def measure(quick: bool) -> list[Row]:
-    """Images a second of training, forward and backward."""
+    """Measure images a second of training, forward and backward."""
     images, steps = (128, 2) if quick else (4096, 50)
     other = _torch(images)
     runs = {"fit": _fit(images)} | ({} if other is None else {"PyTorch": other})

@@ -50,12 +50,12 @@ def _look_up(tables: list[np.ndarray], word: jax.Array) -> jax.Array:
 
 
 def _sub_word(word: jax.Array) -> jax.Array:
-    """The S-box on the four bytes of a word."""
+    """Return the S-box on the four bytes of a word."""
     return _look_up(_LANES, word)
 
 
 def _sub_rotated_word(word: jax.Array) -> jax.Array:
-    """The S-box on the four bytes of a word that is rotated by one byte, RotWord of FIPS-197."""
+    """Return the S-box on the four bytes of a word that is rotated by one byte, RotWord of FIPS-197."""
     return _look_up([_LANES[3], *_LANES[:3]], word)
 
 
@@ -76,13 +76,13 @@ class Schedule(NamedTuple):
 
 
 def init_schedule(master: jax.Array) -> Schedule:
-    """The schedule of a master key, uint32 `[4]` or `[8]`, before its first round key."""
+    """Begin the schedule of a master key, uint32 `[4]` or `[8]`, before its first round key."""
     words = tuple(master[i] for i in range(master.shape[0]))
     return Schedule(words, jnp.uint32(1), jnp.bool_(False))
 
 
 def advance(at: Schedule) -> Schedule:
-    """The schedule after one round key."""
+    """Go on by one round key."""
     rotated = _sub_rotated_word(at.words[-1]) ^ at.rcon
     middle, rcon = at.middle, _xtime(at.rcon)
     if len(at.words) == 8:
@@ -97,7 +97,7 @@ def advance(at: Schedule) -> Schedule:
 
 @functools.partial(jax.jit, static_argnames="rounds")
 def expand(schedule: Schedule, rounds: int) -> tuple[Schedule, jax.Array]:
-    """The next `rounds` round keys, uint32 `[rounds, 4]`, and the schedule after them."""
+    """Make the next `rounds` round keys, uint32 `[rounds, 4]`, and the schedule after them."""
 
     def step(at: Schedule, _: None) -> tuple[Schedule, jax.Array]:
         return advance(at), jnp.stack(at.words[:4])
@@ -107,7 +107,7 @@ def expand(schedule: Schedule, rounds: int) -> tuple[Schedule, jax.Array]:
 
 @functools.partial(jax.jit, static_argnames=("times", "rounds"))
 def snapshots(schedule: Schedule, times: int, rounds: int) -> tuple[Schedule, Schedule]:
-    """The schedule after `times * rounds` round keys, and on the way, every `rounds`, from the start.
+    """Go on by `times * rounds` round keys, and keep the schedule every `rounds`, from the start.
 
     Each of the second, leaves `[times, ...]`, makes the round keys up to the next alone.
     """
@@ -122,7 +122,7 @@ def snapshots(schedule: Schedule, times: int, rounds: int) -> tuple[Schedule, Sc
 def substitute_blocks(
     schedule: Schedule, blocks: jax.Array, inverse: bool, in_place: bool = False
 ) -> tuple[Schedule, jax.Array]:
-    """Each block, `[rounds, 4]` of 32 bits an entry, through the S-box with its own round key.
+    """Pass each block, `[rounds, 4]` of 32 bits an entry, through the S-box with its own round key.
 
     SBOX(block ^ key), or with `inverse` INV_SBOX(block) ^ key; and the schedule after them. On CPUs
     one compiled call, where it is installed, `in_place` if nothing else needs the blocks.
@@ -178,25 +178,31 @@ def substitute_blocks_in_jax(
 
 
 def key_schedule(master: jax.Array, rounds: int) -> jax.Array:
-    """The AES key schedule, run on for as many round keys as asked.
+    """Run the AES key schedule for as many round keys as asked.
 
-    `master`: uint32 `[4]` (AES-128) or `[8]` (AES-256). Returns uint32 `[rounds, 4]`; round key 0
-    is the beginning of the master key itself. FIPS-197 defines 11 (15) round keys; beyond them the
-    same recurrence runs on, its round constant doubling in GF(2^8), with a period of 51 constants.
+    FIPS-197 defines 11 (15) round keys; beyond them the same recurrence runs on, its round constant
+    doubling in GF(2^8), with a period of 51 constants.
 
-    **Guarantees.** The first 11 (15) round keys are those of FIPS-197. The schedule can be inverted:
-    any `[4]` (`[8]`) consecutive words give all the others.
+    Args:
+        master: uint32 `[4]` (AES-128) or `[8]` (AES-256).
+        rounds: How many, at least 1.
+
+    Returns:
+        uint32 `[rounds, 4]`; round key 0 is the beginning of the master key itself.
+
+    **Guarantees.** The first 11 (15) round keys are those of FIPS-197. The schedule can be
+    inverted: any `[4]` (`[8]`) consecutive words give all the others.
     """
     return expand(init_schedule(master), rounds)[1]
 
 
 def rcon(block: jax.Array) -> jax.Array:
-    """The round constant, uint8, that makes block number `block` of the schedule, from 1."""
+    """Return the round constant, uint8, that makes block number `block` of the schedule, from 1."""
     return jnp.asarray(_RCON)[(block - 1) % len(_RCON)]
 
 
 def rewind(words: jax.Array, block: jax.Array) -> jax.Array:
-    """The first block of a schedule, uint32 `[4]` or `[8]`, from block number `block`, int32."""
+    """Go back to the first block of a schedule, uint32 `[4]` or `[8]`, from number `block`, int32."""
     n = words.shape[0]
 
     def back(i: jax.Array, words: jax.Array) -> jax.Array:
@@ -211,9 +217,14 @@ def rewind(words: jax.Array, block: jax.Array) -> jax.Array:
 
 
 def encrypt(master: jax.Array, blocks: jax.Array) -> jax.Array:
-    """AES-128 or AES-256 on single blocks (ECB): uint32 `[..., 4]` to uint32 `[..., 4]`.
+    """Encrypt single blocks by AES-128 or AES-256 (ECB).
 
-    `master`: uint32 `[4]` or `[8]`.
+    Args:
+        master: uint32 `[4]` or `[8]`.
+        blocks: uint32 `[..., 4]`.
+
+    Returns:
+        uint32 `[..., 4]`.
     """
     rounds = master.shape[0] + 6
     keys = lax.bitcast_convert_type(key_schedule(master, rounds + 1), jnp.uint8)

@@ -22,15 +22,19 @@ _CHUNK = 32768  # blocks, about: 2 MiB at each step, which stay in a CPU's cache
 def blocks(
     key: jax.Array, nonces: jax.Array, counters: jax.Array, per_counter: int = 1
 ) -> jax.Array:
-    """The key stream blocks of ChaCha20, any number at once and in any order.
-
-    `key`: uint32 `[8]`; `nonces`: uint32 `[3]` or `[3, N]`, one for all or one for each of N stretches
-    of `per_counter` blocks, a power of two up to `WIDE`; `counters`: uint32 `[N]`, that of the
-    first block of each stretch. Returns uint32 `[N * per_counter, 16]`, little-endian words as in
-    RFC 8439.
+    """Make key stream blocks of ChaCha20, any number at once and in any order.
 
     On a CPU many blocks are one loop over them, each from its first step to its last in registers;
     elsewhere, and for few, each step is done on the rows of all blocks. Both give the same bits.
+
+    Args:
+        key: uint32 `[8]`.
+        nonces: uint32 `[3]` for all, or `[3, N]`, one for each counter.
+        counters: uint32 `[N]`, of the first block of each stretch.
+        per_counter: Blocks in a stretch, a power of two up to `WIDE`.
+
+    Returns:
+        uint32 `[N * per_counter, 16]`, little-endian words as in RFC 8439.
     """
     if counters.shape[0] * per_counter < _MANY:
         return _by_rows(key, nonces, counters, per_counter)
@@ -55,7 +59,7 @@ def blocks(
 
 
 def prf(key: jax.Array, words: jax.Array) -> jax.Array:
-    """Eight words, uint32 `[8]`, of a key, uint32 `[8]`, for four words, uint32 `[4]`.
+    """Derive eight words, uint32 `[8]`, from a key, uint32 `[8]`, and four words, uint32 `[4]`.
 
     The first half of ChaCha20's block whose counter and nonce are the four words.
     """
@@ -63,7 +67,7 @@ def prf(key: jax.Array, words: jax.Array) -> jax.Array:
 
 
 def match_varying(tree: Any, *others: Any) -> Any:
-    """A tree whose arrays vary over one set of axes of a `shard_map`, as what a loop carries must.
+    """Make arrays vary over one set of axes of a `shard_map`, as what a loop carries must.
 
     That of all of them and of `others`.
     """
@@ -83,7 +87,7 @@ def match_varying(tree: Any, *others: Any) -> Any:
 
 
 def words(key: jax.Array, nonce: list[jax.Array], counters: jax.Array) -> list[jax.Array]:
-    """The sixteen words of the blocks of these counters, each like `counters`, of any shape.
+    """Make the sixteen words of the blocks of these counters, each like `counters`, of any shape.
 
     `key`: uint32 `[8]`; `nonce`: three words, each a scalar or like `counters`.
     """

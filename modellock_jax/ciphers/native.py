@@ -17,7 +17,7 @@ from jax.interpreters import batching, mlir
 
 @functools.cache
 def _registered() -> frozenset[str]:
-    """The calls that are there; XLA knows them from then on, as `modellock_jax_` and their name."""
+    """Register the calls that are there, as `modellock_jax_` and their name, and name them."""
     try:
         module = importlib.import_module("modellock_jax_native")
     except ModuleNotFoundError:
@@ -37,7 +37,7 @@ def _registered() -> frozenset[str]:
 
 
 def _api() -> tuple[int, int]:
-    """The version of the interface for compiled calls that the installed jaxlib has."""
+    """Return the version of the interface for compiled calls that the installed jaxlib has."""
     header = Path(jax.ffi.include_dir(), "xla/ffi/api/c_api.h").read_text()
     major, minor = re.findall(r"#define XLA_FFI_API_M(?:AJ|IN)OR (\d+)", header)
     return int(major), int(minor)
@@ -83,7 +83,7 @@ def chacha20(
 def aes_through(
     words: jax.Array, counts: jax.Array, blocks: jax.Array, inverse: bool, in_place: bool = False
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
-    """Blocks of 16 bytes through the S-box of AES, each with its own round key; `aes.substitute_blocks`.
+    """Pass blocks of 16 bytes through the S-box of AES, each with its own round key.
 
     `words`: uint32 `[4]` or `[8]`, and `counts`: uint32 `[2]`, rcon and middle, of the schedule;
     `blocks`: any dtype and whole blocks. Returns all three, after. `in_place` as in `chacha20`.
@@ -112,7 +112,7 @@ def tree_digest(
     shapes: Sequence[Sequence[int]],
     stretches: Sequence[tuple[int, int]],
 ) -> jax.Array:
-    """What a part of each leaf adds to a tree's digest.
+    """Return what a part of each leaf adds to a tree's digest.
 
     Args:
         key: uint32 `[8]`.
@@ -146,7 +146,7 @@ Body = Callable[..., list[jax.Array]]
 
 
 def on_cpu(native: Body, default: Body) -> Body:
-    """`native` where it is lowered for a CPU to run here; elsewhere `default`, of the same bits.
+    """Call `native` where it is lowered for a CPU to run here; elsewhere `default`, of the same bits.
 
     Elsewhere: on accelerators, under `vmap`, and in `jax.export`, whose programs run without our
     package. Both take arrays and give a list of arrays with the shapes and dtypes of the last.

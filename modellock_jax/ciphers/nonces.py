@@ -7,7 +7,7 @@ from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
 
 def leaf_nonce(path: str) -> np.ndarray:
-    """The first two words of a leaf's nonce, uint32 `[2]`: 64 bits of SHA-256 of its path.
+    """Return the first two words of a leaf's nonce, uint32 `[2]`: 64 bits of SHA-256 of its path.
 
     The third is the upper half of the number of a block, 0 within the first 256 GiB of a leaf.
 
@@ -18,7 +18,7 @@ def leaf_nonce(path: str) -> np.ndarray:
 
 
 def tree_key(key: bytes, nonce: bytes) -> bytes:
-    """The key of a tree's streams, 32 bytes, for the lock's key and a nonce of 12 bytes.
+    """Return the key of a tree's streams, 32 bytes, for the lock's key and a nonce of 12 bytes.
 
     The first half of ChaCha20's block with the counter 0, as XChaCha20 derives its subkey.
     """

@@ -23,13 +23,13 @@ class Wide(NamedTuple):
 
     @classmethod
     def of(cls, low: Any) -> "Wide":
-        """A number below 2^32."""
+        """Widen numbers below 2^32."""
         low = jnp.asarray(low, jnp.uint32)
         return cls(jnp.zeros_like(low), low)
 
     @classmethod
     def of_int(cls, number: int) -> "Wide":
-        """Any int from 0 to 2^64 - 1."""
+        """Widen any int from 0 to 2^64 - 1."""
         return cls(jnp.uint32(number >> 32), jnp.uint32(number & 0xFFFFFFFF))
 
     def __add__(self, other: Any) -> "Wide":
@@ -37,12 +37,12 @@ class Wide(NamedTuple):
         return Wide(self.high + other.high + (low < self.low).astype(jnp.uint32), low)
 
     def __mul__(self, times: Any) -> "Wide":
-        """Times an int from 0 to 2^64 - 1."""
+        """Multiply by an int from 0 to 2^64 - 1."""
         low, high = (np.uint32(times >> shift & 0xFFFFFFFF) for shift in (0, 32))
         return Wide(self.low * high + self.high * low + _upper(self.low, low), self.low * low)
 
     def __rshift__(self, bits: int) -> "Wide":
-        """Shifted by 0 to 31 bits."""
+        """Shift by 0 to 31 bits."""
         if bits == 0:
             return self
         low = self.low >> np.uint32(bits) | self.high << np.uint32(32 - bits)
@@ -50,7 +50,7 @@ class Wide(NamedTuple):
 
 
 def _upper(a: jax.Array, b: np.uint32) -> jax.Array:
-    """The upper 32 bits of a product."""
+    """Return the upper 32 bits of a product."""
     a0, a1, b0, b1 = a & _HALF, a >> 16, b & _HALF, b >> np.uint32(16)
     middle = a1 * b0 + (a0 * b0 >> 16)
     return a1 * b1 + (middle >> 16) + ((middle & _HALF) + a0 * b1 >> 16)

@@ -11,7 +11,7 @@ _CALLS = {"jit", "pjit", "custom_jvp_call", "custom_vjp_call"}
 
 
 def acts_on(lock: Lock, params: Params) -> list[str]:
-    """The paths of the leaves that a lock encrypts; all others lie open, bit for bit.
+    """List the paths of the leaves that a lock encrypts; all others lie open, bit for bit.
 
     Args:
         lock: Any lock, a chain or an `only`.

@@ -23,8 +23,14 @@ _UINT = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}
 def check_leaves(scheme: str, params: Params) -> None:
     """Refuse trees that cannot be locked bit for bit.
 
-    Raises `ValueError` for an empty tree and `TypeError` for a leaf that is no array, or whose
-    elements are not integers or floats of 1, 2, 4 or 8 whole bytes.
+    Args:
+        scheme: The lock's name, for the message.
+        params: A tree of arrays, or of shapes and dtypes.
+
+    Raises:
+        ValueError: For an empty tree.
+        TypeError: For a leaf that is no array, or whose elements are not integers or floats of 1,
+            2, 4 or 8 whole bytes.
     """
     for path, leaf in zip(jax.tree.leaves(paths(params)), jax.tree.leaves(params)):
         if not hasattr(leaf, "dtype"):
@@ -51,29 +57,29 @@ def _whole_bytes(dtype: Any) -> bool:
 
 
 def word_count(leaf: Any) -> int:
-    """The number of 32-bit words that the bytes of `leaf` begin to fill."""
+    """Return the number of 32-bit words that the bytes of `leaf` begin to fill."""
     return -(-leaf.size * leaf.dtype.itemsize // 4)
 
 
 def to_uint(leaf: jax.Array) -> jax.Array:
-    """The bits of `leaf`, as unsigned integers of the same shape and width."""
+    """Return the bits of `leaf`, as unsigned integers of the same shape and width."""
     return lax.bitcast_convert_type(leaf, _UINT[leaf.dtype.itemsize])
 
 
 def from_uint(uint: jax.Array, dtype: Any) -> jax.Array:
-    """The inverse of `to_uint`."""
+    """Invert `to_uint`."""
     return lax.bitcast_convert_type(uint, dtype)
 
 
 def floats_as_bits(tree: Params) -> Params:
-    """Float leaves as unsigned integers, for a `scan`, which on CPU may quiet NaNs."""
+    """Turn float leaves into unsigned integers, for a `scan`, which on CPU may quiet NaNs."""
     return jax.tree.map(
         lambda leaf: to_uint(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree
     )
 
 
 def bits_as_floats(tree: Params, like: Params) -> Params:
-    """The inverse of `floats_as_bits`; `like` holds the dtypes."""
+    """Invert `floats_as_bits`; `like` holds the dtypes."""
 
     def back(leaf: jax.Array, old: Any) -> jax.Array:
         return from_uint(leaf, old.dtype) if jnp.issubdtype(old.dtype, jnp.floating) else leaf
@@ -82,7 +88,7 @@ def bits_as_floats(tree: Params, like: Params) -> Params:
 
 
 def words_to_uints(words: jax.Array, dtype: Any) -> jax.Array:
-    """A key stream, uint32 `[N]`, as unsigned integers of another width."""
+    """Return a key stream, uint32 `[N]`, as unsigned integers of another width."""
     size = jnp.dtype(dtype).itemsize
     if size == 8:
         words = words.reshape(-1, 2)
@@ -90,7 +96,7 @@ def words_to_uints(words: jax.Array, dtype: Any) -> jax.Array:
 
 
 def to_blocks(leaf: jax.Array, blocks: int) -> jax.Array:
-    """The bits of `leaf` as `[blocks, 4]` of 32 bits an entry, with zeros at the end.
+    """Return the bits of `leaf` as `[blocks, 4]` of 32 bits an entry, with zeros at the end.
 
     They are uint32, except those of a float32 leaf that fills its blocks: it stays as it is.
     """
@@ -103,7 +109,7 @@ def to_blocks(leaf: jax.Array, blocks: int) -> jax.Array:
 
 
 def words_like(words: jax.Array, leaf: Any) -> jax.Array:
-    """Words, uint32 `[at least word_count(leaf)]`, as unsigned integers with the shape of `leaf`."""
+    """Give words, uint32 `[at least word_count(leaf)]`, as unsigned integers in the shape of `leaf`."""
     return words_to_uints(words, leaf.dtype)[: leaf.size].reshape(leaf.shape)
 
 
@@ -154,15 +160,20 @@ def _unchecked() -> Iterator[None]:
 
 
 def stack(trees: Sequence[Params]) -> Params:
-    """Trees of one structure as one tree of leaves `[len(trees), ...]`, bit for bit.
+    """Stack trees of one structure into one tree of leaves `[len(trees), ...]`, bit for bit.
 
-    Use it instead of `jnp.stack` on locked leaves: on CPU, `jnp.stack` and `jnp.concatenate` quiet
-    the signalling NaNs of bfloat16 and float8_e5m2, and so change bits.
+    Use it instead of `jnp.stack` on locked leaves: on CPU, `jnp.stack` and `jnp.concatenate` quiet the
+    signalling NaNs of bfloat16 and float8_e5m2, and so change bits.
+
+    Args:
+        trees: At least one tree of arrays; the others have its structure, shapes and dtypes.
+
+    Returns:
+        A tree of that structure.
 
     >>> import jax.numpy as jnp
     >>> stack([{"w": jnp.ones(2)}, {"w": jnp.zeros(2)}])["w"].tolist()
     [[1.0, 1.0], [0.0, 0.0]]
     """
-
     stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *map(floats_as_bits, trees))
     return bits_as_floats(stacked, trees[0])

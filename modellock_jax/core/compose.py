@@ -23,15 +23,29 @@ from modellock_jax.core.masks import Chained, Mask, Selected
 
 
 def chain(*locks: Lock) -> Lock:
-    """Several locks as one: applied in order, decrypted in reverse; the key is a tuple of keys.
+    """Make one lock of several: applied in order, decrypted in reverse.
 
-    `loss` is always the owner's loss of the plain parameters: a later lock gets it composed with
-    the decryption of the earlier ones. A lock that needs its gradient (`adv_params`) must therefore
-    come before bit ciphers, and a chain in the wrong order raises instead of doing nothing.
+    `loss` is always the owner's loss of the plain parameters: a later lock gets it composed with the
+    decryption of the earlier ones. A lock that needs its gradient (`adv_params`) must therefore come
+    before bit ciphers, and a chain in the wrong order raises instead of doing nothing.
 
-    Raises `ValueError` if no lock is given, and in encrypt if two links have one key: a lock could
-    undo another. Under `jit` that is seen where both are one argument. `TypeError` if the key is not
-    one key per lock.
+    Args:
+        *locks: One lock or more, the first to be applied first.
+
+    Returns:
+        A lock whose key is a tuple of keys, one per lock in order.
+
+    Raises:
+        ValueError: If no lock is given; in `encrypt`, if two links have one key, since a lock could undo
+            another. Under `jit` that is seen where both are one argument.
+        TypeError: In every function, if the key is not one key per lock.
+
+    >>> import jax, modellock_jax as ml
+    >>> params = {"w": jax.numpy.ones(4)}
+    >>> lock = ml.chain(ml.deep_lock(), ml.stream_lock())
+    >>> locked, key = lock.encrypt(lock.init(jax.random.key(0), params), params)
+    >>> lock.decrypt(key, locked)["w"].tolist()
+    [1.0, 1.0, 1.0, 1.0]
     """
     if not locks:
         raise ValueError("chain: give at least one lock, as in chain(deep_lock(), stream_lock())")
@@ -98,13 +112,22 @@ def _after(loss: Loss, lock: Lock, key: Key) -> Loss:
 
 
 def only(lock: Lock, where: Callable[[str], bool]) -> Lock:
-    """A lock restricted to the leaves, and the mask's sites, whose path satisfies `where`.
+    """Restrict a lock to the leaves, and the mask's sites, whose path satisfies `where`.
 
-    `where(path)` gets a leaf's path such as `"params/Dense_0/kernel"` for encrypt and decrypt, and
-    a site's name such as `"Dense_0"` for the mask. `scramble` acts on inputs and is not restricted.
+    `scramble` acts on inputs and is not restricted. From a host `Source`, the key depends on which
+    leaves are chosen.
 
-    From a host `Source`, the key depends on which leaves are chosen. Raises `ValueError` if no leaf
-    satisfies `where`, or, in a forward, if no site does and the lock has a mask.
+    Args:
+        lock: Any lock.
+        where: `where(path) -> bool` of a leaf's path such as `"params/Dense_0/kernel"`, and for the mask
+            of a site's name such as `"Dense_0"`.
+
+    Returns:
+        A lock with the same kind of key.
+
+    Raises:
+        ValueError: If no leaf satisfies `where`, or, in a forward, if no site does and the lock has a
+            mask.
 
     >>> import jax, modellock_jax as ml
     >>> params = {"a": jax.numpy.ones(4), "b": jax.numpy.ones(4)}

@@ -37,9 +37,14 @@ Loss = Callable[[Params], jax.Array]
 class Source(Protocol):
     """A host-side stream of secret words, such as `vault.keys.KeySource`."""
 
-    def words(self, n: int, /) -> Any: ...
-    def split(self, n: int, /) -> list["Source"]: ...
-    def for_lock(self, lock: str, /) -> "Source": ...
+    def words(self, n: int, /) -> Any:
+        """Return the next `n` words, uint32 `[n]`."""
+
+    def split(self, n: int, /) -> list["Source"]:
+        """Return `n` independent sources."""
+
+    def for_lock(self, lock: str, /) -> "Source":
+        """Return the source for one lock, whose words no other lock gets."""
 
 
 Rng = Any
@@ -47,7 +52,15 @@ Rng = Any
 
 
 def untapped(site: str, h: jax.Array) -> jax.Array:
-    """The tap that changes nothing: what the attacker's forward runs with."""
+    """Change nothing: the tap with which the attacker's forward runs.
+
+    Args:
+        site: The name of a layer.
+        h: Its pre-activation, of any shape.
+
+    Returns:
+        `h`.
+    """
     return h
 
 
@@ -60,10 +73,12 @@ def _decrypt(key: Key, locked: Params) -> Params:
 
 
 def unscrambled(key: Key, x: jax.Array) -> jax.Array:
+    """Return the inputs as they are: the default of a lock."""
     return x
 
 
 def unmasked(key: Key, site: str, h: jax.Array) -> jax.Array:
+    """Return a pre-activation as it is: the default of a lock."""
     return h
 
 
@@ -94,12 +109,19 @@ class Lock(NamedTuple):
 
 
 def owner_forward(lock: Lock, forward: Forward) -> Callable[..., Any]:
-    """The forward that the owner trains: inputs scrambled and pre-activations masked.
+    """Make the forward that the owner trains: inputs scrambled and pre-activations masked.
 
-    Returns `f(key, params, x, **kwargs)`; keyword arguments reach `forward` unchanged.
+    Args:
+        lock: Any lock.
+        forward: `forward(params, x, tap=untapped, **kwargs) -> y`.
 
-    Raises `ValueError` where a mask would act nowhere: `forward` never calls `tap`, or no site satisfies
-    the `where` of an `only`. It names the sites there are. A chain is refused if one of its masks is.
+    Returns:
+        `f(key, params, x, **kwargs) -> y`; keyword arguments reach `forward` unchanged.
+
+    Raises:
+        ValueError: In `f`, where a mask would act nowhere: `forward` never calls `tap`, or no site
+            satisfies the `where` of an `only`. It names the sites there are. A chain is refused if one
+            of its masks is.
 
     >>> import jax, modellock_jax as ml
     >>> def forward(params, x, tap=ml.untapped):
@@ -129,18 +151,23 @@ def owner_forward(lock: Lock, forward: Forward) -> Callable[..., Any]:
 def user_forward(
     lock: Lock, forward: Forward, stacked: Callable[[str], bool] | None = None
 ) -> Callable[..., Any]:
-    """The forward of the user, who has the key: decrypt, then as the owner.
+    """Make the forward of the user, who has the key: decrypt, then as the owner.
 
-    Returns `f(key, locked, x, **kwargs)`. With the right key its output equals the output of
-    `owner_forward` on the plain parameters, bit for bit.
+    Args:
+        lock: Any lock.
+        forward: `forward(params, x, tap=untapped, **kwargs) -> y`.
+        stacked: `stacked(path) -> bool` chooses leaves `[L, ...]` that hold one entry for each of L
+            layers, over which `forward` runs a `lax.scan`: each is opened in the loop, where its layer
+            uses it. Under `jax.checkpoint` of the loop's body, gradients with respect to `x` open
+            it once more instead of keeping it. Leaves that are not chosen are opened at the start.
 
-    `stacked(path)` chooses leaves `[L, ...]` that hold one entry for each of L layers, over which
-    `forward` runs a `lax.scan`: each is opened in the loop, where its layer uses it. Under
-    `jax.checkpoint` of the loop's body, gradients with respect to `x` open it once more instead of
-    keeping it. Leaves that are not chosen are opened at the start.
+    Returns:
+        `f(key, locked, x, **kwargs) -> y`. With the right key its output equals the output of
+        `owner_forward` on the plain parameters, bit for bit.
 
-    Raises `ValueError` if `stacked` chooses no leaf, or one without axes; `TypeError` if the lock
-    cannot open a chosen leaf layer by layer.
+    Raises:
+        ValueError: In `f`, if `stacked` chooses no leaf, or one without axes.
+        TypeError: In `f`, if the lock cannot open a chosen leaf layer by layer.
 
     >>> import jax, modellock_jax as ml
     >>> def forward(params, x, tap=ml.untapped):
@@ -177,12 +204,19 @@ def _mark_stacked(chooses: Callable[[str], bool], locked: Params) -> Params:
 
 
 def paths(params: Params) -> Params:
-    """The path of each leaf, as a tree like `params`: `"params/Dense_0/kernel"`.
+    """Return the path of each leaf, as a tree like `params`: `"params/Dense_0/kernel"`.
 
     An array in one of Flax's boxes, such as `nnx.Param` or `nn.Partitioned`, has the path of the box.
 
-    Raises `ValueError` if the tree has no leaves, and where two places read alike: two leaves of one
-    path, or a name that contains `/` beside a branch, as `"a/b"` beside `"a"`.
+    Args:
+        params: A tree of arrays.
+
+    Returns:
+        A tree of the same structure with a text in place of each leaf.
+
+    Raises:
+        ValueError: If the tree has no leaves, and where two places read alike: two leaves of one
+            path, or a name that contains `/` beside a branch, as `"a/b"` beside `"a"`.
 
     **Guarantees.** No two leaves have one path; the part of a path before a `/` is one place of the tree
     for all leaves below it.
@@ -219,15 +253,21 @@ def _ambiguous(at: str, path: str) -> ValueError:
 
 
 def for_lock(rng: Rng, lock: str) -> Rng:
-    """A host `Source` for one lock, named with all its settings; a JAX PRNG key stays as it is."""
+    """Return a host `Source` for one lock, named with all settings; a JAX PRNG key stays as it is."""
     return rng.for_lock(lock) if hasattr(rng, "words") else rng
 
 
 def random_words(rng: Rng, n: int, lock: str) -> jax.Array:
-    """`n` random words, uint32 `[n]`, from a JAX PRNG key, or those of `lock` from a host `Source`.
+    """Draw random words for one lock.
 
-    `lock` is the lock with all settings that its key depends on. Exact twins, which open one another's
-    models with one key, name themselves alike.
+    Args:
+        rng: A JAX PRNG key, or a host `Source`.
+        n: How many, at least 0.
+        lock: The lock with all settings that its key depends on, as a text. Exact twins, which open one
+            another's models with one key, name themselves alike.
+
+    Returns:
+        uint32 `[n]`; from a host `Source` those of `lock`.
     """
     if hasattr(rng, "words"):
         return jnp.asarray(rng.for_lock(lock).words(n), jnp.uint32)
@@ -235,7 +275,7 @@ def random_words(rng: Rng, n: int, lock: str) -> jax.Array:
 
 
 def split(rng: Rng, n: int) -> list[Rng]:
-    """`n` independent generators from one JAX PRNG key or host `Source`."""
+    """Split one JAX PRNG key or host `Source` into `n` independent ones."""
     return rng.split(n) if hasattr(rng, "words") else list(jax.random.split(rng, n))
 
 
@@ -244,8 +284,16 @@ def check_key(
 ) -> None:
     """Refuse a key that another lock made, or this lock with other settings.
 
-    `kind` is the key's NamedTuple, `shapes` are those of its fields, and `dtype`, if given, is that
-    of every field. Raises `TypeError` for another structure or dtype, `ValueError` for other shapes.
+    Args:
+        scheme: The lock's name, for the message.
+        key: What was given as a key.
+        kind: The key's NamedTuple.
+        *shapes: Those of its fields, in order.
+        dtype: That of every field; None for any.
+
+    Raises:
+        TypeError: For another structure or dtype.
+        ValueError: For other shapes.
     """
     if not isinstance(key, kind):
         raise TypeError(
@@ -266,12 +314,13 @@ def check_key(
 
 
 def describe(key: Key) -> str:
+    """Name the type of a key, and its length, for a message."""
     length = f" of {len(key)}" if type(key) in (tuple, list) else ""
     return f"a {type(key).__name__}{length}"
 
 
 def redacted(key: Any) -> str:
-    """The repr of a lock's key: what its fields are, and not what is in them."""
+    """Write the repr of a lock's key: what its fields are, and not what is in them."""
     fields = ", ".join(
         f"{name}={jnp.result_type(value)}{list(jnp.shape(value))}"
         if hasattr(value, "shape")

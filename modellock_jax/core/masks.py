@@ -18,6 +18,7 @@ class Selected:
     where: Callable[[str], bool]
 
     def __call__(self, key: Any, site: str, h: jax.Array) -> jax.Array:
+        """Mask the site, if it is one of those."""
         return self.mask(key, site, h) if self.where(site) else h
 
 
@@ -32,6 +33,7 @@ class Chained:
     keys_of: Callable[[Any], tuple[Any, ...]]
 
     def __call__(self, key: Any, site: str, h: jax.Array) -> jax.Array:
+        """Mask the site by all masks in order."""
         for mask, k in zip(self.masks, self.keys_of(key)):
             h = h if mask is None else mask(k, site, h)
         return h

@@ -21,14 +21,23 @@ class _Leaf(NamedTuple):
 
 
 def output_axes(lock: str, params: Params, outputs: Outputs | None = None) -> dict[int, int]:
-    """The axis of the outputs, counted from the front, of each leaf that has one, by its number.
+    """Find the axis of the outputs of each leaf that has one.
 
     Without `outputs`, from names, after a `/` or a `.`: the last axis of a `kernel`, and of a LoRA's
     `lora_b`; the first of a `weight` with several axes; and the same of the `bias` beside them. An
     embedding has none: a `weight` with two axes and no bias, in a module with `emb` in its name, or
     `wte` or `wpe`.
 
-    Raises `ValueError` if there is none, or where a bias does not fit its weight.
+    Args:
+        lock: The lock's name, for messages.
+        params: A tree of arrays.
+        outputs: `outputs(path) -> axis` in place of names; None for a leaf that has none.
+
+    Returns:
+        From the number of a leaf, in tree order, to its axis, counted from the front.
+
+    Raises:
+        ValueError: If there is none, or where a bias does not fit its weight.
     """
     leaves = jax.tree.leaves(params)
     if outputs is not None:

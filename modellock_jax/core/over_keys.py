@@ -14,12 +14,21 @@ from modellock_jax.core.bits import bits_as_floats, floats_as_bits
 def over_keys(
     function: Callable[..., Any], *keys: Any, chunk: int = 16, mesh: Mesh | None = None
 ) -> Any:
-    """`vmap(function)(*keys)` in chunks: one compiled program, memory for `chunk` keys at a time.
+    """Compute `vmap(function)(*keys)` in chunks: one program, memory for `chunk` keys at a time.
 
-    `keys` are trees of arrays `[K, ...]`; so is the result. With a `mesh` of one axis its devices
-    share the chunks, each device computing its own keys, `chunk` at a time, and holding its own
-    results; what `function` closes over is copied to each. Fewer chunks than devices leave some idle:
-    choose a smaller one. Raises `ValueError` for a mesh of several axes.
+    Args:
+        function: A function of one key, or of several that go together, to a tree of arrays; it may
+            close over whatever it needs, which is copied to each device.
+        *keys: Trees of arrays `[K, ...]`.
+        chunk: How many keys are computed at a time on one device, at least 1.
+        mesh: A mesh of one axis, whose devices share the chunks, each computing its own keys and holding
+            its own results. Fewer chunks than devices leave some idle: choose a smaller chunk.
+
+    Returns:
+        A tree of arrays `[K, ...]`.
+
+    Raises:
+        ValueError: For a mesh of several axes.
 
     **Guarantees.** Every bit that `function` gets and gives is kept, NaN payloads included. Chunks
     have the same shape with a mesh as without, and devices exchange nothing while they work; results

@@ -48,7 +48,7 @@ as_on_tpus = jax.make_user_context(default_value=False)
 def by_parts(
     body: Body, plain: Body | None = None
 ) -> Callable[[Hashable, Any, Sequence[jax.Array]], list[jax.Array]]:
-    """A compiled `f(static, args, leaves) -> leaves` that keeps shapes and shardings.
+    """Compile `f(static, args, leaves) -> leaves` that keeps shapes and shardings.
 
     `body(static, args, parts, leaves)` gets all of `args`, a tree of arrays, on every device, and
     the parts of `leaves` that lie on one device, each with its `Part`; it returns as many parts, of
@@ -78,7 +78,7 @@ def by_parts(
 def sum_over_parts(
     body: Callable[..., jax.Array], plain: Callable[..., jax.Array]
 ) -> Callable[[Hashable, jax.Array, Sequence[jax.Array]], jax.Array]:
-    """A compiled `f(static, arg, leaves) -> sum`, whatever the leaves' shardings.
+    """Compile `f(static, arg, leaves) -> sum`, whatever the leaves' shardings.
 
     `body(static, arg, parts, leaves)` gets what that of `by_parts` does, and returns integers
     `[leaves, N]`: what each leaf's part adds to the sum `[N]`. `plain` takes its place on TPUs with
@@ -121,7 +121,7 @@ def _compiled(
     results: Callable[[Any, list[Any]], Any],
     rule: Callable[..., SdyShardingRule],
 ) -> Callable[[Hashable, Any, Sequence[jax.Array]], Any]:
-    """A compiled `f(static, args, leaves)`: a body on whole leaves, or on the part of each device.
+    """Compile `f(static, args, leaves)`: a body on whole leaves, or on the part of each device.
 
     `on_mesh(static, mesh, shardings, leaves)` is what a device does with `args` and its parts of leaves;
     `results(mesh, shardings)` says how what that gives is sharded, and `rule` tells XLA.
@@ -195,12 +195,12 @@ def _names(shardings: Any, leaves: Any) -> list[tuple[Any, ...]]:
 
 
 def _whole(leaves: Sequence[jax.Array]) -> list[Part]:
-    """The parts of leaves that are whole."""
+    """Return the parts of leaves that are whole."""
     return [Part(leaf.shape, (0,) * leaf.ndim, (None,) * leaf.ndim) for leaf in leaves]
 
 
 def _parts(whole: Any, names: list[tuple[Any, ...]]) -> list[Part]:
-    """The parts of leaves on the device where this is traced."""
+    """Return the parts of leaves on the device where this is traced."""
     return [
         Part(leaf.shape, tuple(0 if not n else lax.axis_index(n) for n in axes), axes)
         for leaf, axes in zip(whole, names)

@@ -32,7 +32,7 @@ class Stacked:
         return Stacked(self.leaf, (*self.steps, step), (*self.states, states))
 
     def everywhere(self, tree: Any) -> Any:
-        """The same state for each layer."""
+        """Repeat one state for every layer: leaves `[L, ...]`."""
         return jax.tree.map(lambda a: jnp.broadcast_to(a, (self.shape[0], *jnp.shape(a))), tree)
 
     def on_leaf(self, function: Callable[[jax.Array], jax.Array]) -> "Stacked":

@@ -11,7 +11,8 @@ class Named(Protocol):
     """What a table holds: a record with a `name`."""
 
     @property
-    def name(self) -> str: ...
+    def name(self) -> str:
+        """The name by which the table finds it."""
 
 
 Record = TypeVar("Record", bound=Named)

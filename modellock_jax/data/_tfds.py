@@ -63,7 +63,7 @@ def load_splits(
 
 
 def pixels(image: "Image.Image", size: tuple[int, int] | None) -> np.ndarray:
-    """The pixels of an 8-bit image, uint8 `[H, W, C]`, resized to `size` (height, width) if given.
+    """Return an 8-bit image as uint8 `[H, W, C]`, resized to `size` (height, width) if given.
 
     >>> from PIL import Image
     >>> pixels(Image.new("L", (3, 2)), size=(4, 5)).shape
@@ -78,7 +78,7 @@ def pixels(image: "Image.Image", size: tuple[int, int] | None) -> np.ndarray:
 
 
 def _prepared(name: str, data_dir: str | None) -> Any:
-    """The TFDS builder of an image classification set whose files are on disk."""
+    """Return the TFDS builder of an image classification set whose files are on disk."""
     import requests
     import tensorflow_datasets as tfds
     from tensorflow_datasets.core.download.download_manager import NonMatchingChecksumError

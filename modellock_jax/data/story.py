@@ -61,7 +61,7 @@ to sleep.
 
 
 def story() -> Data:
-    """The story as stretches of 32 characters, and after each character the one that follows it.
+    """Cut the story into stretches of 32 characters, and give after each character the one that follows.
 
     A token is a character's place among those of the text, in the order of their code points. The last
     fifth is for testing; training stretches overlap.

@@ -127,7 +127,7 @@ def search(
 
 
 def _values(budget: int, changes: Changes, layers: list[jax.Array]) -> list[jax.Array]:
-    """The weights, float32; those of narrow layers that may change again are not rounded."""
+    """Return the weights, float32; those of narrow layers that may change again are not rounded."""
     values = [layer.astype(jnp.float32) for layer in layers]
     narrow = [n for n, layer in enumerate(layers) if layer.dtype != jnp.float32]
     if budget > 1 and narrow:
@@ -175,7 +175,7 @@ def _best(
 def _changed(
     changes: Changes, is_found: jax.Array, iteration: jax.Array, layer: jax.Array, best: _Best
 ) -> tuple[Changes, jax.Array]:
-    """The changes with one more, if it is found, and how often its weight has changed then."""
+    """Return the changes with one more, if it is found, and how often its weight has changed then."""
     same = (changes.layer == layer) & (changes.position == best.position)
     is_again = same.any()
     at = jnp.where(is_again, jnp.argmax(same).astype(jnp.int32), iteration)

@@ -24,10 +24,13 @@ def block_entries(scheme: str, block: int, channels: int, image_shape: ImageShap
 
 
 def from_images(shape: tuple[int, ...]) -> dict[str, Any]:
-    """Settings for images `(H, W, C)`: the block is 14 on 28 x 28 images, 4 as in the paper on 32 x 32.
+    """Derive the settings for images `(H, W, C)`: blocks of 14 on 28 x 28, of 4 on 32 x 32.
 
-    On digits a smaller block keeps so much ink in place that a wrong key opens the model. Raises
-    `ValueError` for inputs that are no images.
+    Four is the paper's. On digits a smaller block keeps so much ink in place that a wrong key opens
+    the model.
+
+    Raises:
+        ValueError: For inputs that are no images.
     """
     return {
         "block": largest_side(shape, (14, 4, 2, 1)),
@@ -37,9 +40,10 @@ def from_images(shape: tuple[int, ...]) -> dict[str, Any]:
 
 
 def largest_side(shape: tuple[int, ...], sides: tuple[int, ...]) -> int:
-    """The first of `sides` that divides both sides of images `(H, W, C)`.
+    """Return the first of `sides` that divides both sides of images `(H, W, C)`.
 
-    Raises `ValueError` for inputs that are no images.
+    Raises:
+        ValueError: For inputs that are no images.
     """
     if len(shape) != 3:
         raise ValueError(
@@ -50,12 +54,12 @@ def largest_side(shape: tuple[int, ...], sides: tuple[int, ...]) -> int:
 
 
 def draw_permutation(rng: Rng, n: int, lock: str) -> jax.Array:
-    """A random permutation, int32 `[n]`, for a lock of that name."""
+    """Return a random permutation, int32 `[n]`, for a lock of that name."""
     return rank(random_words(rng, 2 * n, lock))
 
 
 def swap_two(rng: jax.Array, key: Any) -> Any:
-    """The nearest wrong key: two entries of its first field swapped, as far as they differ."""
+    """Return the nearest wrong key: two entries of its first field swapped, as far as they differ."""
     entries = key[0]
     first, second = jax.random.choice(rng, entries.shape[0], (2,), replace=False)
     if entries.dtype == jnp.bool_:
@@ -92,7 +96,7 @@ def tile(entries: jax.Array, block: int, x: jax.Array) -> jax.Array:
 
 
 def rank(words: jax.Array) -> jax.Array:
-    """A permutation, int32 `[n]`, from 2n words: 64 bits an entry make ties negligible."""
+    """Return a permutation, int32 `[n]`, from 2n words: 64 bits an entry make ties negligible."""
     high, low = words.reshape(2, -1)
     index = jnp.arange(high.shape[0], dtype=jnp.int32)
     return lax.sort((high, low, index), num_keys=2)[2]

@@ -28,7 +28,7 @@ _TABLE = 2**32 - 1  # in place of a leaf's number, for the words of the places i
 
 
 def tree_digest(key: jax.Array, leaves: list[jax.Array], compiled: bool = True) -> jax.Array:
-    """Eight words, uint32 `[8]`, of all bits of all leaves and their places, under a key, uint32 `[8]`.
+    """Digest all bits of all leaves and their places, under a key, uint32 `[8]`, to uint32 `[8]`.
 
     **Guarantees.** The same however the leaves are sharded; devices exchange these 32 bytes once. Two
     lists of the same shapes and dtypes that differ in any bit have one digest with probability at most
@@ -55,7 +55,7 @@ _How = tuple[bool, tuple[int, ...]]  # whether by the compiled call, and the lea
 
 
 def _added(how: _How, key: jax.Array, parts: list[Part], leaves: list[jax.Array]) -> jax.Array:
-    """What each leaf's part adds, uint32 `[leaves, LANES]`."""
+    """Return what each leaf's part adds, uint32 `[leaves, LANES]`."""
     compiled, numbers = how
     if not (compiled and leaves):
         return _in_jax(numbers, key, parts, leaves)
@@ -132,7 +132,7 @@ def _plainly_added(
 
 
 def _table(key: jax.Array) -> jax.Array:
-    """The words of the places in a row, uint32 `[LANES, 2, words]`."""
+    """Return the words of the places in a row, uint32 `[LANES, 2, words]`."""
     counters = jnp.arange(2 * LANES * ROW // 64, dtype=jnp.uint32).reshape(LANES, -1)
     # Lane by lane: the table itself is all that is ever held.
     blocks = partial(chacha.blocks, key, jnp.array([_TABLE, 0, 0], jnp.uint32))
@@ -143,7 +143,7 @@ _digest = sum_over_parts(_added, _plainly_added)
 
 
 def _factors(key: jax.Array, numbers: tuple[int, ...], cuts: list[Cut]) -> jax.Array:
-    """The words of each row of each leaf, uint32 `[rows, LANES]`."""
+    """Return the words of each row of each leaf, uint32 `[rows, LANES]`."""
     counts = [one.rows.shape[0] for one in cuts]
     ends = np.cumsum(counts)
     row = lax.iota(jnp.uint32, int(ends[-1]))
@@ -165,8 +165,10 @@ def _sum(lanes: jax.Array, factors: jax.Array) -> jax.Array:
 
 
 def _lanes(rows: jax.Array, table: jax.Array) -> jax.Array:
-    """The lanes of rows, uint `[N, W]`; `table`: uint32 `[LANES, P, W]`, for the lower 16 bits of an
-    entry and, if P is 2, the upper ones."""
+    """Sum the lanes of rows, uint `[N, W]`.
+
+    `table`: uint32 `[LANES, P, W]`, for the lower 16 bits of an entry and, if P is 2, the upper ones.
+    """
     words = rows.astype(jnp.uint32)
     pieces = [words & 0xFFFF, words >> 16] if table.shape[1] == 2 else [words]
     # One pass over the rows for all lanes, and eight without it.

@@ -19,7 +19,7 @@ _SHORT = 32  # of what is added up along a longer axis, XLA on CPUs makes all in
 
 
 def added(key: jax.Array, table: jax.Array, leaf_number: int, leaf: jax.Array) -> jax.Array:
-    """What a whole leaf adds to the digest, uint32 `[LANES]`; `table`: uint32 `[LANES, 2, N]`.
+    """Return what a whole leaf adds to the digest, uint32 `[LANES]`; `table`: uint32 `[LANES, 2, N]`.
 
     Each entry is taken where it lies, times the words of its place in its row and of its row: one sum
     over the leaf, which devices add up by its `LANES` words, once for each axis that is split. It is
@@ -70,7 +70,7 @@ def _is_split_alike(n: int, length: int) -> bool:
 
 
 def _split(n: int, most: int) -> tuple[list[int], list[int], int]:
-    """An axis as several of at most `most` entries: (those of its powers of two, the others, odd).
+    """Split an axis into several of at most `most` entries: (of its powers of two, others, odd).
 
     The first divide the largest power of two in n, since devices are as many; n is as often `odd`, and
     the product of the others is that or a little more.
@@ -80,7 +80,7 @@ def _split(n: int, most: int) -> tuple[list[int], list[int], int]:
 
 
 def _view(piece: jax.Array, most: int) -> jax.Array:
-    """A leaf with each axis as several of at most `most` entries, and zeros past its end."""
+    """Return a leaf with each axis as several of at most `most` entries, and zeros past its end."""
     split = [_split(n, most) for n in piece.shape]
     piece = piece.reshape([n for even, _, odd in split for n in (math.prod(even), odd)])
     piece = jnp.pad(piece, [(0, n) for _, dims, odd in split for n in (0, math.prod(dims) - odd)])
@@ -88,7 +88,7 @@ def _view(piece: jax.Array, most: int) -> jax.Array:
 
 
 def _indices(shape: tuple[int, ...], most: int) -> list[jax.Array]:
-    """The indices along each axis of a leaf, as its view shows them."""
+    """Return the indices along each axis of a leaf, as its view shows them."""
     split = [_split(n, most) for n in shape]
     sizes = [n for even, dims, _ in split for n in (*even, *dims)]
     indices, axis = [], 0
@@ -112,7 +112,7 @@ def _short(n: int, most: int) -> list[int]:
 def _factors(
     key: jax.Array, leaf: jax.Array, row: Sequence[Any], counts: tuple[int, ...]
 ) -> jax.Array:
-    """The words of rows, uint32 `[LANES, ...]`, by their indices along `counts`."""
+    """Return the words of rows, uint32 `[LANES, ...]`, by their indices along `counts`."""
     number = Wide.of(jnp.zeros_like(row[-1]))
     for k, index in enumerate(row):
         number += Wide.of(index.astype(jnp.uint32)) * math.prod(counts[k + 1 :])
@@ -126,7 +126,7 @@ def _pieces(uint: jax.Array) -> list[jax.Array]:
 
 
 def _words(table: jax.Array, piece: int, size: int, place: Any) -> jax.Array:
-    """What a piece of entries of `size` bytes at these places of a row is taken times."""
+    """Return what a piece of entries of `size` bytes at these places of a row is taken times."""
     half = place >> 1 if size == 1 else place
     upper, word = (piece, place) if size == 4 else (half & 1, half >> 1)
     # Flat: TPUs pad what is looked up along several axes.

@@ -18,7 +18,7 @@ def place_of(
     split: int,
     start: Wide | None = None,
 ) -> tuple[Wide, jax.Array]:
-    """The block in which a span begins, and how many entries of it lie before.
+    """Return the block in which a span begins, and how many entries of it lie before.
 
     `span`: uint32 `[spans]`, numbers of spans of a part of shape `own`, in C order of the axes before
     `split`; `size`: bytes of an entry; `start`: how many entries lie before the leaf, by default none.

@@ -14,7 +14,7 @@ from modellock_jax.core.shards import Part
 
 
 def write(part: Part, own: jax.Array, place: Sequence[Any], entries: jax.Array) -> jax.Array:
-    """The part `own` with entries at one place of the leaf: an index for each axis, or None for all.
+    """Write entries at one place of the leaf into `own`: an index for each axis, or None for all.
 
     Nothing happens where the place lies in another part.
     """
@@ -36,7 +36,7 @@ Words = Callable[[Any], tuple[Any, jax.Array]]
 
 
 def fill(part: Part, own: tuple[int, ...], dtype: Any, lanes: int, state: Any, words: Words) -> Any:
-    """The part of a key stream, unsigned integers of `dtype` and shape `own`, a few entries at a time.
+    """Fill a part of a key stream, uints of `dtype` and shape `own`, a few entries at a time.
 
     A lane is what one index along the first `lanes` axes chooses; its entries lie one after the other.
     `words(state) -> (state, entries)` makes the next entries of every lane, `[count, *lanes]`. Returns

@@ -19,8 +19,13 @@ ROW = 4096  # bytes of the longest row
 
 
 class Cut(NamedTuple):
-    """A part as `rows`, uint `[N, W]`, their numbers in the leaf, or None for 0 to N - 1, and what takes
-    the words of a row's places from the table of all, or None for the first W."""
+    """A part of a leaf as rows.
+
+    Attributes:
+        rows: uint `[N, W]`.
+        number: Their numbers in the leaf; None for 0 to N - 1.
+        take: What takes the words of a row's places from the table of all; None for the first W.
+    """
 
     rows: jax.Array
     number: Wide | None
@@ -44,7 +49,7 @@ def stretch_of(shape: tuple[int, ...], size: int) -> tuple[int, int]:
 def number_of(
     shape: tuple[int, ...], counts: tuple[int, ...], starts: list[Any], length: int
 ) -> Wide:
-    """The number of each row among those of the whole leaf, in C order, flat."""
+    """Return the number of each row among those of the whole leaf, in C order, flat."""
     axis = len(counts) - 1
     whole = (*shape[:axis], -(-shape[axis] // length))
     number = Wide.of(jnp.zeros(counts, jnp.uint32))
@@ -56,7 +61,7 @@ def number_of(
 
 
 def cut(part: Part, leaf: jax.Array) -> Cut:
-    """The rows of a part."""
+    """Return the rows of a part."""
     if leaf.dtype.itemsize == 8:
         uint = lax.bitcast_convert_type(leaf, jnp.uint32)
         part = Part((*part.shape, 2), (*part.numbers, 0), (*part.names, None))
@@ -101,7 +106,7 @@ def _as_words(rows: jax.Array) -> jax.Array:
 def _of_part(
     shape: tuple[int, ...], size: int, bounds: Any, rows: jax.Array, table: jax.Array
 ) -> jax.Array:
-    """The table for parts that are split within rows: of rows of `shape`, what lies within `bounds`."""
+    """Cut the table for parts that are split within rows: of rows of `shape`, what is in `bounds`."""
     (own, starts), each = bounds, 4 // size
     is_words = rows.dtype.itemsize == 4
     if not is_words:

@@ -20,8 +20,10 @@ def round_keys(params: Params) -> list[int]:
 
 
 def stretches(leaves: Params) -> Iterator[tuple[list[Any], list[int]]]:
-    """Leaves and their numbers of round keys, a stretch at a time: small ones share one scan, and
-    what a scan leaves behind is used while it lies in the cache."""
+    """Give leaves and their numbers of round keys, a stretch at a time.
+
+    Small ones share one scan, and what a scan leaves behind is used while it lies in the cache.
+    """
     some: tuple[list[Any], list[int]] = ([], [])
     for leaf, rounds in zip(leaves, round_keys(leaves)):
         some[0].append(leaf)

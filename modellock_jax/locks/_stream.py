@@ -34,7 +34,7 @@ class _Spans(NamedTuple):
 
 
 def _spans(part: Part, own: tuple[int, ...], size: int) -> _Spans:
-    """The spans of a part of shape `own`, of entries of `size` bytes."""
+    """Return the spans of a part of shape `own`, of entries of `size` bytes."""
     # Entries follow one another in the leaf from the last axis that is split to the end.
     split = max([k for k, names in enumerate(part.names) if names], default=0)
     count, length = math.prod(own[:split]), math.prod(own[split:])
@@ -51,7 +51,7 @@ def _spans(part: Part, own: tuple[int, ...], size: int) -> _Spans:
 def _blocks(
     key: jax.Array, nonces: jax.Array, spans: list[_Spans], is_long: bool
 ) -> list[jax.Array]:
-    """The key stream of the spans of each leaf, uint32 `[spans, words]`, and some words more."""
+    """Return the key stream of the spans of each leaf, uint32 `[spans, words]`, and some words more."""
     counts = np.array([span.skip.size for span in spans], np.int64)
     blocks = np.array([span.blocks for span in spans], np.int64)
     if np.sum(counts * blocks) >= 2**31:
@@ -135,7 +135,7 @@ def xor(
     parts: list[Part],
     leaves: list[jax.Array],
 ) -> list[jax.Array]:
-    """Leaves XOR their streams under the tree's key."""
+    """XOR leaves with their streams under the tree's key."""
     full = [i for i, leaf in enumerate(leaves) if leaf.size]
     if not full:
         return list(leaves)

@@ -25,7 +25,7 @@ _LANE = 2048
 def xor(
     names: tuple[str, ...], key: jax.Array, parts: list[Part], leaves: list[jax.Array]
 ) -> list[jax.Array]:
-    """Leaves XOR their streams under the tree's key."""
+    """XOR leaves with their streams under the tree's key."""
     opened = []
     for name, part, leaf in zip(names, parts, leaves):
         nonce = jnp.asarray(leaf_nonce(name))
@@ -67,7 +67,7 @@ def stream(
     start: Wide | None = None,
     begins_within: bool = False,
 ) -> jax.Array:
-    """What `block` makes of the blocks in which a part of shape `own` lies, `dtype` of that shape.
+    """Join what `block` makes of the blocks in which a part of shape `own` lies, `dtype` of that shape.
 
     `block(number) -> [64 // size, *shape of number]`; an entry takes `size` bytes of a block. `start`
     entries lie before the leaf, which then may begin within a block.

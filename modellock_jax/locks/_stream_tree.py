@@ -41,7 +41,7 @@ class StreamKey(NamedTuple):
 
 
 def xor_lock(compiled: bool) -> Lock:
-    """The lock, by compiled calls on CPUs where they are installed, or by JAX alone."""
+    """Return the lock, by compiled calls on CPUs where they are installed, or by JAX alone."""
     open_leaves = by_leaves(partial(_stream.xor, compiled), _stream_plain.xor)
 
     def init(rng: Rng, params: Params) -> StreamKey:

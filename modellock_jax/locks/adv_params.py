@@ -45,17 +45,27 @@ def adv_params(
     """Change at most `count` weights so that the loss grows; decrypt restores their true bits.
 
     Layers are the float leaves of at most 32 bits with two axes or more. A step adds `step * range *
-    sign(gradient)` to a weight, kept inside `[min + margin * range, max - margin * range]` of its
-    layer. Each iteration opens a random half of the layers and steps the weight of the secret pool for
-    which gradient times change is largest. A weight changes at most `budget` times; a layer's own
-    minimum and maximum never do. The search stops after `count` iterations or once `loss` exceeds
-    `stop`. The pool is a random share `pool` of all weights, drawn by the key: without it every key
-    would choose the same weights.
+    sign(gradient)` to a weight, kept inside `[min + margin * range, max - margin * range]` of its layer.
+    Each iteration opens a random half of the layers and steps the weight of the secret pool for which
+    gradient times change is largest. A layer's own minimum and maximum never change. The pool is
+    drawn by the key: without it every key would choose the same weights.
 
-    `encrypt(key, params, loss)` needs `loss(params) -> scalar`, differentiable; it finishes the key.
-    Raises `ValueError` without `loss`, for settings out of range, a loss that is not finite, a tree
-    without layers or a key that points outside the tree; `TypeError` when differentiated through
-    decrypt.
+    Args:
+        count: Iterations of the search, and so weights at most, at least 1.
+        step: In units of the range of a layer, above 0.
+        margin: From the ends of that range, in the same units, in [0, 0.5).
+        budget: How often a weight changes at most, at least 1.
+        pool: The share of all weights that lie in the pool, in (0, 1].
+        stop: The search ends once the loss exceeds it.
+
+    Returns:
+        A lock whose `encrypt(key, params, loss)` needs `loss(params) -> scalar`, differentiable, and
+        finishes the key.
+
+    Raises:
+        ValueError: For settings out of range; in `encrypt`, without `loss` or for a loss that is
+            not finite; for a tree without layers, or a key that points outside of it.
+        TypeError: When differentiated through `decrypt`.
 
     **Guarantees.** decrypt inverts encrypt on bits; at most `count` weights differ; every layer
     keeps its minimum and maximum. Both keep shardings; in decrypt no device talks to another, in encrypt
@@ -149,7 +159,7 @@ def adv_params(
 
 
 def target_leaves(params: Params) -> list[int]:
-    """The leaves that the lock may change, by number.
+    """Return the leaves that the lock may change, by number.
 
     Raises:
         ValueError: there is none, or one has more weights than an int32 can number.
@@ -176,14 +186,14 @@ def target_leaves(params: Params) -> list[int]:
 
 
 def flip_one_true_bit(rng: jax.Array, key: AdvParamsKey) -> AdvParamsKey:
-    """The nearest wrong key: the highest exponent bit of one restored float32 weight flipped."""
+    """Return the nearest wrong key: the highest exponent bit of one restored float32 weight flipped."""
     used = jnp.where(key.leaf >= 0, 1.0, 0.0)
     j = jax.random.choice(rng, key.leaf.shape[0], p=used / used.sum())
     return key._replace(bits=key.bits.at[j].set(key.bits[j] ^ jnp.uint32(1 << 30)))
 
 
 def guess(lock: Lock, rng: jax.Array, locked: Params) -> AdvParamsKey:
-    """A key an attacker would try: random places, each set to another weight of its layer."""
+    """Return a key an attacker would try: random places, each set to another weight of its layer."""
     key = lock.init(rng, locked)
     leaves, layers = jax.tree.leaves(locked), target_leaves(locked)
     count = key.leaf.shape[0]

@@ -46,20 +46,26 @@ class DeepLockKey(NamedTuple):
 def deep_lock(key_bits: int = 128, restart: Literal["never", "leaf"] = "never") -> Lock:
     """Encrypt w' = Sbox(w ^ k_i) and decrypt w = InvSbox(w') ^ k_i with the AES key schedule.
 
-    Leaves: floats and integers of 1, 2, 4 or 8 bytes, normalisation statistics and biases too.
-    Leaves are taken in tree order, each in C order, as little-endian bytes: four float32 weights, or
-    eight bfloat16 ones, meet one 16-byte round key. Each leaf begins with a fresh round key, the
-    first leaf with the master key itself. The schedule runs on past the rounds of FIPS-197, its
-    round constant doubling in GF(2^8).
+    Leaves: floats and integers of 1, 2, 4 or 8 bytes, normalisation statistics and biases too. They
+    pass in tree order, each in C order, as little-endian bytes: four float32 weights, or eight
+    bfloat16 ones, meet one 16-byte round key. Each leaf begins with a fresh round key, the first
+    leaf with the master key itself. The schedule runs on past the rounds of FIPS-197, its round
+    constant doubling in GF(2^8).
 
-    `restart="leaf"` starts every leaf from its own master key, AES of the leaf's number under the
-    key, so that the schedules run side by side, and knowing one leaf does not give the others.
+    Under `jax_debug_nans` a `jit` of your own that returns locked floats raises, since JAX searches
+    all that it returns for NaN, and a lock cannot prevent it: call `encrypt` outside, or return the
+    bits.
 
-    Under `jax_debug_nans` a `jit` of your own that returns locked floats raises, since JAX searches all
-    that it returns for NaN, and a lock cannot prevent it: call `encrypt` outside, or return the bits.
+    Args:
+        key_bits: 128 or 256.
+        restart: With "leaf" every leaf starts from its own master key, AES of the leaf's number
+            under the key, so that the schedules run side by side, and knowing one leaf does not
+            give the others.
 
-    Raises `ValueError` for other settings, `TypeError` for leaves that are not whole bytes, and
-    `TypeError` when differentiated (on bits the gradient would silently be zero).
+    Raises:
+        ValueError: For other settings.
+        TypeError: For leaves that are not whole bytes, and when differentiated (on bits the
+            gradient would silently be zero).
 
     **Guarantees.** decrypt inverts encrypt on bits, NaN payloads included. No key check: a wrong key
     gives other weights and no error. **Broken**: the locked weights alone give the master key in a
@@ -261,7 +267,7 @@ SCHEME = Scheme(
 
 
 def _cut(whole: jax.Array, part: Part, shape: tuple[int, ...]) -> jax.Array:
-    """The part, of that shape, of an array that every device holds whole."""
+    """Return the part, of that shape, of an array that every device holds whole."""
     if shape == whole.shape:
         return whole
     ends = [-n % max(own, 1) for n, own in zip(part.shape, shape)]

@@ -38,9 +38,17 @@ class FfxKey(NamedTuple):
 def ffx(block: int, channels: int = 3, image_shape: ImageShape = None) -> Lock:
     """Encrypt half of the entries of every block as 8-bit values, keeping their format.
 
-    Images `[..., H, W, C]`: uint8, or floats in [0, 1], which are rounded to 256 levels first. The
-    papers use the FFX mode; on a domain of 256 values its ideal is a secret permutation of them,
-    and that permutation is the key here. Trained under the key, with the errors of `pixel_shuffle`.
+    The papers use the FFX mode; on a domain of 256 values its ideal is a secret permutation of
+    them, and that permutation is the key here. The model is trained under the key. Images `[..., H,
+    W, C]` are uint8, or floats in [0, 1], which are rounded to 256 levels first.
+
+    Args:
+        block: The side of a block, at least 1, which divides H and W.
+        channels: C, at least 1.
+        image_shape: `(H, W, C)`, to check the sides when the lock is made; None for no check.
+
+    Raises:
+        ValueError: If a side is no multiple of `block`, or the channels differ.
 
     **Guarantees.** A bijection on 8-bit images. Its gradient with respect to the image is zero on the
     chosen entries of float images: an attack must go around it.

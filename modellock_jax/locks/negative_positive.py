@@ -34,8 +34,16 @@ class NegativeKey(NamedTuple):
 def negative_positive(block: int, channels: int = 3, image_shape: ImageShape = None) -> Lock:
     """Turn half of the entries of every block into their negative, x -> 1 - x.
 
-    Images `[..., H, W, C]`, floats in [0, 1], or integers whose negative is `max - x`. Trained under
-    the key, like `pixel_shuffle`, with the same errors.
+    The model is trained under the key. Images `[..., H, W, C]` are floats in [0, 1], or integers whose
+    negative is `max - x`.
+
+    Args:
+        block: The side of a block, at least 1, which divides H and W.
+        channels: C, at least 1.
+        image_shape: `(H, W, C)`, to check the sides when the lock is made; None for no check.
+
+    Raises:
+        ValueError: If a side is no multiple of `block`, or the channels differ.
 
     **Guarantees.** The transform is its own inverse on integers.
 

@@ -31,8 +31,13 @@ def patch_shuffle(patch: int, channels: int = 3) -> Lock:
     keep the key on a server, and send images as `pixel_shuffle(...).scramble(key, x)`. Then
     `forward(locked, scrambled)` equals `forward(params, x)`, up to the order of one sum.
 
-    Raises `ValueError` if no leaf fits, or more than one (`only(lock, where)` then picks one);
-    `TypeError` for leaves that are not whole bytes, and when differentiated.
+    Args:
+        patch: The side of a patch, at least 1.
+        channels: Those of an image, at least 1.
+
+    Raises:
+        ValueError: If no leaf fits, or more than one (`only(lock, where)` then picks one).
+        TypeError: For leaves that are not whole bytes, and when differentiated.
 
     **Guarantees.** decrypt inverts encrypt on bits. Attention and later layers are untouched: the
     attacker misses the order of `patch * patch * channels` rows and nothing else. An embedding whose
@@ -141,12 +146,16 @@ def patch_bits(params: Params, sites: Any, patch: int, channels: int = 3) -> flo
 
 
 def patch_side(shape: tuple[int, ...]) -> int:
-    """The side of a patch for images `(H, W, C)`: 7, 4, 2 or 1."""
+    """Return the side of a patch for images `(H, W, C)`: 7, 4, 2 or 1."""
     return largest_side(shape, (7, 4, 2, 1))
 
 
 def from_images(shape: tuple[int, ...]) -> dict[str, Any]:
-    """Settings for images `(H, W, C)`. Raises `ValueError` for inputs that are no images."""
+    """Derive the settings for images `(H, W, C)`.
+
+    Raises:
+        ValueError: For inputs that are no images.
+    """
     return {"patch": patch_side(shape), "channels": shape[-1]}
 
 

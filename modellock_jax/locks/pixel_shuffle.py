@@ -26,8 +26,12 @@ from modellock_jax.locks._scheme import Break, Scheme
 
 
 class PixelKey(NamedTuple):
-    """`permutation`: int32 `[block * block * channels]`; entry i of a shuffled block is entry
-    `permutation[i]` of the plain one."""
+    """The key of `pixel_shuffle` and `patch_shuffle`.
+
+    Attributes:
+        permutation: int32 `[block * block * channels]`; entry i of a shuffled block is entry
+            `permutation[i]` of the plain one.
+    """
 
     permutation: jax.Array
 
@@ -38,13 +42,18 @@ class PixelKey(NamedTuple):
 def pixel_shuffle(block: int, channels: int = 3, image_shape: ImageShape = None) -> Lock:
     """Shuffle the entries of every block of an image by one secret permutation.
 
-    Images `[..., H, W, C]`, any dtype, with C = `channels`, are cut into `block` x `block` blocks.
-    Each block is flattened pixel by pixel with its channels, permuted, and put back. The model is
-    trained under the key (`owner_forward`); the parameters are not touched. `image_shape`, `(H, W,
-    C)`, checks the sides when the lock is made. Shuffle either before or after normalising each
-    channel, always the same: the two are different functions.
+    Images `[..., H, W, C]` of any dtype are cut into `block` x `block` blocks. Each block is
+    flattened pixel by pixel with its channels, permuted, and put back. The model is trained under
+    the key (`owner_forward`); the parameters are not touched. Shuffle either before or after
+    normalising each channel, always the same: the two are different functions.
 
-    Raises `ValueError` if a side is no multiple of `block`, or the channels differ.
+    Args:
+        block: The side of a block, at least 1, which divides H and W.
+        channels: C, at least 1.
+        image_shape: `(H, W, C)`, to check the sides when the lock is made; None for no check.
+
+    Raises:
+        ValueError: If a side is no multiple of `block`, or the channels differ.
 
     **Guarantees.** The scrambled image holds the same entries; swapping two entries of the key gives
     another image unless they are equal in every block. Nothing protects the parameters: an attacker
@@ -80,7 +89,7 @@ def pixel_shuffle(block: int, channels: int = 3, image_shape: ImageShape = None)
 
 
 def shuffle_name(block: int, channels: int) -> str:
-    """The one name of `pixel_shuffle` and its twin `patch_shuffle`, which share their key."""
+    """Return the one name of `pixel_shuffle` and its twin `patch_shuffle`, which share their key."""
     return f"shuffle(block={block}, channels={channels})"
 
 

@@ -40,11 +40,16 @@ class SignKey(NamedTuple):
 def sign_mask(bits: int = 256, per: Literal["channel", "unit"] = "channel") -> Lock:
     """Multiply each pre-activation by a secret sign: unit j uses bit j mod `bits`.
 
-    Pre-activations `[B, ..., C]`, float. `per="channel"` counts units along the last axis;
-    `per="unit"` counts every entry after the batch axis in C order, as the paper's accelerator does.
-    The model is trained under the key (`owner_forward`); the parameters are not touched.
+    Pre-activations are floats `[B, ..., C]`. The model is trained under the key (`owner_forward`); the
+    parameters are not touched.
 
-    Raises `ValueError` for other settings or a key of another length.
+    Args:
+        bits: Length of the key, at least 1.
+        per: With "channel" units are counted along the last axis; with "unit" every entry after the
+            batch axis counts, in C order, as the paper's accelerator does.
+
+    Raises:
+        ValueError: For other settings, or a key of another length.
 
     **Guarantees.** Exactly the network with rows of weights and biases negated; with all signs +1 the
     plain network. A layer of fewer units than `bits` leaves later bits unused. A BatchNorm after the
@@ -97,9 +102,11 @@ def sign_flip(bits: int = 256, outputs: Outputs | None = None) -> Lock:
         outputs: For other names and axes, `outputs(path) -> axis` for each leaf, biases too; None for
             one to leave as it is.
 
-    Raises `ValueError` for other settings, if there is no such leaf, or if one has no entries, no axes,
-    or a bias of another length; `TypeError` for unsigned integers, and when differentiated (relax
-    `sign_mask` instead, which is the same function).
+    Raises:
+        ValueError: For other settings, if there is no such leaf, or if one has no entries, no axes, or a
+            bias of another length.
+        TypeError: For unsigned integers, and when differentiated (relax `sign_mask` instead, which
+            is the same function).
 
     **Guarantees.** The twin of `sign_mask(bits)`: `forward(encrypt(key, p), x)` equals
     `owner_forward(sign_mask(bits), forward)(key, p, x)`. decrypt inverts encrypt on bits; magnitudes
@@ -167,7 +174,7 @@ def _check_signed(path: str, leaf: Any) -> None:
 
 
 def negate_one(rng: jax.Array, key: SignKey) -> SignKey:
-    """The nearest wrong key: one sign negated."""
+    """Return the nearest wrong key: one sign negated."""
     j = jax.random.randint(rng, (), 0, key.signs.shape[0])
     return SignKey(key.signs.at[j].multiply(-1))
 
@@ -195,7 +202,7 @@ def _draw(rng: Rng, bits: int, per: str) -> SignKey:
 
 
 def _signs(signs: jax.Array, units: tuple[int, ...]) -> jax.Array:
-    """The sign of each unit, `[rows, C]` for units `[..., C]`; each row continues the one before."""
+    """Repeat signs over units `[..., C]`: `[rows, C]`; each row continues the one before."""
     bits, width, rows = signs.shape[0], math.prod(units[-1:]), math.prod(units[:-1])
     # Rows come round again: one round is looked up, as an array of its own that XLA does not make anew
     # in every use, and repeated where the product is taken. To look up every unit costs as much as

@@ -26,8 +26,9 @@ def stream_lock() -> "Lock":
     Under `jax_debug_nans` a `jit` of your own that returns locked floats raises, since JAX searches all
     that it returns for NaN, and a lock cannot prevent it: call `encrypt` outside, or return the bits.
 
-    Raises `TypeError` for leaves that are not whole bytes, and when differentiated; `ValueError` where
-    two places in the tree read alike.
+    Raises:
+        TypeError: For leaves that are not whole bytes, and when differentiated.
+        ValueError: Where two places in the tree read alike.
 
     **Guarantees.** decrypt inverts encrypt on bits. Against someone who has locked trees but not the
     key, their bits are as good as random if ChaCha20 is a pseudo-random function, but that equal trees

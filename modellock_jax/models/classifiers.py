@@ -16,15 +16,32 @@ from modellock_jax.models.model import Model, linen
 
 
 def mlp(classes: int, widths: Sequence[int] = (256, 256)) -> Model:
-    """A multi-layer perceptron on flattened images."""
+    """Make a multi-layer perceptron on flattened images.
+
+    Args:
+        classes: The number of classes, at least 1.
+        widths: Those of the hidden layers.
+
+    Returns:
+        A model of inputs `[B, ...]`, float, with logits `[B, classes]`.
+    """
     return linen(_MLP(classes, tuple(widths)))
 
 
 def cnn(classes: int, patch: int = 7, width: int = 32, dense: int = 256) -> Model:
-    """A small CNN: a convolution over non-overlapping patches, one of 3 x 3, two dense layers.
+    """Make a small CNN: a convolution over non-overlapping patches, one of 3 x 3, two dense layers.
 
     A `pixel_shuffle` with `block` = `patch` costs it no accuracy, since the first layer learns any
     order of a patch's entries; a larger block does.
+
+    Args:
+        classes: The number of classes, at least 1.
+        patch: The side of a patch.
+        width: The channels of both convolutions.
+        dense: The width of the hidden dense layer.
+
+    Returns:
+        A model of images `[B, H, W, C]`, float, with logits `[B, classes]`.
     """
     return linen(_CNN(classes, patch, width, dense))
 
@@ -32,10 +49,22 @@ def cnn(classes: int, patch: int = 7, width: int = 32, dense: int = 256) -> Mode
 def resnet(
     classes: int, depth: int = 20, width: int = 16, norm: Literal["group", "batch"] = "group"
 ) -> Model:
-    """A CIFAR-style residual network (He et al. 2016): depth 6n + 2, three stages.
+    """Make a CIFAR-style residual network of three stages.
 
-    `norm="batch"` keeps statistics that give sign masks away; prefer "group" under `sign_mask`.
-    Raises `ValueError` for a depth that is not 6n + 2 or a width that is no multiple of 8.
+    Args:
+        classes: The number of classes, at least 1.
+        depth: 6n + 2, from 8 on.
+        width: The channels of the first stage, a multiple of 8; each later stage doubles them.
+        norm: "group", or "batch", which keeps statistics that give sign masks away; prefer "group" under
+            `sign_mask`.
+
+    Returns:
+        A model of images `[B, H, W, C]`, float, with logits `[B, classes]`.
+
+    Raises:
+        ValueError: For other settings.
+
+    Source: He et al. (2016).
     """
     if depth < 8 or depth % 6 != 2:
         raise ValueError(f"resnet: depth must be 6n + 2 (8, 14, 20, ...), not {depth}")
@@ -49,10 +78,19 @@ def resnet(
 def conv(
     lhs: jax.Array, rhs: jax.Array, window_strides: Any, padding: Any, **settings: Any
 ) -> jax.Array:
-    """A convolution that is fast in `scan`, `grad` and `vmap` on CPU, and plain on accelerators.
+    """Convolve fast in `scan`, `grad` and `vmap` on CPU, and plainly on accelerators.
 
-    Takes the arguments of `lax.conv_general_dilated` as `nn.Conv` passes them, images
-    `[B, H, W, C]` and kernels `[h, w, C, D]`. On CPU: the windows side by side, and one matmul.
+    On CPU: the windows side by side, and one matmul.
+
+    Args:
+        lhs: Images `[B, H, W, C]`, float.
+        rhs: Kernels `[h, w, C, D]`, float.
+        window_strides: Two ints.
+        padding: As `lax.conv_general_dilated` takes it.
+        **settings: The other arguments of `lax.conv_general_dilated`, as `nn.Conv` passes them.
+
+    Returns:
+        float `[B, H', W', D]`.
     """
     plain = partial(
         lax.conv_general_dilated, window_strides=window_strides, padding=padding, **settings

@@ -10,11 +10,19 @@ from modellock_jax.models.model import Model, linen
 def decoder(
     vocabulary: int, width: int = 64, depth: int = 2, heads: int = 4, length: int = 256
 ) -> Model:
-    """A decoder-only transformer: tokens int `[B, T]` to logits `[B, T, vocabulary]`.
+    """Make a decoder-only transformer: tokens int `[B, T]` to logits `[B, T, vocabulary]`.
 
-    Norms come before attention and before the MLP, positions are learned, and no token sees a later
-    one. Texts are of at most `length` tokens. Raises `ValueError` for a width that is no multiple of
-    the heads.
+    Norms come before attention and before the MLP, positions are learned, and no token sees a later one.
+
+    Args:
+        vocabulary: The number of tokens there are.
+        width: That of the residual stream, a multiple of `heads`.
+        depth: The number of blocks.
+        heads: Of attention.
+        length: Tokens in the longest text.
+
+    Raises:
+        ValueError: For a width that is no multiple of the heads; in a forward, for a longer text.
 
     Source: Vaswani et al. (2017); the decoder alone and its order of norms as in Radford et al. (2019).
 

@@ -47,11 +47,15 @@ class Model(NamedTuple):
 
 
 def linen(module: "nn.Module", layer_types: tuple[type, ...] = ()) -> Model:
-    """A Flax Linen module as a model, tapped at every layer; `layer_types` are those of `from_linen`.
+    """Make a model of a Flax Linen module, tapped at every layer.
 
     An argument `train`, `training`, `is_training` or `deterministic` of its `__call__` is given by
     what the model does. In training its statistics are updated, and dropout draws from the bits of
     the batch and the parameters: a step is a function of these, and no two steps draw the same.
+
+    Args:
+        module: Any Linen module of one input, which may be a tree.
+        layer_types: Module types of yours that are layers, as in `from_linen`.
 
     >>> import flax.linen as nn, jax
     >>> model = linen(nn.Sequential([nn.Dense(8), nn.relu, nn.Dense(2)]))
@@ -84,11 +88,15 @@ def linen(module: "nn.Module", layer_types: tuple[type, ...] = ()) -> Model:
 def nnx(
     make: "Callable[[flax_nnx.Rngs], flax_nnx.Module]", layer_types: tuple[type, ...] = ()
 ) -> Model:
-    """A Flax NNX module as a model, tapped at every layer; `layer_types` are those of `from_nnx`.
+    """Make a model of a Flax NNX module, tapped at every layer.
 
-    `make(rngs)` builds the module, as `lambda rngs: Net(32, rngs=rngs)`. Two are built at once, one of
-    which is set to `train()` and one to `eval()`. In training its statistics are updated, and dropout
-    draws from the bits of the batch and the parameters, as in `linen`.
+    In training its statistics are updated, and dropout draws from the bits of the batch and the
+    parameters, as in `linen`.
+
+    Args:
+        make: `make(rngs)` builds the module, as `lambda rngs: Net(32, rngs=rngs)`. Two are built at
+            once, one of which is set to `train()` and one to `eval()`.
+        layer_types: Module types of yours that are layers, as in `from_nnx`.
 
     >>> import jax
     >>> from flax import nnx as flax_nnx
@@ -116,7 +124,7 @@ def nnx(
 
 
 def _draw(params: Params, x: Any) -> jax.Array:
-    """A generator from the bits of the parameters and a batch."""
+    """Return a generator from the bits of the parameters and a batch."""
     leaves = [a for a in jax.tree.leaves((params, x)) if jnp.issubdtype(a.dtype, jnp.number)]
     words = [to_uint(leaf).astype(jnp.uint32).sum(dtype=jnp.uint32) for leaf in leaves]
     return jax.random.fold_in(jax.random.key(0), jnp.stack(words).sum(dtype=jnp.uint32))

@@ -11,10 +11,16 @@ from modellock_jax.models.model import Model, linen
 
 
 def unet(classes: int, width: int = 16, depth: int = 2) -> Model:
-    """A U-Net: images `[B, H, W, C]` to logits `[B, H, W, classes]`.
+    """Make a U-Net: images `[B, H, W, C]` to logits `[B, H, W, classes]`.
 
-    `depth` times the image is halved and the width doubled; on the way back up each size is joined
-    with what came down at that size. H and W are multiples of 2 to the power of `depth`.
+    Args:
+        classes: The number of classes, at least 1.
+        width: The channels at full size, a multiple of 4.
+        depth: How many times the image is halved and the width doubled; on the way back up each size is
+            joined with what came down at that size. H and W are multiples of 2 to the power of `depth`.
+
+    Raises:
+        ValueError: In a forward, for images of other sides.
 
     Source: Ronneberger, Fischer & Brox (2015), with GroupNorm and padded convolutions.
 
