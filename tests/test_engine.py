@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 import pytest
 from helpers.toy_study import STUDY, Squares, lines, pids
@@ -193,7 +194,7 @@ def dask(tmp_path, workers):
     try:
         start("scheduler", "--host=127.0.0.1", "--port=0", "--no-dashboard", "--no-show",
               f"--scheduler-file={file}")  # fmt: skip
-        until(file.exists)
+        until(lambda: file.exists() and file.read_text().endswith("}"))
         address = json.loads(file.read_text())["address"]
         single = ("--nthreads=1", "--no-nanny", "--no-dashboard", "--host=127.0.0.1")
         yield address, [start("worker", address, *single) for _ in range(workers)]
@@ -209,7 +210,7 @@ def test_dask_with_a_killed_worker_gives_the_rows_of_one_process(tmp_path):
         log = (tmp_path / f"squares-{config.id}").with_suffix(".log")
         pool, _ = engine.choose(0, address)
         with pool() as executor:  # both are there
-            executor._client.wait_for_workers(2, timeout=60)
+            executor._client.wait_for_workers(2, timeout=120)
         killed = []
 
         def kill(store, row, add=Store.add):
@@ -226,3 +227,51 @@ def test_dask_with_a_killed_worker_gives_the_rows_of_one_process(tmp_path):
     assert killed
     assert {w.pid for w in workers} <= set(pids(log))
     assert len(computed(store)) > 6
+
+
+def command(out, *options):
+    """The main study by its command, on little."""
+    words = ["study", "--quick", "--data=digits", "--model=mlp", "--seeds=2", f"--out={out}"]
+    code = "from modellock_jax.cli import main\nif __name__ == '__main__': main()"
+    (out / "command.py").write_text(code)
+    return subprocess.Popen(
+        [sys.executable, out / "command.py", *words, "--locks=sign_mask(bits=64)", *options],
+        env=environment(), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True,
+    )  # fmt: skip
+
+
+def rows_file(out):
+    return next(out.glob("main-*/rows.jsonl"), None)
+
+
+def ended(out, child):
+    """The rows as text, without measured seconds."""
+    _, said = child.communicate(timeout=600)
+    assert child.returncode == 0, said
+    rows = map(json.loads, rows_file(out).read_text().splitlines())
+    return json.dumps([{k: v for k, v in r.items() if not k.endswith("_s")} for r in rows])
+
+
+def children(pid):
+    """The workers of a process."""
+    listed = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+    return [int(c) for c in listed if b"spawn_main" in Path(f"/proc/{c}/cmdline").read_bytes()]
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not os.path.exists("/proc"), reason="needs Linux's /proc")
+def test_the_main_study_on_workers_that_are_killed(tmp_path):
+    outs = [tmp_path / name for name in ("alone", "workers", "dask")]
+    for out in outs:
+        out.mkdir()
+    alone = ended(outs[0], command(outs[0]))
+    assert alone.count('"id"') == 2 + 2 * 2 * 2
+    child = command(outs[1], "--workers=2")
+    until(lambda: rows_file(outs[1]), 300)
+    os.kill(children(child.pid)[0], signal.SIGKILL)
+    assert ended(outs[1], child) == alone
+    with dask(tmp_path, 2) as (address, workers):
+        child = command(outs[2], f"--scheduler={address}")
+        until(lambda: rows_file(outs[2]), 300)
+        workers[0].kill()
+        assert ended(outs[2], child) == alone

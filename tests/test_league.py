@@ -8,7 +8,7 @@ from modellock_jax.attacks.case import ANY
 from modellock_jax.attacks.table import ATTACKS
 from modellock_jax.cli import main
 from modellock_jax.locks import SCHEMES
-from modellock_jax.study import attack_figures, league, runner
+from modellock_jax.study import attack_figures, league, league_grids, runner
 from modellock_jax.study.config import Config
 from modellock_jax.study.context import prepare
 from modellock_jax.study.figures import save_figures
@@ -157,7 +157,7 @@ def test_of_attacks_that_are_as_good_the_quickest_is_named():
         found = {"attack": name, "accuracy": accuracy, "seconds": seconds}
         key = {"key_right": None, "gave_up": name == "scratch"}
         rows[name] = {"id": name, **lock, **about, **found, **key}
-    table = league.strongest(rows, config)
+    table = league_grids.strongest(rows, config)
     assert len(table.header) == len(table.rows[0])
     line = dict(zip(table.header, table.rows[0]))
     assert (line["attack"], line["recovered [95 %]"]) == ("deep_lock_known_plaintext", "96.5")
@@ -165,7 +165,7 @@ def test_of_attacks_that_are_as_good_the_quickest_is_named():
 
 
 def test_the_table_names_what_there_is():
-    listed = league.attack_grid().rows
+    listed = league_grids.attack_grid().rows
     assert [line[0] for line in listed] == list(ATTACKS)
     assert all(e.against == ANY or set(e.against) <= set(SCHEMES) for e in ATTACKS.values())
 
@@ -187,7 +187,7 @@ def test_bad_input(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["--list"], 0, "sign_mask_oracle"),
+        (["LIST"], 0, "sign_mask_oracle"),
         (["fine_tune"], 2, "attack fine_tune: name a lock, as in --lock deep_lock"),
         (["fine_tune", "--lock=deep_lock", "--budget=2"], 2, "--budget is a share in (0, 1]"),
     ],

@@ -7,18 +7,20 @@ import numpy as np
 from modellock_jax.study.config import Config
 from modellock_jax.study.figures import COLOURS, MUTED, SCRATCH, Drawing
 from modellock_jax.study.report import interval
+from modellock_jax.study.scale import scale_of
 from modellock_jax.study.store import Rows
 
 
 def _distance(plt: Any, rows: Rows, config: Config) -> tuple[Any, list[list[Any]]]:
     """Accuracy against the share of the key that is right, and where the attacks ended."""
     locks = [text for text in config.locks if _of(rows, "distance", text)]
+    scale = scale_of(rows)
     figure, axes = _panels(plt, len(locks))
     table: list[list[Any]] = [["lock", "seed", "attack or changes", "share right", "accuracy"]]
     for axis, text in zip(axes, locks):
         mine = _of(rows, "distance", text)
         for row in mine:
-            mean = 100 * np.mean(row["accuracy"], 1)
+            mean = scale.factor * np.mean(row["accuracy"], 1)
             axis.plot(
                 100 * np.array(row["share"]), mean, color=COLOURS[0], alpha=0.7, linewidth=1.3
             )
@@ -28,7 +30,10 @@ def _distance(plt: Any, rows: Rows, config: Config) -> tuple[Any, list[list[Any]
         found = [r for r in _of(rows, "league", text) if r["key_right"] is not None]
         for i, attack in enumerate(dict.fromkeys(r["attack"] for r in found)):
             same = [r for r in found if r["attack"] == attack]
-            places = [[100 * r[k] for r in same] for k in ("key_right", "accuracy")]
+            places = [
+                [100 * r["key_right"] for r in same],
+                [scale.factor * r["accuracy"] for r in same],
+            ]
             axis.scatter(
                 *places, s=20, marker="xD^sv"[i % 5], color=COLOURS[1 + i % 7], label=attack
             )
@@ -36,8 +41,9 @@ def _distance(plt: Any, rows: Rows, config: Config) -> tuple[Any, list[list[Any]
         if found:
             axis.legend(frameon=False, fontsize=7, loc="best")
         axis.set_title(text, loc="left", fontsize=9, fontweight="bold")
-        axis.set_ylim(-3, 103)
-    _label(figure, "share of the key that is right, %", "test accuracy, %")
+        if scale.factor == 100:
+            axis.set_ylim(-3, 103)
+    _label(figure, "share of the key that is right, %", f"test {scale.unit}")
     title = "Random keys near the right one (lines, one a seed), and the keys that attacks found"
     figure.suptitle(title, x=0.01, ha="left", fontsize=10)
     return figure, table
@@ -69,24 +75,31 @@ def _best_so_far(plt: Any, rows: Rows, config: Config) -> tuple[Any, list[list[A
     """What the fine-tuning thief holds after so many steps, beside his twin from scratch."""
     names = [text for text in config.locks if _of(rows, "sweep", text)]
     choice = "rehearsed" if config.seeds > 1 else "held_out"
-    figure, axes = _panels(plt, len(config.budgets))
+    scale, (figure, axes) = scale_of(rows), _panels(plt, len(config.budgets))
     stops = np.linspace(0, config.thief_steps, config.thief_scores + 1)
     table: list[list[Any]] = [["start", "budget", "step", "mean", "low", "high"]]
     for axis, budget in zip(axes, config.budgets):
         for i, name in enumerate(["scratch", *names]):
             mine = [r for r in _of(rows, "sweep", name) if r["budget"] == budget]
             curves = np.array([row[choice]["curve"] for row in mine])
-            mean, low, high = 100 * np.array([interval(column) for column in curves.T]).T
+            spans = np.array([interval(column) for column in curves.T])
+            mean, low, high = scale.factor * spans.T
             colour = SCRATCH if name == "scratch" else COLOURS[(i - 1) % len(COLOURS)]
             dash = "--" if name == "scratch" else "-"
             axis.plot(stops, mean, dash, color=colour, linewidth=1.4, label=name)
             axis.fill_between(
-                stops, low, np.minimum(high, 100), color=colour, alpha=0.07, linewidth=0
+                stops,
+                low,
+                np.minimum(high, scale.most),
+                color=colour,
+                alpha=0.07,
+                linewidth=0,
             )
             table += [[name, budget, *line] for line in zip(stops, mean, low, high)]
         axis.set_title(f"{100 * budget:g} % of the data", loc="left", fontsize=9, fontweight="bold")
-        axis.set_ylim(0, 100)
-    _label(figure, "steps", "test accuracy, %")
+        if scale.factor == 100:
+            axis.set_ylim(0, 100)
+    _label(figure, "steps", f"test {scale.unit}")
     figure.legend(*axes[0].get_legend_handles_labels(), frameon=False, loc="outside right center")
     chosen = {"rehearsed": "in rehearsal", "held_out": "by held-out images"}[choice]
     title = f"The best of every setting so far, chosen {chosen}; 95 % intervals"

@@ -11,7 +11,7 @@ import jax.numpy as jnp
 from modellock_jax.attacks.case import Case, Copy
 from modellock_jax.attacks.table import ATTACKS, attempt
 from modellock_jax.core.lock import Params, user_forward
-from modellock_jax.study.context import Context, fresh, rng_for, score
+from modellock_jax.study.context import Context, fresh, rng_for
 from modellock_jax.study.measures import agreement
 from modellock_jax.study.training import encrypting, locked_models
 
@@ -35,12 +35,12 @@ def case_of(context: Context, text: str, seed: int) -> tuple[Case, dict[str, Any
         other = fresh(context, seed)
         rights |= {"reused_stream": (encrypting(context, text)(key, other), other)}
     case = Case(
-        lock, model, locked, rng_for(seed, "attack"), jnp.zeros((1, *context.shape)),
+        lock, model, locked, rng_for(seed, "attack"), context.example, task=context.task,
         scheme=subject.scheme, settings=subject.settings, **rights,
     )  # fmt: skip
-    about = {"lock": subject.text, "seed": seed}
-    about |= {"no_key": accuracy_of(context, partial(model.forward, locked))}
-    return case, about | {"right_key": accuracy_of(context, device)}
+    about = {**context.about, "lock": subject.text, "seed": seed}
+    about |= {"no_key": value_of(context, partial(model.forward, locked))}
+    return case, about | {"right_key": value_of(context, device)}
 
 
 def _again(context: Context, text: str, params: Params, rng: jax.Array) -> Copy:
@@ -69,10 +69,10 @@ def attacked(context: Context, text: str, seed: int, name: str) -> dict[str, Any
         )
     if found.forward is None:
         assert found.moved is not None
-        moved = score(case.device, found.moved, case.labels[1])
-        row |= {"accuracy": float(moved.accuracy)}
+        moved = context.measure(case.device, found.moved, case.labels[1])
+        row |= {"accuracy": float(moved.value)}
     else:
-        row |= {"accuracy": accuracy_of(context, found.forward)}
+        row |= {"accuracy": value_of(context, found.forward)}
     row |= {"images": found.inputs, "queries": found.queries}
     row |= {"flops": _flops(case, found.passes)}
     if type(found.key) is type(key):
@@ -86,7 +86,7 @@ def _flops(case: Case, passes: int) -> float | None:
     return None if cost is None else passes * float(cost["flops"])
 
 
-def accuracy_of(context: Context, forward: Any) -> float:
-    """Test accuracy of `forward(x) -> logits`."""
+def value_of(context: Context, forward: Any) -> float:
+    """What `forward(x)` reaches on the test set."""
     x, y = jnp.asarray(context.data.test_x), jnp.asarray(context.data.test_y)
-    return float(jax.jit(lambda x, y: score(forward, x, y).accuracy)(x, y))
+    return float(jax.jit(lambda x, y: context.measure(forward, x, y).value)(x, y))

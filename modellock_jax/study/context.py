@@ -10,27 +10,14 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
+from modellock_jax.attacks.attack import blank
 from modellock_jax.core.lock import Lock, Params
 from modellock_jax.data import Data, load
 from modellock_jax.locks import LockText, parse
 from modellock_jax.locks.patch_shuffle import patch_side
 from modellock_jax.models import MODELS, Model
 from modellock_jax.study.config import Config
-from modellock_jax.tasks import classify, measure
-
-
-class Score(NamedTuple):
-    """`accuracy`: share of inputs classified rightly; `non_finite`: share with a NaN or infinite
-    logit. Both float32 in [0, 1]."""
-
-    accuracy: jax.Array
-    non_finite: jax.Array
-
-
-def score(forward: Callable[[jax.Array], jax.Array], x: jax.Array, y: jax.Array) -> Score:
-    """The score of a classifier, see `tasks.measure`."""
-    found = measure(classify(), forward, x, y)
-    return Score(found.value / 100, found.non_finite)
+from modellock_jax.tasks import TASKS, Score, Task, measure, merit
 
 
 class Subject(NamedTuple):
@@ -72,54 +59,97 @@ class Context:
 
     config: Config
     folder: Path
+    task: Task
     data: Data
     model: Model
-    shape: tuple[int, ...]
     subjects: dict[str, Subject]
     """By their texts."""
 
-    logits: Callable[[Params], jax.Array]
+    answers: Callable[[Params], Any]
     """The plain forward on the whole test set, compiled once for all locks."""
 
     score: Callable[[Params], Score]
     """Its score."""
+
+    @property
+    def example(self) -> jax.Array:
+        """One input of zeros."""
+        return blank(self.data.train_x)
+
+    def measure(self, forward: Callable[[Any], Any], x: Any, y: Any) -> Score:
+        """The score of a forward as rows have it: a unit in % as a share."""
+        found = measure(self.task, forward, x, y)
+        return found._replace(value=found.value / 100) if self.percent else found
+
+    @property
+    def percent(self) -> bool:
+        """Whether the task's unit is in %."""
+        return "%" in self.task.unit
+
+    def best(self, values: list[float]) -> float:
+        """The best of some values, as the task has it."""
+        return max(values, key=lambda value: float(merit(self.task, jnp.float32(value))))
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What rows say of the task; nothing where it is classification."""
+        t = self.task
+        if (t.name, t.unit) == ("classify", "accuracy in %"):
+            return {}
+        told = {"name": t.name, "unit": t.unit, "chance": float(t.chance), "best": float(t.best)}
+        return {"task": told}
 
 
 def prepare(config: Config, folder: Path) -> Context:
     """Check the whole configuration before anything is written.
 
     Raises `ValueError` for an unknown data set, model, lock or setting, one that does not fit the
-    images or the model, or a lock named twice; `ConnectionError` if the data set cannot be had.
+    data or the model, or a lock named twice; `ConnectionError` if the data set cannot be had.
     """
     if config.model not in MODELS:
         raise ValueError(f"there is no model {config.model!r}; the models are {', '.join(MODELS)}")
+    data = load(config.data)
+    factory = MODELS[config.model]
+    options: dict[str, Any] = {}
+    if "patch" in inspect.signature(factory).parameters:
+        options["patch"] = patch_side(data.train_x.shape[1:])
+    model = factory(data.classes, **options)
+    return assemble(config, folder, model, TASKS[data.task](data.classes), data)
+
+
+def assemble(config: Config, folder: Path, model: Model, task: Task, data: Data) -> Context:
+    """Check that locks, model, task and data fit each other. Raises what `prepare` raises."""
     if config.seeds < 1:
         raise ValueError(f"a study needs at least one seed, not {config.seeds}")
     for text in config.locks:
         if config.locks.count(text) > 1:
             raise ValueError(f"the lock {text!r} is named twice; name each lock once")
-    data = load(config.data)
-    shape = data.train_x.shape[1:]
-    options = {"patch": patch_side(shape)}
-    factory = MODELS[config.model]
-    known = inspect.signature(factory).parameters
-    model = factory(data.classes, **{k: v for k, v in options.items() if k in known})
-    subjects = {text: subject_of(text, shape) for text in config.locks}
-    params = jax.eval_shape(lambda rng: model.init(rng, jnp.zeros((1, *shape))), jax.random.key(0))
+    subjects = {text: subject_of(text, data.train_x.shape[1:]) for text in config.locks}
+    example = blank(data.train_x)
+    try:
+        params = jax.eval_shape(lambda rng: model.init(rng, example), jax.random.key(0))
+        # As in training: some models take every input, and answer it with nonsense.
+        jax.eval_shape(lambda p: task.loss(model.forward(p, example), data.train_y[:1]), params)
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"the model {config.model} does not fit the data {config.data}, inputs "
+            f"{list(data.train_x.shape[1:])} for {task.name}: {str(error).splitlines()[0]}"
+        ) from None
     for subject in subjects.values():
         jax.eval_shape(subject.lock.init, jax.random.key(0), params)
 
     @jax.jit
-    def logits(params: Params) -> jax.Array:
+    def answers(params: Params) -> Any:
         return model.forward(params, jnp.asarray(data.test_x))
 
     @jax.jit
-    def plain_score(params: Params) -> Score:
-        return score(
+    def score(params: Params) -> Score:
+        return context.measure(
             lambda x: model.forward(params, x), jnp.asarray(data.test_x), jnp.asarray(data.test_y)
         )
 
-    return Context(config, folder, data, model, shape, subjects, logits, plain_score)
+    context = Context(config, folder, task, data, model, subjects, answers, score)
+    return context
 
 
 def rng_for(seed: int, purpose: str) -> jax.Array:
@@ -130,4 +160,4 @@ def rng_for(seed: int, purpose: str) -> jax.Array:
 
 def fresh(context: Context, seed: int) -> Params:
     """The untrained model of one seed."""
-    return context.model.init(rng_for(seed, "init"), jnp.zeros((1, *context.shape)))
+    return context.model.init(rng_for(seed, "init"), context.example)

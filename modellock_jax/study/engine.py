@@ -19,7 +19,7 @@ Pool = Callable[[], contextlib.AbstractContextManager[Executor]]
 TRIES = 3
 """How often in turn workers may die without finishing anything."""
 
-JOIN_SECONDS = 30
+JOIN_SECONDS = 60
 """How long a scheduler may be without a worker at the start."""
 
 

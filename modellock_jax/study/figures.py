@@ -13,6 +13,7 @@ import numpy as np
 
 from modellock_jax.study.config import Config
 from modellock_jax.study.report import best_thief, interval
+from modellock_jax.study.scale import scale_of
 from modellock_jax.study.store import Rows, write
 
 INK, MUTED, SCRATCH = "#1b1b1f", "#6b6b76", "#8c8c96"
@@ -61,7 +62,8 @@ def save_figures(folder: Path, rows: Rows, config: Config, drawings: dict[str, D
 
 
 def _hero(plt: Any, rows: Rows, config: Config) -> tuple[Any, list[list[Any]]]:
-    """Keys x models: the test accuracy that each key gets out of each locked model."""
+    """Keys x models: what each key gets out of each locked model."""
+    scale = scale_of(rows)
     locks = [text for text in config.locks if any(r["lock"] == text for r in rows.of("lock"))]
     columns = min(3, len(locks))
     lines = -(-len(locks) // columns)
@@ -77,7 +79,8 @@ def _hero(plt: Any, rows: Rows, config: Config) -> tuple[Any, list[list[Any]]]:
     for axis, text in zip(axes.flat, locks):
         mine = sorted((r for r in rows.of("lock") if r["lock"] == text), key=lambda r: r["seed"])
         grid = np.array([[r["none"], *r["cross"], np.mean(r["wrong"])] for r in mine]).T
-        axis.imshow(grid, cmap="YlGnBu", vmin=0, vmax=1, aspect="auto")
+        shades = np.vectorize(scale.shade)(grid)
+        axis.imshow(shades, cmap="YlGnBu", vmin=0, vmax=1, aspect="auto")
         axis.set_xticks(range(len(mine)), [f"model {users[r['seed']]}" for r in mine])
         axis.set_yticks(range(len(keys)), keys)
         axis.tick_params(length=0)
@@ -87,24 +90,24 @@ def _hero(plt: Any, rows: Rows, config: Config) -> tuple[Any, list[list[Any]]]:
         for i, key in enumerate(keys):
             for j, row in enumerate(mine):
                 value = grid[i, j]
-                shade = "white" if value > 0.55 else INK
-                axis.text(j, i, f"{100 * value:.0f}", ha="center", va="center", color=shade)
+                shade = "white" if shades[i, j] > 0.55 else INK
+                text_ = f"{100 * value:.0f}" if scale.factor == 100 else f"{value:.3g}"
+                axis.text(j, i, text_, ha="center", va="center", color=shade)
                 table.append([text, key, users[row["seed"]], value])
     figure.suptitle(
-        f"Who opens what: test accuracy in %, {config.data}, {config.model}",
+        f"Who opens what: test {scale.unit}, {config.data}, {config.model}",
         x=0.01,
         ha="left",
         fontsize=11,
     )
-    figure.text(
-        0.01, -0.01, "0: no logit was finite, and such an input counts as wrong.", color=MUTED
-    )
+    figure.text(0.01, -0.01, "An answer that is not finite counts as the worst.", color=MUTED)
     figure.tight_layout(rect=(0, 0, 1, 0.98))
     return figure, table
 
 
 def _thief(plt: Any, rows: Rows, config: Config) -> tuple[Any, list[list[Any]]]:
-    """The thief's best accuracy against his share of the data, with training from scratch."""
+    """The thief's best value against the share of the data, with training from scratch."""
+    scale = scale_of(rows)
     best = best_thief(rows)
     figure, axis = plt.subplots(figsize=(7.2, 4.2))
     shares = [100 * budget for budget in config.budgets]
@@ -115,16 +118,23 @@ def _thief(plt: Any, rows: Rows, config: Config) -> tuple[Any, list[list[Any]]]:
             interval([best[name, s, budget] for s in range(config.seeds)])
             for budget in config.budgets
         ]
-        mean, low, high = (100 * np.array(column) for column in zip(*spans))
+        mean, low, high = (scale.factor * np.array(column) for column in zip(*spans))
         colour = SCRATCH if name == "scratch" else COLOURS[(i - 1) % len(COLOURS)]
         dash = "--" if name == "scratch" else "-"
         # Side by side: the intervals of three seeds are wide, and would hide one another.
         places = np.array(shares) * 1.012 ** (i - len(config.locks) / 2)
         axis.plot(places, mean, dash, color=colour, marker="o", markersize=3.5, linewidth=1.6)
-        axis.vlines(places, low, np.minimum(high, 100), color=colour, alpha=0.35, linewidth=1.2)
+        axis.vlines(
+            places,
+            low,
+            np.minimum(high, scale.most),
+            color=colour,
+            alpha=0.35,
+            linewidth=1.2,
+        )
         ends.append([mean[-1], name, colour])
         table += [[name, b, *span] for b, span in zip(config.budgets, spans)]
-    plain = 100 * np.mean([row["plain"] for row in rows.of("lock")])
+    plain = scale.factor * np.mean([row["plain"] for row in rows.of("lock")])
     axis.hlines(plain, shares[0], shares[-1], color=MUTED, linewidth=0.8)
     axis.text(shares[0], plain + 0.8, "plain model", color=MUTED, fontsize=8)
     for height, (_, name, colour) in zip(spread([e[0] for e in ends], 3.4), ends):
@@ -133,13 +143,14 @@ def _thief(plt: Any, rows: Rows, config: Config) -> tuple[Any, list[list[Any]]]:
     axis.set_xticks(shares, [f"{share:g} %" for share in shares])
     axis.minorticks_off()
     axis.set_xlabel("share of the training set in the thief's hands")
-    axis.set_ylabel("best test accuracy, %")
+    axis.set_ylabel(f"best test {scale.unit}")
     axis.set_title("The fine-tuning thief, without the key", loc="left", fontweight="bold")
     return figure, table
 
 
 def _wrong_keys(plt: Any, rows: Rows, config: Config) -> tuple[Any, list[list[Any]]]:
-    """Every wrong key's accuracy, beside the right key, the nearest wrong one and none."""
+    """What every wrong key reaches, beside the right key, the nearest wrong one and none."""
+    scale = scale_of(rows)
     figure, axis = plt.subplots(figsize=(7.2, 0.5 * len(config.locks) + 1.4))
     table: list[list[Any]] = [["lock", "seed", "kind", "accuracy"]]
     marks = {
@@ -149,20 +160,23 @@ def _wrong_keys(plt: Any, rows: Rows, config: Config) -> tuple[Any, list[list[An
     }
     for i, text in enumerate(config.locks):
         for row in (r for r in rows.of("lock") if r["lock"] == text):
-            values = 100 * np.array(row["wrong"])
+            values = scale.factor * np.array(row["wrong"])
             offsets = np.linspace(-0.22, 0.22, len(values))
             axis.scatter(values, i + offsets, s=9, color=COLOURS[0], alpha=0.45, linewidth=0)
             table += [[text, row["seed"], "wrong", value] for value in row["wrong"]]
             for field, (mark, _) in marks.items():
-                axis.scatter(100 * row[field], i, s=26, marker=mark, color=COLOURS[1], linewidth=1)
+                axis.scatter(
+                    scale.factor * row[field], i, s=26, marker=mark, color=COLOURS[1], linewidth=1
+                )
                 table.append([text, row["seed"], field, row[field]])
     axis.scatter([], [], s=9, color=COLOURS[0], label="wrong keys")
     for mark, label in marks.values():
         axis.scatter([], [], s=26, marker=mark, color=COLOURS[1], label=label)
     axis.set_yticks(range(len(config.locks)), config.locks)
     axis.invert_yaxis()
-    axis.set_xlim(0, 101)
-    axis.set_xlabel("test accuracy, %")
+    if scale.factor == 100:
+        axis.set_xlim(0, 101)
+    axis.set_xlabel(f"test {scale.unit}")
     axis.legend(loc="upper center", bbox_to_anchor=(0.5, -0.14), ncol=4, frameon=False, fontsize=8)
     axis.set_title("Wrong keys, one by one", loc="left", fontweight="bold")
     return figure, table

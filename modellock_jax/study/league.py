@@ -10,11 +10,10 @@ from modellock_jax.study.cases import attacked, case_of
 from modellock_jax.study.config import QUICK, Config, locks_and_variants
 from modellock_jax.study.context import Context, Subject, prepare
 from modellock_jax.study.engine import Row, Unit
+from modellock_jax.study.league_grids import grid, strongest
 from modellock_jax.study.measures import MEASURES, Measure
 from modellock_jax.study.record import Study
-from modellock_jax.study.report import Grid, interval
-from modellock_jax.study.rows import Kind
-from modellock_jax.study.store import Rows
+from modellock_jax.study.rows import Valued
 from modellock_jax.study.training import locked_models, trainings
 
 LOCKS = locks_and_variants()
@@ -25,7 +24,7 @@ SETTINGS: dict[str, Any] = {"locks": LOCKS, "budgets": (0.01,)}
 """What the league changes in a configuration: variants of the locks, and one budget."""
 
 
-class LeagueRow(Kind):
+class LeagueRow(Valued):
     """One attack on the locked model of one seed."""
 
     lock: Annotated[str, "the lock's text"]
@@ -45,7 +44,7 @@ class LeagueRow(Kind):
     key_right: Annotated[float | None, "share of the key that is right, if it found one"]
 
 
-class DistanceRow(Kind):
+class DistanceRow(Valued):
     """Keys at growing distances from the right one, of one lock and seed."""
 
     lock: Annotated[str, "the lock's text"]
@@ -57,7 +56,7 @@ class DistanceRow(Kind):
     accuracy: Annotated[list[list[float]], "test accuracy on 2,000 images, for each draw"]
 
 
-class RocRow(Kind):
+class RocRow(Valued):
     """Whether changed weights can be found without data, for one lock and seed."""
 
     lock: Annotated[str, "the lock's text"]
@@ -117,95 +116,6 @@ def _given(subject: Subject, entry: Entry | Measure) -> bool:
     """Whether such an attacker exists: where models are trained under their key, each has one user."""
     needs = entry.needs if isinstance(entry, Entry) else ()
     return not (subject.trained_under and {"other_copy", "more_copies"} & set(needs))
-
-
-def attack_grid() -> Grid:
-    """Every attack: what it is against, and what the attacker has."""
-    rows = [
-        [name, ", ".join(entry.against), entry.has, entry.gives] for name, entry in ATTACKS.items()
-    ]
-    return Grid("The attacks", ["attack", "against", "the attacker has", "it gives"], rows, [])
-
-
-def grid(rows: Rows, config: Config, names: tuple[str, ...] = tuple(ATTACKS)) -> Grid:
-    """One row per lock and attack, over all seeds."""
-    budget = f"{100 * config.budgets[0]:g} % of the training images"
-    title = (
-        f"The league: {config.data}, {config.model}, seeds: {config.seeds}, attackers with {budget}"
-    )
-    header = ["lock", "attack", "no key", "recovered [95 %]", "right key", "key found, %"]
-    table = Grid(
-        title, [*header, "images", "queries", "seconds", "GFLOP", "the attacker has"], [], []
-    )
-    for same in _together(rows, names):
-        table.rows.append(_line(same))
-        gave_up = sum(row["gave_up"] for row in same)
-        if 0 < gave_up < len(same):
-            about = f"{same[0]['attack']} gave up on {gave_up} of {len(same)} models"
-            table.notes.append(f"{about} under {same[0]['lock']}.")
-    table.notes.append(
-        "GFLOP: what the attacker's own passes of images through the model take, a backward pass "
-        "counted as two forward ones; 0 where the work is not the model's. Seconds hold compilation."
-    )
-    return table
-
-
-def strongest(rows: Rows, config: Config) -> Grid:
-    """One row per lock: of the attacks within a point of the best one the quickest, beside scratch."""
-    full = grid(rows, config)
-    table = Grid("Which lock fell, to what, at what cost", [*full.header, "scratch"], [], [])
-    groups = _together(rows, tuple(ATTACKS))
-    for lock in config.locks:
-        mine = {same[0]["attack"]: same for same in groups if same[0]["lock"] == lock}
-        scratch = mine.pop("scratch", [])
-        if not mine:
-            continue
-        reached = {name: sum(row["accuracy"] for row in same) for name, same in mine.items()}
-        near = [
-            same
-            for name, same in mine.items()
-            if reached[name] > max(reached.values()) - 0.01 * len(same)
-        ]
-        quickest = min(near, key=lambda same: sum(row["seconds"] for row in same))
-        table.rows.append([*_line(quickest), _mean(scratch, "accuracy", 100)])
-    table.notes.append("scratch: training from nothing on the same images, with the same settings.")
-    return table
-
-
-def _together(rows: Rows, names: tuple[str, ...]) -> list[list[dict[str, Any]]]:
-    """The rows of all seeds together, by lock and attack."""
-    found: dict[tuple[str, str], list[dict[str, Any]]] = {}
-    for row in (row for row in rows.of("league") if row["attack"] in names):
-        found.setdefault((row["lock"], row["attack"]), []).append(row)
-    return list(found.values())
-
-
-def _line(rows: list[dict[str, Any]]) -> list[str]:
-    mean, low, high = interval([100 * row["accuracy"] for row in rows])
-    spread = f" [{max(low, 0):.1f}, {min(high, 100):.1f}]" if len(rows) > 1 else ""
-    keys = [row["key_right"] for row in rows if row["key_right"] is not None]
-    return [
-        rows[0]["lock"],
-        rows[0]["attack"],
-        _mean(rows, "no_key", 100),
-        "gave up" if all(row["gave_up"] for row in rows) else f"{mean:.1f}{spread}",
-        _mean(rows, "right_key", 100),
-        f"{100 * sum(keys) / len(keys):.1f}" if keys else "",
-        str(max(row["images"] for row in rows)),
-        str(max(row["queries"] for row in rows)),
-        _mean(rows, "seconds", 1),
-        _gflop(rows),
-        ATTACKS[rows[0]["attack"]].has,
-    ]
-
-
-def _gflop(rows: list[dict[str, Any]]) -> str:
-    counts = [row["flops"] / 1e9 for row in rows if row["flops"] is not None]
-    return f"{sum(counts) / len(counts):.3g}" if counts else ""
-
-
-def _mean(rows: list[dict[str, Any]], field: str, unit: float) -> str:
-    return f"{unit * sum(row[field] for row in rows) / len(rows):.1f}" if rows else ""
 
 
 STUDY = Study(

@@ -17,17 +17,17 @@ from modellock_jax.core.lock import Key, Params, user_forward
 from modellock_jax.flax import sites
 from modellock_jax.study import figures, report
 from modellock_jax.study.config import QUICK, Config
-from modellock_jax.study.context import Context, Score, fresh, prepare, rng_for, score
+from modellock_jax.study.context import Context, fresh, prepare, rng_for
 from modellock_jax.study.engine import Row, Unit
 from modellock_jax.study.record import Study
-from modellock_jax.study.rows import Kind
+from modellock_jax.study.rows import Valued
 from modellock_jax.study.training import PLAIN, encrypting, locked_models, trained, trainings
-from modellock_jax.tasks import random_shift
+from modellock_jax.tasks import Score
 
 SCRATCH = "scratch"
 
 
-class LockRow(Kind):
+class LockRow(Valued):
     """One lock on the model of one seed: what opens it."""
 
     lock: Annotated[str, "the lock's text"]
@@ -55,7 +55,7 @@ class LockRow(Kind):
     decrypt_s: Annotated[float, "seconds of decryption, compiled"]
 
 
-class ThiefRow(Kind):
+class ThiefRow(Valued):
     """One fine-tuning thief of one model, budget and learning rate."""
 
     lock: Annotated[str, 'the lock\'s text, or "scratch": fresh weights']
@@ -109,7 +109,7 @@ def _programs(context: Context, text: str) -> _Programs:
     @jax.jit
     def user_score(key: Key, locked: Params) -> Score:
         test_x, test_y = jnp.asarray(data.test_x), jnp.asarray(data.test_y)
-        return score(lambda x: user(key, locked, x), test_x, test_y)
+        return context.measure(lambda x: user(key, locked, x), test_x, test_y)
 
     def key_score(key: Key, locked: Params) -> Score:
         # Without a part in the forward, the user's is the plain one on what decrypt gives.
@@ -132,7 +132,7 @@ def lock_rows(context: Context, text: str, seed: int) -> list[Row]:
     near = programs.near(rng_for(seed, "near"), key)
     keys = [key, near, *(model.key for model in models), *wrong]
     found = [programs.score(k, locked) for k in keys]
-    accuracy = [float(one.accuracy) for one in found]
+    value = [float(one.value) for one in found]
     non_finite = [float(one.non_finite) for one in found]
     none = context.score(locked)
     opened = programs.decrypt(key, locked)
@@ -140,21 +140,22 @@ def lock_rows(context: Context, text: str, seed: int) -> list[Row]:
     row = {
         "id": f"lock/{text}/{seed}",
         "kind": "lock",
+        **context.about,
         "lock": text,
         "scheme": subject.scheme,
         "seed": seed,
         "trained_under": subject.trained_under,
-        "plain": float(context.score(plain).accuracy),
-        "right": accuracy[0],
+        "plain": float(context.score(plain).value),
+        "right": value[0],
         "right_is_plain": not subject.trained_under
-        and bool((context.logits(opened) == context.logits(plain)).all()),
-        "near": accuracy[1],
-        "cross": accuracy[2 : 2 + c.seeds],
-        "wrong": accuracy[2 + c.seeds :],
+        and _equal(context.answers(opened), context.answers(plain)),
+        "near": value[1],
+        "cross": value[2 : 2 + c.seeds],
+        "wrong": value[2 + c.seeds :],
         "wrong_non_finite": sum(non_finite[2 + c.seeds :]) / c.wrong_keys,
-        "none": float(none.accuracy),
+        "none": float(none.value),
         "none_non_finite": float(none.non_finite),
-        "prior": float(jnp.bincount(jnp.asarray(data.test_y)).max() / len(data.test_y)),
+        "prior": _prior(context),
         "key_bits": subject.spec.bits(
             params, sites(context.model.forward, params, data.test_x[:1])
         ),
@@ -164,6 +165,19 @@ def lock_rows(context: Context, text: str, seed: int) -> list[Row]:
         "decrypt_s": _seconds(programs.decrypt, key, locked),
     }
     return [row]
+
+
+def _prior(context: Context) -> float:
+    """What a model that knows nothing reaches: of classes, the share of the most frequent one."""
+    if context.about:
+        return context.task.chance / (100 if context.percent else 1)
+    y = jnp.asarray(context.data.test_y)
+    return float(jnp.bincount(y).max() / len(y))
+
+
+def _equal(a: Any, b: Any) -> bool:
+    """Whether two answers are equal in all that they hold."""
+    return all(bool((x == y).all()) for x, y in zip(jax.tree.leaves(a), jax.tree.leaves(b)))
 
 
 @jax.jit
@@ -193,9 +207,9 @@ def _thief(context: Context) -> Any:
 
     @jax.jit
     def steal(rng: jax.Array, state: Any, size: jax.Array, rate: jax.Array, data: Any) -> jax.Array:
-        """Test accuracies on the way, [thief_scores]."""
+        """What it reaches on the way, [thief_scores]."""
         x, y, test_x, test_y = data
-        attack = fine_tune(context.model, rate, context.data.train_x)
+        attack = fine_tune(context.model, rate, context.example, task=context.task)
         data_rng, order_rng, shift_rng = jax.random.split(rng, 3)
         mine = jax.random.permutation(data_rng, n)
         per_score = c.thief_steps // c.thief_scores
@@ -205,9 +219,10 @@ def _thief(context: Context) -> Any:
 
         def stretch(state: Any, batch: Any) -> tuple[Any, jax.Array]:
             index, shifts = batch
-            images = jax.vmap(random_shift)(shifts, x[index])
+            images = jax.vmap(context.task.augment)(shifts, x[index])
             state, _ = run_attack(attack, state, (images, y[index]))
-            return state, score(lambda x: attack.forward(state, x), test_x, test_y).accuracy
+            found = context.measure(lambda x: attack.forward(state, x), test_x, test_y)
+            return state, found.value
 
         return lax.scan(stretch, state, (index, shifts))[1]
 
@@ -221,18 +236,19 @@ def thief_rows(context: Context, text: str, seed: int, budget: float, rate: floa
     thief_rng, init_rng = jax.random.split(rng_for(seed, "thief"))
     scratch = text == SCRATCH
     start = fresh(context, seed) if scratch else locked_models(context, text)[seed].locked
-    state = fine_tune(context.model, rate, context.data.train_x).init(init_rng, start)
-    curve = _thief(context)(thief_rng, state, jnp.int32(size), jnp.float32(rate))
+    state = fine_tune(context.model, rate, context.example, task=context.task).init(init_rng, start)
+    curve = _thief(context)(thief_rng, state, jnp.int32(size), jnp.float32(rate)).tolist()
     row = {
         "id": f"thief/{text}/{seed}/{budget}/{rate}",
         "kind": "thief",
+        **context.about,
         "lock": text,
         "seed": seed,
         "budget": budget,
         "images": size,
         "rate": rate,
-        "curve": curve.tolist(),
-        "best": float(curve.max()),
+        "curve": curve,
+        "best": context.best(curve),
     }
     return [row]
 

@@ -13,7 +13,7 @@ from modellock_jax.attacks.case import ANY
 from modellock_jax.attacks.weights import localise
 from modellock_jax.core.lock import Key, Params, user_forward
 from modellock_jax.core.over_keys import over_keys
-from modellock_jax.study.context import Context, Subject, rng_for, score
+from modellock_jax.study.context import Context, Subject, rng_for
 from modellock_jax.study.training import Locked
 
 CHANGES, DRAWS, IMAGES = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256), 8, 2000
@@ -41,7 +41,9 @@ def distance(context: Context, subject: Subject, seed: int, owned: Locked) -> di
         keys = jax.tree.map(
             lambda leaf: leaf.swapaxes(0, 1).reshape(-1, *leaf.shape[2:]), jax.vmap(walk)(rngs)
         )
-        found = over_keys(lambda k: score(partial(user, k, locked), x, y).accuracy, keys, chunk=4)
+        found = over_keys(
+            lambda k: context.measure(partial(user, k, locked), x, y).value, keys, chunk=4
+        )
         share = jax.vmap(lambda k: agreement(k, right))(keys)
         return found.reshape(-1, DRAWS), share.reshape(-1, DRAWS).mean(1)
 

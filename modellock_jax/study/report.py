@@ -1,4 +1,4 @@
-"""From rows to tables, and tables as Markdown for the run folder."""
+"""From rows to tables: Markdown for the run folder, rich for the terminal."""
 
 import datetime
 import os
@@ -9,10 +9,13 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
+from rich.console import Console
+from rich.table import Table
 from scipy import special
 
 from modellock_jax.locks import SCHEMES, parse
 from modellock_jax.study.config import Config
+from modellock_jax.study.scale import Scale, scale_of
 from modellock_jax.study.store import Rows, write
 
 
@@ -43,8 +46,9 @@ def interval(values: Any) -> tuple[float, float, float]:
 
 def lock_grid(rows: Rows, config: Config) -> Grid:
     """One row per lock: what opens it, over all seeds."""
+    scale = scale_of(rows)
     grid = Grid(
-        f"Who opens what: test accuracy in % on {config.data}, {config.model}, {seeds_text(config)}",
+        f"Who opens what: test {scale.unit} on {config.data}, {config.model}, {seeds_text(config)}",
         [
             "lock",
             "plain",
@@ -68,19 +72,20 @@ def lock_grid(rows: Rows, config: Config) -> Grid:
             continue
         wrong = [value for row in mine for value in row["wrong"]]
         mean, low, high = interval(wrong)
-        right = _percent(_mean(mine, "right"))
+        right = scale.text(_mean(mine, "right"))
         exact = not mine[0]["trained_under"] and all(row["right_is_plain"] for row in mine)
-        if mean >= 0.35:
-            grid.notes.append(f"{text}: wrong keys reach {_percent(mean)} %, {_reason(text)}.")
+        if (mean - scale.chance) / (scale.best - scale.chance) >= 0.28:
+            reached = f"{scale.text(mean)}{' %' * (scale.factor == 100)}"
+            grid.notes.append(f"{text}: wrong keys reach {reached}, {_reason(text)}.")
         grid.rows.append(
             [
                 text,
-                _percent(_mean(mine, "plain")),
+                scale.text(_mean(mine, "plain")),
                 f"{right} =" if exact else right,
-                _percent(_mean(mine, "none")),
-                f"{_percent(mean)} [{_percent(low)}, {_percent(high)}]",
-                _percent(max(wrong)),
-                _percent(_mean(mine, "near")),
+                scale.text(_mean(mine, "none")),
+                f"{scale.text(mean)} [{scale.text(low)}, {scale.text(high)}]",
+                scale.text(scale.better(wrong)),
+                scale.text(_mean(mine, "near")),
                 f"{_percent(_mean(mine, 'none_non_finite'))}, "
                 f"{_percent(_mean(mine, 'wrong_non_finite'))}",
                 f"{_mean(mine, 'key_bits'):.0f}",
@@ -90,15 +95,16 @@ def lock_grid(rows: Rows, config: Config) -> Grid:
             ]
         )
     if grid.rows:
-        prior = max(row["prior"] for row in rows.of("lock"))
-        grid.notes.insert(0, f"The most frequent class is {_percent(prior)} % of the test set.")
-        grid.notes.insert(1, "`=`: every test logit equals the plain model's to the last bit.")
-        grid.notes.insert(
-            2,
+        prior = scale.text(max(row["prior"] for row in rows.of("lock")))
+        grid.notes[:0] = [
+            f"The most frequent class is {prior} % of the test set."
+            if scale == Scale()
+            else f"A model that knows nothing reaches {prior}.",
+            "`=`: every answer on the test set equals the plain model's to the last bit.",
             " ".join(
-                ["An input with a non-finite logit counts as wrong.", *_bits_of(config.locks)]
+                ["An answer that is not finite counts as the worst.", *_bits_of(config.locks)]
             ),
-        )
+        ]
     return grid
 
 
@@ -117,14 +123,15 @@ def _bits_of(texts: Iterable[str]) -> list[str]:
 
 def thief_grid(rows: Rows, config: Config) -> Grid:
     """The thief's best accuracy for each budget, the locked start beside training from scratch."""
+    scale = scale_of(rows)
     grid = Grid(
-        f"The fine-tuning thief: best test accuracy in % over {len(config.thief_rates)} learning "
+        f"The fine-tuning thief: best test {scale.unit} over {len(config.thief_rates)} learning "
         f"rate(s) and {config.thief_scores} stops of {config.thief_steps} steps, {seeds_text(config)}",
         ["start"] + [f"{100 * budget:g} % of the data" for budget in config.budgets],
         [],
         [
             "The thief has the architecture, the locked weights and that share of the labelled "
-            "training set, not the key; his best score on the test set counts, in his favour. "
+            "training set, not the key; the best score on the test set counts, in the thief's favour. "
             "In brackets the 95 % interval over seeds.",
             "scratch: the same budget and data on fresh weights. A lock whose thief does no better "
             "than scratch gave nothing away.",
@@ -138,21 +145,21 @@ def thief_grid(rows: Rows, config: Config) -> Grid:
                 best[name, s, budget] for s in range(config.seeds) if (name, s, budget) in best
             ]
             if values:
-                mean, low, high = interval(np.clip(values, 0, 1))
-                spread = f" [{_percent(low)}, {_percent(min(high, 1))}]" if len(values) > 1 else ""
-                cells.append(_percent(mean) + spread)
+                mean, *ends = interval(values)
+                low, high = (scale.text(scale.bounded(end)) for end in ends)
+                cells.append(scale.text(mean) + (f" [{low}, {high}]" if len(values) > 1 else ""))
         if len(cells) == len(config.budgets):
             grid.rows.append([name, *cells])
     return grid
 
 
 def best_thief(rows: Rows) -> dict[tuple[str, int, float], float]:
-    """The best accuracy over learning rates, by (lock, seed, budget)."""
-    best: dict[tuple[str, int, float], float] = {}
+    """The best value over learning rates, by (lock, seed, budget)."""
+    found: dict[tuple[str, int, float], list[float]] = {}
     for row in rows.of("thief"):
-        key = (row["lock"], row["seed"], row["budget"])
-        best[key] = max(best.get(key, 0.0), row["best"])
-    return best
+        found.setdefault((row["lock"], row["seed"], row["budget"]), []).append(row["best"])
+    scale = scale_of(rows)
+    return {key: scale.better(values) for key, values in found.items()}
 
 
 def machine() -> str:
@@ -174,11 +181,24 @@ def save_tables(folder: Path, config: Config, command: str, grids: list[Grid]) -
     """Write `table.md` into a run folder."""
     today = datetime.date.today()
     made = f"Made by `{command}` on {today}, {machine()}, modellock_jax {config.version}."
-    parts = [_markdown(grid) for grid in grids]
+    parts = [markdown(grid) for grid in grids]
     write(folder / "table.md", "\n".join([*parts, made, ""]).encode())
 
 
-def _markdown(grid: Grid) -> str:
+def show(grid: Grid, console: Console) -> None:
+    """Print a table and its notes."""
+    table = Table(title=grid.title, title_justify="left", show_lines=False)
+    for i, name in enumerate(grid.header):
+        table.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
+    for row in grid.rows:
+        table.add_row(*row)
+    console.print(table)
+    for note in grid.notes:
+        console.print(note, markup=False, highlight=False)
+
+
+def markdown(grid: Grid) -> str:
+    """A table as Markdown, with its title and notes."""
     line = "| " + " | ".join(grid.header) + " |"
     rule = "| --- |" + " ---: |" * (len(grid.header) - 1)
     body = ["| " + " | ".join(row) + " |" for row in grid.rows]

@@ -2,7 +2,17 @@
 
 import types
 from collections.abc import Mapping
-from typing import Any, TypedDict, Union, get_args, get_origin, get_type_hints, is_typeddict
+from typing import (
+    Annotated,
+    Any,
+    NotRequired,
+    TypedDict,
+    Union,
+    get_args,
+    get_origin,
+    get_type_hints,
+    is_typeddict,
+)
 
 
 class Kind(TypedDict):
@@ -10,6 +20,21 @@ class Kind(TypedDict):
 
     id: str
     kind: str
+
+
+class TaskFields(TypedDict):
+    """What a model is for, where that is not the classification of one input."""
+
+    name: Annotated[str, "the task"]
+    unit: Annotated[str, "of values; what is in % is a share in rows"]
+    chance: Annotated[float, "what a model reaches that knows nothing, in that unit"]
+    best: Annotated[float, "what one reaches that makes no error"]
+
+
+class Valued(Kind):
+    """A row with values in the unit of a task: accuracy, as shares, if it names none."""
+
+    task: NotRequired[Annotated[TaskFields, "what the model is for"]]
 
 
 def check(row: Mapping[str, Any], kinds: Mapping[str, type]) -> None:

@@ -8,22 +8,21 @@ from typing import Annotated, Any, NotRequired, TypedDict
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from modellock_jax.attacks.weights.fine_tune import VARIANTS, Variant
 from modellock_jax.attacks.weights.localise import MANY, shared_margin
 from modellock_jax.attacks.weights.sweep import OPTIMIZERS, RATES, Trial, best_so_far, trial
 from modellock_jax.core.lock import Params, user_forward
 from modellock_jax.study import attack_figures, league
-from modellock_jax.study.cases import accuracy_of
+from modellock_jax.study.cases import value_of
 from modellock_jax.study.config import QUICK, Config
-from modellock_jax.study.context import Context, fresh, prepare, rng_for, score
+from modellock_jax.study.context import Context, fresh, prepare, rng_for
 from modellock_jax.study.engine import Row, Unit
 from modellock_jax.study.record import Study
-from modellock_jax.study.report import Grid, interval, seeds_text
-from modellock_jax.study.rows import Kind
-from modellock_jax.study.store import Rows
+from modellock_jax.study.rows import Valued
+from modellock_jax.study.sweep_grids import SCRATCH, grids
 from modellock_jax.study.training import locked_models, trainings
+from modellock_jax.tasks import merit
 
 SETTINGS: dict[str, Any] = {
     "locks": league.LOCKS,
@@ -34,7 +33,7 @@ SETTINGS: dict[str, Any] = {
 }
 """What the sweep changes in a configuration."""
 
-SCRATCH, SPARE = "scratch", 400  # images that rehearsals are judged on
+SPARE = 400  # images that rehearsals are judged on
 PROGRAMS: tuple[tuple[Variant, str], ...] = tuple((v, o) for v in VARIANTS for o in OPTIMIZERS)
 
 
@@ -47,7 +46,7 @@ class Held(TypedDict):
     curve: Annotated[list[float], "test accuracy of what would be held at each stop"]
 
 
-class SweepRow(Kind):
+class SweepRow(Valued):
     """All settings of the fine-tuning thief on the model of one seed, with one budget."""
 
     lock: Annotated[str, 'the lock\'s text, or "scratch": fresh weights']
@@ -93,7 +92,7 @@ def sweep_rows(context: Context, text: str, budget: float) -> list[Row]:
     return [
         {"id": _row_id(text, seed, budget), "kind": "sweep", "lock": text, "seed": seed}
         | about[seed]
-        | {"budget": budget, **row}
+        | {"budget": budget, **context.about, **row}
         for seed, row in enumerate(_thief(context).rows(starts, size, text == SCRATCH))
     ]
 
@@ -117,8 +116,8 @@ def _starts(context: Context, text: str) -> tuple[Params, list[dict[str, Any]]]:
     user = jax.jit(user_forward(context.subjects[text].lock, context.model.forward))
     found, about = [], []
     for _, locked, key in locked_models(context, text):
-        right = accuracy_of(context, partial(user, key, locked))
-        about.append({"right_key": right, "no_key": float(context.score(locked).accuracy)})
+        right = value_of(context, partial(user, key, locked))
+        about.append({"right_key": right, "no_key": float(context.score(locked).value)})
         found.append(locked)
     return _stack(found), about
 
@@ -143,20 +142,21 @@ class _Thief:
             "steps": c.thief_steps,
             "batch_size": c.thief_batch,
             "stops": c.thief_scores,
+            "task": context.task,
         }
 
         def program(variant: Variant, optimizer: str) -> Callable[..., Trial]:
-            one = trial(context.model, context.data.train_x, variant, optimizer, **options)
+            one = trial(context.model, context.example, variant, optimizer, **options)
             rates = jax.vmap(one, (None, None, 0, None, None, None))
             return jax.jit(jax.vmap(rates, (0, 0, None, 0, 0, None)))
 
         self.programs = {at: program(*at) for at in PROGRAMS}
 
-        def accuracy(params: Params, x: jax.Array, y: jax.Array) -> jax.Array:
-            return score(lambda x: context.model.forward(params, x), x, y).accuracy
+        def value(params: Params, x: jax.Array, y: jax.Array) -> jax.Array:
+            return context.measure(lambda x: context.model.forward(params, x), x, y).value
 
         def in_turn(params: Params, x: jax.Array, y: jax.Array) -> jax.Array:
-            return jax.lax.map(lambda p: accuracy(p, x, y), params)
+            return jax.lax.map(lambda p: value(p, x, y), params)
 
         self.tests = jax.jit(in_turn)
         self.rehearse = jax.jit(
@@ -191,13 +191,13 @@ class _Thief:
         found = jax.tree.map(lambda *leaves: jnp.concatenate(leaves, 1), *trials)
         labels = [f"{name}, {at[1]}, {r:g}" for name, _, at in todo for r in RATES[at[1]]]
         rehearsed = self.rehearse(found.params, self.spare_x, self.spare_y)
-        rows = []
+        rows, task = [], self.context.task
         for seed in range(self.context.config.seeds):
             mine = jax.tree.map(lambda leaf, s=seed: leaf[s], found)
             row: dict[str, Any] = {"images": size}
-            row["held_out"] = self._held(mine.params, labels, mine.value, mine.loss)
+            row["held_out"] = self._held(mine.params, labels, merit(task, mine.value), mine.loss)
             if len(rehearsed) > 1:
-                others = jnp.delete(rehearsed, seed, axis=0).mean(0)
+                others = merit(task, jnp.delete(rehearsed, seed, axis=0).mean(0))
                 row["rehearsed"] = self._held(mine.params, labels, others, -others)
             rows.append(row)
         return rows
@@ -220,82 +220,6 @@ class _Thief:
 @functools.lru_cache(maxsize=1)
 def _thief(context: Context) -> _Thief:
     return _Thief(context)
-
-
-CHOICES = {
-    "rehearsed": "He rehearsed on the same lock with the other seeds' models and images, and knows "
-    "which setting and stop did best there on images that no thief owns.",
-    "held_out": "He keeps the setting and the stop that did best on a fifth of his own images.",
-}
-
-
-def grids(rows: Rows, config: Config) -> list[Grid]:
-    """For each way to choose: what the thief reached, and what the stolen weights gave him."""
-    found = {(r["lock"], r["seed"], r["budget"]): r for r in rows.of("sweep")}
-    return [
-        _grid(found, config, choice)
-        for choice in CHOICES
-        if config.seeds > 1 or choice == "held_out"
-    ]
-
-
-def _grid(rows: dict[tuple[str, int, float], dict[str, Any]], config: Config, choice: str) -> Grid:
-    title = f"Was stealing worth anything? {config.data}, {config.model}, {seeds_text(config)}"
-    header = ["start", "no key", "right key"] + [
-        f"{100 * b:g} % of the data" for b in config.budgets
-    ]
-    table, seeds = Grid(f"{title}, {choice.replace('_', ' ')}", header, [], []), range(config.seeds)
-
-    def reached(name: str, budget: float) -> list[float]:
-        return [100 * rows[name, s, budget][choice]["accuracy"] for s in seeds]
-
-    for name in (SCRATCH, *config.locks):
-        if any((name, s, b) not in rows for s in seeds for b in config.budgets):
-            continue
-        line = [name, "", ""]
-        if name != SCRATCH:
-            own = [rows[name, s, config.budgets[0]] for s in seeds]
-            line[1:] = [
-                f"{100 * np.mean([r[k] for r in own]):.1f}" for k in ("no_key", "right_key")
-            ]
-        for budget in config.budgets:
-            mean, low, high = interval(reached(name, budget))
-            cell = f"{mean:.1f}"
-            if name == SCRATCH:
-                cell += f" [{low:.1f}, {min(high, 100):.1f}]"
-            else:
-                pairs = zip(reached(name, budget), reached(SCRATCH, budget))
-                more, low, high = interval([a - b for a, b in pairs])
-                cell += f": {verdict(low, high)}, {more:+.1f} [{low:+.1f}, {high:+.1f}]"
-            line.append(cell)
-        table.rows.append(line)
-    settings = len(VARIANTS) * sum(map(len, RATES.values()))
-    table.notes.extend(
-        [
-            f"Test accuracy in %. The thief tries {settings} settings ({', '.join(VARIANTS)}; Adam and "
-            f"SGD, three rates each), {config.thief_steps} steps of {config.thief_batch} images, "
-            f"{config.thief_scores} stops and the start itself. {CHOICES[choice]} Test images choose "
-            "nothing.",
-            "After the colon: whether stealing the weights was worth anything, and the advantage over "
-            "scratch in points, the same images and as many settings (four draws in place of the "
-            "variants), with the 95 % interval of paired differences over seeds. `yes`: the interval "
-            "lies above 0; `harm`: below; `no`: within 3 points of it; `unclear`: none of these.",
-        ]
-    )
-    return table
-
-
-def verdict(low: float, high: float, points: float = 3.0) -> str:
-    """Whether stealing was worth anything, by the interval of the advantage in points.
-
-    >>> [verdict(*interval) for interval in [(0.1, 9.0), (-9.0, -0.1), (-1.0, 2.0), (-1.0, 9.0)]]
-    ['yes', 'harm', 'no', 'unclear']
-    """
-    if low > 0:
-        return "yes"
-    if high < 0:
-        return "harm"
-    return "no" if max(-low, high) <= points else "unclear"
 
 
 STUDY = Study(

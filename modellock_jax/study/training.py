@@ -11,7 +11,6 @@ from modellock_jax.core.lock import Key, Lock, Params, owner_forward
 from modellock_jax.study.context import Context, fresh, rng_for
 from modellock_jax.study.engine import Row, Unit
 from modellock_jax.study.store import load_params, save_params
-from modellock_jax.tasks import margin_loss, random_shift
 from modellock_jax.train import fit
 
 PLAIN = "plain"
@@ -52,7 +51,8 @@ def trained(context: Context, text: str, seed: int) -> tuple[Params, Key]:
             epochs=c.epochs,
             batch_size=c.batch_size,
             learning_rate=c.learning_rate,
-            augment=random_shift,
+            loss=context.task.loss,
+            augment=context.task.augment,
             progress=f"training {name}",
         )
         save_params(file, params)
@@ -91,12 +91,12 @@ def locked_models(context: Context, text: str) -> list[Locked]:
 
 @functools.lru_cache(maxsize=1)
 def encrypting(context: Context, text: str) -> Callable[[Key, Params], tuple[Params, Key]]:
-    """The lock's encrypt, with the loss of the first training images where it takes one."""
-    lock, model = context.subjects[text].lock, context.model
+    """The lock's encrypt, with the harm done to the first training examples where it takes a loss."""
+    lock, model, harm = context.subjects[text].lock, context.model, context.task.harm
     sample = jnp.asarray(context.data.train_x[:512]), jnp.asarray(context.data.train_y[:512])
 
     @jax.jit
     def encrypt(key: Key, params: Params, x: jax.Array, y: jax.Array) -> tuple[Params, Key]:
-        return lock.encrypt(key, params, lambda p: margin_loss(model.forward(p, x), y))
+        return lock.encrypt(key, params, lambda p: harm(model.forward(p, x), y))
 
     return lambda key, params: encrypt(key, params, *sample)
