@@ -6,20 +6,18 @@ The two parts of `modellock-jax bench` that a reader asks for first: GB/s of eac
 AES-128-CTR and ChaCha20 of the package `cryptography` (OpenSSL), and the ratios of `owner_forward`.
 """
 
-from rich.console import Console
-
 from modellock_jax.bench import run as bench
-from modellock_jax.study import report
+from modellock_jax.study import report, terminal
 
 PARTS = ("ciphers", "forwards")
 
 
 def main() -> None:
     """Measure and print."""
-    rows, console = bench.run(PARTS), Console()
+    rows = bench.run(PARTS)
     for part in PARTS:
-        report.show(bench.grid(rows, part), console)
-    console.print(f"{bench.today()}, {report.machine()}", highlight=False)
+        terminal.show(bench.grid(rows, part))
+    print(f"{bench.today()}, {report.machine()}")
 
 
 if __name__ == "__main__":

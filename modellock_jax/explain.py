@@ -3,12 +3,10 @@
 from modellock_jax.locks import SCHEMES, Scheme
 from modellock_jax.vault.threats import COMMANDS
 
-__all__ = ["explain", "lock_table", "page"]
-
 _OWN_USER = "Whoever runs the opened model holds its plain weights."
 _FIRST = (
     "# Threat model\n\n"
-    "Printed by `modellock-jax explain ALL`. The attacker always holds the file, knows the scheme, "
+    "Printed by `modellock-jax explain`. The attacker always holds the file, knows the scheme, "
     "the architecture and this code, and has some data, and does not have the key. Out of scope "
     "everywhere: whoever uses the opened model, code in the same process, a machine under the "
     "attacker's control, side channels, and traces in memory and swap.\n\n"
@@ -38,10 +36,13 @@ def explain(name: str) -> str:
             f"- **Broken?** {threat.broken}\n"
         )
     if name not in SCHEMES:
-        raise ValueError(
-            f"nothing is called {name!r}; there are {', '.join([*SCHEMES, *COMMANDS])}"
-        )
+        raise ValueError(f"nothing is called {name!r}; there are {', '.join(names())}")
     return _of_lock(SCHEMES[name])
+
+
+def names() -> list[str]:
+    """Give the names of all locks and commands that `explain` knows."""
+    return [*SCHEMES, *COMMANDS]
 
 
 def page() -> str:

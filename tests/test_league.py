@@ -187,7 +187,7 @@ def test_bad_input(tmp_path):
 @pytest.mark.parametrize(
     ("arguments", "code", "says"),
     [
-        (["LIST"], 0, "sign_mask_oracle"),
+        (["--list"], 0, "sign_mask_oracle"),
         (["fine_tune"], 2, "attack fine_tune: name a lock, as in --lock deep_lock"),
         (["fine_tune", "--lock=deep_lock", "--budget=2"], 2, "--budget is a share in (0, 1]"),
     ],

@@ -9,6 +9,12 @@ from typer.core import TyperGroup
 import modellock_jax
 from modellock_jax.cli import streams
 
+FILES, KEYS, USERS = "Files", "Keys", "Users and recipients"
+RESEARCH, ABOUT = "Research", "About"
+"""The groups in which `--help` shows the commands."""
+
+ListOption = Annotated[bool, typer.Option("--list", help="Print the names there are, and stop.")]
+
 
 class _Group(TyperGroup):
     """All commands; Typer itself would end in 1 where nobody reads the output any more."""

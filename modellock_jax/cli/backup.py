@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from modellock_jax.cli import paths
-from modellock_jax.cli.app import app
+from modellock_jax.cli.app import KEYS, app
 from modellock_jax.cli.choosing import (
     NewPassphraseFile,
     PassphraseFile,
@@ -22,7 +22,7 @@ from modellock_jax.vault.sealed.recipients import Passphrase
 backup = typer.Typer(
     no_args_is_help=True, help="A key in shares: any k of n restore it, fewer tell nothing."
 )
-app.add_typer(backup, name="backup")
+app.add_typer(backup, name="backup", rich_help_panel=KEYS)
 
 Shares = Annotated[list[Path], typer.Argument(help="Share files, as many as are needed or more.")]
 

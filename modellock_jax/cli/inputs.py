@@ -4,6 +4,8 @@ import contextlib
 import functools
 import json
 import re
+import sys
+import time
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime
 from pathlib import Path
@@ -62,6 +64,9 @@ Expect = Annotated[
         "Only with --signed-by does more than the recipients' word stand behind it.",
     ),
 ]
+EVERY = 10.0
+"""Seconds between two lines of progress where there is no terminal."""
+
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and write nothing.")]
 
@@ -121,7 +126,14 @@ def show(as_json: bool, lines: str | list[str], /, **fields: Any) -> None:
 
 @contextlib.contextmanager
 def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar in bytes on stderr, quiet if that is not a terminal."""
+    """A bar in bytes on stderr; without a terminal a line every ten seconds.
+
+    Yields:
+      What is told the bytes of each piece when it is done.
+    """
+    if not sys.stderr.isatty():
+        yield _Lines(what, total).advance
+        return
     from rich.console import Console
     from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TransferSpeedColumn
 
@@ -132,11 +144,23 @@ def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
         DownloadColumn(),
         TransferSpeedColumn(),
     )
-    with Progress(
-        *columns, console=console, transient=True, disable=not console.is_terminal
-    ) as shown:
+    with Progress(*columns, console=console, transient=True) as shown:
         task = shown.add_task(what, total=total or None)
         yield lambda count: shown.advance(task, count)
+
+
+class _Lines:
+    """How far something is, in a line now and then, none for what is done at once."""
+
+    def __init__(self, what: str, total: int | None) -> None:
+        self._what, self._of = what, f" of {total / 1e6:.0f}" if total else ""
+        self._count, self._next = 0, time.monotonic() + EVERY
+
+    def advance(self, count: int) -> None:
+        self._count += count
+        if time.monotonic() >= self._next:
+            self._next += EVERY
+            streams.say(f"{self._what}: {self._count / 1e6:.0f}{self._of} MB")
 
 
 def _is_about(error: VaultError, options: dict[str, Any]) -> bool:

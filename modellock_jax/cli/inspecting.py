@@ -8,7 +8,7 @@ from typing import Any
 
 from modellock_jax._printing import printable
 from modellock_jax.cli import folders, paths, texts
-from modellock_jax.cli.app import app
+from modellock_jax.cli.app import FILES, app
 from modellock_jax.cli.heads import told_of_head
 from modellock_jax.cli.inputs import Json, on_files, show
 from modellock_jax.cli.paths import In
@@ -24,7 +24,7 @@ _SHOWN = 4000  # bytes of a stranger's field
 _TEXT = 2**24  # bytes of the longest text file of ours
 
 
-@app.command()
+@app.command(rich_help_panel=FILES)
 @on_files
 def inspect(source: In, as_json: Json = False) -> None:
     """What a file tells without a key: its kind, who can open it, who signed it, how big it is."""

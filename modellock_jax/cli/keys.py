@@ -6,14 +6,14 @@ from typing import Annotated
 import typer
 
 from modellock_jax.cli import paths
-from modellock_jax.cli.app import app
+from modellock_jax.cli.app import KEYS, app
 from modellock_jax.cli.choosing import load_secret
 from modellock_jax.cli.inputs import Json, on_files, tell
 from modellock_jax.vault.keys import identity
 from modellock_jax.vault.keys.secret import Secret, generate_key, save_key_pair
 
 
-@app.command()
+@app.command(rich_help_panel=KEYS)
 @on_files
 def keygen(
     output: Annotated[

@@ -5,13 +5,13 @@ from typing import Annotated
 import typer
 
 from modellock_jax.cli import folders, paths
-from modellock_jax.cli.app import app
+from modellock_jax.cli.app import FILES, app
 from modellock_jax.cli.choosing import Choice, KeyFile
 from modellock_jax.cli.inputs import Json, RevokedBy, on_files, progress, tell
 from modellock_jax.cli.paths import Force, In, Out
 
 
-@app.command()
+@app.command(rich_help_panel=FILES)
 @on_files
 def lock(
     source: In,
@@ -51,7 +51,7 @@ def lock(
         )
 
 
-@app.command()
+@app.command(rich_help_panel=FILES)
 @on_files
 def unlock(
     source: In,

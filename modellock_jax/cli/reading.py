@@ -10,23 +10,27 @@ import typer
 from modellock_jax import _temporary
 from modellock_jax import explain as texts
 from modellock_jax.cli import streams
-from modellock_jax.cli.app import app
+from modellock_jax.cli.app import ABOUT, ListOption, app
 from modellock_jax.cli.choosing import default_key_file
 from modellock_jax.cli.inputs import Json, show
 from modellock_jax.vault.sealed import recipients
 
 
-@app.command()
+@app.command(rich_help_panel=ABOUT)
 def explain(
     name: Annotated[
-        str, typer.Argument(help="A lock or a command; ALL for the whole page.")
-    ] = "ALL",
+        str, typer.Argument(help="A lock or a command; without it the whole page.")
+    ] = "",
+    listed: ListOption = False,
 ) -> None:
     """What a lock or a command protects against, what broke it and by whom, what it cannot do."""
-    streams.put((texts.page() if name == "ALL" else texts.explain(name)).rstrip("\n"))
+    if listed:
+        streams.put("\n".join(texts.names()))
+        return
+    streams.put((texts.explain(name) if name else texts.page()).rstrip("\n"))
 
 
-@app.command()
+@app.command(rich_help_panel=ABOUT)
 def doctor(as_json: Json = False) -> None:
     """Check that this machine can do what the vault needs; exit code 2 if it cannot."""
     found = {

@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from modellock_jax.cli import folders, paths
-from modellock_jax.cli.app import app
+from modellock_jax.cli.app import USERS, app
 from modellock_jax.cli.choosing import Choice, KeyFile, NewPassphraseFile
 from modellock_jax.cli.inputs import (
     DryRun,
@@ -26,7 +26,7 @@ from modellock_jax.vault.sealed import recipients, rewrite
 from modellock_jax.vault.sealed._header_fields import Header
 
 people = typer.Typer(no_args_is_help=True, help="Who can open a sealed file.")
-app.add_typer(people, name="recipients")
+app.add_typer(people, name="recipients", rich_help_panel=USERS)
 
 File = Annotated[
     Path, typer.Argument(parser=paths.named, help="A sealed file, which is changed in place.")
@@ -89,7 +89,7 @@ def rm(
     _rewrite(file, key, change, sign, dry_run, as_json, threats.OLD_HEAD)
 
 
-@app.command()
+@app.command(rich_help_panel=USERS)
 @on_files
 def rewrap(
     file: File,
@@ -111,7 +111,7 @@ def rewrap(
     _rewrite(file, key, change, sign, dry_run, as_json, threats.OLD_HEAD)
 
 
-@app.command()
+@app.command(rich_help_panel=USERS)
 @on_files
 def expire(
     file: File,

@@ -1,17 +1,16 @@
 """`modellock-jax study` and `modellock-jax attack`: what locks are worth."""
 
 import shlex
-import sys
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
-from rich.console import Console
 
-from modellock_jax.cli.app import app
+from modellock_jax.cli import streams
+from modellock_jax.cli.app import RESEARCH, ListOption, app
 
 
-@app.command()
+@app.command(rich_help_panel=RESEARCH)
 def study(
     name: Annotated[
         str,
@@ -53,6 +52,7 @@ def study(
             help="A Dask scheduler, whose workers share the work: tcp://HOST:8786.",
         ),
     ] = "",
+    listed: ListOption = False,
 ) -> None:
     """Train, lock, open with right and wrong keys, send in the thief, and print the table.
 
@@ -73,6 +73,9 @@ def study(
     from modellock_jax.study import runner
     from modellock_jax.study.table import STUDIES
 
+    if listed:
+        streams.put("\n".join(f"{one.name}: {one.about}" for one in STUDIES.values()))
+        return
     if name not in STUDIES:
         raise ValueError(f"there is no study {name!r}; the studies are {', '.join(STUDIES)}")
     chosen = STUDIES[name]
@@ -85,7 +88,7 @@ def study(
     config = chosen.config(**settings)
     store = runner.run(chosen, config, out, workers=workers, scheduler=scheduler)
 
-    from modellock_jax.study import figures, report
+    from modellock_jax.study import figures, report, terminal
 
     # Where the folder lies and who did the work is nobody else's business, and no number's.
     given = {"--data": data, "--model": model, "--locks": locks, "--seeds": seeds}
@@ -96,15 +99,14 @@ def study(
     grids = chosen.grids(store.rows, config)
     figures.save_figures(store.folder, store.rows, config, chosen.drawings)
     report.save_tables(store.folder, config, command, grids)
-    console = Console(width=None if sys.stdout.isatty() else 200)
     for grid in grids:
-        report.show(grid, console)
-    console.print(f"\n{store.folder}: config.json, rows.jsonl, table.md, figures/", highlight=False)
+        terminal.show(grid)
+    streams.put(f"\n{store.folder}: config.json, rows.jsonl, table.md, figures/")
 
 
-@app.command()
+@app.command(rich_help_panel=RESEARCH)
 def attack(
-    name: Annotated[str, typer.Argument(help="An attack, or LIST for all of them.")],
+    name: Annotated[str, typer.Argument(help="An attack; --list names them all.")] = "",
     lock: Annotated[
         str,
         typer.Option(
@@ -122,17 +124,19 @@ def attack(
     out: Annotated[Path, typer.Option(help="The folder in which the run folder is made.")] = Path(
         "runs"
     ),
+    listed: ListOption = False,
 ) -> None:
-    """Train a model, lock it, and attack it: `attack LIST`, or `attack NAME --lock LOCK`.
+    """Train a model, lock it, and attack it: `attack NAME --lock LOCK`.
 
     Started again with the same options, it shows what it found.
     """
-    from modellock_jax.study import league, league_grids, report, runner
+    from modellock_jax.study import league, league_grids, runner, terminal
 
-    console = Console(width=None if sys.stdout.isatty() else 200)
-    if name.lower() == "list":
-        report.show(league_grids.attack_grid(), console)
+    if listed:
+        terminal.show(league_grids.attack_grid())
         return
+    if not name:
+        raise ValueError("name an attack; `attack --list` says which there are")
     if not lock:
         raise ValueError(f"attack {name}: name a lock, as in --lock deep_lock")
     if not 0 < budget <= 1:
@@ -140,10 +144,10 @@ def attack(
     chosen = league.of(name)
     config = chosen.config(data=data, model=model, locks=(lock,), seeds=seeds, budgets=(budget,))
     for grid in chosen.grids(runner.run(chosen, config, out).rows, config):
-        report.show(grid, console)
+        terminal.show(grid)
 
 
-@app.command()
+@app.command(rich_help_panel=RESEARCH)
 def bench(
     only: Annotated[
         list[str] | None,
@@ -162,14 +166,13 @@ def bench(
     printed as missed and does not change the exit code.
     """
     from modellock_jax.bench import run as benches
-    from modellock_jax.study import report
+    from modellock_jax.study import report, terminal
 
     parts = only or []
     rows = benches.run(parts, quick)
-    console = Console(width=None if sys.stdout.isatty() else 200)
     for part in dict.fromkeys(row["part"] for row in rows):
-        report.show(benches.grid(rows, part), console)
-    console.print(f"{benches.today()}, {report.machine()}", highlight=False)
+        terminal.show(benches.grid(rows, part))
+    streams.put(f"{benches.today()}, {report.machine()}")
     if json is not None:
         words = ["modellock-jax", "bench", *(f"--only={part}" for part in parts)]
         benches.save(json, rows, [*words, *(["--quick"] if quick else [])])

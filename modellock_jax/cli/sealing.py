@@ -6,7 +6,7 @@ from typing import Annotated
 import typer
 
 from modellock_jax.cli import folders, paths
-from modellock_jax.cli.app import app
+from modellock_jax.cli.app import FILES, app
 from modellock_jax.cli.choosing import Choice, KeyFile, NewPassphraseFile, PassphraseFile
 from modellock_jax.cli.inputs import (
     DryRun,
@@ -44,7 +44,7 @@ AS_BYTES = (
 )
 
 
-@app.command()
+@app.command(rich_help_panel=FILES)
 @on_files
 def seal(
     source: In,
@@ -110,7 +110,7 @@ def seal(
         )
 
 
-@app.command("open")
+@app.command("open", rich_help_panel=FILES)
 @on_files
 def open_(
     source: In,
@@ -153,7 +153,7 @@ def open_(
         )
 
 
-@app.command()
+@app.command(rich_help_panel=FILES)
 @on_files
 def verify(
     source: In,
@@ -184,7 +184,7 @@ def verify(
     )
 
 
-@app.command()
+@app.command(rich_help_panel=FILES)
 @on_files
 def rotate(
     source: In,

@@ -7,7 +7,7 @@ from typing import Annotated, Any
 import typer
 
 from modellock_jax.cli import folders, paths
-from modellock_jax.cli.app import app
+from modellock_jax.cli.app import USERS, app
 from modellock_jax.cli.choosing import Choice, KeyFile
 from modellock_jax.cli.inputs import (
     DryRun,
@@ -25,10 +25,10 @@ from modellock_jax.vault.keys import identity
 from modellock_jax.vault.keys.secret import Secret
 
 book = typer.Typer(no_args_is_help=True, help="Who has which copy, under which key.")
-app.add_typer(book, name="register")
+app.add_typer(book, name="register", rich_help_panel=USERS)
 
 
-@app.command()
+@app.command(rich_help_panel=USERS)
 @on_files
 def issue(
     source: In,
@@ -112,7 +112,7 @@ def list_(
     )
 
 
-@app.command()
+@app.command(rich_help_panel=USERS)
 @on_files
 def revoke(
     file: Annotated[Path, typer.Argument(help="The revocation list; made if there is none.")],

@@ -6,10 +6,8 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, Protocol, TypeVar
 
-__all__ = ["Table"]
 
-
-class _Named(Protocol):
+class Named(Protocol):
     """What a table holds: a record with a `name`."""
 
     @property
@@ -17,10 +15,10 @@ class _Named(Protocol):
         """The name by which the table finds it."""
 
 
-_Record = TypeVar("_Record", bound=_Named)
+Record = TypeVar("Record", bound=Named)
 
 
-class Table(Mapping[str, _Record], Generic[_Record]):
+class Table(Mapping[str, Record], Generic[Record]):
     """Records by name, imported when they are first asked for.
 
     `what`: a record in words, "lock"; `kind`: its class; `own`: the package's records by name, each
@@ -32,13 +30,13 @@ class Table(Mapping[str, _Record], Generic[_Record]):
     """
 
     def __init__(
-        self, what: str, kind: type[_Record], own: Mapping[str, str | _Record], group: str
+        self, what: str, kind: type[Record], own: Mapping[str, str | Record], group: str
     ) -> None:
         self._what, self._kind, self._own, self._group = what, kind, own, group
-        self._registered: dict[str, _Record] = {}
+        self._registered: dict[str, Record] = {}
         self._load = functools.cache(self._loaded)
 
-    def register(self, record: _Record) -> None:
+    def register(self, record: Record) -> None:
         """Add a record for the life of this process; a package announces its own by entry points.
 
         Raises `TypeError` for what is no record, `ValueError` if the name is taken, unless by the same
@@ -56,7 +54,7 @@ class Table(Mapping[str, _Record], Generic[_Record]):
             )
         self._registered[record.name] = record
 
-    def __getitem__(self, name: str) -> _Record:
+    def __getitem__(self, name: str) -> Record:
         if name in self._own:
             own = self._own[name]
             return self._load(name, own) if isinstance(own, str) else own
@@ -86,7 +84,7 @@ class Table(Mapping[str, _Record], Generic[_Record]):
             found[point.name] = point
         return found
 
-    def _loaded(self, name: str, value: str) -> _Record:
+    def _loaded(self, name: str, value: str) -> Record:
         module, _, attribute = value.partition(":")
         if name in self._own:
             return getattr(importlib.import_module(module), attribute)

@@ -4,8 +4,6 @@ from typing import NamedTuple
 
 import numpy as np
 
-__all__ = ["Data"]
-
 
 class Data(NamedTuple):
     """Inputs and what is true of them, split into a training and a test part.

@@ -17,9 +17,7 @@ from modellock_jax.data.images import load_images
 from modellock_jax.data.shapes import shapes
 from modellock_jax.data.story import story
 
-__all__ = ["load"]
-
-_GENERATED: dict[str, Callable[[], Data]] = {"story": story, "shapes": shapes}
+GENERATED: dict[str, Callable[[], Data]] = {"story": story, "shapes": shapes}
 """By name: the sets that need nothing from outside the package."""
 
 
@@ -65,8 +63,8 @@ def load(name: str, *, size: tuple[int, int] | None = None, data_dir: str | None
     >>> load("digits", size=(32, 28)).test_x.shape
     (359, 32, 28, 1)
     """
-    if name not in _GENERATED:
+    if name not in GENERATED:
         return load_images(name, size=size, data_dir=data_dir)
     if size is not None:
         raise ValueError(f"load({name!r}): has one size, so omit size={size!r}")
-    return _GENERATED[name]()
+    return GENERATED[name]()

@@ -1,4 +1,4 @@
-"""From rows to tables: Markdown for the run folder, rich for the terminal."""
+"""From rows to tables, and tables as Markdown for the run folder."""
 
 import datetime
 import os
@@ -9,8 +9,6 @@ from typing import Any, NamedTuple
 
 import jax
 import numpy as np
-from rich.console import Console
-from rich.table import Table
 from scipy import special
 
 from modellock_jax.locks import SCHEMES, parse
@@ -183,18 +181,6 @@ def save_tables(folder: Path, config: Config, command: str, grids: list[Grid]) -
     made = f"Made by `{command}` on {today}, {machine()}, modellock_jax {config.version}."
     parts = [markdown(grid) for grid in grids]
     write(folder / "table.md", "\n".join([*parts, made, ""]).encode())
-
-
-def show(grid: Grid, console: Console) -> None:
-    """Print a table and its notes."""
-    table = Table(title=grid.title, title_justify="left", show_lines=False)
-    for i, name in enumerate(grid.header):
-        table.add_column(name, justify="left" if i == 0 else "right", overflow="fold")
-    for row in grid.rows:
-        table.add_row(*row)
-    console.print(table)
-    for note in grid.notes:
-        console.print(note, markup=False, highlight=False)
 
 
 def markdown(grid: Grid) -> str:

@@ -1,0 +1,74 @@
+"""Tables on the terminal: as wide as it is, in several parts if need be, no name cut."""
+
+from rich.console import Console
+from rich.table import Table
+
+from modellock_jax.study.report import Grid
+
+_WHOLE = 24  # characters of a cell that is not broken over lines where there is room for it
+
+
+def show(grid: Grid, console: Console | None = None) -> None:
+    """Print a table and its notes, as wide as the terminal or `$COLUMNS`, and 80 without either.
+
+    Columns for which there is no room follow in further tables, each with the column that names a row.
+    """
+    console = console or Console()
+    grid = _narrow(grid, console.width)
+    for number, part in enumerate(parts(grid, console.width)):
+        table = Table(title=None if number else grid.title, title_justify="left")
+        for i in part:
+            left = "left" if i == 0 or _is_text(grid, i) else "right"
+            table.add_column(
+                grid.header[i],
+                justify=left,  # type: ignore[arg-type]
+                overflow="fold",
+                min_width=min(_least(grid, i), console.width - 4),
+            )
+        for row in grid.rows:
+            table.add_row(*(row[i] for i in part))
+        console.print(table, markup=False)
+    for note in grid.notes:
+        console.print(note, markup=False, highlight=False)
+
+
+def parts(grid: Grid, width: int) -> list[list[int]]:
+    """Which columns stand in which of the tables that a table is printed as.
+
+    >>> grid = Grid("", ["lock", "no key", "right key"], [["sign_flip", "9.1", "97.1"]], [])
+    >>> parts(grid, 80), parts(grid, 24)
+    ([[0, 1, 2]], [[0, 1], [0, 2]])
+    """
+    found, used = [[0]], _wide(grid, 0)
+    for i in range(1, len(grid.header)):
+        if used + _wide(grid, i) > width - 1 and len(found[-1]) > 1:
+            found.append([0])
+            used = _wide(grid, 0)
+        found[-1].append(i)
+        used += _wide(grid, i)
+    return found
+
+
+def _narrow(grid: Grid, width: int) -> Grid:
+    """The same table; if it is too wide, with one column for the two that tell its rows apart."""
+    firsts = [row[0] for row in grid.rows]
+    if len(parts(grid, width)) == 1 or len(set(firsts)) == len(firsts):
+        return grid
+    header, *rows = (["\n  ".join(row[:2]), *row[2:]] for row in (grid.header, *grid.rows))
+    return grid._replace(header=header, rows=rows)
+
+
+def _wide(grid: Grid, i: int) -> int:
+    return _least(grid, i) + 3
+
+
+def _least(grid: Grid, i: int) -> int:
+    """The least width of a column in which no name is broken."""
+    cells = [line for row in grid.rows for line in row[i].split("\n")]
+    words = [len(word) for text in (grid.header[i], *cells) for word in text.split()]
+    whole = [len(cell) for cell in cells if len(cell) <= _WHOLE]
+    return max([*words, *whole], default=1)
+
+
+def _is_text(grid: Grid, i: int) -> bool:
+    return any(len(row[i]) > _WHOLE for row in grid.rows)
