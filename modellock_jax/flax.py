@@ -6,17 +6,19 @@ lie at that path. A layer inside of a layer is part of it and no site, as the ba
 """
 
 import functools
-import itertools
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import jax
 
+from modellock_jax._flax_layers import MARK, Marked, TappedLayers
 from modellock_jax.core.lock import Forward, Params, Tap, untapped
 
 if TYPE_CHECKING:  # Flax takes most of a second to import, and few programs need both of its sides.
     import flax.linen as nn
     from flax import nnx
+
+__all__ = ["from_linen", "from_nnx", "nnx_params", "sites"]
 
 _tapped = jax.make_user_context(default_value=False)  # a trace without taps is none with them
 
@@ -66,7 +68,7 @@ def from_linen(module: "nn.Module", layer_types: tuple[type, ...] = ()) -> Forwa
         capture_intermediates: Any = False,
         **kwargs: Any,
     ) -> Any:
-        tracked = _TappedLayers("from_linen", tap)
+        tracked = TappedLayers("from_linen", tap)
 
         def call_method(bound: nn.Module, *args: Any, **kw: Any) -> Any:
             called = getattr(type(bound), method) if isinstance(method, str) else method
@@ -79,14 +81,14 @@ def from_linen(module: "nn.Module", layer_types: tuple[type, ...] = ()) -> Forwa
             if tracked.inside or not is_layer or layer.is_initializing():
                 return call(*args, **kw)
             site = "/".join(layer.path)
-            if _MARK not in layer.scope.flags:
+            if MARK not in layer.scope.flags:
                 raise ValueError(
                     f"from_linen: the layer `{site}` lies in another module's `apply` inside of this "
                     "one, so it has no name of its own; make it a submodule, or tap that part by hand"
                 )
             return tracked.output(site, type(layer), lambda: call(*args, **kw))
 
-        marked: Any = _Marked(module)
+        marked: Any = Marked(module)
         apply = nn.apply(call_method, marked, mutable, capture_intermediates)
         with nn.intercept_methods(intercept), _tapped(True):
             out = apply(variables, x, rngs=rngs, **kwargs)
@@ -174,7 +176,7 @@ def from_nnx(
                 stream.key.set_value(seed)
                 stream.count.set_value(jax.numpy.uint32(0))
         if tap is not untapped:
-            tracked = _TappedLayers("from_nnx", tap)
+            tracked = TappedLayers("from_nnx", tap)
             for path, node in nnx.iter_modules(copy):
                 if isinstance(node, own + layer_types):
                     layer: Any = node
@@ -220,54 +222,6 @@ def sites(forward: Forward, params: Params, x: Any) -> dict[str, tuple[int, ...]
 
     jax.eval_shape(lambda params, x: forward(params, x, tap), params, x)
     return found
-
-
-_MARK = "modellock_jax"
-_hashes = itertools.count()
-
-
-class _Marked:
-    """A Linen module for `nn.apply`, whose scopes carry a mark of one run of a forward."""
-
-    def __init__(self, module: "nn.Module") -> None:
-        self.module = module
-
-    def clone(self, *, parent: Any, **kwargs: Any) -> "nn.Module":
-        parent.flags = parent.flags.copy({_MARK: _NeverEqual()})
-        return self.module.clone(parent=parent, **kwargs)
-
-
-class _NeverEqual:
-    """Has another hash each time: `nn.jit` finds its traces by a hash of, among others, its flags."""
-
-    def __hash__(self) -> int:
-        return next(_hashes)
-
-
-class _TappedLayers:
-    """The layers that one run of a forward meets, and the tap for those that lie in no other."""
-
-    def __init__(self, adapter: str, tap: Tap) -> None:
-        self.adapter, self.tap = adapter, tap
-        self.types: set[type] = set()
-        self.inside = False
-
-    def output(self, site: str, layer: type, call: Callable[[], Any]) -> Any:
-        """Return what the layer's `call` returns, tapped."""
-        if self.inside:
-            return call()
-        self.inside = True
-        try:
-            h = call()
-        finally:
-            self.inside = False
-        self.types.add(layer)
-        if not hasattr(h, "dtype"):
-            raise TypeError(
-                f"{self.adapter}: the layer `{site}` returns a {type(h).__name__}, not one array; take "
-                f"{layer.__name__} out of `layer_types`, or return its pre-activation alone"
-            )
-        return self.tap(site, h)
 
 
 def _check_types(adapter: str, layer_types: Any, module: type) -> None:

@@ -14,6 +14,8 @@ from modellock_jax.core.lock import Params
 from modellock_jax.tasks.logits import cross_entropy
 from modellock_jax.tasks.task import Out
 
+__all__ = ["LossOfEach", "batches", "fit", "make_epoch", "mean_loss", "sgd_step"]
+
 LossOfEach = Callable[[Out, Any], jax.Array]
 """`loss(out, y) -> [B]`, of each example: that of a `Task`."""
 

@@ -9,7 +9,7 @@ from flax import nnx
 from helpers.table import same_bits
 
 import modellock_jax as ml
-from modellock_jax.core.lock import paths
+from modellock_jax.core.paths import paths
 
 MASK = ml.sign_mask(bits=4)
 KEYS = [ml.SignKey(jnp.array(signs, jnp.int8)) for signs in ([1, -1, -1, 1], [-1, 1, -1, -1])]

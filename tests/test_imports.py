@@ -16,7 +16,7 @@ MODULES = {
 ROOMS = ("keys", "sealed", "locked", "issuing")
 # What each part may import of the package, beside itself.
 FILES = {"_atomic", "_gaps", "_printing", "_temporary"}
-TOOLS = {"_progress", "data", "flax", "models", "tasks", "train"}
+TOOLS = {"_flax_layers", "_progress", "data", "flax", "models", "tasks", "train"}
 MAY = {
     "core": set(),
     "ciphers": set(),

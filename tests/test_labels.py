@@ -12,7 +12,7 @@ from test_locked_files import ALICE
 
 import modellock_jax as ml
 from modellock_jax import attacks
-from modellock_jax.core.lock import paths
+from modellock_jax.core.paths import paths
 from modellock_jax.study.store import save_params
 from modellock_jax.vault.locked.files import lock_file, unlock_file
 

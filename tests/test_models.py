@@ -20,7 +20,7 @@ from modellock_jax.attacks.weights.distil import distil
 from modellock_jax.attacks.weights.fine_tune import fine_tune, in_last_layer
 from modellock_jax.attacks.weights.selective import selective
 from modellock_jax.attacks.weights.sweep import trial
-from modellock_jax.core.lock import paths
+from modellock_jax.core.paths import paths
 from modellock_jax.data import load
 
 pytestmark = pytest.mark.optax

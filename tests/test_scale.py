@@ -11,7 +11,7 @@ from helpers.values import SPECIAL, bits, row, same, tree, values
 
 import modellock_jax as ml
 from modellock_jax.core.bits import stack
-from modellock_jax.core.lock import paths
+from modellock_jax.core.paths import paths
 
 BIG, SMALL = {1: (2500, 400), 10: (2500, 4000)}, (300, 250)
 LAYER = {"kernel": jnp.linspace(-1.0, 2.0, 64).reshape(8, 8)}

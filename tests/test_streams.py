@@ -14,7 +14,7 @@ from jax import NamedSharding, P
 
 import modellock_jax as ml
 from modellock_jax.core.bits import stack
-from modellock_jax.core.lock import paths
+from modellock_jax.core.paths import paths
 
 EXAMPLES = int(os.environ.get("EXAMPLES", "6"))  # that hypothesis draws; many take long to compile
 LOCK = ml.stream_lock()

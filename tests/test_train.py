@@ -14,8 +14,8 @@ import modellock_jax as ml
 from modellock_jax import models, train
 from modellock_jax.attacks.attack import run, sanitise
 from modellock_jax.attacks.weights.fine_tune import fine_tune
-from modellock_jax.core.lock import paths
 from modellock_jax.core.over_keys import over_keys
+from modellock_jax.core.paths import paths
 from modellock_jax.tasks import classify, margin_loss, measure, random_shift
 
 

@@ -12,7 +12,7 @@ import pytest
 from helpers.commands import bad, good, run
 from safetensors.numpy import load_file, save_file
 
-from modellock_jax.core.lock import paths
+from modellock_jax.core.paths import paths
 from modellock_jax.data import load
 from modellock_jax.models import MODELS
 from modellock_jax.train import fit

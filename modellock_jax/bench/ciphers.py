@@ -18,9 +18,11 @@ from modellock_jax.locks import SCHEMES, parse
 from modellock_jax.locks.adv_params import AdvParamsKey
 from modellock_jax.locks.stream_lock import in_jax, is_compiled
 
+__all__ = ["DTYPES", "LOCKS", "limits", "measure", "programs", "weights"]
+
 DTYPES = ("float32", "bfloat16", "int8")
-CHANGED = 48
-ALL_CORES = "OpenSSL ChaCha20, all cores"
+_CHANGED = 48
+_ALL_CORES = "OpenSSL ChaCha20, all cores"
 _POOL = ThreadPoolExecutor(os.cpu_count())
 _NO_CALL = "without the compiled call; `pip install ./native` adds it"
 # Those of lock texts that the weights here decide.
@@ -33,7 +35,7 @@ LOCKS: dict[str, Callable[[], ml.Lock]] = {
     },
     "deep_lock restart=leaf": partial(ml.deep_lock, restart="leaf"),
     "stream_lock, JAX alone": in_jax,
-    "adv_params": partial(ml.adv_params, count=CHANGED),
+    "adv_params": partial(ml.adv_params, count=_CHANGED),
 }
 
 
@@ -61,9 +63,9 @@ def programs(name: str, params: Any) -> dict[str, tuple[Any, Any, Any]]:
         smallest = min(leaf.size for leaf in leaves)
         key: Any = AdvParamsKey(
             jnp.zeros(8, jnp.uint32),
-            jax.random.randint(rngs[0], (CHANGED,), 0, len(leaves)),
-            jax.random.randint(rngs[1], (CHANGED,), 0, smallest),
-            jnp.zeros(CHANGED, jnp.uint32),
+            jax.random.randint(rngs[0], (_CHANGED,), 0, len(leaves)),
+            jax.random.randint(rngs[1], (_CHANGED,), 0, smallest),
+            jnp.zeros(_CHANGED, jnp.uint32),
         )
         return {"decrypt": (jax.jit(lock.decrypt), key, params)}
     encrypt = jax.jit(lambda key, params: lock.encrypt(key, params)[0])
@@ -95,7 +97,7 @@ def limits(params: Any) -> dict[str, Callable[[], Any]]:
         "jnp XOR": lambda: xor(params, word),
         "OpenSSL AES-128-CTR": host(algorithms.AES(secret[:16]), modes.CTR(secret[:16])),
         "OpenSSL ChaCha20": host(chacha, None),
-        ALL_CORES: host(chacha, None, _POOL.map),
+        _ALL_CORES: host(chacha, None, _POOL.map),
     }
 
 
@@ -134,8 +136,8 @@ def measure(quick: bool) -> list[Row]:
                     rows.append(row("ciphers", case, f"{name}, rate", rate, "GB/s", target=1.5))
                 if target is not None:
                     rows.append(
-                        row("ciphers", case, f"{name}, beside all cores", rate, "GB/s", limit=ALL_CORES,
-                            ratios=taken / seconds[ALL_CORES], sense="<=", target=target)
+                        row("ciphers", case, f"{name}, beside all cores", rate, "GB/s", limit=_ALL_CORES,
+                            ratios=taken / seconds[_ALL_CORES], sense="<=", target=target)
                     )  # fmt: skip
         rows += _beside_decrypt(dtype, params, 0.0 if quick else 1.0)
     return rows

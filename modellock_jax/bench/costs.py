@@ -12,6 +12,8 @@ import numpy as np
 from modellock_jax.bench.ciphers import LOCKS, programs, weights
 from modellock_jax.bench.timing import MIB, Row, alternate, row
 
+__all__ = ["measure", "measure_gpu"]
+
 _PROBE = """
 import time
 start = time.perf_counter()

@@ -14,6 +14,8 @@ from modellock_jax.bench.timing import Row, alternate, in_pairs, row
 from modellock_jax.flax import from_linen
 from modellock_jax.models import cnn
 
+__all__ = ["CASES", "LONG", "contestants", "measure", "model"]
+
 
 class _ResNet18(nn.Module):
     """ResNet-18 (He et al. 2016) for small images: stem 3 x 3, group norm."""
@@ -81,7 +83,7 @@ CASES = {
     "transformer block": (1, 64, 256),
     "ResNet-18": (1, 64),
 }
-WITH_TARGET, WITHOUT = 2.5, 0.4  # seconds of measuring beside the plain forward
+_WITH_TARGET, _WITHOUT = 2.5, 0.4  # seconds of measuring beside the plain forward
 LONG = 0.3  # seconds of a call that finds the caches much as any other leaves them
 
 
@@ -139,7 +141,7 @@ def _seconds(calls: dict[str, Callable[[], Any]], wanted: set[str], quick: bool)
     begin = time.perf_counter()
     jax.block_until_ready(calls["plain"]())
     if time.perf_counter() - begin < LONG:
-        budget = {n: 0.0 if quick else WITH_TARGET if n in wanted else WITHOUT for n in calls}
+        budget = {n: 0.0 if quick else _WITH_TARGET if n in wanted else _WITHOUT for n in calls}
         return in_pairs("plain", calls, budget, warm=True)
     taken = alternate(
         {n: calls[n] for n in calls if n == "plain" or n in wanted}, 60.0, max_rounds=12

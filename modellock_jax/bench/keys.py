@@ -12,6 +12,8 @@ from modellock_jax.attacks.keys.key_search import key_loss, random_keys
 from modellock_jax.bench.timing import Row, alternate, matmul, row
 from modellock_jax.models import cnn
 
+__all__ = ["CHUNK", "FIRST", "IMAGES", "SURVIVORS", "measure"]
+
 IMAGES, FIRST, SURVIVORS, CHUNK = 64, 8, 16, 4
 
 

@@ -10,8 +10,10 @@ import numpy as np
 import modellock_jax as ml
 from modellock_jax.bench.timing import MIB, Row, alternate, row
 
-DEPTH, WIDTH, TOKENS = 12, 256, 64
-BATCHES = (1, 8, 64)
+__all__ = ["DEPTH", "LOCKS", "TOKENS", "measure"]
+
+DEPTH, _WIDTH, TOKENS = 12, 256, 64
+_BATCHES = (1, 8, 64)
 LOCKS: dict[str, Callable[[], ml.Lock]] = {
     "deep_lock": ml.deep_lock,
     "stream_lock": ml.stream_lock,
@@ -25,7 +27,7 @@ class _Layer(nn.Module):
     @nn.compact
     def __call__(self, h: jax.Array, _: None) -> tuple[jax.Array, None]:
         h = h + nn.MultiHeadDotProductAttention(num_heads=4)(nn.LayerNorm()(h))
-        return h + nn.Dense(WIDTH)(nn.gelu(nn.Dense(4 * WIDTH)(nn.LayerNorm()(h)))), None
+        return h + nn.Dense(_WIDTH)(nn.gelu(nn.Dense(4 * _WIDTH)(nn.LayerNorm()(h)))), None
 
 
 class _Transformer(nn.Module):
@@ -36,7 +38,7 @@ class _Transformer(nn.Module):
         scanned = nn.scan(
             _Layer, variable_axes={"params": 0}, split_rngs={"params": True}, length=DEPTH
         )
-        h, _ = scanned(name="layers")(nn.Dense(WIDTH)(x), None)
+        h, _ = scanned(name="layers")(nn.Dense(_WIDTH)(x), None)
         return nn.Dense(10)(h.mean(1))
 
 
@@ -48,7 +50,7 @@ def measure(quick: bool) -> list[Row]:
     """Measure memory as the compiler counts it, and seconds, over those of the plain forward."""
     module, rows = _Transformer(), []
     forward = ml.from_linen(module)
-    for batch in (1,) if quick else BATCHES:
+    for batch in (1,) if quick else _BATCHES:
         x = jax.random.normal(jax.random.key(0), (batch, TOKENS, 48))
         params = jax.jit(module.init)(jax.random.key(1), x)
         plain = jax.jit(forward).lower(params, x).compile()

@@ -13,6 +13,8 @@ from modellock_jax.bench.timing import Row, keep_freed_memory
 from modellock_jax.study.report import Grid, machine
 from modellock_jax.study.store import write
 
+__all__ = ["PARTS", "grid", "run", "save", "today"]
+
 PARTS: dict[str, Callable[[bool], list[Row]]] = {
     "ciphers": ciphers.measure,
     "forwards": forwards.measure,

@@ -9,9 +9,20 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+__all__ = [
+    "MIB",
+    "Row",
+    "alternate",
+    "in_pairs",
+    "keep_freed_memory",
+    "matmul",
+    "median_with_interval",
+    "row",
+]
+
 MIB = 2**20
 Row = dict[str, Any]
-Calls = Mapping[str, Callable[[], Any]]
+_Calls = Mapping[str, Callable[[], Any]]
 
 
 def keep_freed_memory() -> None:
@@ -20,7 +31,7 @@ def keep_freed_memory() -> None:
 
 
 def alternate(
-    contestants: Calls,
+    contestants: _Calls,
     seconds: float,
     *,
     min_rounds: int = 5,
@@ -56,7 +67,7 @@ def alternate(
 
 
 def in_pairs(
-    limit: str, contestants: Calls, seconds: Mapping[str, float], **given: Any
+    limit: str, contestants: _Calls, seconds: Mapping[str, float], **given: Any
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Measure each contestant but `limit` beside that one, in turns of these two alone.
 

@@ -14,7 +14,9 @@ from modellock_jax.bench.timing import Row, alternate, matmul, row
 from modellock_jax.models import cnn
 from modellock_jax.train import make_epoch
 
-BATCH, SEEDS, RATE, SHAPE = 64, 8, 2e-3, (28, 28, 1)
+__all__ = ["BATCH", "RATE", "SHAPE", "measure"]
+
+BATCH, _SEEDS, RATE, SHAPE = 64, 8, 2e-3, (28, 28, 1)
 
 
 def _fit(images: int) -> Callable[[], Any]:
@@ -58,7 +60,7 @@ def _torch(images: int) -> Callable[[], Any] | None:
 
 
 def _seeds(images: int, steps: int) -> dict[str, Callable[[], Any]]:
-    """Fine-tuning from `SEEDS` seeds: in one vmap, and one jitted run after another."""
+    """Fine-tuning from `_SEEDS` seeds: in one vmap, and one jitted run after another."""
     model = cnn(10)
     attack = fine_tune(model, RATE, jnp.zeros((1, *SHAPE)))
     x = jax.random.uniform(jax.random.key(0), (images, *SHAPE))
@@ -71,7 +73,7 @@ def _seeds(images: int, steps: int) -> dict[str, Callable[[], Any]]:
             attack, attack.init(start, locked), x, y, order, steps=steps, batch_size=BATCH
         )
 
-    rngs = jax.random.split(jax.random.key(3), SEEDS)
+    rngs = jax.random.split(jax.random.key(3), _SEEDS)
     together, alone = jax.jit(jax.vmap(tune)), jax.jit(tune)
     return {
         "8 runs in a row": lambda: [jax.block_until_ready(alone(rng)) for rng in rngs],
@@ -112,7 +114,7 @@ def measure(quick: bool) -> list[Row]:
     peak = gflops(seconds.pop("matmul"))
     row_by_row, flops = seconds["8 runs in a row"], _flops()
     for name, taken in seconds.items():
-        rate = SEEDS * steps * BATCH / float(np.median(taken))
+        rate = _SEEDS * steps * BATCH / float(np.median(taken))
         vmapped = taken is not row_by_row
         achieved = rate / BATCH * flops / 1e9
         note = (

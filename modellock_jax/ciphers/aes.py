@@ -14,6 +14,22 @@ from jax import lax
 
 from modellock_jax.ciphers import native
 
+__all__ = [
+    "INV_SBOX",
+    "SBOX",
+    "Schedule",
+    "advance",
+    "encrypt",
+    "expand",
+    "init_schedule",
+    "key_schedule",
+    "rcon",
+    "rewind",
+    "snapshots",
+    "substitute_blocks",
+    "substitute_blocks_in_jax",
+]
+
 
 def _tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     # FIPS-197, 5.1.1: invert in GF(2^8), then an affine map. Powers of 3 run through every unit.

@@ -9,6 +9,8 @@ import numpy as np
 from jax import lax
 from jax.custom_batching import custom_vmap
 
+__all__ = ["WIDE", "blocks", "match_varying", "prf", "words"]
+
 _CONSTANTS = np.frombuffer(b"expand 32-byte k", "<u4")
 _COLUMNS = [(i, i + 4, i + 8, i + 12) for i in range(4)]
 _DIAGONALS = [(i, 4 + (i + 1) % 4, 8 + (i + 2) % 4, 12 + (i + 3) % 4) for i in range(4)]

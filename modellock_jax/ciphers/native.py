@@ -14,6 +14,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax.interpreters import batching, mlir
 
+__all__ = [
+    "Body",
+    "aes_through",
+    "chacha20",
+    "has_aes",
+    "has_chacha20",
+    "has_digest",
+    "on_cpu",
+    "tree_digest",
+]
+
 
 @functools.cache
 def _registered() -> frozenset[str]:

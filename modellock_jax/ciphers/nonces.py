@@ -5,6 +5,8 @@ import hashlib
 import numpy as np
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
+__all__ = ["leaf_nonce", "tree_key"]
+
 
 def leaf_nonce(path: str) -> np.ndarray:
     """Return the first two words of a leaf's nonce, uint32 `[2]`: 64 bits of SHA-256 of its path.

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+__all__ = ["Wide"]
+
 _HALF = np.uint32(0xFFFF)
 
 

@@ -5,7 +5,10 @@ from typing import Any
 import jax
 from jax.extend.core import Var
 
-from modellock_jax.core.lock import Lock, Params, paths
+from modellock_jax.core.lock import Lock, Params
+from modellock_jax.core.paths import paths
+
+__all__ = ["acts_on"]
 
 _CALLS = {"jit", "pjit", "custom_jvp_call", "custom_vjp_call"}
 

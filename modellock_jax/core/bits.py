@@ -14,8 +14,24 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from modellock_jax.core.lock import Params, paths
+from modellock_jax.core.lock import Params
+from modellock_jax.core.paths import paths
 from modellock_jax.core.stacked import Stacked
+
+__all__ = [
+    "bits_as_floats",
+    "check_leaves",
+    "floats_as_bits",
+    "from_uint",
+    "non_differentiable",
+    "stack",
+    "substitute",
+    "to_blocks",
+    "to_uint",
+    "word_count",
+    "words_like",
+    "words_to_uints",
+]
 
 _UINT = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}
 

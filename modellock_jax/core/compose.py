@@ -6,20 +6,22 @@ from typing import Any
 import jax
 import numpy as np
 
+from modellock_jax.core.keys import describe
 from modellock_jax.core.lock import (
     Key,
     Lock,
     Loss,
     Params,
     Rng,
-    describe,
     for_lock,
-    paths,
     split,
     unmasked,
     unscrambled,
 )
 from modellock_jax.core.masks import Chained, Mask, Selected
+from modellock_jax.core.paths import paths
+
+__all__ = ["chain", "only"]
 
 
 def chain(*locks: Lock) -> Lock:

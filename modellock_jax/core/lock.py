@@ -14,9 +14,28 @@ from typing import Any, NamedTuple, Protocol
 import jax
 import jax.numpy as jnp
 
-from modellock_jax.core.boxes import leaf_key_paths
 from modellock_jax.core.masks import check_mask_applied
+from modellock_jax.core.paths import paths
 from modellock_jax.core.stacked import as_lazy_layers, as_stacked
+
+__all__ = [
+    "Forward",
+    "Key",
+    "Lock",
+    "Loss",
+    "Params",
+    "Rng",
+    "Source",
+    "Tap",
+    "for_lock",
+    "owner_forward",
+    "random_words",
+    "split",
+    "unmasked",
+    "unscrambled",
+    "untapped",
+    "user_forward",
+]
 
 Params = Any
 """A pytree of arrays."""
@@ -203,55 +222,6 @@ def _mark_stacked(chooses: Callable[[str], bool], locked: Params) -> Params:
     return as_stacked(locked, chosen)
 
 
-def paths(params: Params) -> Params:
-    """Return the path of each leaf, as a tree like `params`: `"params/Dense_0/kernel"`.
-
-    An array in one of Flax's boxes, such as `nnx.Param` or `nn.Partitioned`, has the path of the box.
-
-    Args:
-        params: A tree of arrays.
-
-    Returns:
-        A tree of the same structure with a text in place of each leaf.
-
-    Raises:
-        ValueError: If the tree has no leaves, and where two places read alike: two leaves of one
-            path, or a name that contains `/` beside a branch, as `"a/b"` beside `"a"`.
-
-    **Guarantees.** No two leaves have one path; the part of a path before a `/` is one place of the tree
-    for all leaves below it.
-    """
-    leaves, tree = jax.tree.flatten(params)
-    if not leaves:
-        raise ValueError("the parameters are an empty pytree: there is nothing to lock")
-    places: dict[str, Any] = {}
-    texts = []
-    for keys in leaf_key_paths(params):
-        names = [jax.tree_util.keystr((key,), simple=True) for key in keys]
-        text = "/".join(names)
-        texts.append(text)
-        # A beginning of the path ends after a key, or inside of one.
-        ends = {"/".join(names[:n]): keys[:n] for n in range(1, len(names) + 1)}
-        cuts = [i for i, sign in enumerate(text) if sign == "/"]
-        for at in (text[:i] for i in cuts):
-            if places.setdefault(at, ends.get(at)) != ends.get(at):
-                raise _ambiguous(at, text)
-        if text in places:
-            raise _ambiguous(text, text)
-        places[text] = _LEAF
-    return jax.tree.unflatten(tree, texts)
-
-
-_LEAF = object()
-
-
-def _ambiguous(at: str, path: str) -> ValueError:
-    return ValueError(
-        f"two places in the parameters read `{at}`, one of them in the path `{path}`: a name has a `/` "
-        "in it, or is a number written as text; rename it"
-    )
-
-
 def for_lock(rng: Rng, lock: str) -> Rng:
     """Return a host `Source` for one lock, named with all settings; a JAX PRNG key stays as it is."""
     return rng.for_lock(lock) if hasattr(rng, "words") else rng
@@ -277,54 +247,3 @@ def random_words(rng: Rng, n: int, lock: str) -> jax.Array:
 def split(rng: Rng, n: int) -> list[Rng]:
     """Split one JAX PRNG key or host `Source` into `n` independent ones."""
     return rng.split(n) if hasattr(rng, "words") else list(jax.random.split(rng, n))
-
-
-def check_key(
-    scheme: str, key: Key, kind: Any, *shapes: tuple[int, ...], dtype: Any = None
-) -> None:
-    """Refuse a key that another lock made, or this lock with other settings.
-
-    Args:
-        scheme: The lock's name, for the message.
-        key: What was given as a key.
-        kind: The key's NamedTuple.
-        *shapes: Those of its fields, in order.
-        dtype: That of every field; None for any.
-
-    Raises:
-        TypeError: For another structure or dtype.
-        ValueError: For other shapes.
-    """
-    if not isinstance(key, kind):
-        raise TypeError(
-            f"{scheme}: the key must be a {kind.__name__}, not {describe(key)}; "
-            "make one with init(rng, params)"
-        )
-    for field, value, shape in zip(key._fields, key, shapes):
-        if jnp.shape(value) != shape:
-            raise ValueError(
-                f"{scheme}: the key's `{field}` has shape {list(jnp.shape(value))}, not "
-                f"{list(shape)}: it was made with other settings or for another model"
-            )
-        if dtype is not None and jnp.result_type(value) != dtype:
-            raise TypeError(
-                f"{scheme}: the key's `{field}` has dtype {jnp.result_type(value)}, not "
-                f"{jnp.dtype(dtype)}; make one with init(rng, params)"
-            )
-
-
-def describe(key: Key) -> str:
-    """Name the type of a key, and its length, for a message."""
-    length = f" of {len(key)}" if type(key) in (tuple, list) else ""
-    return f"a {type(key).__name__}{length}"
-
-
-def redacted(key: Any) -> str:
-    """Write the repr of a lock's key: what its fields are, and not what is in them."""
-    fields = ", ".join(
-        f"{name}={jnp.result_type(value)}{list(jnp.shape(value))}"
-        if hasattr(value, "shape")
-        else f"{name}={type(value).__name__}"
-        for name, value in zip(key._fields, key)
-    )
-    return f"{type(key).__name__}({fields})"

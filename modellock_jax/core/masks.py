@@ -6,6 +6,8 @@ from typing import Any
 
 import jax
 
+__all__ = ["Chained", "Mask", "Selected", "check_mask_applied"]
+
 Mask = Callable[[Any, str, jax.Array], jax.Array]
 """`mask(key, site, h) -> h`."""
 

@@ -6,7 +6,10 @@ from typing import Any, NamedTuple
 
 import jax
 
-from modellock_jax.core.lock import Params, paths
+from modellock_jax.core.lock import Params
+from modellock_jax.core.paths import paths
+
+__all__ = ["Outputs", "output_axes"]
 
 Outputs = Callable[[str], int | None]
 """`outputs(path) -> axis` of the outputs of a leaf, None for one that has none."""

@@ -10,6 +10,8 @@ from jax.sharding import Mesh
 
 from modellock_jax.core.bits import bits_as_floats, floats_as_bits
 
+__all__ = ["over_keys"]
+
 
 def over_keys(
     function: Callable[..., Any], *keys: Any, chunk: int = 16, mesh: Mesh | None = None

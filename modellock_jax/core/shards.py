@@ -23,6 +23,8 @@ from jax.sharding import AxisType
 
 from modellock_jax.core.stacked import Stacked
 
+__all__ = ["Body", "Part", "as_on_tpus", "by_leaves", "by_parts", "by_platform", "sum_over_parts"]
+
 
 class Part(NamedTuple):
     """Which part of a leaf a device holds.

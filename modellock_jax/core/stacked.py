@@ -12,6 +12,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
+__all__ = ["LazyLayers", "Stacked", "Step", "as_lazy_layers", "as_stacked"]
+
 Step = Callable[[Any, jax.Array, jax.Array], jax.Array]
 """`step(state, number, layer) -> layer`: what one lock does to the layer of that number, int32."""
 

@@ -6,8 +6,10 @@ from collections.abc import Iterator, Mapping
 from importlib.metadata import EntryPoint, entry_points
 from typing import Any, Generic, Protocol, TypeVar
 
+__all__ = ["Table"]
 
-class Named(Protocol):
+
+class _Named(Protocol):
     """What a table holds: a record with a `name`."""
 
     @property
@@ -15,10 +17,10 @@ class Named(Protocol):
         """The name by which the table finds it."""
 
 
-Record = TypeVar("Record", bound=Named)
+_Record = TypeVar("_Record", bound=_Named)
 
 
-class Table(Mapping[str, Record], Generic[Record]):
+class Table(Mapping[str, _Record], Generic[_Record]):
     """Records by name, imported when they are first asked for.
 
     `what`: a record in words, "lock"; `kind`: its class; `own`: the package's records by name, each
@@ -30,13 +32,13 @@ class Table(Mapping[str, Record], Generic[Record]):
     """
 
     def __init__(
-        self, what: str, kind: type[Record], own: Mapping[str, str | Record], group: str
+        self, what: str, kind: type[_Record], own: Mapping[str, str | _Record], group: str
     ) -> None:
         self._what, self._kind, self._own, self._group = what, kind, own, group
-        self._registered: dict[str, Record] = {}
+        self._registered: dict[str, _Record] = {}
         self._load = functools.cache(self._loaded)
 
-    def register(self, record: Record) -> None:
+    def register(self, record: _Record) -> None:
         """Add a record for the life of this process; a package announces its own by entry points.
 
         Raises `TypeError` for what is no record, `ValueError` if the name is taken, unless by the same
@@ -54,7 +56,7 @@ class Table(Mapping[str, Record], Generic[Record]):
             )
         self._registered[record.name] = record
 
-    def __getitem__(self, name: str) -> Record:
+    def __getitem__(self, name: str) -> _Record:
         if name in self._own:
             own = self._own[name]
             return self._load(name, own) if isinstance(own, str) else own
@@ -84,7 +86,7 @@ class Table(Mapping[str, Record], Generic[Record]):
             found[point.name] = point
         return found
 
-    def _loaded(self, name: str, value: str) -> Record:
+    def _loaded(self, name: str, value: str) -> _Record:
         module, _, attribute = value.partition(":")
         if name in self._own:
             return getattr(importlib.import_module(module), attribute)

@@ -4,6 +4,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+__all__ = ["Data"]
+
 
 class Data(NamedTuple):
     """Inputs and what is true of them, split into a training and a test part.

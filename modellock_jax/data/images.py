@@ -10,6 +10,8 @@ import numpy as np
 from modellock_jax.data._tfds import Labelled, load_splits, pixels
 from modellock_jax.data.data import Data
 
+__all__ = ["FASHION_MNIST_DIR", "load_images"]
+
 FASHION_MNIST_DIR = Path("/usr/share/datasets/fashion-mnist")
 """Where the Debian package dataset-fashion-mnist puts its four files."""
 

@@ -17,7 +17,9 @@ from modellock_jax.data.images import load_images
 from modellock_jax.data.shapes import shapes
 from modellock_jax.data.story import story
 
-GENERATED: dict[str, Callable[[], Data]] = {"story": story, "shapes": shapes}
+__all__ = ["load"]
+
+_GENERATED: dict[str, Callable[[], Data]] = {"story": story, "shapes": shapes}
 """By name: the sets that need nothing from outside the package."""
 
 
@@ -63,8 +65,8 @@ def load(name: str, *, size: tuple[int, int] | None = None, data_dir: str | None
     >>> load("digits", size=(32, 28)).test_x.shape
     (359, 32, 28, 1)
     """
-    if name not in GENERATED:
+    if name not in _GENERATED:
         return load_images(name, size=size, data_dir=data_dir)
     if size is not None:
         raise ValueError(f"load({name!r}): has one size, so omit size={size!r}")
-    return GENERATED[name]()
+    return _GENERATED[name]()

@@ -4,6 +4,8 @@ import numpy as np
 
 from modellock_jax.data.data import Data
 
+__all__ = ["shapes"]
+
 _TRAIN, _TEST, _SIDE, _SEED = 400, 100, 16, 0
 
 

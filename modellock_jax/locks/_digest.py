@@ -18,7 +18,8 @@ from jax import lax
 
 from modellock_jax.ciphers import chacha, native
 from modellock_jax.ciphers.wide import Wide
-from modellock_jax.core.lock import Params, paths
+from modellock_jax.core.lock import Params
+from modellock_jax.core.paths import paths
 from modellock_jax.core.shards import Part, sum_over_parts
 from modellock_jax.locks import _digest_plain
 from modellock_jax.locks._rows import LANES, ROW, Cut, cut, stretch_of

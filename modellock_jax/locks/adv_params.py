@@ -11,10 +11,13 @@ import jax.numpy as jnp
 import numpy as np
 
 from modellock_jax.core.bits import check_leaves, non_differentiable, to_uint
-from modellock_jax.core.lock import Key, Lock, Loss, Params, Rng, check_key, random_words, redacted
+from modellock_jax.core.keys import check_key, redacted
+from modellock_jax.core.lock import Key, Lock, Loss, Params, Rng, random_words
 from modellock_jax.locks._adv_search import Changes, Settings, search
 from modellock_jax.locks._entries import check_entries, overwrite
 from modellock_jax.locks._scheme import Break, Scheme
+
+__all__ = ["SCHEME", "AdvParamsKey", "adv_params", "target_leaves"]
 
 
 class AdvParamsKey(NamedTuple):
@@ -115,7 +118,7 @@ def adv_params(
                 "adv_params: encrypt needs the owner's loss, as in "
                 "encrypt(key, params, lambda p: cross_entropy(forward(p, x), y))"
             )
-        found, changes, is_finite = _search(key.seed, params, loss)
+        found, changes, is_finite = _search(settings, key.seed, params, loss)
         if not isinstance(is_finite, jax.core.Tracer) and not bool(is_finite):
             raise ValueError(
                 f"adv_params: the loss of the parameters is {loss(params)}; it must be finite. "
@@ -126,29 +129,6 @@ def adv_params(
         new = AdvParamsKey(jnp.zeros_like(key.seed), leaf, changes.position, changes.bits)
         return found, new
 
-    @non_differentiable("adv_params")
-    def _guarded(params: Params) -> Params:
-        return params
-
-    def _search(seed: jax.Array, params: Params, loss: Loss) -> tuple[Params, Changes, jax.Array]:
-        leaves, tree = jax.tree.flatten(_guarded(params))
-        layers = target_leaves(params)
-
-        def with_layers(values: list[jax.Array]) -> Params:
-            new = list(leaves)
-            for i, value in zip(layers, values):
-                new[i] = value
-            return jax.tree.unflatten(tree, new)
-
-        found, changes, is_finite = search(
-            settings, seed, [leaves[i] for i in layers], lambda values: loss(with_layers(values))
-        )
-        return with_layers(found), changes, is_finite
-
-    @non_differentiable("adv_params")
-    def _restore(key: AdvParamsKey, locked: Params) -> Params:
-        return overwrite(locked, target_leaves(locked), key.leaf, key.position, key.bits)
-
     def decrypt(key: Key, locked: Params) -> Params:
         check_leaves("adv_params", locked)
         check_key("adv_params", key, AdvParamsKey, *shapes)
@@ -156,6 +136,34 @@ def adv_params(
         return _restore(key, locked)
 
     return Lock(init, encrypt, decrypt)
+
+
+@non_differentiable("adv_params")
+def _guarded(params: Params) -> Params:
+    return params
+
+
+def _search(
+    settings: Settings, seed: jax.Array, params: Params, loss: Loss
+) -> tuple[Params, Changes, jax.Array]:
+    leaves, tree = jax.tree.flatten(_guarded(params))
+    layers = target_leaves(params)
+
+    def with_layers(values: list[jax.Array]) -> Params:
+        new = list(leaves)
+        for i, value in zip(layers, values):
+            new[i] = value
+        return jax.tree.unflatten(tree, new)
+
+    found, changes, is_finite = search(
+        settings, seed, [leaves[i] for i in layers], lambda values: loss(with_layers(values))
+    )
+    return with_layers(found), changes, is_finite
+
+
+@non_differentiable("adv_params")
+def _restore(key: AdvParamsKey, locked: Params) -> Params:
+    return overwrite(locked, target_leaves(locked), key.leaf, key.position, key.bits)
 
 
 def target_leaves(params: Params) -> list[int]:
@@ -185,14 +193,14 @@ def target_leaves(params: Params) -> list[int]:
     return layers
 
 
-def flip_one_true_bit(rng: jax.Array, key: AdvParamsKey) -> AdvParamsKey:
+def _flip_one_true_bit(rng: jax.Array, key: AdvParamsKey) -> AdvParamsKey:
     """Return the nearest wrong key: the highest exponent bit of one restored float32 weight flipped."""
     used = jnp.where(key.leaf >= 0, 1.0, 0.0)
     j = jax.random.choice(rng, key.leaf.shape[0], p=used / used.sum())
     return key._replace(bits=key.bits.at[j].set(key.bits[j] ^ jnp.uint32(1 << 30)))
 
 
-def guess(lock: Lock, rng: jax.Array, locked: Params) -> AdvParamsKey:
+def _guess(lock: Lock, rng: jax.Array, locked: Params) -> AdvParamsKey:
     """Return a key an attacker would try: random places, each set to another weight of its layer."""
     key = lock.init(rng, locked)
     leaves, layers = jax.tree.leaves(locked), target_leaves(locked)
@@ -208,7 +216,7 @@ def guess(lock: Lock, rng: jax.Array, locked: Params) -> AdvParamsKey:
     return AdvParamsKey(jnp.zeros_like(key.seed), leaf, position, bits)
 
 
-def position_bits(params: Params, sites: Any, count: int = 48, **_: Any) -> float:
+def _position_bits(params: Params, sites: Any, count: int = 48, **_: Any) -> float:
     """Key space in bits of the positions alone: log2 of the ways to choose `count` weights."""
     leaves = jax.tree.leaves(params)
     total = sum(leaves[i].size for i in target_leaves(params))
@@ -236,10 +244,10 @@ SCHEME = Scheme(
         ),
     ),
     wrong_key="few weights are changed, and a wrong key changes few others",
-    near=flip_one_true_bit,
-    bits=position_bits,
+    near=_flip_one_true_bit,
+    bits=_position_bits,
     bits_of="positions",
-    guess=guess,
+    guess=_guess,
     study="adv_params",
     files="needs the owner's loss on data, and its key holds the weights it changed; call "
     "modellock_jax.adv_params in Python, or use stream_lock",

@@ -20,7 +20,8 @@ from modellock_jax.core.bits import (
     to_uint,
     words_like,
 )
-from modellock_jax.core.lock import Key, Lock, Loss, Params, Rng, check_key, random_words, redacted
+from modellock_jax.core.keys import check_key, redacted
+from modellock_jax.core.lock import Key, Lock, Loss, Params, Rng, random_words
 from modellock_jax.core.shards import Part, by_parts, by_platform
 from modellock_jax.core.stacked import Stacked
 from modellock_jax.locks._plain import entries_from, fill
@@ -32,6 +33,8 @@ from modellock_jax.locks._schedules import (
     stretches,
 )
 from modellock_jax.locks._scheme import Break, Files, Scheme, flip_one_bit
+
+__all__ = ["SCHEME", "DeepLockKey", "deep_lock"]
 
 
 class DeepLockKey(NamedTuple):
@@ -240,7 +243,7 @@ def _like(words: jax.Array, leaf: jax.Array) -> jax.Array:
     return from_uint(words_like(to_uint(words), leaf), leaf.dtype)
 
 
-def key_bits(params: Params, sites: Any, key_bits: int = 128, **_: Any) -> float:
+def _key_bits(params: Params, sites: Any, key_bits: int = 128, **_: Any) -> float:
     """Key space in bits."""
     return float(key_bits)
 
@@ -260,7 +263,7 @@ SCHEME = Scheme(
         Break(attack="deep_lock_known_plaintext", how="so do a few known weights"),
     ),
     near=flip_one_bit,
-    bits=key_bits,
+    bits=_key_bits,
     study="deep_lock",
     files=Files(),
 )

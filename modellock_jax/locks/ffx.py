@@ -11,7 +11,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType
 
-from modellock_jax.core.lock import Key, Lock, Params, Rng, check_key, random_words, redacted
+from modellock_jax.core.keys import check_key, redacted
+from modellock_jax.core.lock import Key, Lock, Params, Rng, random_words
 from modellock_jax.locks._blocks import (
     ImageShape,
     block_entries,
@@ -23,6 +24,8 @@ from modellock_jax.locks._blocks import (
     tile,
 )
 from modellock_jax.locks._scheme import Break, Scheme
+
+__all__ = ["SCHEME", "FfxKey", "ffx"]
 
 
 class FfxKey(NamedTuple):
@@ -90,7 +93,7 @@ def _look_up(table: jax.Array, index: jax.Array) -> jax.Array:
     return table.at[index].get(out_sharding=sharding if explicit else None)
 
 
-def ffx_bits(params: Params, sites: Any, block: int, channels: int = 3, **_: Any) -> float:
+def _ffx_bits(params: Params, sites: Any, block: int, channels: int = 3, **_: Any) -> float:
     """Key space in bits: the choice of entries and the permutation of 256 values."""
     return half_bits(block * block * channels) + math.lgamma(257) / math.log(2)
 
@@ -112,7 +115,7 @@ SCHEME = Scheme(
     ),
     wrong_key="half of each block stays in clear under every key",
     near=swap_two,
-    bits=ffx_bits,
+    bits=_ffx_bits,
     from_data=from_images,
     files="acts on inputs, of a model trained under its key, and changes nothing in a file; use "
     "stream_lock",

@@ -8,7 +8,8 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from modellock_jax.core.lock import Key, Lock, Params, Rng, check_key, redacted
+from modellock_jax.core.keys import check_key, redacted
+from modellock_jax.core.lock import Key, Lock, Params, Rng
 from modellock_jax.locks._blocks import (
     ImageShape,
     block_entries,
@@ -20,6 +21,8 @@ from modellock_jax.locks._blocks import (
     tile,
 )
 from modellock_jax.locks._scheme import Break, Scheme
+
+__all__ = ["SCHEME", "NegativeKey", "negative_positive"]
 
 
 class NegativeKey(NamedTuple):
@@ -70,7 +73,7 @@ def negative_positive(block: int, channels: int = 3, image_shape: ImageShape = N
     return Lock(init, scramble=scramble)
 
 
-def negative_bits(params: Params, sites: Any, block: int, channels: int = 3, **_: Any) -> float:
+def _negative_bits(params: Params, sites: Any, block: int, channels: int = 3, **_: Any) -> float:
     """Key space in bits: log2 of the ways to choose half of a block's entries."""
     return half_bits(block * block * channels)
 
@@ -92,7 +95,7 @@ SCHEME = Scheme(
     ),
     wrong_key="half of each block stays in clear under every key",
     near=swap_two,
-    bits=negative_bits,
+    bits=_negative_bits,
     from_data=from_images,
     files="acts on inputs, of a model trained under its key, and changes nothing in a file; use "
     "stream_lock",

@@ -7,7 +7,9 @@ import jax.numpy as jnp
 from jax import lax
 
 from modellock_jax.core.bits import check_leaves, from_uint, non_differentiable, to_uint
-from modellock_jax.core.lock import Key, Lock, Loss, Params, Rng, check_key, paths
+from modellock_jax.core.keys import check_key
+from modellock_jax.core.lock import Key, Lock, Loss, Params, Rng
+from modellock_jax.core.paths import paths
 from modellock_jax.core.shards import Part, by_parts
 from modellock_jax.core.stacked import Stacked
 from modellock_jax.locks._blocks import (
@@ -19,6 +21,8 @@ from modellock_jax.locks._blocks import (
 from modellock_jax.locks._plain import write
 from modellock_jax.locks._scheme import Break, Files, Scheme
 from modellock_jax.locks.pixel_shuffle import PixelKey, permutation_bits, shuffle_name
+
+__all__ = ["SCHEME", "patch_shuffle", "patch_side"]
 
 
 def patch_shuffle(patch: int, channels: int = 3) -> Lock:
@@ -140,7 +144,7 @@ def _row_by_row(
 _permute_rows = by_parts(_gather_rows, _row_by_row)
 
 
-def patch_bits(params: Params, sites: Any, patch: int, channels: int = 3) -> float:
+def _patch_bits(params: Params, sites: Any, patch: int, channels: int = 3) -> float:
     """Key space in bits: log2 of the number of permutations of a patch."""
     return permutation_bits(params, sites, patch, channels)
 
@@ -150,7 +154,7 @@ def patch_side(shape: tuple[int, ...]) -> int:
     return largest_side(shape, (7, 4, 2, 1))
 
 
-def from_images(shape: tuple[int, ...]) -> dict[str, Any]:
+def _from_images(shape: tuple[int, ...]) -> dict[str, Any]:
     """Derive the settings for images `(H, W, C)`.
 
     Raises:
@@ -180,7 +184,7 @@ SCHEME = Scheme(
     wrong_key="a patch keeps its ink under every key, and its coarse shape is enough",
     twin="pixel_shuffle",
     near=swap_two,
-    bits=patch_bits,
-    from_data=from_images,
+    bits=_patch_bits,
+    from_data=_from_images,
     files=Files(by_axes=True),
 )

@@ -13,7 +13,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from modellock_jax.core.lock import Key, Lock, Params, Rng, check_key, redacted
+from modellock_jax.core.keys import check_key, redacted
+from modellock_jax.core.lock import Key, Lock, Params, Rng
 from modellock_jax.locks._blocks import (
     ImageShape,
     block_entries,
@@ -23,6 +24,8 @@ from modellock_jax.locks._blocks import (
     swap_two,
 )
 from modellock_jax.locks._scheme import Break, Scheme
+
+__all__ = ["SCHEME", "PixelKey", "permutation_bits", "pixel_shuffle", "shuffle_name"]
 
 
 class PixelKey(NamedTuple):

@@ -12,20 +12,14 @@ import jax.numpy as jnp
 import numpy as np
 
 from modellock_jax.core.bits import check_leaves, from_uint, non_differentiable, to_uint
-from modellock_jax.core.lock import (
-    Key,
-    Lock,
-    Loss,
-    Params,
-    Rng,
-    check_key,
-    paths,
-    random_words,
-    redacted,
-)
+from modellock_jax.core.keys import check_key, redacted
+from modellock_jax.core.lock import Key, Lock, Loss, Params, Rng, random_words
 from modellock_jax.core.outputs import Outputs, output_axes
+from modellock_jax.core.paths import paths
 from modellock_jax.core.shards import Part, by_leaves
 from modellock_jax.locks._scheme import Break, Files, Scheme
+
+__all__ = ["SIGN_FLIP", "SIGN_MASK", "SignKey", "sign_flip", "sign_mask"]
 
 
 class SignKey(NamedTuple):
@@ -173,21 +167,21 @@ def _check_signed(path: str, leaf: Any) -> None:
         )
 
 
-def negate_one(rng: jax.Array, key: SignKey) -> SignKey:
+def _negate_one(rng: jax.Array, key: SignKey) -> SignKey:
     """Return the nearest wrong key: one sign negated."""
     j = jax.random.randint(rng, (), 0, key.signs.shape[0])
     return SignKey(key.signs.at[j].multiply(-1))
 
 
-def mask_bits(params: Params, sites: Any, bits: int = 256, per: str = "channel") -> float:
+def _mask_bits(params: Params, sites: Any, bits: int = 256, per: str = "channel") -> float:
     """Key space in bits: the signs that reach a unit; `sites` maps a name to its shape [B, ..., C]."""
     units = [shape[-1] if per == "channel" else math.prod(shape[1:]) for shape in sites.values()]
     return float(min(bits, max(units)))
 
 
-def flip_bits(params: Params, sites: Any, bits: int = 256) -> float:
+def _flip_bits(params: Params, sites: Any, bits: int = 256) -> float:
     """Key space in bits: the signs that reach a channel."""
-    return mask_bits(params, sites, bits)
+    return _mask_bits(params, sites, bits)
 
 
 def _check(bits: int) -> None:
@@ -254,8 +248,8 @@ SIGN_MASK = Scheme(
     lies_open="The weights lie open: any thief can train on.",
     broken=_BROKEN,
     twin="sign_flip",
-    near=negate_one,
-    bits=mask_bits,
+    near=_negate_one,
+    bits=_mask_bits,
     study="sign_mask(per='unit')",
     variants=("sign_mask(per='channel')",),
     files="acts on pre-activations, of a model trained under its key, and changes nothing in a file; "
@@ -271,8 +265,8 @@ SIGN_FLIP = Scheme(
     lies_open="The absolute values of all weights lie open.",
     broken=_BROKEN,
     twin="sign_mask",
-    near=negate_one,
-    bits=flip_bits,
+    near=_negate_one,
+    bits=_flip_bits,
     study="sign_flip",
     files=Files(by_axes=True),
 )

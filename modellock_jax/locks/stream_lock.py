@@ -10,6 +10,8 @@ from modellock_jax.locks._scheme import Files, Scheme, flip_one_bit
 if TYPE_CHECKING:
     from modellock_jax.core.lock import Lock, Params
 
+__all__ = ["SCHEME", "in_jax", "is_compiled", "stream_lock"]
+
 
 def stream_lock() -> "Lock":
     """XOR every leaf with ChaCha20 under a 256-bit key and a nonce that depends on all that is locked.
@@ -70,7 +72,7 @@ def is_compiled() -> bool:
     return native.has_chacha20()
 
 
-def key_bits(params: "Params", sites: Any) -> float:
+def _key_bits(params: "Params", sites: Any) -> float:
     """Count the key space in bits."""
     return 256.0
 
@@ -86,7 +88,7 @@ SCHEME = Scheme(
     lies_open="Names, shapes and dtypes lie open; in memory nothing notices a changed bit (the file "
     "does).",
     near=flip_one_bit,
-    bits=key_bits,
+    bits=_key_bits,
     study="stream_lock",
     files=Files(),
 )

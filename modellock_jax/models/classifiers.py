@@ -14,6 +14,8 @@ from jax import lax
 
 from modellock_jax.models.model import Model, linen
 
+__all__ = ["cnn", "conv", "mlp", "resnet"]
+
 
 def mlp(classes: int, widths: Sequence[int] = (256, 256)) -> Model:
     """Make a multi-layer perceptron on flattened images.

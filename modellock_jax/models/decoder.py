@@ -6,6 +6,8 @@ import jax.numpy as jnp
 
 from modellock_jax.models.model import Model, linen
 
+__all__ = ["decoder"]
+
 
 def decoder(
     vocabulary: int, width: int = 64, depth: int = 2, heads: int = 4, length: int = 256

@@ -15,6 +15,8 @@ if TYPE_CHECKING:  # Flax takes most of a second to import, and not every model 
     import flax.linen as nn
     from flax import nnx as flax_nnx
 
+__all__ = ["Model", "linen", "nnx"]
+
 _MODES = {"train": True, "training": True, "is_training": True, "deterministic": False}
 """How modules call the argument that says whether they are trained, and its value if they are."""
 

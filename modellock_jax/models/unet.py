@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from modellock_jax.models.classifiers import conv
 from modellock_jax.models.model import Model, linen
 
+__all__ = ["unet"]
+
 
 def unet(classes: int, width: int = 16, depth: int = 2) -> Model:
     """Make a U-Net: images `[B, H, W, C]` to logits `[B, H, W, classes]`.

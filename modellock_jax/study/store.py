@@ -13,7 +13,8 @@ import jax.numpy as jnp
 from safetensors.flax import load_file, save
 
 from modellock_jax._atomic import replacing, write_all
-from modellock_jax.core.lock import Params, paths
+from modellock_jax.core.lock import Params
+from modellock_jax.core.paths import paths
 from modellock_jax.study.rows import check
 
 

@@ -9,7 +9,8 @@ import jax
 import numpy as np
 
 from modellock_jax._atomic import need_directory
-from modellock_jax.core.lock import Params, paths
+from modellock_jax.core.lock import Params
+from modellock_jax.core.paths import paths
 from modellock_jax.vault import _sources, _tensors
 from modellock_jax.vault.errors import Unreadable
 from modellock_jax.vault.sealed.envelope import directory_of

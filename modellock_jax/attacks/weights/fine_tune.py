@@ -11,7 +11,8 @@ from modellock_jax.attacks._train import fitted, success
 from modellock_jax.attacks.attack import Attack, blank, sanitise
 from modellock_jax.attacks.case import ANY, Case, Entry, Found
 from modellock_jax.attacks.weights.localise import heal
-from modellock_jax.core.lock import Params, paths
+from modellock_jax.core.lock import Params
+from modellock_jax.core.paths import paths
 from modellock_jax.flax import sites
 from modellock_jax.models import Model
 from modellock_jax.tasks import Task, classify

@@ -11,7 +11,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from modellock_jax.core.lock import Params, paths
+from modellock_jax.core.lock import Params
+from modellock_jax.core.paths import paths
 from modellock_jax.locks.adv_params import target_leaves
 from modellock_jax.models import Model
 

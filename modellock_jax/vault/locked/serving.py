@@ -10,7 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from modellock_jax.core.lock import Key, Lock, Params, paths
+from modellock_jax.core.lock import Key, Lock, Params
+from modellock_jax.core.paths import paths
 from modellock_jax.locks import parse
 from modellock_jax.vault import checkpoint
 from modellock_jax.vault._frames import clears_frames

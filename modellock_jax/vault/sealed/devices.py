@@ -8,7 +8,8 @@ import jax
 import numpy as np
 from jax.sharding import Sharding
 
-from modellock_jax.core.lock import Params, paths
+from modellock_jax.core.lock import Params
+from modellock_jax.core.paths import paths
 from modellock_jax.vault._tensors import Tensor
 from modellock_jax.vault.checkpoint import to_tree
 from modellock_jax.vault.sealed._chunks import CHUNK
