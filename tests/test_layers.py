@@ -114,7 +114,7 @@ def test_layers_of_any_bits_open_as_the_whole_leaf_does(name, dtype):
 
 
 @pytest.mark.parametrize("name", ["stream_lock", pytest.param("deep_lock", marks=pytest.mark.slow)])
-def test_temporary_memory_is_that_of_the_plain_forward(name, optimised):
+def test_temporary_memory_is_that_of_the_plain_forward(name):
     params, lock = make_params(64), STACKED[name]
     x = jax.random.normal(jax.random.key(1), (16, 32, 16))
     locked, key = locked_by(lock, params)
