@@ -17,6 +17,7 @@ from modellock_jax.data import Data
 from modellock_jax.models import Model
 from modellock_jax.study import report, runner
 from modellock_jax.study.context import assemble
+from modellock_jax.study.record import Study
 from modellock_jax.study.report import Grid
 from modellock_jax.study.store import Rows
 from modellock_jax.study.table import STUDIES
@@ -39,7 +40,7 @@ def run(
     data: Data | Sequence[Any],
     locks: Sequence[str] | None = None,
     *,
-    study: str = "main",
+    study: str | Study = "main",
     out: Path | str | None = None,
     **settings: Any,
 ) -> Result:
@@ -51,7 +52,7 @@ def run(
         data: `Data`, or four arrays: training inputs `[N, ...]`, training truths `[N, ...]`, test
             inputs and test truths.
         locks: texts such as `"sign_flip(bits=64)"`; the study's own by default.
-        study: a name in `study.table.STUDIES`.
+        study: a name in `study.table.STUDIES`, or a record, as `league.of("fine_tune")`.
         out: a folder, in which a run folder keeps the rows, the trained models and the tables, so
             that running again skips what is finished; nothing is kept without it.
         **settings: of the study's configuration, such as `seeds=1` and `epochs=3`.
@@ -78,8 +79,10 @@ def run(
     >>> [row["lock"] for row in found.rows.of("lock")], found.tables[1].rows[0][0]
     (['sign_flip(bits=64)'], 'scratch')
     """
-    if study not in STUDIES:
-        raise ValueError(f"there is no study {study!r}; the studies are {', '.join(STUDIES)}")
+    if isinstance(study, str):
+        if study not in STUDIES:
+            raise ValueError(f"there is no study {study!r}; the studies are {', '.join(STUDIES)}")
+        study = STUDIES[study]
     given = _data(data)
     if isinstance(task, str):
         if task not in TASKS:
@@ -89,23 +92,22 @@ def run(
     if locks is not None:
         settings["locks"] = tuple(locks)
     names = {"data": f"own {_digest(given[:4])}", "model": f"own {_program(model, chosen, given)}"}
-    record = STUDIES[study]
     try:
-        config = record.config(**settings, **names)
+        config = study.config(**settings, **names)
     except TypeError:
-        known = {field.name for field in dataclasses.fields(record.config())} - names.keys()
+        known = {field.name for field in dataclasses.fields(study.config())} - names.keys()
         raise ValueError(
-            f"the study {study} has no setting {', '.join(sorted(settings.keys() - known))}; its "
+            f"the study {study.name} has no setting {', '.join(sorted(settings.keys() - known))}; its "
             f"settings are {', '.join(sorted(known))}"
         ) from None
-    record = record._replace(prepare=lambda c, folder: assemble(c, folder, model, chosen, given))
+    record = study._replace(prepare=lambda c, folder: assemble(c, folder, model, chosen, given))
     if out is None:
         with tempfile.TemporaryDirectory() as folder:
             rows = runner.run(record, config, Path(folder)).rows
         return Result(rows, record.grids(rows, config))
     store = runner.run(record, config, Path(out))
     grids = record.grids(store.rows, config)
-    report.save_tables(store.folder, config, f"study.run(..., study={study!r})", grids)
+    report.save_tables(store.folder, config, f"study.run(..., study={study.name!r})", grids)
     return Result(store.rows, grids)
 
 
