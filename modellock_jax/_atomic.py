@@ -15,7 +15,7 @@ __all__ = ["creating", "need_directory", "replacing", "sync_directory", "write_a
 
 @contextlib.contextmanager
 def replacing(path: str | os.PathLike[str], mode: int = 0o644) -> Iterator[int]:
-    """A file descriptor, open to read and write, whose file takes the place of `path` at the end.
+    """Yield a file descriptor, open to read and write, whose file takes the place of `path` at the end.
 
     Where `path` is a link to a file, that file is replaced and the link stays. A file that is there
     keeps its mode, and its owner and group where the system allows it; a new one gets `mode`,
@@ -83,7 +83,7 @@ def _for_owner(path: str, flags: int) -> int:
 
 
 def _destination(path: str | os.PathLike[str]) -> Path:
-    """The file that a path to write names, behind any link. Raises `OSError` if it is no file."""
+    """Return the file that a path to write names, behind any link. Raises `OSError` if it is no file."""
     try:
         # Not `realpath` alone, for the system may forbid to follow a stranger's link.
         found = os.stat(path).st_mode
@@ -147,7 +147,7 @@ def _kept(target: Path) -> FileExistsError:
 
 
 def need_directory(path: Path) -> None:
-    """Raises `FileNotFoundError` unless the directory that a new file needs is there."""
+    """Raise `FileNotFoundError` unless the directory that a new file needs is there."""
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no directory {printable(path.parent)}; create it first")
 

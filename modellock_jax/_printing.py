@@ -11,7 +11,7 @@ _MARKS = 4  # in a row on one letter: more pile up over the lines above
 
 
 def printable(text: object, most: int = 300) -> str:
-    r"""A text of somebody else's, or a path, on one line, such that a terminal only shows it.
+    r"""Return a text of somebody else's, or a path, on one line, such that a terminal only shows it.
 
     Printable characters stay. All others become escapes as in Python: controls, line ends, spaces
     but the usual one, what turns the direction of writing or shows nothing, lone surrogates. After

@@ -17,7 +17,7 @@ _waiting: list[BaseException] = []
 
 
 def name_in(folder: Path) -> Path:
-    """A new name in a folder, of what `remove_all` removes until it is finished.
+    """Return a new name in a folder, of what `remove_all` removes until it is finished.
 
     Raises what `interrupt` kept back since the last file was finished.
     """
@@ -77,7 +77,7 @@ def begin() -> None:
 
 @contextlib.contextmanager
 def folder_in(parent: Path) -> Iterator[Path]:
-    """A new folder for the owner's eyes alone; removed at the end, unless it was given its name."""
+    """Yield a new folder for the owner's eyes alone; removed at the end unless it has its name."""
     temp = name_in(parent)
     try:
         temp.mkdir(0o700)
@@ -87,7 +87,7 @@ def folder_in(parent: Path) -> Iterator[Path]:
 
 
 def spool() -> FileIO:
-    """A nameless file in `$TMPDIR` that nobody else can open; let what goes there be ciphertext.
+    """Return a nameless file in `$TMPDIR` that nobody else can open; let what goes there be ciphertext.
 
     Raises `OSError` if there is no place for one.
     """
@@ -99,5 +99,5 @@ def spool() -> FileIO:
 
 
 def left_in(folder: Path) -> list[Path]:
-    """What killed commands, or ones that still run, have left in a folder."""
+    """Return what killed commands, or ones that still run, have left in a folder."""
     return sorted(folder.glob(f"{PREFIX}*{SUFFIX}"))

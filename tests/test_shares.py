@@ -155,7 +155,7 @@ def test_a_passphrase_is_needed_and_no_more():
     assert with_words[0]._reveal().iteration_exponent == 6  # 640,000 rounds
     with pytest.raises(ValueError, match="were split with a passphrase; give it"):
         shares.join(with_words)
-    with pytest.raises(ValueError, match="have no passphrase; leave it away"):
+    with pytest.raises(ValueError, match="have no passphrase; omit it"):
         shares.join(without, WORDS)
     with pytest.raises(WrongKey, match="the passphrase is not that of") as caught:
         shares.join(with_words, Passphrase("Correct horse"))

@@ -73,18 +73,18 @@ class Choice:
         self._named, self._passphrase, self.tried = named, passphrase, ""
 
     def first(self) -> Secret:
-        """The key that is to be used where no file tells. Raises `ValueError`, `Unreadable`."""
+        """Return the key that is to be used where no file tells. Raises `ValueError`, `Unreadable`."""
         return self._of(None)
 
     def of(self, ids: Collection[str]) -> Secret:
-        """The key with one of these ids; if no place has it, the error names them all.
+        """Return the key with one of these ids; if no place has it, the error names them all.
 
         Raises `WrongKey`, `ValueError`, `Unreadable`; `--key` alone is not judged here.
         """
         return self._of(ids)
 
     def unlocker(self, made: Header) -> Unlocker:
-        """What opens a sealed file: the key of a recipient, or the passphrase if it has one."""
+        """Return what opens a sealed file: the key of a recipient, or the passphrase if it has one."""
         by_words = any(s["type"] == recipients.PASSPHRASE for s in made.stanzas)
         if self._passphrase is not None:
             self.tried = f"the passphrase in {printable(self._passphrase)}"
@@ -127,7 +127,7 @@ class Choice:
 
 
 def _mention(places: list[Place]) -> None:
-    """A place that is broken does not stop another, but its owner should know."""
+    """Go on where a place is broken, which does not stop another, but tell its owner."""
     for place in places:
         if place.broken:
             streams.say(f"note: passed over {place.told}")
@@ -198,7 +198,7 @@ def default_key_file() -> Path | None:
 
 @clears_frames
 def load_secret(path: Path) -> Secret:
-    """The secret in a key file, in a pipe, or on standard input; raises as `keys.load`."""
+    """Return the secret in a key file, in a pipe, or on standard input; raises as `keys.load`."""
     if not paths.is_stream(path):
         return load_key(path)
     name = "standard input" if path == paths.STANDARD else printable(path)
@@ -207,7 +207,7 @@ def load_secret(path: Path) -> Secret:
 
 @clears_frames
 def passphrase_in(path: Path) -> Passphrase:
-    """The passphrase in a file, without the line end behind it. Raises `ValueError`."""
+    """Return the passphrase in a file, without the line end behind it. Raises `ValueError`."""
     data = paths.content(path, _LONGEST + 1)
     if len(data) > _LONGEST:
         raise ValueError(f"{printable(path)} is too long for a passphrase")
@@ -220,8 +220,10 @@ def passphrase_in(path: Path) -> Passphrase:
 
 @clears_frames
 def ask_passphrase(confirm: bool, file: Path | None = None, tried: str = "") -> Passphrase:
-    """From a file, the environment, or typed at the terminal where nobody sees it, even if standard
-    input is what is opened. Raises `ValueError` without any."""
+    """Return a passphrase from a file, the environment, or the terminal, where nobody sees it.
+
+    The terminal is asked even if standard input is what is opened. Raises `ValueError` without any.
+    """
     if file is not None:
         return passphrase_in(file)
     if text := os.environ.get(PASSPHRASE):

@@ -148,7 +148,7 @@ def size_of(path: Path) -> int:
 
 
 def rewritten(path: Path) -> Path:
-    """The file whose head changes when recipients do: of a folder, the manifest."""
+    """Return the file whose head changes when recipients do: of a folder, the manifest."""
     if not path.is_dir():
         return path
     if not sets.is_set(path):

@@ -8,7 +8,7 @@ from modellock_jax.vault.sealed._header_fields import Header
 
 
 def told_of_head(made: Header, kind: str, size: int) -> tuple[list[str], dict[str, Any]]:
-    """A header for people, whose first line goes behind the file's name, and for programs."""
+    """Return a header for people, whose first line goes behind the file's name, and for programs."""
     whom = [{"type": s["type"], "id": recipients.name_of(s)} for s in made.stanzas]
     signers = [signature["id"] for signature in made.signatures]
     listed = ", ".join("{id} ({type})".format(**one) for one in whom)

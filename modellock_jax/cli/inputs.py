@@ -72,12 +72,12 @@ DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and wr
 
 
 def signers(paths: list[Path]) -> list[Secret]:
-    """The secrets in these files."""
+    """Return the secrets in these files."""
     return [choosing.load_secret(path) for path in paths]
 
 
 def publics(paths: list[Path]) -> list[PublicKey]:
-    """The public keys in these files."""
+    """Return the public keys in these files."""
     return [identity.load_public_key(path) for path in paths]
 
 
@@ -94,7 +94,7 @@ def chosen_recipients(
 
 
 def moment(text: str) -> datetime | None:
-    """A date, or date and time, in UTC unless it says otherwise; None for an empty text."""
+    """Return a date, or date and time, in UTC unless it says otherwise; None for an empty text."""
     if not text:
         return None
     try:
@@ -126,7 +126,7 @@ def show(as_json: bool, lines: str | list[str], /, **fields: Any) -> None:
 
 @contextlib.contextmanager
 def progress(what: str, total: int | None) -> Iterator[Callable[[int], None]]:
-    """A bar in bytes on stderr; without a terminal a line every ten seconds.
+    """Show a bar in bytes on stderr; without a terminal a line every ten seconds.
 
     Yields:
       What is told the bytes of each piece when it is done.
@@ -173,7 +173,7 @@ def _is_about(error: VaultError, options: dict[str, Any]) -> bool:
 
 
 def on_files(command: Callable[..., None]) -> Callable[..., None]:
-    """A command whose faults name its file, and for which an unreadable one is exit code 6."""
+    """Make a command whose faults name its file, and for which an unreadable one is exit code 6."""
 
     @functools.wraps(command)
     def run(*args: Any, **options: Any) -> None:

@@ -27,7 +27,7 @@ _TEXT = 2**24  # bytes of the longest text file of ours
 @app.command(rich_help_panel=FILES)
 @on_files
 def inspect(source: In, as_json: Json = False) -> None:
-    """What a file tells without a key: its kind, who can open it, who signed it, how big it is."""
+    """Show what a file tells without a key: its kind, who can open it, who signed it, how big it is."""
     if paths.is_folder(source):
         folders.inspect(source, as_json)
         return
@@ -76,7 +76,7 @@ def _told(reader: Reader) -> texts.Told:
 
 @contextlib.contextmanager
 def _as_file(reader: Reader) -> Iterator[Path]:
-    """A path of a small file; for one from a stream, which may be a key, in memory alone."""
+    """Yield a path of a small file; for one from a stream, which may be a key, in memory alone."""
     if reader.path is not None:
         yield Path(reader.path)
         return

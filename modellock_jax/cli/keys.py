@@ -43,7 +43,7 @@ def keygen(
     ] = None,
     as_json: Json = False,
 ) -> None:
-    """A new key from the operating system, or one below a key: OUTPUT, and OUTPUT.pub to give away."""
+    """Make a new key from the operating system, or one below a key: OUTPUT, and OUTPUT.pub to share."""
     if (parent is None) != (not path):
         raise ValueError("--from FILE and --path NAME/NAME belong together; give both or none")
     if public_of is not None:

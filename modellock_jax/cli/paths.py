@@ -18,7 +18,7 @@ STANDARD = Path("-")
 
 
 def named(text: str) -> Path:
-    """The path of an argument: `-` alone is a standard stream, and `./-` a file of that name."""
+    """Return the path of an argument: `-` alone is a standard stream, and `./-` a file of that name."""
     path = Path(text)
     return Path.cwd() / path if path == STANDARD and text != "-" else path
 
@@ -78,7 +78,7 @@ def is_folder(path: Path) -> bool:
 
 @contextlib.contextmanager
 def reading(path: Path) -> Iterator[Source]:
-    """A file's path, or a stream that is open. Raises `OSError`."""
+    """Yield a file's path, or a stream that is open. Raises `OSError`."""
     if path == STANDARD:
         yield Stream(streams.take_input("the file to read"), "standard input")
     elif is_stream(path):
@@ -95,7 +95,7 @@ def _opened(path: Path) -> BinaryIO:
 
 @contextlib.contextmanager
 def writing(path: Path, force: bool) -> Iterator[Target]:
-    """A path that a new file may take, or a stream that is open; checked before anything is done.
+    """Yield a path that a new file may take, or a stream that is open; checked before anything is done.
 
     Raises `FileExistsError` for a file that is there without `force`, and for a key always; `OSError`
     for a directory and for a terminal, which takes no binary data unless it is named.
@@ -117,7 +117,7 @@ def writing(path: Path, force: bool) -> Iterator[Target]:
 
 
 def key_file(path: Path) -> Path:
-    """The path of a new key file. Raises `ValueError` for a stream, which keeps nothing secret."""
+    """Return the path of a new key file. Raises `ValueError` for a stream: it keeps nothing secret."""
     if is_stream(path):
         raise ValueError("a key goes to a file, which only its owner can read; name one")
     return path
@@ -150,7 +150,7 @@ def check_new(path: Path, force: bool) -> None:
 
 
 def held(given: Source) -> Path | bytes:
-    """A file's path, or all of a stream: what is locked is in memory anyway, and written nowhere."""
+    """Return a file's path, or all of a stream: what is locked is in memory, and written nowhere."""
     return given if isinstance(given, Path) else given.read()
 
 
@@ -160,7 +160,7 @@ def size_of(given: Source) -> int:
 
 
 def content(path: Path, most: int) -> bytes:
-    """The first `most` bytes of a small file, a pipe, or standard input. Raises `OSError`."""
+    """Return the first `most` bytes of a small file, a pipe, or standard input. Raises `OSError`."""
     if path == STANDARD:
         return streams.take_input("a key or a passphrase").read(most)
     with _opened(path) as stream:
@@ -168,7 +168,7 @@ def content(path: Path, most: int) -> bytes:
 
 
 def _descriptor(path: Path) -> int | None:
-    """The open file that a name of the system stands for; another opening may wait, or cut it."""
+    """Return the open file that a name of the system stands for; another opening may wait, or cut it."""
     if str(path) in ("/dev/stdin", "/dev/stdout"):
         return int(str(path) == "/dev/stdout")
     found = re.fullmatch("/(?:dev|proc/self)/fd/([0-9]+)", str(path))

@@ -23,7 +23,7 @@ def explain(
     ] = "",
     listed: ListOption = False,
 ) -> None:
-    """What a lock or a command protects against, what broke it and by whom, what it cannot do."""
+    """Show what a lock or a command protects against, what broke it and by whom, what it cannot do."""
     if listed:
         streams.put("\n".join(texts.names()))
         return

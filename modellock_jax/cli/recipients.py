@@ -36,7 +36,7 @@ File = Annotated[
 @people.command("list")
 @on_files
 def list_(source: paths.In, as_json: Json = False) -> None:
-    """The key ids of who can open a file; needs no key."""
+    """List the key ids of who can open a file; needs no key."""
     with paths.reading(source if source == paths.STANDARD else folders.rewritten(source)) as given:
         made = rewrite.read_header(given)
     whom = [{"type": s["type"], "id": recipients.name_of(s)} for s in made.stanzas]

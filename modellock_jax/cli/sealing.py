@@ -281,6 +281,6 @@ def _counted(tensors: int | None) -> str:
 
 
 def _called(made: Header, signed_by: list[Path]) -> str:
-    """What a file is called, and on whose word."""
+    """Return what a file is called, and on whose word."""
     words = _naming.called(made.name, made.serial)
     return words if signed_by or not made.name else f"{words} (so its recipients say)"

@@ -66,7 +66,7 @@ _DEFAULT = (signal.SIG_DFL, signal.default_int_handler)
 
 
 def over() -> None:
-    """The command is over: signals change nothing any more, and nothing unfinished is left."""
+    """Change nothing by signals any more, for the command is over, and leave nothing unfinished."""
     global _over
     _over = True
     _temporary.remove_all()

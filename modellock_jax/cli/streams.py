@@ -32,7 +32,12 @@ def prepare() -> None:
 
 
 def take_input(what: str) -> BinaryIO:
-    """Standard input, for one purpose. Raises `OSError` if it is closed, `ValueError` a second time."""
+    """Return standard input, for one purpose.
+
+    Raises:
+        OSError: It is closed.
+        ValueError: It was taken before.
+    """
     global _taken
     if 0 in _closed:
         raise OSError("standard input is closed; name a file instead of -")
@@ -43,7 +48,7 @@ def take_input(what: str) -> BinaryIO:
 
 
 def output() -> BinaryIO:
-    """Standard output, for what is no text. Raises `OSError` if it is closed or a terminal."""
+    """Return standard output, for what is no text. Raises `OSError` if it is closed or a terminal."""
     if 1 in _closed:
         raise OSError("standard output is closed; name a file instead of -")
     if sys.stdout.isatty():

@@ -12,7 +12,7 @@ Told = tuple[list[str], dict[str, Any]]  # for people, and for programs
 
 
 def describe(kind: str, path: Path) -> Told:
-    """What a file tells of itself; `kind` is what `vault.texts.kind` says. Raises as its reader does."""
+    """Return what a file of a kind of `vault._texts` tells of itself. Raises as its reader does."""
     lines, fields = _READERS[kind](path)
     return lines, {"kind": f"modellock-jax {kind}"} | fields
 

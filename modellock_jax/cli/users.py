@@ -154,7 +154,7 @@ def revoke(
 
 
 def _signer(key: Path | None, path: Path, read: Callable[[Path], Any]) -> Secret:
-    """The key that has signed a register or a list so far; for a new one the first there is."""
+    """Return the key that has signed a register or a list so far; for a new one the first there is."""
     try:
         before = read(path).signer.id
     except VaultError:  # it is told when the file is written to

@@ -10,7 +10,7 @@ from modellock_jax.vault.errors import Unreadable
 
 
 def check_private(file: int, path: str | os.PathLike[str]) -> None:
-    """Raises `PermissionError` if group or others have access to an open file."""
+    """Raise `PermissionError` if group or others have access to an open file."""
     if os.fstat(file).st_mode & 0o077:
         raise PermissionError(f"{printable(path)} is open to others; run `chmod 600` on it first")
 
@@ -29,7 +29,7 @@ def hold(file: int, path: str | os.PathLike[str]) -> None:
 
 
 def open_to_read(path: str | os.PathLike[str]) -> int:
-    """A descriptor of an existing plain file. Raises `Unreadable`."""
+    """Return a descriptor of an existing plain file. Raises `Unreadable`."""
     try:
         # Without waiting: a pipe that nobody writes would block.
         file = os.open(path, os.O_RDONLY | os.O_NONBLOCK)
@@ -42,7 +42,7 @@ def open_to_read(path: str | os.PathLike[str]) -> int:
 
 
 def read_small(path: str | os.PathLike[str], most: int) -> bytes:
-    """The first `most` bytes of a file or a pipe that somebody has named. Raises `Unreadable`."""
+    """Return the first `most` bytes of a file or a pipe that somebody has named. Raises `Unreadable`."""
     try:
         with open(path, "rb") as stream:
             return stream.read(most)

@@ -131,7 +131,7 @@ def _shards(path: Path, shown: str) -> dict[str, set[str]]:
 
 @contextlib.contextmanager
 def creating_folder(path: str | os.PathLike[str], mode: int = 0o755) -> Iterator[Path]:
-    """A new folder that takes the place of `path`, which is absent or empty, at the end.
+    """Yield a new folder that takes the place of `path`, which is absent or empty, at the end.
 
     `mode` is lessened by the umask. Raises `FileExistsError`, `FileNotFoundError`, `OSError`.
 

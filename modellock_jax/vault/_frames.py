@@ -10,7 +10,7 @@ R = TypeVar("R")
 
 
 def clears_frames(function: Callable[P, R]) -> Callable[P, R]:
-    """A function whose errors hold no local variable, neither its own nor of what it called.
+    """Return a function whose errors hold no local variable, neither its own nor of what it called.
 
     **Guarantees.** Programs that print or send tracebacks with their variables (rich, sentry) find
     none below the caller. Kept are the error, its message and attributes, and every line's number;

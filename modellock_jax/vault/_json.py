@@ -46,10 +46,10 @@ def strict_json(data: bytes) -> Any:
 
 
 def canonical(value: Any) -> bytes:
-    """The one JSON text of a value: sorted keys, no spaces, ASCII.
+    r"""Return the one JSON text of a value: sorted keys, no spaces, ASCII.
 
     >>> canonical({"b": 1, "a": "é"})
-    b'{"a":"\\\\u00e9","b":1}'
+    b'{"a":"\\u00e9","b":1}'
     """
     return json.dumps(value, sort_keys=True, separators=(",", ":"), allow_nan=False).encode()
 
@@ -62,10 +62,10 @@ def canonical_pieces(value: Any) -> Iterator[bytes]:
 
 
 def quoted_pieces(text: str | bytes, ascii_only: bool) -> Iterator[bytes]:
-    """The JSON string of a text, which may be UTF-8 bytes already, piece by piece.
+    r"""Yield the JSON string of a text, which may be UTF-8 bytes already, piece by piece.
 
-    >>> b"".join(quoted_pieces("a\\n\u00e9", True))
-    b'"a\\\\n\\\\u00e9"'
+    >>> b"".join(quoted_pieces("a\n\u00e9", True))
+    b'"a\\n\\u00e9"'
     """
     decoder, size = codecs.getincrementaldecoder("utf-8")(), 2**16
     yield b'"'

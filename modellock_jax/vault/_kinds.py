@@ -37,9 +37,9 @@ _SAFETENSORS = ".safetensors"
 
 
 def is_safetensors(start: bytes, name: str | os.PathLike[str] = "") -> bool:
-    """Whether a file that begins so, and has this name, is meant to be a safetensors file.
+    r"""Whether a file that begins so, and has this name, is meant to be a safetensors file.
 
-    >>> is_safetensors(b"GGUF\\3\\0\\0\\0" + bytes(8))
+    >>> is_safetensors(b"GGUF\3\0\0\0" + bytes(8))
     False
     """
     length = int.from_bytes(start[:8], "little")
@@ -48,9 +48,9 @@ def is_safetensors(start: bytes, name: str | os.PathLike[str] = "") -> bool:
 
 
 def what(start: bytes, name: str | os.PathLike[str] = "") -> str:
-    """A file of another kind in words, "" if its kind is not known.
+    r"""Return a file of another kind in words, "" if its kind is not known.
 
-    >>> what(b"GGUF\\3\\0\\0\\0")
+    >>> what(b"GGUF\3\0\0\0")
     'a GGUF file'
     """
     ending = os.path.splitext(os.fspath(name))[1].lower()
@@ -72,7 +72,7 @@ def _marked(start: bytes) -> str:
 
 
 def need_safetensors(start: bytes, name: str) -> None:
-    """Raises `Unreadable`, which calls the file by its kind, for one that is no safetensors file."""
+    """Raise `Unreadable`, which calls the file by its kind, for one that is no safetensors file."""
     if is_safetensors(start, name):
         return
     kind = what(start, name) or "not a safetensors file"
@@ -87,7 +87,7 @@ _LOOKED_AT = 2**20  # bytes of a head
 
 
 def instead(reader: Reader, wanted: str) -> str:
-    """What a file is that is not `wanted`, which is "sealed" or "locked", and what to do; or "".
+    """Return what a file is that is not `wanted`, which is "sealed" or "locked", and what to do; or "".
 
     Empty for a file that is as wanted, perhaps in another version, and for one of no known kind.
     """

@@ -96,7 +96,7 @@ class _Memory(Reader):
 
 
 def opened(source: AnySource, check: Callable[[bytes], object] = lambda _: None) -> Reader:
-    """A reader of all that a source has, from a file object's position on; to be closed.
+    """Return a reader of all that a source has, from a file object's position on; to be closed.
 
     A stream without positions is copied, as it is, into a nameless file in `$TMPDIR`, after `check`
     has refused what does not begin as ciphertext does. Raises `Unreadable` for a path that names no
@@ -146,7 +146,7 @@ def at_offsets(source: AnySource) -> Reader | None:
 
 
 def stream(source: Any) -> Iterator[bytes]:
-    """What a binary file object still gives, piece by piece. Raises `TypeError` if that is text."""
+    """Yield what a binary file object still gives. Raises `TypeError` if that is text."""
     while piece := source.read(PIECE):
         if not isinstance(piece, bytes):
             raise TypeError("give a file opened in binary mode; this one gives text")
@@ -162,12 +162,12 @@ def first(pieces: Iterator[bytes], count: int) -> bytes:
 
 
 def of_file(file: int, path: str | os.PathLike[str]) -> Reader:
-    """A reader of an open file, which stays open when the reader is closed."""
+    """Return a reader of an open file, which stays open when the reader is closed."""
     return _File(io.FileIO(file, closefd=False), path, str(path))
 
 
 def name_of(source: Any) -> str:
-    """A source's name in a message."""
+    """Return a source's name in a message."""
     if isinstance(source, str | os.PathLike):
         return str(source)
     name = getattr(source, "name", "")
@@ -175,8 +175,9 @@ def name_of(source: Any) -> str:
 
 
 def regrouped(pieces: Iterable[Any], size: int) -> Iterator[Any]:
-    """The same bytes in buffers of `size`, the last of which may be shorter; without copies where
-    a piece has a whole one.
+    """Yield the same bytes in buffers of `size`, the last of which may be shorter.
+
+    Nothing is copied where a piece has a whole buffer.
 
     >>> [bytes(one) for one in regrouped([b"ab", b"cdefg", b""], 3)]
     [b'abc', b'def', b'g']

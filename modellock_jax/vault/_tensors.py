@@ -77,12 +77,12 @@ class Directory:
         return list(self._fields())
 
     def field(self, name: str) -> bytes | None:
-        """The UTF-8 text of one field of the metadata."""
+        """Return the UTF-8 text of one field of the metadata."""
         place = self._fields().get(name)
         return None if place is None else _text(self.head[slice(*place)])
 
     def texts(self) -> Iterator[tuple[str, bytes]]:
-        """The metadata's names and UTF-8 texts, one after another."""
+        """Yield the metadata's names and UTF-8 texts, one after another."""
         for name, place in self._fields().items():
             yield name, _text(self.head[slice(*place)])
 
@@ -135,7 +135,7 @@ class Tensors(Sequence[Tensor]):
         return _tensor(self._head, member)[0]
 
     def entries(self) -> Iterator[tuple[str, dict[str, Any]]]:
-        """The names and the entries as they are written, in the order in which they are."""
+        """Yield the names and the entries as they are written, in the order in which they are."""
         for at in np.sort(self._entries):
             member = _MEMBER.match(self._head, int(at))
             assert member  # it was read before
@@ -144,7 +144,7 @@ class Tensors(Sequence[Tensor]):
             yield _text(member[1]).decode(), strict_json(entry[0])
 
     def find(self, name: str) -> Tensor | None:
-        """The tensor of a name."""
+        """Return the tensor of a name."""
         wanted = hash(name)
         for i in range(int(np.searchsorted(self._hashes, wanted)), len(self)):
             if self._hashes[i] != wanted:
@@ -254,7 +254,7 @@ def _check_utf8(head: bytes, start: int) -> None:
 
 
 def _text(inside: bytes) -> bytes:
-    """The UTF-8 bytes of what is between the quotes of a JSON string.
+    """Return the UTF-8 bytes of what is between the quotes of a JSON string.
 
     Raises `ValueError` for half a surrogate pair.
     """
@@ -281,7 +281,7 @@ _ESCAPE = re.compile(rb"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u....|\\.")
 
 
 def _tensor(head: bytes, member: re.Match[bytes]) -> tuple[Tensor, int]:
-    """A tensor, and where its entry ends. Raises `ValueError`."""
+    """Return a tensor, and where its entry ends. Raises `ValueError`."""
     entry = _ENTRY.match(head, member.end())
     if not entry:
         raise ValueError("has a tensor without proper dtype, shape and data_offsets")
@@ -309,7 +309,7 @@ def _entry(name: str, entry: Any) -> Tensor:
 
 
 def lay_out(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Directory:
-    """The directory of arrays that are not in a file yet, wide dtypes first, then by name.
+    """Return the directory of arrays that are not in a file yet, wide dtypes first, then by name.
 
     Raises `TypeError` for a dtype that the format does not have and for names and metadata that are
     not text, `ValueError` for names that it cannot write.

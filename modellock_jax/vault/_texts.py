@@ -20,7 +20,7 @@ KINDS = {
 
 
 def encoding_fault(data: bytes) -> str:
-    """What is wrong with the encoding of a file that begins so, or an empty text.
+    """Return what is wrong with the encoding of a file that begins so, or an empty text.
 
     >>> encoding_fault('{"format"'.encode("utf-16"))
     'is in UTF-16, as some editors and shells write it; save it as UTF-8'
@@ -30,7 +30,7 @@ def encoding_fault(data: bytes) -> str:
 
 
 def without_mark(data: bytes) -> bytes:
-    """The bytes without the mark of UTF-8, which some editors put first and which says nothing."""
+    """Return the bytes without the mark of UTF-8, which some editors put first."""
     return data.removeprefix(_MARK)
 
 

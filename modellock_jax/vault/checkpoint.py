@@ -17,7 +17,7 @@ from modellock_jax.vault.sealed.envelope import directory_of
 
 
 def to_names(params: Params) -> dict[str, np.ndarray]:
-    """The leaves of a pytree by path, `"params/Dense_0/kernel"`, in tree order.
+    """Return the leaves of a pytree by path, `"params/Dense_0/kernel"`, in tree order.
 
     Raises `ValueError` for an empty tree, and where two leaves have one name or a name is both a leaf
     and a branch (`"a"` and `"a/b"`); `TypeError` for a leaf that is no array of a safetensors dtype.
@@ -41,7 +41,7 @@ def to_names(params: Params) -> dict[str, np.ndarray]:
 
 
 def to_tree(named: Mapping[str, Any], like: Params | None = None) -> Params:
-    """The inverse of `to_names`, for any leaves: nested dicts, cut at each `/`, or as `like`.
+    """Return the inverse of `to_names`, for any leaves: nested dicts, cut at each `/`, or as `like`.
 
     Leaves of `like` need a shape and a dtype only (`jax.eval_shape`). Raises `ValueError` where a
     name is both a leaf and a branch, or, with `like`, for names, shapes and dtypes that differ.
@@ -90,7 +90,7 @@ def _check_branches(names: Iterable[str]) -> None:
 
 
 def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
-    """The arrays of a safetensors file, in the order of their bytes, or of an Orbax directory.
+    """Return the arrays of a safetensors file, in the order of their bytes, or of an Orbax directory.
 
     An Orbax directory is one that holds `_METADATA`, or a step of a CheckpointManager with one item
     `default`. Raises `Unreadable` if it is neither or is damaged, `TypeError` if Orbax gives what

@@ -29,7 +29,7 @@ def line(fields: dict[str, Any], secret: Secret) -> bytes:
 
 
 def parse(data: bytes, signer: PublicKey | None = None) -> dict[str, Any]:
-    """The fields of a line; without `signer`, it is whom the line itself names in its field `signer`.
+    """Return the fields of a line, signed by `signer`, or by whom its field `signer` names.
 
     Raises `ValueError` unless the line is, to the last byte, one that `line` wrote for this signer,
     `Unreadable` if it is of another version.
@@ -61,12 +61,12 @@ def same(one: PublicKey, other: PublicKey) -> bool:
 
 
 def now() -> str:
-    """The time in UTC, to the second, as text."""
+    """Return the time in UTC, to the second, as text."""
     return datetime.now(UTC).isoformat(timespec="seconds")
 
 
 def check_time(text: Any) -> str:
-    """A time that `now` wrote. Raises `ValueError`."""
+    """Return a time that `now` wrote. Raises `ValueError`."""
     if not isinstance(text, str) or datetime.fromisoformat(text).utcoffset() is None:
         raise ValueError("has a time that is none")
     return text

@@ -20,7 +20,7 @@ class Expected(NamedTuple):
 
 
 def check_name(name: str, serial: int) -> None:
-    """Raises `ValueError` for what cannot name a file.
+    """Raise `ValueError` for what cannot name a file.
 
     A name is empty, or up to 200 printable characters, in Unicode's form NFC, without `@`; a serial
     number is 0, which stands for none, or more, and needs a name.
@@ -37,7 +37,7 @@ def check_name(name: str, serial: int) -> None:
 
 
 def parse(text: str) -> Expected:
-    """What an opener expects: `NAME`, `NAME@SERIAL`, or `NAME@SERIAL+` for that one or a later.
+    """Return what an opener expects: `NAME`, `NAME@SERIAL`, or `NAME@SERIAL+` for that one or a later.
 
     Raises `ValueError`.
 
@@ -53,7 +53,7 @@ def parse(text: str) -> Expected:
 
 
 def check_expected(name: str, serial: int, expected: str) -> None:
-    """Raises `Tampered` if a file of this name and number is not the expected one."""
+    """Raise `Tampered` if a file of this name and number is not the expected one."""
     wanted = parse(expected)
     right = wanted.serial is None or serial == wanted.serial
     if name != wanted.name or not (right or (wanted.at_least and serial > (wanted.serial or 0))):
@@ -61,7 +61,7 @@ def check_expected(name: str, serial: int, expected: str) -> None:
 
 
 def called(name: str, serial: int) -> str:
-    """A name and serial number in words."""
+    """Return a name and serial number in words."""
     if not name:
         return "a file without a name"
     return f"{name!r}, serial {serial}" if serial else f"{name!r}, without a serial number"

@@ -26,8 +26,11 @@ class Revoked(NamedTuple):
 
 
 class RevocationList(NamedTuple):
-    """`serial`: from 1, one more at every change; `issued`: when, UTC, ISO; `signer`: whose list;
-    `extra`: what other releases put there."""
+    """A revocation list.
+
+    `serial`: from 1, one more at every change; `issued`: when, UTC, ISO; `signer`: whose list;
+    `extra`: what other releases put there.
+    """
 
     serial: int
     issued: str
@@ -47,14 +50,14 @@ def is_reason(text: object) -> bool:
 
 
 def encode(made: RevocationList, secret: Secret) -> bytes:
-    """A list as a file, signed."""
+    """Return a list as a file, signed."""
     fields: dict[str, Any] = {"format": FORMAT, "serial": made.serial, "extra": made.extra}
     fields |= {"issued": made.issued, "revoked": [one._asdict() for one in made.revoked]}
     return _lines.line(fields | {"signer": identity.document(made.signer)}, secret)
 
 
 def decode(data: bytes, path: str | os.PathLike[str]) -> RevocationList:
-    """The list in a file of the name `path`. Raises `Unreadable` and `Tampered`."""
+    """Return the list in a file of the name `path`. Raises `Unreadable` and `Tampered`."""
     if _texts.kind(data) != "revocation list" or len(data) > LONGEST:
         raise Unreadable(f"{path} {_no_list(data)}")
     try:

@@ -31,7 +31,7 @@ class Issued(NamedTuple):
 
 
 def user_secret(secret: Secret, register: str, user: str, salt: str) -> Secret:
-    """The key of a user's copy, by HKDF from the issuer's secret, the register's id and a line's salt.
+    """Derive the key of a user's copy from the issuer's secret, the register's id and a line's salt.
 
     **Guarantees.** The same again, so none is stored; and one user's key tells nothing of the
     issuer's or of another user's, if HMAC-SHA256 is pseudo-random. The salt is fresh for each copy,
@@ -41,7 +41,7 @@ def user_secret(secret: Secret, register: str, user: str, salt: str) -> Secret:
 
 
 def unfinished(folder: str | os.PathLike[str], users: Iterable[str], book: Register) -> list[Path]:
-    """Copies and keys of these users in a folder that no line of the register names.
+    """Return copies and keys of these users in a folder that no line of the register names.
 
     A command that was killed left them, or lines were lost. Nothing of ours gives them out again:
     the next copy has another key.
@@ -67,16 +67,31 @@ def issue(
     revocations: str | os.PathLike[str] | None = None,
     done: Done = lambda _: None,
 ) -> list[Issued]:
-    """Lock a copy of a plain safetensors file, or of a folder, for each user, under a key of their own.
+    """Lock a copy of a file or a folder for each user, under a key of their own.
 
     Writes `folder/USER.KEYID.safetensors`, or of a folder the locked set `folder/USER.KEYID.set`,
     and, to be given to them over another way, their key file `folder/USER.KEYID.key`; then a line of
-    `register`. `secret` is the issuer's: it signs, and users' keys come from it. `again`: users who
-    have a copy get another, under a new key; the register notes the old key as superseded, and the
-    list `revocations`, if one is given, revokes it.
+    `register`.
 
-    Raises `ValueError` for a user's name that is no file name, for one who has a copy already without
-    `again` or has none with it, `Unreadable`, and as `locked.lock_file` and `register.extending`.
+    Args:
+        source: A plain safetensors file, as for `lock_file`, or a folder.
+        folder: Where copies and keys go; it is made if there is none.
+        users: Their names, which become parts of file names.
+        secret: The issuer's: it signs, and users' keys come from it.
+        register: The file with a line for each copy.
+        scheme: As for `lock_file`.
+        again: Users who have a copy get another, under a new key; the old one is noted as superseded.
+        revocations: With `again`, a list that then revokes the old keys.
+        done: Told the number of bytes after each piece.
+
+    Returns:
+        Of each user the copy's path, the key's, and the line of the register.
+
+    Raises:
+        ValueError: A name that is no file name, a user who has a copy already, or none with `again`.
+        Unreadable: The source is no whole safetensors file.
+        WrongKey: Somebody else issues this register.
+        OSError: The disk refuses.
 
     Threat model: users who each have their own copy and key. What a copy is worth without its key
     depends on the scheme: `LockedInfo.about` says it.
@@ -105,7 +120,7 @@ def issue(
     users, folder = list(users), Path(folder)
     _check(users)
     if revocations is not None and not again:
-        raise ValueError("only issuing again revokes a key; leave the revocation list away")
+        raise ValueError("only issuing again revokes a key; omit the revocation list")
     scheme = _file_schemes.normalise(scheme)
     plain = _digest(source)
     with extending(register, secret) as writer:

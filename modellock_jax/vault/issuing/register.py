@@ -27,10 +27,13 @@ _TEXTS |= {"copy": _HASH, "time": "[0-9T:+-]{25}", "supersedes": f"({identity.ID
 
 
 class Entry(NamedTuple):
-    """One copy that was issued. `number`: of its line, from 1; `user`; `key`: the id of their key;
+    """One copy that was issued.
+
+    `number`: of its line, from 1; `user`; `key`: the id of their key;
     `salt`: 32 random bytes that the key was derived with, hex; `scheme`: of the lock; `plain`,
     `copy`: SHA-256 of the file before and after, hex; `time`: UTC, ISO; `supersedes`: the id of the
-    user's key before, or empty."""
+    user's key before, or empty.
+    """
 
     number: int
     user: str
@@ -44,8 +47,11 @@ class Entry(NamedTuple):
 
 
 class Register(NamedTuple):
-    """`id`: 32 random hex digits; `signer`: who issues; `entries`: in order; `head`: a hash of all of
-    it, 64 hex digits, to be remembered elsewhere."""
+    """The register of an issuer.
+
+    `id`: 32 random hex digits; `signer`: who issues; `entries`: in order; `head`: a hash of all of
+    it, 64 hex digits, to be remembered elsewhere.
+    """
 
     id: str
     signer: PublicKey
@@ -94,8 +100,9 @@ class Writer:
         self.register = found
 
     def add(self, user: str, key: str, salt: str, scheme: str, plain: str, copy: str) -> Entry:
-        """Add a line and bring it to the disk; `Entry` has the arguments. Raises `ValueError`
-        for a field of another form and for a key that has a line already, `OSError`.
+        """Add a line and bring it to the disk; `Entry` has the arguments.
+
+        Raises `ValueError` for a field of another form and for a key that has a line already, `OSError`.
 
         **Guarantees.** Killed at any moment, the register is the old one or has the whole line.
         """
@@ -116,7 +123,7 @@ class Writer:
 
 @contextlib.contextmanager
 def extending(path: str | os.PathLike[str], secret: Secret) -> Iterator[Writer]:
-    """A register to add lines to, with its issuer's secret; it is made if there is none.
+    """Yield a register to add lines to, with its issuer's secret; it is made if there is none.
 
     Another process that wants to write waits. Raises as `read`, `WrongKey` if somebody else issues it,
     `FileNotFoundError` if its directory does not exist, `OSError` if it cannot be written.
@@ -184,7 +191,7 @@ def _first(secret: Secret) -> bytes:
 
 
 def _parse(data: bytes, path: str | os.PathLike[str]) -> tuple[Register, list[str]]:
-    """The register of these lines, and its heads after each of them."""
+    """Return the register of these lines, and its heads after each of them."""
     if _texts.kind(data) != "register":
         raise _no_register(path, data)
     heads: list[str] = []

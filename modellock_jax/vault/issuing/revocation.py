@@ -39,10 +39,23 @@ def revoke(
 ) -> RevocationList:
     """Put keys on a list, which is made if there is none, and sign it anew.
 
-    `ids`: of recipients, as `recipients list` shows them, or of locked files' keys, 32 hex digits.
-    A key that is on the list stays as it is; if all are, nothing is written. Raises `ValueError` for
-    what is no id and for a reason that is no single line of 200 characters, `WrongKey` if
-    somebody else signed the list, `Tampered` if it was changed, `OSError` if it cannot be written.
+    A key that is on the list stays as it is; if all are, nothing is written.
+
+    Args:
+        path: The list; our tools find `revoked.json` beside a file, and what `$MODELLOCK_REVOKED` names.
+        ids: Of recipients, as `recipients list` shows them, or of locked files' keys, 32 hex digits.
+        secret: Who signs the list, the same one each time.
+        reason: A single line of at most 200 characters.
+        dry_run: Check everything and write nothing.
+
+    Returns:
+        The list as it is now.
+
+    Raises:
+        ValueError: No id, or a reason of another form.
+        WrongKey: Somebody else signed the list.
+        Tampered: The list was changed.
+        OSError: It cannot be written.
 
     Threat model: the holder of a key who uses our tools, on a machine where the list is present.
 
@@ -128,7 +141,7 @@ def update(path: AnyPath, newer: AnyPath) -> RevocationList:
 def refused(
     path: AnyPath | None, lists: Iterable[AnyPath] = (), made: Header | None = None
 ) -> dict[str, str]:
-    """The ids of the keys that may not open the file `path`, and for each a sentence that says why.
+    """Return the ids of the keys that may not open the file `path`, each with a sentence on why.
 
     Looked at are `lists`, those that the environment variable MODELLOCK_REVOKED names (like PATH),
     and beside the file, or where a link to it leads, `revoked.json` and `NAME.revoked.json`. All of
@@ -162,7 +175,7 @@ def refused(
 
 
 def check(path: AnyPath | None, secret: Secret, lists: Iterable[AnyPath] = ()) -> None:
-    """Raises `Expired` if a key may not open the file `path`, by whichever id; else as `refused`."""
+    """Raise `Expired` if a key may not open the file `path`, by whichever id; else as `refused`."""
     _check(refused(path, lists), *secret.ids.values())
 
 
@@ -170,7 +183,7 @@ def check(path: AnyPath | None, secret: Secret, lists: Iterable[AnyPath] = ()) -
 def file_key_of(
     path: AnyPath | None, made: Header, unlocker: Unlocker, lists: Iterable[AnyPath] = ()
 ) -> bytes:
-    """The key of a sealed file, 32 bytes, for a recipient who was not revoked.
+    """Return the key of a sealed file, 32 bytes, for a recipient who was not revoked.
 
     Raises `WrongKey`, `Tampered`, `Expired`; else as `refused`.
     """
@@ -187,7 +200,7 @@ def _check(found: dict[str, str], *names: str) -> None:
 
 
 def _places(path: AnyPath | None, lists: Iterable[AnyPath]) -> dict[Path, str]:
-    """The lists to be read, each once, and why each of them is: whose fault it is if it cannot be."""
+    """Return the lists to be read, each once, and why: whose fault it is if one cannot be."""
     named = os.environ.get(LISTS)
     entries = [] if named is None else named.split(os.pathsep)
     if not all(entries):
@@ -225,7 +238,7 @@ def _signed(made: Header, signer: PublicKey) -> bool:
 
 @contextlib.contextmanager
 def _only_one(path: AnyPath) -> Iterator[Path]:
-    """The file that a path names, while no other process changes a list in its directory."""
+    """Yield the file that a path names, while no other process changes a list in its directory."""
     target = Path(os.path.realpath(path))
     need_directory(target)
     directory = os.open(target.parent, os.O_RDONLY)

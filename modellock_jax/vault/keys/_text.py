@@ -15,7 +15,7 @@ _LONGEST_PATH = 1000  # bytes
 
 
 def path_names(path: str) -> tuple[str, ...]:
-    """The names of a path of `Secret.child`, in normal form; raises as that does.
+    """Return the names of a path of `Secret.child`, in normal form; raises as that does.
 
     >>> path_names("acme/vision/alice")
     ('acme', 'vision', 'alice')
@@ -35,7 +35,7 @@ def path_names(path: str) -> tuple[str, ...]:
 
 
 def fields_of(data: bytes) -> tuple[str, dict[str, Any]]:
-    """What is wrong with a key file, and its fields if that is nothing; raises nothing of its own.
+    """Return what is wrong with a key file, and its fields if that is nothing.
 
     The caller sees to it that no error carries the local variables along: they hold the secret.
     """

@@ -78,7 +78,14 @@ class PublicKey(NamedTuple):
 
 @clears_frames
 def public_key(secret: "Secret", classic: bool = False) -> PublicKey:
-    """The public half of a secret; `classic` leaves the post-quantum part away, which is another id.
+    """Return the public half of a secret, by which others seal for it and check its signatures.
+
+    Args:
+        secret: The key.
+        classic: Omit the post-quantum parts (ML-KEM-768, ML-DSA-65); that half has another id.
+
+    Returns:
+        Public keys for X25519, ML-KEM-768, Ed25519 and ML-DSA-65, and their id.
 
     **Guarantees.** The same secret always gives the same keys, each by HKDF under a label of its own.
     """
@@ -92,7 +99,7 @@ def public_key(secret: "Secret", classic: bool = False) -> PublicKey:
 
 
 def ids_of(secret: "Secret") -> dict[str, str]:
-    """The ids of both public halves of a secret, by their kind."""
+    """Return the ids of both public halves of a secret, by their kind."""
     whole = public_key(secret)
     return {HYBRID: whole.id, CLASSIC: whole._replace(mlkem768=b"").id}
 
@@ -109,7 +116,7 @@ def encrypt(message: bytes, public: PublicKey, info: bytes) -> bytes:
 
 @clears_frames
 def decrypt(ciphertext: bytes, secret: "Secret", kind: str, info: bytes) -> bytes:
-    """What `encrypt` hid. Raises `cryptography.exceptions.InvalidTag` if it was not for this secret."""
+    """Return what `encrypt` hid. Raises `InvalidTag` if it was not for this secret."""
     x25519 = _x25519(secret)
     if kind == CLASSIC:
         return _SUITES[CLASSIC].decrypt(ciphertext, x25519, info=info)
@@ -147,12 +154,12 @@ _SIGNATURES = ("ed25519", "mldsa65")
 
 
 def document(public: PublicKey) -> dict[str, Any]:
-    """A public key as fields, for a file of its own and inside of others."""
+    """Return a public key as fields, for a file of its own and inside of others."""
     return {"kind": public.kind, "id": public.id} | _raw(public)
 
 
 def from_document(fields: Any) -> PublicKey:
-    """The public key that `document` made these fields of. Raises `ValueError`.
+    """Return the public key that `document` made these fields of. Raises `ValueError`.
 
     **Guarantees.** Its id is that of its keys.
     """
@@ -174,15 +181,21 @@ def from_document(fields: Any) -> PublicKey:
 
 
 def text_of(public: PublicKey) -> bytes:
-    """The content of a public key file."""
+    """Return the content of a public key file."""
     fields = {"format": _FORMAT, "version": VERSION, "extra": {}}
     return canonical(fields | document(public)) + b"\n"
 
 
 def save_public_key(public: PublicKey, path: str | os.PathLike[str]) -> None:
-    """Write a public key as JSON; nothing in it is secret. The same one there already is left alone.
+    """Write a public key as JSON; nothing in it is secret.
 
-    Raises `FileExistsError` if anything else is there, `OSError`.
+    Args:
+        public: The key.
+        path: A new file, or one that holds this key already and is left alone.
+
+    Raises:
+        FileExistsError: Anything else is there.
+        OSError: The disk refuses.
     """
     try:
         with creating(path) as file:
@@ -196,7 +209,16 @@ def save_public_key(public: PublicKey, path: str | os.PathLike[str]) -> None:
 
 
 def load_public_key(path: str | os.PathLike[str]) -> PublicKey:
-    """Read a public key file. Raises `Unreadable` if it is none.
+    """Read a public key file.
+
+    Args:
+        path: The file, as `save_public_key` or `keygen` wrote it.
+
+    Returns:
+        The public key, a recipient of `seal` and a signer that `open` can ask for.
+
+    Raises:
+        Unreadable: It is none, or is damaged.
 
     **Guarantees.** Its id is that of its keys, so nobody's file bears the id of another's key.
 
@@ -215,7 +237,7 @@ def load_public_key(path: str | os.PathLike[str]) -> PublicKey:
 
 
 def _parse(data: bytes) -> PublicKey | str:
-    """The key, or what is wrong: by mistake it may be a secret key, which no traceback shall show."""
+    """Return the key, or what is wrong: it may be a secret key, which no traceback shall show."""
     if fault := _texts.encoding_fault(data):
         return fault
     if (kind := _texts.kind(data)) != "public key":

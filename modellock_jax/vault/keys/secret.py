@@ -79,7 +79,7 @@ class Secret:
         return self._ids
 
     def source(self, label: str) -> "KeySource":
-        """The words of `label`, for a lock's `init`; the same label and lock, the same key.
+        """Return the words of `label`, for a lock's `init`; the same label and lock, the same key.
 
         A lock's key depends on its name, its settings and its place in a chain too, so that no two
         locks share one but exact twins, `sign_mask` per channel and `sign_flip`, `pixel_shuffle` and
@@ -90,7 +90,7 @@ class Secret:
         return KeySource(self, label)
 
     def child(self, path: str) -> "Secret":
-        """The key at `path` below this one, such as "acme/vision/alice/resnet18/conv1.kernel".
+        """Return the key at `path` below this one, such as "acme/vision/alice/resnet18/conv1.kernel".
 
         A name for each level, by custom organisation, team, user, model, tensor; names are in
         Unicode's normal form NFC. Raises `ValueError` for a name that is empty, `.` or `..`, that
@@ -151,7 +151,7 @@ class KeySource:
 
     @clears_frames
     def words(self, n: int, /) -> np.ndarray:
-        """The first `n` words, uint32 `[n]`. Raises `ValueError` unless 0 <= n <= 2**36."""
+        """Return the first `n` words, uint32 `[n]`. Raises `ValueError` unless 0 <= n <= 2**36."""
         key = algorithms.ChaCha20(self._secret.derive(32, "words", *self._path), bytes(16))
         stream = Cipher(key, mode=None).encryptor().update(bytes(4 * _count("words", n)))
         return np.frombuffer(stream, "<u4").astype(np.uint32)
@@ -162,11 +162,11 @@ class KeySource:
         return [KeySource(self._secret, *self._path, f"place {i} of {n}") for i in places]
 
     def for_lock(self, lock: str, /) -> "KeySource":
-        """The source of one lock, named with all its settings, independent of every other's."""
+        """Return the source of one lock, named with all its settings, independent of every other's."""
         return KeySource(self._secret, *self._path, f"lock {lock}")
 
     def for_file(self, nonce: str, /) -> "KeySource":
-        """The source of one file, which has a nonce of its own."""
+        """Return the source of one file, which has a nonce of its own."""
         return KeySource(self._secret, *self._path, f"file {nonce}")
 
     def __repr__(self) -> str:
@@ -180,7 +180,7 @@ def _count(where: str, n: int) -> int:
 
 
 def generate_key() -> Secret:
-    """A new secret: 32 bytes from the operating system's generator; `save_key` has an example."""
+    """Make a new secret: 32 bytes from the operating system; `save_key` has an example."""
     return Secret(secrets.token_bytes(32))
 
 
@@ -188,8 +188,14 @@ def generate_key() -> Secret:
 def save_key(secret: Secret, path: str | os.PathLike[str]) -> None:
     """Write a key file: JSON, not encrypted, for its owner's eyes alone.
 
-    Raises `FileExistsError` if `path` exists, `FileNotFoundError` if its directory does not,
-    `OSError` if the disk refuses or the file system has no hard links.
+    Args:
+        secret: What `generate_key` or `child` made.
+        path: A file that is not there yet; an existing key is never replaced.
+
+    Raises:
+        FileExistsError: Something is at `path`.
+        FileNotFoundError: Its directory does not exist.
+        OSError: The disk refuses, or the file system shows files to others.
 
     **Guarantees.** Mode 0600 from the first byte (POSIX). At every moment `path` is absent or whole;
     on return it is on the disk. A killed process may leave the key in `.modellock-*.tmp` beside it.
@@ -208,7 +214,7 @@ def save_key(secret: Secret, path: str | os.PathLike[str]) -> None:
 def save_key_pair(secret: Secret, path: str | os.PathLike[str], classic: bool = False) -> PublicKey:
     """Write a key file, and its public half to `PATH.pub`, where a public half of it may be already.
 
-    Gives what is in `PATH.pub`. Raises `FileExistsError` if there is another file at either path.
+    Returns what is in `PATH.pub`. Raises `FileExistsError` if there is another file at either path.
 
     **Guarantees.** As `save_key`; nothing is overwritten. Killed in between, or on an error, there may
     be a key file without its public half, which `save_public_key` makes again.
@@ -235,8 +241,16 @@ def save_key_pair(secret: Secret, path: str | os.PathLike[str], classic: bool = 
 def load_key(path: str | os.PathLike[str]) -> Secret:
     """Read a key file that `save_key` wrote; `save_key` has an example.
 
-    Raises `ValueError` if it is not exactly such a file, `PermissionError` if group or others have
-    access (POSIX), `FileNotFoundError` if there is none.
+    Args:
+        path: The key file, to which nobody but its owner has access.
+
+    Returns:
+        The secret, with where it was derived as `origin`.
+
+    Raises:
+        ValueError: It is not exactly such a file.
+        PermissionError: Group or others have access to it.
+        FileNotFoundError: There is none.
 
     **Guarantees.** No error holds any of the file's content. The id finds damage, not malice.
     """
@@ -253,7 +267,7 @@ def load_key(path: str | os.PathLike[str]) -> Secret:
 
 @clears_frames
 def parse(data: bytes, where: str) -> Secret:
-    """The secret of a key file's content, which `where` names in errors.
+    """Return the secret of a key file's content, which `where` names in errors.
 
     Raises `ValueError` if it is not exactly what `save_key` writes; no error holds any of it.
     """
@@ -271,7 +285,7 @@ def _document(secret: Secret) -> str:
 
 
 def _parse(data: bytes) -> Secret | str:
-    """The secret, or what is wrong: an error of the JSON parser would carry the text along."""
+    """Return the secret, or what is wrong: an error of the JSON parser would carry the text along."""
     if fault := _texts.encoding_fault(data):
         return fault
     if (kind := _texts.kind(data)) not in ("", "key"):

@@ -107,7 +107,7 @@ def load(path: str | os.PathLike[str]) -> Share:
 
 
 def _parse(data: bytes, name: str) -> Share | VaultError:
-    """The share, or what is wrong: an exception from here would carry the text along."""
+    """Return the share, or what is wrong: an exception from here would carry the text along."""
     slip39 = shares.package()
     if fault := _texts.encoding_fault(data):
         return Unreadable(f"{name} {fault}")

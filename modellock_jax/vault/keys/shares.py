@@ -103,7 +103,7 @@ def split(
 
 @clears_frames
 def join(shares: Iterable[Share], passphrase: Passphrase | None = None) -> Secret:
-    """The key that shares restore; `split` has an example.
+    """Return the key that shares restore; `split` has an example.
 
     Raises `ValueError` for too few shares, shares of two keys or two splits, a share twice, a
     passphrase too much or too little; `WrongKey` for a wrong passphrase; `Tampered` if a share was
@@ -139,7 +139,7 @@ def drill(
 
 
 def package() -> Any:
-    """The package shamir-mnemonic. Raises `ImportError` with what to do."""
+    """Return the package shamir-mnemonic. Raises `ImportError` with what to do."""
     try:
         return importlib.import_module("shamir_mnemonic")
     except ImportError:
@@ -156,7 +156,7 @@ def _each_once(shares: tuple[Share, ...]) -> list[tuple[Share, ...]]:
 
 
 def _belonging(given: Iterable[Share]) -> tuple[Share, ...]:
-    """The shares, if they are enough of one key and one split. Raises `ValueError`."""
+    """Return the shares, if they are enough of one key and one split. Raises `ValueError`."""
     shares = tuple(given)
     if not shares:
         raise ValueError("no shares were given")
@@ -192,7 +192,7 @@ def _restore(picks: Sequence[Sequence[Share]], passphrase: Passphrase | None) ->
     if first.passphrase and passphrase is None:
         raise ValueError(f"the shares of key {first.key_id} were split with a passphrase; give it")
     if passphrase is not None and not first.passphrase:
-        raise ValueError(f"the shares of key {first.key_id} have no passphrase; leave it away")
+        raise ValueError(f"the shares of key {first.key_id} have no passphrase; omit it")
     found = _restored(picks, passphrase._reveal() if passphrase else b"")
     if isinstance(found, VaultError):
         raise found
@@ -200,7 +200,7 @@ def _restore(picks: Sequence[Sequence[Share]], passphrase: Passphrase | None) ->
 
 
 def _restored(picks: Sequence[Sequence[Share]], passphrase: bytes) -> Secret | VaultError:
-    """The key, or what is wrong: an exception from here would carry the shares along."""
+    """Return the key, or what is wrong: an exception from here would carry the shares along."""
     slip39 = package()
     hidden: Any = None
     for pick in picks:

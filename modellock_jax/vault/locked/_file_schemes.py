@@ -41,13 +41,13 @@ def normalise(text: str) -> str:
 
 
 def about(scheme: str) -> str:
-    """The threat model of a file under these locks, in words, for everybody to read."""
+    """Return the threat model of a file under these locks, in words, for everybody to read."""
     worth = "; then by ".join(f"{one.name}: {one.worth}" for one in parse(scheme).schemes)
     return _EVERY.format(worth=worth)
 
 
 def taken_as(tensor: Tensor) -> tuple[np.dtype[Any], tuple[int, ...]]:
-    """The dtype and shape in which a lock gets a tensor: without x64, JAX has 32 bits at most.
+    """Return the dtype and shape in which a lock gets a tensor: without x64, JAX has 32 bits at most.
 
     64 bits become two uint32 along the last axis, bools uint8; all others stay as they are.
     """
@@ -87,7 +87,7 @@ def _acted_on(link: Link, given: list[Tensor]) -> list[str]:
 def lock_body(
     scheme: str, source: KeySource, found: tuple[Tensor, ...], body: np.ndarray
 ) -> tuple[np.ndarray, list[str]]:
-    """The bytes of all tensors locked, uint8 like `body`, and what finishes the lock's key.
+    """Return the bytes of all tensors locked, uint8 like `body`, and what finishes the lock's key.
 
     `scheme`: as `normalise` wrote it; `source`: of the lock's key, which no other file has. What
     finishes a key is public: in hex, one text for each link of the chain, empty where there is none.
@@ -115,7 +115,7 @@ def unlock_body(
     found: tuple[Tensor, ...],
     body: np.ndarray,
 ) -> np.ndarray:
-    """The inverse of `lock_body`, which gave `finish`. Raises `ValueError` where that does not fit."""
+    """Invert `lock_body`, which gave `finish`. Raises `ValueError` where that does not fit."""
     if len(finish) != len(parse(scheme).links):
         raise ValueError("what finishes the keys does not fit the lock")
     if scheme == _ON_HOST:
@@ -127,7 +127,7 @@ def unlock_body(
 
 
 def opening_key(scheme: str, source: KeySource, finish: list[str], locked: Any) -> "Key":
-    """The finished key of a locked tree."""
+    """Return the finished key of a locked tree."""
     key = parse(scheme).lock.init(source, locked)
     links = tuple(
         _finished(one, text) for one, text in zip(_links(scheme, key), finish, strict=True)
@@ -137,8 +137,10 @@ def opening_key(scheme: str, source: KeySource, finish: list[str], locked: Any) 
 
 @functools.lru_cache(maxsize=8)
 def _program(scheme: str, encrypts: bool) -> Callable[["Key", Any], Any]:
-    """One program for all tensors, since compiling every step for every shape takes far longer; and
-    one for all files of the same shapes, since a thousand users' copies are locked one by one."""
+    """Return one program for all tensors, since to compile every step for every shape takes far longer.
+
+    It serves all files of the same shapes, since a thousand users' copies are locked one by one.
+    """
     import jax
 
     lock = parse(scheme).lock
@@ -161,7 +163,7 @@ def _by_openssl(
 
 
 def tree_of(found: Iterable[Tensor], body: np.ndarray) -> dict[str, np.ndarray]:
-    """What a lock gets: the tensors by name, as `taken_as` says, not copied."""
+    """Return what a lock gets: the tensors by name, as `taken_as` says, not copied."""
     return {tensor.name: _view(tensor, body) for tensor in found}
 
 

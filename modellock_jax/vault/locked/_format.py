@@ -58,7 +58,7 @@ _FORMS = {
 
 
 def read_head(reader: Reader) -> tuple[LockedInfo, Directory]:
-    """What a locked file says, and its directory. Raises `Unreadable`, and `Tampered` if it is damaged.
+    """Return what a locked file says, and its directory. Raises `Unreadable` and `Tampered`.
 
     **Guarantees.** The head is, to the last byte, the one that `head` makes of what it says.
     """
@@ -102,7 +102,7 @@ def _proper(info: LockedInfo) -> bool:
 
 
 def head(info: LockedInfo) -> bytes:
-    """The one head of a locked file; what is not ours in it comes from the original."""
+    """Return the one head of a locked file; what is not ours in it comes from the original."""
     text = b"".join(_pieces(info))
     text += b" " * (-len(text) % 8)
     return len(text).to_bytes(8, "little") + text
@@ -120,7 +120,7 @@ def _is_head(info: LockedInfo, found: bytes) -> bool:
 
 
 def _pieces(info: LockedInfo) -> Iterator[bytes]:
-    """The JSON text of a head: our fields behind the original's, and its tensors in their order."""
+    """Yield the JSON text of a head: our fields behind the original's, its tensors in order."""
     ours = {f"{FIELD}.{name}": text for name, text in info._asdict().items()}
     ours |= {FIELD: MARK, f"{FIELD}.version": VERSION}
     # No secret is in it: it tells damage, which the holder of no key can see, from a wrong key.
@@ -155,12 +155,12 @@ def _checksum(ours: dict[str, str]) -> str:
 
 
 def check_of(info: LockedInfo, secret: Secret) -> str:
-    """What the right key gives, 32 hex digits, before any tensor is read."""
+    """Return what the right key gives, 32 hex digits, before any tensor is read."""
     return secret.derive(16, "locked file check", info.label, info.nonce, info.scheme).hex()
 
 
 def check_key(info: LockedInfo, secret: Secret) -> None:
-    """Raises `WrongKey` if a file was locked with another secret, `Tampered` if its head was changed."""
+    """Raise `WrongKey` if a file was locked with another secret, `Tampered` if its head was changed."""
     if hmac.compare_digest(check_of(info, secret).encode(), info.check.encode()):
         return
     if info.key_id == secret.id:
@@ -181,5 +181,5 @@ def tag_of(info: LockedInfo, body: np.ndarray, secret: Secret) -> str:
 
 
 def source_of(info: LockedInfo, secret: Secret) -> KeySource:
-    """The source of the lock's key, which no other file has."""
+    """Return the source of the lock's key, which no other file has."""
     return secret.source(info.label).for_file(f"{info.nonce} {info.scheme}")

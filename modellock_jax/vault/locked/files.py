@@ -56,23 +56,35 @@ def lock_file(
 ) -> LockedInfo:
     """Lock the tensors of a safetensors file, whoever wrote it; the new file still loads.
 
-    `source`: a path, bytes, or a binary file object; `target`: a path or a binary file object.
-    `scheme`: `"stream_lock"`, `"deep_lock(key_bits=256)"`, `"sign_flip(bits=8)+stream_lock"`;
-    `modellock-jax explain` has all. The lock's key is derived from the secret, `label`, the lock with
-    all its settings and 32 fresh bytes, so that no two files share one, under one label or not.
-    The lock meets the tensors as a dict by name, so in the order of their names' code points; the
-    bytes of the file keep their own order. Values of 64 bits go in as two uint32 along the last
-    axis, bools as uint8. Names, shapes and types stay, and so does the metadata, with fields
-    `modellock*` added. Bools may then hold bytes other than 0 and 1.
+    The lock's key is derived from the secret, `label`, the lock with all its settings and 32 fresh
+    bytes, so that no two files share one, under one label or not. The lock meets the tensors as a dict
+    by name, so in the order of their names' code points; the bytes of the file keep their own order.
+    Values of 64 bits go in as two uint32 along the last axis, bools as uint8. Names, shapes and types
+    stay, and so does the metadata, with fields `modellock*` added. Bools may then hold bytes other
+    than 0 and 1.
 
-    Raises `Unreadable` unless `source` is a whole safetensors file, `ValueError` for a scheme that
-    cannot lock a file, tensors that it cannot take, a file that is locked or sealed already.
+    Args:
+        source: A path, bytes, or a binary file object.
+        target: A path, whose file is replaced, or a binary file object.
+        secret: The key that opens it.
+        scheme: `"stream_lock"`, `"deep_lock(key_bits=256)"`, `"sign_flip(bits=8)+stream_lock"`;
+            `modellock-jax explain --list` has all.
+        label: What the key is for, such as the model's name.
+        done: Told the number of bytes after each piece.
+
+    Returns:
+        What the file says of itself: its scheme, key id, and what the scheme is worth.
+
+    Raises:
+        Unreadable: The source is no whole safetensors file.
+        ValueError: A scheme that cannot lock a file, tensors that it cannot take, or a file that is
+            locked or sealed already.
 
     Threat model: the attacker has the locked file and not the secret. What the lock is then worth
     depends on the scheme, and most schemes are broken: `LockedInfo.about` says by what.
 
     **Guarantees.** `unlock_file` gives the same file back, to the bit, or an error. No two files
-    have one key. Nothing in the file tells more of the secret than the locked values do. a
+    have one key. Nothing in the file tells more of the secret than the locked values do. A
     path is at every moment the old file or the whole new one, and a new one no more open to others than
     `source`. Not protected: names, shapes, types and metadata; a loader that does not check the
     tag loads locked or changed values without an error. The whole file is held in memory, several
@@ -104,7 +116,7 @@ def lock_file(
     head = _format.head(info)
     if len(head) > _tensors.LONGEST:
         raise ValueError(
-            f"{_sources.name_of(source)}: the head is too long to keep it twice; leave metadata away"
+            f"{_sources.name_of(source)}: the head is too long to keep it twice; omit metadata"
         )
     _targets.write_pieces(target, _pieces(head, body, done), mode)
     return info
@@ -121,12 +133,18 @@ def unlock_file(
 ) -> None:
     """Write the file that `lock_file` locked, to the bit; `lock_file` has an example.
 
-    A key on a revocation list is refused: on those of `revoked`, and on all that
-    `revocation.refused` finds.
+    Args:
+        source: A path, bytes, or a binary file object.
+        target: A path, whose file is replaced, or a binary file object.
+        secret: The key that it was locked with.
+        revoked: Revocation lists, beside all that `revocation.refused` finds; their keys are refused.
+        done: Told the number of bytes after each piece.
 
-    Raises `WrongKey` if it was locked with another secret, and `Expired` if that was revoked, before
-    any tensor is read; `Tampered` if anything in it was changed, cut off or added; `Unreadable` if it
-    is no locked file.
+    Raises:
+        WrongKey: It was locked with another secret; known before any tensor is read.
+        Expired: The key was revoked; likewise.
+        Tampered: Anything in it was changed, cut off or added.
+        Unreadable: It is no locked file.
 
     **Guarantees.** Nothing is decrypted or written before all of the file was checked. A new file is no
     more open to others than `source`.
@@ -141,10 +159,20 @@ def unlock_file(
 def load_locked(
     source: AnySource, secret: Secret, *, like: "Params | None" = None, revoked: Lists = ()
 ) -> "dict[str, np.ndarray] | Params":
-    """The plain arrays of a locked file, by name, or as a tree `like` this one; raises as `unlock_file`.
+    """Return the plain arrays of a locked file, by name or as a tree.
 
-    `source`: a path, bytes, or a binary file object. Leaves of `like` need a shape and a dtype only;
-    it must have the file's names, shapes and dtypes, else `ValueError`.
+    Args:
+        source: A path, bytes, or a binary file object.
+        secret: The key that it was locked with.
+        like: A tree with the file's names, shapes and dtypes; its leaves need no values.
+        revoked: Revocation lists beside those that are found.
+
+    Returns:
+        A dict by name, or a tree like `like`.
+
+    Raises:
+        WrongKey: As `unlock_file` does; and `Expired`, `Tampered` and `Unreadable`.
+        ValueError: Names, shapes or dtypes are not those of `like`.
 
     **Guarantees.** As `unlock_file`: bits are kept, 64-bit values too. Nothing is written anywhere.
     To keep the weights locked in memory until the model runs, see `serving.open_locked`.
@@ -172,7 +200,7 @@ def load_locked(
 
 
 def locked_info(source: AnySource) -> LockedInfo:
-    """What a locked file says of itself, without a key: not to be believed before it is unlocked.
+    """Return what a locked file says of itself, without a key: not to be believed before it is unlocked.
 
     Raises `Unreadable` if it is no locked file, `Tampered` if its head or its length is damaged.
     """
@@ -182,7 +210,7 @@ def locked_info(source: AnySource) -> LockedInfo:
 
 @clears_frames
 def verify(source: AnySource, secret: Secret, revoked: Lists = ()) -> Verified:
-    """A locked file, read and checked as a whole, still locked; raises as `unlock_file`."""
+    """Return a locked file, read and checked as a whole, still locked; raises as `unlock_file`."""
     with _sources.held(source) as reader:
         info, directory = _format.read_head(reader)
         _format.check_key(info, secret)

@@ -42,14 +42,24 @@ def open_locked(
     like: Params | None = None,
     revoked: Iterable[str | os.PathLike[str]] = (),
 ) -> Serving:
-    """A locked file as lock, key and locked arrays, for `user_forward`.
+    """Return a locked file as lock, key and locked arrays, for `user_forward`.
 
-    `source`: a path, bytes, or a binary file object. `locked` is a dict by name, or, with `like`, a
-    tree like this one, whose leaves need a shape and a dtype only. Values of 64 bits are two uint32
-    along the last axis there, bools are uint8; what `lock.decrypt` gives has the file's dtypes.
+    Values of 64 bits are two uint32 along the last axis in `locked`, bools are uint8; what
+    `lock.decrypt` gives has the file's dtypes.
 
-    Raises as `locked.unlock_file`; `ValueError` if names, shapes or dtypes are not those of `like`,
-    and for 64-bit numbers unless JAX has them (`jax_enable_x64`).
+    Args:
+        source: A path, bytes, or a binary file object.
+        secret: The key that it was locked with.
+        like: A tree with the file's names, shapes and dtypes; its leaves need no values.
+        revoked: Revocation lists beside those that are found.
+
+    Returns:
+        `lock`, `key` and `locked`, a dict by name or a tree like `like`.
+
+    Raises:
+        WrongKey: As `unlock_file` does; and `Expired`, `Tampered` and `Unreadable`.
+        ValueError: Names, shapes or dtypes are not those of `like`, or there are 64-bit numbers and
+            JAX has none (`jax_enable_x64`).
 
     Threat model: a server whose disk others may read, and whose memory they cannot.
 
@@ -92,7 +102,7 @@ def _check_widths(parts: Iterable[Tensor]) -> None:
 
 
 def _giving(lock: Lock, parts: Mapping[str, Tensor]) -> Lock:
-    """The lock, whose `decrypt` takes any tree with these paths and gives the file's dtypes in it."""
+    """Return the lock, whose `decrypt` takes any tree with these paths and gives the file's dtypes."""
 
     def decrypt(key: Key, tree: Params) -> Params:
         leaves, structure = jax.tree.flatten(tree)
@@ -105,7 +115,7 @@ def _giving(lock: Lock, parts: Mapping[str, Tensor]) -> Lock:
 
 
 def _plain(leaf: Any, tensor: Tensor) -> Any:
-    """A leaf as the file has it: the inverse of `file_schemes.taken_as`."""
+    """Return a leaf as the file has it: the inverse of `file_schemes.taken_as`."""
     if _file_schemes.taken_as(tensor)[0] == tensor.dtype:
         return leaf
     if tensor.dtype == np.bool_:

@@ -140,7 +140,7 @@ def unlock_set(
 
 
 def read_locked_set(folder: AnyPath) -> LockedSet:
-    """What a locked set says of itself, without a key: not to be believed before it is unlocked.
+    """Return what a locked set says of itself, without a key: not to be believed before it is unlocked.
 
     Raises `Unreadable` if it is none, `Tampered` if its manifest is damaged.
     """

@@ -49,7 +49,7 @@ def sealed_size(size: int) -> int:
 
 
 def plain_size(body: int) -> int:
-    """The inverse of `sealed_size`. Raises `Tampered` if no body has this size."""
+    """Return the inverse of `sealed_size`. Raises `Tampered` if no body has this size."""
     size = body - -(-body // (CHUNK + TAG)) * TAG
     if size < 1 or sealed_size(size) != body:
         raise Tampered("the body has a size that none can have; get the file again")
@@ -119,7 +119,7 @@ def seal_all(
 
 
 def digests_of(reader: Reader, at: int, body: int, done: Callable[[int], None]) -> bytes:
-    """The SHA-256 digests of all sealed chunks of a body that begins at `at`, one after another."""
+    """Return the SHA-256 digests, joined, of all sealed chunks of a body that begins at `at`."""
     buffers = Buffers()
 
     def one(place: int) -> bytes:
@@ -139,7 +139,7 @@ class Buffers(threading.local):
 
 
 def in_order(work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
-    """What `work` makes of each item, in order, a few at a time; `items` are drawn as they go.
+    """Yield what `work` makes of each item, in order, a few at a time; `items` are drawn as they go.
 
     >>> list(in_order(abs, [-1, 2, -3]))
     [1, 2, 3]

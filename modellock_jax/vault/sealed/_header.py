@@ -43,14 +43,14 @@ SHOWN = 5  # recipients that an error names
 
 @clears_frames
 def file_key_use(file_key: bytes, file_id: bytes, use: str) -> bytes:
-    """A key of 32 bytes for one use of the file's key."""
+    """Return a key of 32 bytes for one use of the file's key."""
     info = f"modellock-jax v2 {use}".encode()
     return HKDF(SHA256(), 32, salt=file_id, info=info).derive(file_key)
 
 
 @clears_frames
 def finish(header: Header, file_key: bytes, signers: tuple[Secret, ...] = ()) -> Header:
-    """The header with the signatures of `signers`, no others, its MAC, and more room if it needs it.
+    """Return the header with the signatures of `signers` alone, its MAC, and more room if needed.
 
     Raises `ValueError` for what `decode` would refuse: too many recipients, or one of them twice.
     """
@@ -97,15 +97,15 @@ def _digest(fields: dict[str, Any]) -> bytes:
 
 @clears_frames
 def file_key_of(header: Header, unlocker: Unlocker) -> bytes:
-    """The file's key, 32 bytes, for a recipient; raises as `opened_by`."""
+    """Return the file's key, 32 bytes, for a recipient; raises as `opened_by`."""
     return opened_by(header, unlocker)[1]
 
 
 @clears_frames
 def opened_by(header: Header, unlocker: Unlocker) -> tuple[str, bytes]:
-    """The name of the stanza that a recipient opens, and the file's key, 32 bytes.
+    """Return the name of the stanza that a recipient opens, and the file's key, 32 bytes.
 
-    Raises `WrongKey` if he is no recipient, `Tampered` if the header was changed.
+    Raises `WrongKey` if they are no recipient, `Tampered` if the header was changed.
     """
     opened = ((s, recipients.unwrap(s, unlocker, header.file_id)) for s in header.stanzas)
     stanza, file_key = next(((s, key) for s, key in opened if key is not None), (None, None))
@@ -124,25 +124,25 @@ def opened_by(header: Header, unlocker: Unlocker) -> tuple[str, bytes]:
 
 
 def check_mac(header: Header, file_key: bytes) -> None:
-    """Raises `Tampered` unless the header was written by somebody who has the file's key."""
+    """Raise `Tampered` unless the header was written by somebody who has the file's key."""
     if not hmac.compare_digest(_mac(header, file_key), header.mac):
         raise Tampered("the header was changed after it was written; get the file again")
 
 
 def check_date(header: Header, now: datetime | None = None) -> None:
-    """Raises `Expired` after the header's date."""
+    """Raise `Expired` after the header's date."""
     if header.expires and (now or datetime.now(UTC)) >= datetime.fromisoformat(header.expires):
         raise Expired(f"the file expired on {header.expires}; ask its owner for a new one")
 
 
 def check_expected(header: Header, expected: str | None) -> None:
-    """Raises `Tampered` unless the file has the name and the serial number that are expected."""
+    """Raise `Tampered` unless the file has the name and the serial number that are expected."""
     if expected is not None:
         _naming.check_expected(header.name, header.serial, expected)
 
 
 def check_signed(header: Header, signers: tuple[PublicKey, ...]) -> None:
-    """Raises `Tampered` unless every one of `signers` signed this header."""
+    """Raise `Tampered` unless every one of `signers` signed this header."""
     message = _signed(header) if signers else b""
     for public in signers:
         if not any(identity.verify(public, message, s) for s in header.signatures):
@@ -153,7 +153,7 @@ def check_signed(header: Header, signers: tuple[PublicKey, ...]) -> None:
 
 
 def encode(header: Header) -> bytes:
-    """The head of the file, `header.room` bytes with the 8 of the length; if that is 0, what it needs.
+    """Return the head of the file, in `header.room` bytes; if that is 0, in as many as it needs.
 
     Raises `ValueError` if it needs more.
     """
@@ -195,7 +195,7 @@ def head_length(start: bytes, size: int) -> int:
 
 
 def check_start(start: bytes) -> None:
-    """Raises `Unreadable` for what does not begin as a sealed file of any version."""
+    """Raise `Unreadable` for what does not begin as a sealed file of any version."""
     if not start[8:].startswith(_START):
         raise Unreadable("not a file that modellock-jax sealed; name one, or get the file again")
 
@@ -239,7 +239,7 @@ def _end_of_text(head: bytes) -> int:
 
 
 def _text_in(head: bytes) -> bytes:
-    """The JSON text of the header in a head. Raises `ValueError`."""
+    """Return the JSON text of the header in a head. Raises `ValueError`."""
     found = _HEADER.match(head, START)
     if not head.startswith(_BEFORE, 8) or not found:
         raise ValueError("is not as it was written")
@@ -260,5 +260,5 @@ def _why(error: Exception) -> str:
 
 
 def new_id() -> bytes:
-    """An id for a file: 16 bytes from the operating system."""
+    """Return an id for a file: 16 bytes from the operating system."""
     return os.urandom(16)

@@ -19,12 +19,15 @@ _LISTS = ("recipients", "signatures")
 
 
 class Header(NamedTuple):
-    """`file_id`: 16 bytes, fresh for every key of the file; `body`: bytes after the head; `digest`:
+    """What stands before the sealed body.
+
+    `file_id`: 16 bytes, fresh for every key of the file; `body`: bytes after the head; `digest`:
     SHA-256 of the sealed chunks' digests, 32 bytes, or empty if it never was signed; `expires`: an
     ISO date and time in UTC, or empty; `name`, `serial`: as the owner calls it, empty and 0 if they
     do not; `extra`: for later releases, text by name, which readers keep and pass over;
     `signatures`: of all but the MAC; `mac`: of all the rest under the file's key; `room`: bytes of
-    the head, 0 until `finish` finds how many it needs."""
+    the head, 0 until `finish` finds how many it needs.
+    """
 
     file_id: bytes
     body: int
@@ -46,7 +49,7 @@ class Header(NamedTuple):
 
 
 def check_stanzas(stanzas: Sequence[Stanza]) -> None:
-    """Raises `ValueError` for recipients that no file has: too many, or one of them twice."""
+    """Raise `ValueError` for recipients that no file has: too many, or one of them twice."""
     if sum(stanza["type"] == recipients.PASSPHRASE for stanza in stanzas) > MOST_PASSPHRASES:
         raise ValueError(f"has more than {MOST_PASSPHRASES} passphrases; give public keys")
     if len(stanzas) > MOST_RECIPIENTS:
@@ -55,7 +58,7 @@ def check_stanzas(stanzas: Sequence[Stanza]) -> None:
 
 
 def fields_of(header: Header, without: tuple[str, ...] = ()) -> dict[str, Any]:
-    """The table of a header, but for some of its fields."""
+    """Return the table of a header, but for some of its fields."""
     fields = {
         "id": header.file_id.hex(),
         "body": header.body,
@@ -73,7 +76,7 @@ def fields_of(header: Header, without: tuple[str, ...] = ()) -> dict[str, Any]:
 
 
 def header_of(fields: Any) -> Header:
-    """The header of a table. Raises `ValueError`, `KeyError` or `TypeError` for what none can be."""
+    """Return the header of a table. Raises `ValueError`, `KeyError` or `TypeError`."""
     if not isinstance(fields, dict) or not all(isinstance(fields[k], list) for k in _LISTS):
         raise ValueError("is not a table")
     if not re.fullmatch("[0-9a-f]{32}", fields["id"]):

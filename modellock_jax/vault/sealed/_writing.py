@@ -48,7 +48,7 @@ def cover(
     name: str,
     serial: int,
 ) -> Cover:
-    """Raises `ValueError` without recipients, for a date without a time zone, and for a bad name."""
+    """Raise `ValueError` without recipients, for a date without a time zone, and for a bad name."""
     if expires is not None and expires.utcoffset() is None:
         raise ValueError("expires: give a date and time with a time zone")
     if not (whom := tuple(whom)):

@@ -47,25 +47,26 @@ def seal(
     """Seal named arrays, or a file of any kind and size, for some recipients.
 
     Args:
-      content: arrays of any shape by name, or a file as it is, whoever wrote it: its path, its bytes, or
-        a binary file object, which is read once.
-      target: a path, whose file is replaced, or a binary file object.
-      recipients: public keys and passphrases, at most 4,096, of which 8 passphrases; none twice.
-      metadata: texts that are kept inside, beside the arrays' names.
-      expires: after it our tools do not open the file; needs a time zone.
-      signers: vouch for the whole content, and for `name` and `serial`.
-      name: what the file is, for all to read and for `open(expect=)`; `serial`: which version of it.
-      done: is told the number of bytes after each piece.
+        content: Arrays of any shape by name, or a file as it is, whoever wrote it: its path, its bytes,
+            or a binary file object, which is read once.
+        target: A path, whose file is replaced, or a binary file object.
+        recipients: Public keys and passphrases, at most 4,096, of which 8 passphrases; none twice.
+        metadata: Texts that are kept inside, beside the arrays' names.
+        expires: After it our tools do not open the file; needs a time zone.
+        signers: They vouch for the whole content, and for `name` and `serial`.
+        name: What the file is, for all to read and for `open(expect=)`.
+        serial: Which version of it, from 1 upwards; 0 for none.
+        done: Told the number of bytes after each piece.
 
     Returns:
-      The kind of what was sealed: `"safetensors"`, also for arrays, or `"bytes"` for a file of another
-      kind, which opens as a whole alone, without arrays by name.
+        The kind of what was sealed: `"safetensors"`, also for arrays, or `"bytes"` for a file of another
+        kind, which opens as a whole alone, without arrays by name.
 
     Raises:
-      ValueError: no recipients or one twice, a bad name, a date without a zone, metadata with a file.
-      TypeError: a dtype that safetensors lacks, or content that is no source.
-      Unreadable: a file that is not there, or a safetensors file that is not whole.
-      OSError: the disk refuses.
+        ValueError: No recipients or one twice, a bad name, a date without a zone, metadata with a file.
+        TypeError: A dtype that safetensors lacks, or content that is no source.
+        Unreadable: A file that is not there, or a safetensors file that is not whole.
+        OSError: The disk refuses.
 
     Threat model: the attacker has the file, and can write another in its place.
 
@@ -108,7 +109,7 @@ def _content_of_arrays(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, 
 
 @contextlib.contextmanager
 def content_of(source: AnySource) -> Iterator[Content]:
-    """What `seal` makes of a file. Raises `Unreadable` for a damaged safetensors file."""
+    """Yield what `seal` makes of a file. Raises `Unreadable` for a damaged safetensors file."""
     called = _sources.name_of(source)
     reader = _sources.at_offsets(source)
     if reader is None:
@@ -148,7 +149,7 @@ def _content_of_stream(source: Any, called: str) -> Content:
 
 
 def directory_of(reader: Reader) -> Directory:
-    """The directory of a safetensors file. Raises `Unreadable`, which names the kind of others."""
+    """Return the directory of a safetensors file. Raises `Unreadable`, naming other kinds."""
     _kinds.need_safetensors(reader.read(_kinds.START), reader.name)
     try:
         directory = _tensors.parse(reader.read(_tensors.head_length(reader.read(8), reader.size)))
@@ -176,13 +177,25 @@ def open(
 ) -> Sealed:
     """Open a sealed file with a recipient's secret or passphrase; close it, or use it in `with`.
 
-    `source`: a path, bytes, or a binary file object; a stream is copied, sealed as it is, into a
-    nameless file in `$TMPDIR`. `unlocker`: it, or a function that chooses it by the `Header`.
-    Every key of `signed_by` must have signed it; the whole body is then read and checked first.
-    `expect`: `"NAME"`, `"NAME@SERIAL"` or `"NAME@SERIAL+"`, for that version or a later; without a
-    signature nobody but its recipients vouches for the name. A key on a revocation list is refused:
-    on those of `revoked`, and on all that `revocation.refused` finds. Raises `WrongKey`, `Tampered`,
-    `Expired` and `Unreadable`, each with what to do.
+    Args:
+        source: A path, bytes, or a binary file object; a stream is copied, sealed as it is, into a
+            nameless file in `$TMPDIR`.
+        unlocker: A secret, a passphrase, or a function that chooses one by the `Header`.
+        signed_by: Public keys that must all have signed it; the whole body is then checked first.
+        expect: `"NAME"`, `"NAME@SERIAL"`, or `"NAME@SERIAL+"` for that version or a later; without a
+            signature nobody but its recipients vouches for the name.
+        revoked: Revocation lists, beside all that `revocation.refused` finds; their keys are refused.
+        now: The time, for the file's date; that of the system unless given.
+        done: Told the number of bytes after each piece that is checked.
+
+    Returns:
+        Names, metadata, and arrays one by one: `names`, `array`, `load`, `export`, `check`.
+
+    Raises:
+        WrongKey: It is not for this key.
+        Tampered: It was changed, is not signed as asked, or is not the one expected.
+        Expired: Its date is over, or the key was revoked.
+        Unreadable: It is no sealed file, or cannot be read.
 
     **Guarantees.** Nothing of a changed chunk is given out; a removed signature is not overlooked, nor
     a list that is present. Head and directory are read once. With `signed_by`, every later read
@@ -272,14 +285,28 @@ def load(
     expect: str | None = None,
     revoked: Iterable[str | os.PathLike[str]] = (),
 ) -> dict[str, np.ndarray]:
-    """All arrays of a sealed file by name; `seal` has an example, `open` the errors."""
+    """Return all arrays of a sealed file by name; `seal` has an example.
+
+    Args:
+        source: As for `open`, which says more of each.
+        unlocker: A secret, a passphrase, or a function that chooses one.
+        signed_by: Public keys that must all have signed it.
+        expect: The name, and perhaps the serial number, that it must have.
+        revoked: Revocation lists beside those that are found.
+
+    Returns:
+        The arrays as they were sealed, to the bit, in the order of their bytes.
+
+    Raises:
+        WrongKey: As `open` does; and `Tampered`, `Expired` and `Unreadable`.
+    """
     with open(source, unlocker, signed_by=signed_by, expect=expect, revoked=revoked) as sealed:
         return sealed.load()
 
 
 @contextlib.contextmanager
 def reading(path: str | os.PathLike[str]) -> Iterator[int]:
-    """A descriptor of an existing file, closed at the end. Raises `Unreadable`."""
+    """Yield a descriptor of an existing file, closed at the end. Raises `Unreadable`."""
     file = open_to_read(path)
     try:
         yield file

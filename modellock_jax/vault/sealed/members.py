@@ -38,7 +38,7 @@ class Member(NamedTuple):
 
 
 def member_key(key: bytes, member_id: bytes) -> bytes:
-    """The file key of a member, from the manifest's."""
+    """Return the file key of a member, from the manifest's."""
     return _header.file_key_use(key, member_id, "member")
 
 
@@ -51,7 +51,7 @@ class Listed(NamedTuple):
 
 
 def parse_listed(text: bytes) -> Listed:
-    """What the text of a manifest lists. Raises `Tampered`, `Unreadable` for another version."""
+    """Return what the text of a manifest lists. Raises `Tampered`, `Unreadable` for another version."""
     try:
         fields = strict_json(text)
         if fields["format"] != FORMAT or fields["version"] != VERSION:
@@ -106,7 +106,7 @@ class OpenedSet(contextlib.AbstractContextManager["OpenedSet"]):
         return sum(one.size for one in self.members.values())
 
     def check_files(self) -> None:
-        """Raises `Tampered` if a file is missing, or one is there that is not of the set."""
+        """Raise `Tampered` if a file is missing, or one is there that is not of the set."""
 
         def known(path: str) -> bool:
             return path in BESIDE or re.fullmatch(r"\.modellock-[0-9a-f]+\.tmp", path) is not None

@@ -110,7 +110,7 @@ class Sealed(contextlib.AbstractContextManager["Sealed"]):
         return INDEX + len(self.directory.head) + tensor.begin
 
     def plain(self, done: Done = quiet) -> Iterator[Any]:
-        """The plain file that was sealed, piece by piece. Raises `Tampered`."""
+        """Return the plain file that was sealed, piece by piece. Raises `Tampered`."""
         return self._body.pieces(INDEX, done)
 
     @clears_frames
@@ -146,5 +146,5 @@ class Sealed(contextlib.AbstractContextManager["Sealed"]):
 
 
 def bytes_of(array: np.ndarray) -> Any:
-    """The bytes of a contiguous array, of any dtype, without a copy."""
+    """Return the bytes of a contiguous array, of any dtype, without a copy."""
     return array.reshape(-1).view(np.uint8).data

@@ -67,7 +67,7 @@ Unlocker = Secret | Passphrase
 
 @clears_frames
 def wrap(file_key: bytes, recipient: Recipient, file_id: bytes) -> Stanza:
-    """The key of the file `file_id` for one recipient, as text fields.
+    """Return the key of the file `file_id` for one recipient, as text fields.
 
     Raises `TypeError` if it is no recipient, `ValueError` if its id or its key is none.
 
@@ -88,7 +88,7 @@ def wrap(file_key: bytes, recipient: Recipient, file_id: bytes) -> Stanza:
 
 @clears_frames
 def wrap_all(file_key: bytes, whom: Iterable[Recipient], file_id: bytes) -> tuple[Stanza, ...]:
-    """A stanza for each recipient, in order, and one for who is given twice; raises as `wrap`."""
+    """Return a stanza for each recipient, in order, and one for who is given twice; raises as `wrap`."""
     once: list[Recipient] = []
     seen: set[PublicKey] = set()
     for one in whom:
@@ -103,14 +103,14 @@ def wrap_all(file_key: bytes, whom: Iterable[Recipient], file_id: bytes) -> tupl
 
 
 def merged(old: tuple[Stanza, ...], new: tuple[Stanza, ...]) -> tuple[Stanza, ...]:
-    """The stanzas of both, where those of `new` take the place of what has their name."""
+    """Return the stanzas of both, where those of `new` take the place of what has their name."""
     named = set(map(name_of, new))
     return tuple(stanza for stanza in old if name_of(stanza) not in named) + new
 
 
 @clears_frames
 def unwrap(stanza: Stanza, unlocker: Unlocker, file_id: bytes) -> bytes | None:
-    """The file's key, or None if the stanza is for somebody else, or was changed.
+    """Return the file's key, or None if the stanza is for somebody else, or was changed.
 
     A secret is known by two ids, and which of them counts depends on the stanza's kind.
     """
@@ -131,7 +131,7 @@ def unwrap(stanza: Stanza, unlocker: Unlocker, file_id: bytes) -> bytes | None:
 
 
 def name_of(stanza: Stanza) -> str:
-    """The public key's id, or the salt of a passphrase's stanza: what `recipients rm` is told."""
+    """Return the public key's id, or the salt of a passphrase's stanza: what `recipients rm` is told."""
     if stanza["type"] == PASSPHRASE:
         return base64.b64decode(stanza["salt"]).hex()
     return stanza["id"]
@@ -146,7 +146,7 @@ class Changes(NamedTuple):
 
 
 def changes(old: Iterable[Stanza], new: Iterable[Stanza]) -> Changes:
-    """What was done to the recipients of a file, in order of the stanzas."""
+    """Return what was done to the recipients of a file, in order of the stanzas."""
     before, after = ({name_of(stanza): stanza for stanza in side} for side in (old, new))
     return Changes(
         [name for name in after if name not in before],
@@ -180,7 +180,7 @@ def check(stanza: Any) -> Stanza:
 
 
 def binary(text: Any, length: int) -> bytes:
-    """The bytes of a base64 text that has one spelling. Raises `ValueError`."""
+    """Return the bytes of a base64 text that has one spelling. Raises `ValueError`."""
     raw = base64.b64decode(text, validate=True) if isinstance(text, str) else b""
     if len(raw) != length or _text(raw) != text:
         raise ValueError(f"has a field that is not {length} bytes in base64")

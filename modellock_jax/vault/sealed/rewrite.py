@@ -24,12 +24,12 @@ AnyUnlocker = Unlocker | Callable[[Header], Unlocker]
 
 
 def unlocker_for(unlocker: AnyUnlocker, made: Header) -> Unlocker:
-    """A recipient's secret or passphrase, or what a function chooses by the header."""
+    """Return a recipient's secret or passphrase, or what a function chooses by the header."""
     return unlocker if isinstance(unlocker, Secret | Passphrase) else unlocker(made)
 
 
 def read_header(source: AnySource) -> Header:
-    """The header of a sealed file, which needs no key. Raises `Unreadable` and `Tampered`."""
+    """Return the header of a sealed file, which needs no key. Raises `Unreadable` and `Tampered`."""
     with _sources.opened(source, _header.check_start) as reader:
         return head_of(reader)[0]
 
@@ -38,7 +38,7 @@ ATTEMPTS = 3  # to read a head that may be written, and its journal removed, at 
 
 
 def head_of(reader: Reader) -> tuple[Header, int]:
-    """The header of an open sealed file, and where its body begins. Raises `Unreadable`, `Tampered`.
+    """Return the header of an open sealed file, and where its body begins.
 
     If the head was cut off while it was rewritten, it is taken from the journal.
     """
@@ -131,7 +131,7 @@ def _digest(reader: Reader, at: int, old: Header, signers: tuple[Secret, ...]) -
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[int]:
-    """A descriptor of the file that `path` names, and no other rewriting has."""
+    """Yield a descriptor of the file that `path` names, and no other rewriting has."""
     while True:
         os.close(open_to_read(path))
         file = os.open(path, os.O_RDWR)

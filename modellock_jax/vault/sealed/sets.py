@@ -37,7 +37,7 @@ AnyPath = str | os.PathLike[str]
 
 
 def manifest_of(path: AnyPath) -> Path:
-    """The file that names a folder's recipients: what is rewritten when they change."""
+    """Return the file that names a folder's recipients: what is rewritten when they change."""
     return Path(path) / MANIFEST
 
 
@@ -92,7 +92,7 @@ def seal_set(
 
 
 def check_folder(folder: AnyPath) -> _folders.Found:
-    """What a folder that shall become a set holds. Raises `Unreadable` if it cannot."""
+    """Return what a folder that shall become a set holds. Raises `Unreadable` if it cannot."""
     found = _folders.walk(folder)
     if not found.files:
         raise Unreadable(f"{printable(folder)} has no files; name a folder that has")
@@ -203,6 +203,6 @@ def rotate_set(
 
 
 def inspect_set(folder: AnyPath) -> dict[str, Any]:
-    """What a folder tells without a key: how many files, of how many bytes. Raises `OSError`."""
+    """Return what a folder tells without a key: how many files, of how many bytes. Raises `OSError`."""
     files = [path for path in _folders.walk(folder).files if path not in BESIDE]
     return {"files": len(files), "bytes": sum((Path(folder) / p).stat().st_size for p in files)}
