@@ -10,7 +10,7 @@ from rich.console import Console
 from modellock_jax.cli import inputs
 from modellock_jax.cli.commands import app
 from modellock_jax.locks import SCHEMES
-from modellock_jax.study import league, terminal
+from modellock_jax.study import league_grids, terminal
 from modellock_jax.study.report import Grid
 from modellock_jax.study.table import STUDIES
 
@@ -39,7 +39,7 @@ def shown(grid, width):
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 400])
-@pytest.mark.parametrize("grid", [WIDE, league.attack_grid()], ids=["wide", "attacks"])
+@pytest.mark.parametrize("grid", [WIDE, league_grids.attack_grid()], ids=["wide", "attacks"])
 def test_a_table_fits_and_cuts_no_name(grid, width):
     lines = shown(grid, width)
     assert max(map(len, lines)) <= width
