@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import kinds
 import single
 import studies
 from rows import ROOT, Results
@@ -25,6 +26,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "single attacks": single.single_attacks,
     "evasion": single.evasion,
     "speed": single.speed,
+    "kinds of rows": kinds.kinds,
 }
 
 

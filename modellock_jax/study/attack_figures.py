@@ -10,6 +10,8 @@ from modellock_jax.study.report import interval
 from modellock_jax.study.scale import scale_of
 from modellock_jax.study.store import Rows
 
+__all__ = ["LEAGUE", "SWEEP"]
+
 
 def _distance(plt: Any, rows: Rows, config: Config) -> tuple[Any, list[list[Any]]]:
     """Accuracy against the share of the key that is right, and where the attacks ended."""

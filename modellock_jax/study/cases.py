@@ -15,6 +15,8 @@ from modellock_jax.study.context import Context, fresh, rng_for
 from modellock_jax.study.measures import agreement
 from modellock_jax.study.training import encrypting, locked_models
 
+__all__ = ["attacked", "case_of", "value_of"]
+
 
 @functools.lru_cache(maxsize=1)
 def case_of(context: Context, text: str, seed: int) -> tuple[Case, dict[str, Any]]:

@@ -7,6 +7,8 @@ import json
 import modellock_jax
 from modellock_jax.locks import SCHEMES
 
+__all__ = ["QUICK", "Config", "Settings", "default_locks", "locks_and_variants"]
+
 
 def default_locks() -> tuple[str, ...]:
     """The texts of the locks that a study runs unless told otherwise."""

@@ -19,6 +19,8 @@ from modellock_jax.models import MODELS, Model
 from modellock_jax.study.config import Config
 from modellock_jax.tasks import TASKS, Score, Task, measure, merit
 
+__all__ = ["Context", "Subject", "assemble", "fresh", "prepare", "rng_for", "subject_of"]
+
 
 class Subject(NamedTuple):
     """A lock under study: its text as it was given, and what that says of inputs of a `shape`."""

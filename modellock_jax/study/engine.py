@@ -13,6 +13,19 @@ from multiprocessing.connection import wait
 from pathlib import Path
 from typing import Any, NamedTuple
 
+__all__ = [
+    "JOIN_SECONDS",
+    "TRIES",
+    "Pool",
+    "Row",
+    "Unit",
+    "choose",
+    "compute",
+    "elsewhere",
+    "here",
+    "in_order",
+]
+
 Row = dict[str, Any]
 Pool = Callable[[], contextlib.AbstractContextManager[Executor]]
 

@@ -16,6 +16,8 @@ from modellock_jax.study.report import best_thief, interval
 from modellock_jax.study.scale import scale_of
 from modellock_jax.study.store import Rows, write
 
+__all__ = ["COLOURS", "LOCKS", "Drawing", "save_figures", "spread"]
+
 INK, MUTED, SCRATCH = "#1b1b1f", "#6b6b76", "#8c8c96"
 COLOURS = ("#0b6e99", "#c1440e", "#3f7d20", "#8e3b8a", "#b08900", "#1f3a93", "#7a4b2a", "#008080")
 

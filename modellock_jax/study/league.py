@@ -16,6 +16,19 @@ from modellock_jax.study.record import Study
 from modellock_jax.study.rows import Valued
 from modellock_jax.study.training import locked_models, trainings
 
+__all__ = [
+    "LOCKS",
+    "NAMES",
+    "SETTINGS",
+    "STUDY",
+    "DistanceRow",
+    "LeagueRow",
+    "RocRow",
+    "league_rows",
+    "of",
+    "units",
+]
+
 LOCKS = locks_and_variants()
 NAMES = tuple(name for name, entry in ATTACKS.items() if entry.gives != "inputs")
 """The attacks of a whole league: those on the lock, not those on what the user's model answers."""
@@ -29,15 +42,15 @@ class LeagueRow(Valued):
 
     lock: Annotated[str, "the lock's text"]
     seed: Annotated[int, "the seed of the model, the key and the attacker's draws, from 0"]
-    no_key: Annotated[float, "test accuracy without a key, in [0, 1] as all below"]
+    no_key: Annotated[float, "test value without a key"]
     right_key: Annotated[float, "with the right key"]
     attack: Annotated[str, "the attack"]
     needs: Annotated[list[str], "what the attacker has beside the weights"]
     seconds: Annotated[float, "how long the attack took, compilation included"]
     gave_up: Annotated[bool, "whether it found nothing; then `accuracy` is that without a key"]
     accuracy: Annotated[float, "what the attacker ends with"]
-    images: Annotated[int, "images of its own that it used"]
-    queries: Annotated[int, "images that it asked an unlocked device"]
+    images: Annotated[int, "inputs of its own that it had"]
+    queries: Annotated[int, "inputs that it asked an unlocked device"]
     flops: Annotated[
         float | None, "floating-point operations of its own passes, if XLA counts them"
     ]
@@ -49,11 +62,11 @@ class DistanceRow(Valued):
 
     lock: Annotated[str, "the lock's text"]
     seed: Annotated[int, "the seed of the model and the key, from 0"]
-    no_key: Annotated[float, "test accuracy without a key, in [0, 1] as all below"]
+    no_key: Annotated[float, "test value without a key"]
     right_key: Annotated[float, "with the right key"]
     changes: Annotated[list[int], "random changes of the key, each of one bit or swap"]
     share: Annotated[list[float], "share of the key that is then right, mean over draws"]
-    accuracy: Annotated[list[list[float]], "test accuracy on 2,000 images, for each draw"]
+    accuracy: Annotated[list[list[float]], "test value on 2,000 inputs, for each draw"]
 
 
 class RocRow(Valued):
@@ -61,8 +74,8 @@ class RocRow(Valued):
 
     lock: Annotated[str, "the lock's text"]
     seed: Annotated[int, "the seed of the model and the key, from 0"]
-    no_key: Annotated[float, "test accuracy without a key, in [0, 1]"]
-    right_key: Annotated[float, "test accuracy with the right key"]
+    no_key: Annotated[float, "test value without a key"]
+    right_key: Annotated[float, "test value with the right key"]
     changed: Annotated[int, "weights that encryption changed"]
     auc: Annotated[dict[str, float], "area under the curve, by score"]
     fpr: Annotated[list[float], "false positive rates"]

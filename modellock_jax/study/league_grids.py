@@ -8,6 +8,8 @@ from modellock_jax.study.report import Grid, interval
 from modellock_jax.study.scale import Scale, scale_of
 from modellock_jax.study.store import Rows
 
+__all__ = ["attack_grid", "grid", "strongest"]
+
 
 def attack_grid() -> Grid:
     """Every attack: what it is against, and what the attacker has."""

@@ -24,6 +24,8 @@ from modellock_jax.study.rows import Valued
 from modellock_jax.study.training import PLAIN, encrypting, locked_models, trained, trainings
 from modellock_jax.tasks import Score
 
+__all__ = ["SCRATCH", "STUDY", "LockRow", "ThiefRow", "lock_rows", "thief_rows", "units"]
+
 SCRATCH = "scratch"
 
 
@@ -34,20 +36,25 @@ class LockRow(Valued):
     scheme: Annotated[str, "its scheme"]
     seed: Annotated[int, "the seed of the model and the key, from 0"]
     trained_under: Annotated[bool, "whether the key acts in training"]
-    plain: Annotated[float, "test accuracy of the model without any lock, in [0, 1] as all below"]
+    plain: Annotated[float, "test value of the model without any lock"]
     right: Annotated[float, "with the right key"]
     right_is_plain: Annotated[
-        bool, "whether every logit then equals the plain model's, bit for bit"
+        bool, "whether every answer then equals the plain model's, bit for bit"
     ]
     near: Annotated[float, "with a key that is one bit or swap off"]
     cross: Annotated[list[float], "with the key of each seed's model; the right one among them"]
     wrong: Annotated[list[float], "with each of the wrong keys"]
     wrong_non_finite: Annotated[
-        float, "share of inputs with a non-finite logit, mean over wrong keys"
+        float, "share of inputs with a answer that is not finite, mean over wrong keys"
     ]
     none: Annotated[float, "without a key"]
-    none_non_finite: Annotated[float, "share of inputs with a non-finite logit, without a key"]
-    prior: Annotated[float, "share of the most frequent class in the test set"]
+    none_non_finite: Annotated[
+        float, "share of inputs with a answer that is not finite, without a key"
+    ]
+    prior: Annotated[
+        float,
+        "what a model reaches that knows nothing: of classes, the share of the most frequent one",
+    ]
     key_bits: Annotated[float, "bits of the key that act on this model"]
     changed: Annotated[int, "weights that encryption changed"]
     parameters: Annotated[int, "weights of the model"]
@@ -61,9 +68,9 @@ class ThiefRow(Valued):
     lock: Annotated[str, 'the lock\'s text, or "scratch": fresh weights']
     seed: Annotated[int, "the seed of the model and of the thief's draws, from 0"]
     budget: Annotated[float, "the thief's share of the training set, in (0, 1]"]
-    images: Annotated[int, "how many images that is"]
+    images: Annotated[int, "how many inputs that is"]
     rate: Annotated[float, "learning rate"]
-    curve: Annotated[list[float], "test accuracy at each stop, in [0, 1]"]
+    curve: Annotated[list[float], "test value at each stop"]
     best: Annotated[float, "the best of them"]
 
 

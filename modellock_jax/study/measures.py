@@ -16,6 +16,8 @@ from modellock_jax.core.over_keys import over_keys
 from modellock_jax.study.context import Context, Subject, rng_for
 from modellock_jax.study.training import Locked
 
+__all__ = ["FALSE_POSITIVES", "MEASURES", "Measure", "agreement", "distance", "roc"]
+
 CHANGES, DRAWS, IMAGES = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256), 8, 2000
 FALSE_POSITIVES = tuple(float(f) for f in np.geomspace(1e-5, 1, 26).round(7))
 

@@ -23,6 +23,8 @@ from modellock_jax.study.store import Rows
 from modellock_jax.study.table import STUDIES
 from modellock_jax.tasks import TASKS, Task
 
+__all__ = ["Result", "run"]
+
 
 class Result(NamedTuple):
     """What a study found: its rows by id, and its tables, which `str` gives as Markdown."""

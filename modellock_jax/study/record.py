@@ -9,6 +9,8 @@ from modellock_jax.study.figures import Drawing
 from modellock_jax.study.report import Grid
 from modellock_jax.study.store import Rows
 
+__all__ = ["Study"]
+
 
 class Study(NamedTuple):
     """A study: settings, units of work, kinds of rows, tables and figures.

@@ -16,6 +16,18 @@ from modellock_jax.study.config import Config
 from modellock_jax.study.scale import Scale, scale_of
 from modellock_jax.study.store import Rows, write
 
+__all__ = [
+    "Grid",
+    "best_thief",
+    "interval",
+    "lock_grid",
+    "machine",
+    "markdown",
+    "save_tables",
+    "seeds_text",
+    "thief_grid",
+]
+
 
 class Grid(NamedTuple):
     """A table of text: a title, a header and rows."""

@@ -14,6 +14,8 @@ from typing import (
     is_typeddict,
 )
 
+__all__ = ["Kind", "TaskFields", "Valued", "check"]
+
 
 class Kind(TypedDict):
     """What every row has: `id`, by which it is found again, and its `kind`."""

@@ -13,6 +13,8 @@ from modellock_jax.study.engine import choose, compute, elsewhere, here, in_orde
 from modellock_jax.study.record import Study
 from modellock_jax.study.store import Store
 
+__all__ = ["run", "steps"]
+
 
 def run(study: Study, config: Any, out: Path, *, workers: int = 0, scheduler: str = "") -> Store:
     """Run a study, or what an earlier run left of it, in the run folder `OUT/NAME-HASH`.

@@ -4,6 +4,8 @@ from typing import Any, NamedTuple
 
 from modellock_jax.study.store import Rows
 
+__all__ = ["Scale", "scale_of"]
+
 
 class Scale(NamedTuple):
     """The scale of a study's values, those of its task; a unit in % is a share in rows.

@@ -17,6 +17,8 @@ from modellock_jax.core.lock import Params
 from modellock_jax.core.paths import paths
 from modellock_jax.study.rows import check
 
+__all__ = ["Rows", "Store", "load_params", "read", "save_params", "write"]
+
 
 class Rows(dict[str, dict[str, Any]]):
     """Rows by their ids."""

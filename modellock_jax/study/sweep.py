@@ -24,6 +24,8 @@ from modellock_jax.study.sweep_grids import SCRATCH, grids
 from modellock_jax.study.training import locked_models, trainings
 from modellock_jax.tasks import merit
 
+__all__ = ["PROGRAMS", "SETTINGS", "SPARE", "STUDY", "Held", "SweepRow", "sweep_rows", "units"]
+
 SETTINGS: dict[str, Any] = {
     "locks": league.LOCKS,
     "budgets": (0.005, 0.01, 0.02, 0.05, 0.1),
@@ -40,10 +42,10 @@ PROGRAMS: tuple[tuple[Variant, str], ...] = tuple((v, o) for v in VARIANTS for o
 class Held(TypedDict):
     """What the thief holds in the end, by one way to choose."""
 
-    accuracy: Annotated[float, "test accuracy, in [0, 1]"]
+    accuracy: Annotated[float, "test value"]
     setting: Annotated[str, "the variant, the optimizer and the learning rate"]
     stop: Annotated[int, "which stop it is from; 0 is the start"]
-    curve: Annotated[list[float], "test accuracy of what would be held at each stop"]
+    curve: Annotated[list[float], "test value of what would be held at each stop"]
 
 
 class SweepRow(Valued):
@@ -51,13 +53,11 @@ class SweepRow(Valued):
 
     lock: Annotated[str, 'the lock\'s text, or "scratch": fresh weights']
     seed: Annotated[int, "the seed of the model and of the thief's draws, from 0"]
-    right_key: NotRequired[
-        Annotated[float, "test accuracy with the right key, in [0, 1] as all below"]
-    ]
+    right_key: NotRequired[Annotated[float, "test value with the right key"]]
     no_key: NotRequired[Annotated[float, "without a key"]]
     budget: Annotated[float, "the thief's share of the training set, in (0, 1)"]
-    images: Annotated[int, "how many images that is"]
-    held_out: Annotated[Held, "chosen by a fifth of the thief's images"]
+    images: Annotated[int, "how many inputs that is"]
+    held_out: Annotated[Held, "chosen by a fifth of the thief's inputs"]
     rehearsed: NotRequired[Annotated[Held, "chosen on the other seeds' models"]]
 
 

@@ -11,6 +11,8 @@ from modellock_jax.study.report import Grid, interval, seeds_text
 from modellock_jax.study.scale import Scale, scale_of
 from modellock_jax.study.store import Rows
 
+__all__ = ["CHOICES", "SCRATCH", "grids", "verdict"]
+
 SCRATCH = "scratch"
 
 CHOICES = {

@@ -3,5 +3,7 @@
 from modellock_jax.study import league, main, sweep
 from modellock_jax.study.record import Study
 
+__all__ = ["STUDIES"]
+
 STUDIES: dict[str, Study] = {study.name: study for study in (main.STUDY, league.STUDY, sweep.STUDY)}
 """By name."""

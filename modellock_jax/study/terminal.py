@@ -5,6 +5,8 @@ from rich.table import Table
 
 from modellock_jax.study.report import Grid
 
+__all__ = ["parts", "show"]
+
 _WHOLE = 24  # characters of a cell that is not broken over lines where there is room for it
 
 

@@ -13,6 +13,8 @@ from modellock_jax.study.engine import Row, Unit
 from modellock_jax.study.store import load_params, save_params
 from modellock_jax.train import fit
 
+__all__ = ["PLAIN", "Locked", "encrypting", "locked_models", "train", "trained", "trainings"]
+
 PLAIN = "plain"
 """In place of a lock's text: the model without any."""
 
