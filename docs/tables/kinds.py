@@ -11,7 +11,7 @@ from modellock_jax.study.table import STUDIES
 
 
 def shown(wanted: Any) -> str:
-    """A type in words."""
+    """Say a type in words."""
     origin, args = get_origin(wanted), get_args(wanted)
     if origin is Annotated:
         return shown(args[0])
@@ -26,7 +26,7 @@ def shown(wanted: Any) -> str:
 
 
 def fields(schema: Any, within: str = "") -> list[list[str]]:
-    """A line for each field, and for those within it."""
+    """List each field, and those within it."""
     lines = []
     for name, hint in get_type_hints(schema, include_extras=True).items():
         optional = name not in schema.__required_keys__

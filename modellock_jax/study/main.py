@@ -45,15 +45,15 @@ class LockRow(Valued):
     cross: Annotated[list[float], "with the key of each seed's model; the right one among them"]
     wrong: Annotated[list[float], "with each of the wrong keys"]
     wrong_non_finite: Annotated[
-        float, "share of inputs with a answer that is not finite, mean over wrong keys"
+        float, "share of inputs with an answer that is not finite, mean over wrong keys"
     ]
     none: Annotated[float, "without a key"]
     none_non_finite: Annotated[
-        float, "share of inputs with a answer that is not finite, without a key"
+        float, "share of inputs with an answer that is not finite, without a key"
     ]
     prior: Annotated[
         float,
-        "what a model reaches that knows nothing: of classes, the share of the most frequent one",
+        "what no knowledge reaches: of classes, the share of the most frequent",
     ]
     key_bits: Annotated[float, "bits of the key that act on this model"]
     changed: Annotated[int, "weights that encryption changed"]
