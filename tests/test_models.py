@@ -164,9 +164,10 @@ def test_keys_of_a_language_model_are_found_as_those_of_a_classifier(text):
         device, lock, 5, model.forward, params, x, RNG, steps=30, restarts=2, task=task
     )
     assert found.key.signs.tolist() == key.signs.tolist()
+    search = jax.jit(partial(random_keys, lock, model.forward, task=task, keys=200, survivors=8))
     for known in (y, Answers(device(x))):
-        search = partial(random_keys, lock, model.forward, task=task, keys=200, survivors=8)
-        assert jax.jit(search)(params, x, known, RNG).key.signs.tolist() == key.signs.tolist()
+        best = search(params, x[:8], jax.tree.map(lambda a: a[:8], known), RNG)
+        assert best.key.signs.tolist() == key.signs.tolist()
 
 
 def test_without_truths_a_key_is_scored_by_logits_only(text):
@@ -224,23 +225,19 @@ class DroppingNnx(nnx.Module):
 )
 def test_dropout_and_statistics_of_a_module_follow_what_the_model_does(model):
     x = jax.random.normal(RNG, (16, 4))
-    y = (x[:, 0] > 0).astype(jnp.int32)
-    params = model.init(RNG, x[:1])
+    params, forward, learn = model.init(RNG, x[:1]), jax.jit(model.forward), jax.jit(model.train)
     assert same_bits(params, model.init(RNG, x[:1]))
     assert not same_bits(params, model.init(jax.random.key(1), x[:1]))
-    assert same_bits(model.forward(params, x), model.forward(params, x))
-    out, new = model.train(params, x)
-    assert same_bits((out, new), model.train(params, x))  # a step is a function
+    out, new = learn(params, x)
+    assert same_bits((out, new), learn(params, x))  # a step is a function
     assert jax.tree.structure(new) == jax.tree.structure(params)
     assert not same_bits(new, params)
-    assert not np.allclose(out, model.forward(params, x))
+    assert not np.allclose(out, forward(params, x))
+    assert not same_bits(forward(new, x), forward(params, x))
     # Parameters that differ by a rounding drop other units, and so answer otherwise.
     moved = jax.tree.map(lambda a: a * (1 + 1e-6) if a.dtype == jnp.float32 else a, params)
-    assert not np.allclose(out, model.train(moved, x)[0], atol=1e-3)
+    assert not np.allclose(out, learn(moved, x)[0], atol=1e-3)
     assert len(ml.sites(model.forward, params, x)) == 2
-    fitted, losses = train.fit(model.train, params, x, y, rng=RNG, epochs=30, learning_rate=1e-2)
-    assert float(losses[-1]) < float(losses[0])
-    assert not same_bits(model.forward(fitted, x), model.forward(params, x))
 
 
 def equinox_model():
