@@ -83,11 +83,8 @@ def test_the_last_layer_of_other_models():
         model, x, *_ = CASES[name]
         params = jax.eval_shape(model.init, RNG, x[:1])
         found = in_last_layer(model, params, x)
-        here = {
-            path
-            for path, is_last in zip(jax.tree.leaves(paths(params)), jax.tree.leaves(found))
-            if is_last
-        }
+        named = zip(jax.tree.leaves(paths(params)), jax.tree.leaves(found))
+        here = {path for path, is_last in named if is_last}
         assert here == {f"params/{last}/bias", f"params/{last}/kernel"}
 
 
