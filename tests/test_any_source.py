@@ -12,7 +12,7 @@ from helpers.sealed import ALICE, BOB, OWNER, public, same, some
 
 from modellock_jax.vault import _kinds, _sources
 from modellock_jax.vault.errors import Tampered, Unreadable
-from modellock_jax.vault.sealed import _chunks, envelope
+from modellock_jax.vault.sealed import _chunks, _content, envelope
 from modellock_jax.vault.sealed.rewrite import read_header
 
 TO = [public(ALICE)]
@@ -213,7 +213,7 @@ def test_other_files_are_called_by_their_kind_and_sealed_as_bytes(tmp_path, name
     path = tmp_path / name
     path.write_bytes(data)
     with _sources.opened(path) as reader, pytest.raises(Unreadable, match=word) as caught:
-        envelope.directory_of(reader)
+        _content.directory_of(reader)
     assert "cut off" not in str(caught.value)
     assert envelope.seal(path, tmp_path / "s", TO) == "bytes"
     with envelope.open(tmp_path / "s", ALICE) as sealed:

@@ -1,7 +1,6 @@
 """Locked and issued files from Python: arrays, or locked weights for a program that serves them."""
 
 import io
-import json
 import os
 import tempfile
 
@@ -9,8 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.commands import bad
-from helpers.sealed import ALICE, BOB, MALLORY, OWNER, public, same, some
+from helpers.sealed import ALICE, BOB, MALLORY, OWNER, same, some
 from safetensors.numpy import load, save
 
 import modellock_jax as ml
@@ -18,8 +16,7 @@ from modellock_jax.vault import checkpoint
 from modellock_jax.vault.errors import Expired, Tampered, Unreadable, WrongKey
 from modellock_jax.vault.issuing import revocation
 from modellock_jax.vault.issuing.copies import issue
-from modellock_jax.vault.keys.secret import load_key, save_key
-from modellock_jax.vault.locked import _format
+from modellock_jax.vault.keys.secret import load_key
 from modellock_jax.vault.locked.files import (
     load_locked,
     lock_file,
@@ -27,7 +24,6 @@ from modellock_jax.vault.locked.files import (
     unlock_file,
 )
 from modellock_jax.vault.locked.serving import open_locked
-from modellock_jax.vault.sealed import envelope
 
 SCHEMES = (
     "stream_lock", "deep_lock", "sign_flip(bits=8)+stream_lock",
@@ -223,80 +219,3 @@ def test_an_issued_copy_opens_for_its_user(tmp_path):
     np.testing.assert_array_equal(ml.user_forward(lock, forward)(key, weights, X), forward(TREE, X))
     with pytest.raises(WrongKey):
         open_locked(one.copy, MALLORY)
-
-
-# The format
-
-
-def rewritten(file, **fields):
-    """The file with other fields of ours, and a head whose checksum fits."""
-    size = 8 + int.from_bytes(file[:8], "little")
-    table = json.loads(file[8:size])
-    table["__metadata__"] |= fields
-    text = json.dumps(table, separators=(",", ":"), ensure_ascii=False).encode()
-    text += b" " * (-len(text) % 8)
-    return len(text).to_bytes(8, "little") + text + file[size:]
-
-
-@pytest.mark.parametrize(
-    ("fields", "error", "text"),
-    [
-        ({"modellock.more": "1"}, Tampered, "not as it was written"),
-        ({"modellock.version": "1"}, Unreadable, "not of version 2, the only one"),
-        ({"modellock.version": "3"}, Unreadable, "not of version 2, the only one"),
-        ({"modellock.key_id": "\x1b[2J"}, Tampered, "not as it was written"),
-        ({"modellock": "another's"}, Unreadable, "plain safetensors file"),
-        ({"more": "1"}, Tampered, "not as it was written"),
-    ],
-)
-def test_unknown_fields_and_other_versions_are_refused(fields, error, text):
-    file = file_of(some())
-    assert locked_info(rewritten(file))
-    with pytest.raises(error, match=text):
-        locked_info(rewritten(file, **fields))
-
-
-def test_a_key_id_of_another_form_is_refused_whatever_the_checksum():
-    file = file_of(some())
-    info = locked_info(file)
-    for name in ("key_id", "nonce", "check", "tag"):
-        for wrong in ("", "\x1b[2J", getattr(info, name).upper() + "G", getattr(info, name)[:-1]):
-            head = _format.head(info._replace(**{name: wrong}))
-            size = 8 + int.from_bytes(file[:8], "little")
-            with pytest.raises(Tampered, match="not as it was written"):
-                locked_info(head + file[size:])
-
-
-# Pointing at one another
-
-
-def test_open_and_unlock_point_at_each_other(tmp_path):
-    save_key(ALICE, tmp_path / "a.key")
-    (tmp_path / "plain").write_bytes(save(some()))
-    (tmp_path / "locked").write_bytes(file_of(some()))
-    envelope.seal(some(), tmp_path / "sealed", [public(ALICE)])
-    (tmp_path / "npz").write_bytes(b"PK\x03\x04" + bytes(600))
-    (tmp_path / "utf16").write_bytes("[1, 2, 3]".encode("utf-16"))
-    for command, name, text in (
-        ("open", "locked", "locked is locked, not sealed; use `unlock` instead of `open`"),
-        ("verify", "locked", "locked is locked, not sealed; use `unlock` instead of `open`"),
-        ("unlock", "sealed", "sealed is sealed, not locked; use `open` instead of `unlock`"),
-        (
-            "open",
-            "plain",
-            "plain is a plain safetensors file: it is not sealed, so there is nothing",
-        ),
-        (
-            "unlock",
-            "plain",
-            "plain is a plain safetensors file: it is not locked, so there is nothing",
-        ),
-        ("open", "a.key", "a.key is a secret key file, and no sealed file"),
-        ("unlock", "a.key", "a.key is a secret key file, and no locked file"),
-        ("open", "npz", "npz is a ZIP archive"),
-        ("unlock", "npz", "npz is a ZIP archive"),
-        ("unlock", "utf16", "utf16 is in UTF-16"),
-    ):
-        words = [name] if command == "verify" else [name, "x"]
-        bad(6, text, tmp_path, command, *words, "--key", "a.key")
-    assert not (tmp_path / "x").exists()

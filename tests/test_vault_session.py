@@ -63,6 +63,26 @@ def keys(tmp_path_factory):
     return folder
 
 
+def _lock_and_issue(do, arrays, plain, tmp_path, alice, owner, owner_public):
+    do("lock", "m.safetensors", "m.locked", *alice)
+    locked = load_file(tmp_path / "m.locked")
+    assert {k: (v.shape, v.dtype) for k, v in locked.items()} == {
+        k: (v.shape, v.dtype) for k, v in arrays.items()
+    }
+    (tmp_path / "revoked.json").unlink()
+    do("unlock", "m.locked", "again.safetensors", *alice, "--force")
+    assert (tmp_path / "again.safetensors").read_bytes() == plain
+
+    told = do(
+        "issue", "m.safetensors", "copies", "--user", "carol", "--register", "book", *owner,
+        "--json",
+    )  # fmt: skip
+    [copy] = json.loads(told)["issued"]
+    do("register", "list", "book", "--signed-by", owner_public)
+    do("unlock", copy["copy_file"], "again.safetensors", "--key", copy["key_file"], "--force")
+    assert (tmp_path / "again.safetensors").read_bytes() == plain
+
+
 @pytest.mark.optax
 @pytest.mark.parametrize(
     "name",
@@ -124,23 +144,7 @@ def test_a_checkpoint_goes_through_every_command(name, keys, tmp_path):
     refused(6, "nothing.sealed", "open", "nothing.sealed", "x", *key["alice"])
     refused(2, "name a recipient", "seal", "m.safetensors", "x")
 
-    do("lock", "m.safetensors", "m.locked", *key["alice"])
-    locked = load_file(tmp_path / "m.locked")
-    assert {k: (v.shape, v.dtype) for k, v in locked.items()} == {
-        k: (v.shape, v.dtype) for k, v in arrays.items()
-    }
-    (tmp_path / "revoked.json").unlink()
-    do("unlock", "m.locked", "again.safetensors", *key["alice"], "--force")
-    assert (tmp_path / "again.safetensors").read_bytes() == plain
-
-    told = do(
-        "issue", "m.safetensors", "copies", "--user", "carol", "--register", "book", *key["owner"],
-        "--json",
-    )  # fmt: skip
-    [copy] = json.loads(told)["issued"]
-    do("register", "list", "book", "--signed-by", public["owner"])
-    do("unlock", copy["copy_file"], "again.safetensors", "--key", copy["key_file"], "--force")
-    assert (tmp_path / "again.safetensors").read_bytes() == plain
+    _lock_and_issue(do, arrays, plain, tmp_path, key["alice"], key["owner"], public["owner"])
     assert not (tmp_path / "x").exists()
 
 

@@ -18,7 +18,7 @@ from modellock_jax.vault._texts import encoding_fault
 from modellock_jax.vault._texts import kind as kind_of_text
 from modellock_jax.vault.errors import Unreadable
 from modellock_jax.vault.locked._format import FIELD, MARK, read_head
-from modellock_jax.vault.sealed import _header, envelope, rewrite
+from modellock_jax.vault.sealed import _content, _header, rewrite
 
 _SHOWN = 4000  # bytes of a stranger's field
 _TEXT = 2**24  # bytes of the longest text file of ours
@@ -90,7 +90,7 @@ def _as_file(reader: Reader) -> Iterator[Path]:
 
 
 def _open_tensors(reader: Reader) -> texts.Told:
-    directory = envelope.directory_of(reader)
+    directory = _content.directory_of(reader)
     field = directory.field(FIELD)
     mark = None if field is None else field[:_SHOWN].decode(errors="replace")
     count = f"{len(directory.tensors)} tensors in the open, {reader.size} bytes"

@@ -9,6 +9,18 @@ import typer
 from modellock_jax.cli import streams
 from modellock_jax.cli.app import RESEARCH, ListOption, app
 
+Data = Annotated[str, typer.Option(help="mnist5k, digits, fashion_mnist, or any TFDS image set.")]
+ModelName = Annotated[str, typer.Option("--model", help="mlp, cnn or resnet.")]
+Locks = Annotated[
+    str,
+    typer.Option(
+        help='Locks with ";" between them, each a name, a name with settings, or a chain: '
+        '"deep_lock; pixel_shuffle(block=4); sign_flip+stream_lock". Default: those of the papers '
+        "and ours, with variants in league and sweep."
+    ),
+]
+Out = Annotated[Path, typer.Option(help="The folder in which the run folder is made.")]
+
 
 @app.command(rich_help_panel=RESEARCH)
 def study(
@@ -19,25 +31,14 @@ def study(
             "sweep: the fine-tuning thief with every setting."
         ),
     ] = "main",
-    data: Annotated[
-        str, typer.Option(help="mnist5k, digits, fashion_mnist, or any TFDS image set.")
-    ] = "mnist5k",
-    model: Annotated[str, typer.Option(help="mlp, cnn or resnet.")] = "cnn",
-    locks: Annotated[
-        str,
-        typer.Option(
-            help='Locks with ";" between them, each a name, a name with settings, or a chain: '
-            '"deep_lock; pixel_shuffle(block=4); sign_flip+stream_lock". Default: those of the papers '
-            "and ours, with variants in league and sweep."
-        ),
-    ] = "",
+    data: Data = "mnist5k",
+    model: ModelName = "cnn",
+    locks: Locks = "",
     seeds: Annotated[
         int | None,
         typer.Option(help="How many seeds, each with its own models and keys. Default: 3."),
     ] = None,
-    out: Annotated[Path, typer.Option(help="The folder in which the run folder is made.")] = Path(
-        "runs"
-    ),
+    out: Out = Path("runs"),
     quick: Annotated[
         bool, typer.Option("--quick", help="One seed, fewer steps: under a minute.")
     ] = False,
@@ -90,18 +91,23 @@ def study(
 
     from modellock_jax.study import figures, report, terminal
 
-    # Where the folder lies and who did the work is nobody else's business, and no number's.
-    given = {"--data": data, "--model": model, "--locks": locks, "--seeds": seeds}
-    defaults = {"--data": "mnist5k", "--model": "cnn", "--locks": "", "--seeds": None}
-    options = [f"{option}={value}" for option, value in given.items() if value != defaults[option]]
-    words = ["modellock-jax", "study", *([] if name == "main" else [name]), *options]
-    command = shlex.join([*words, *(["--quick"] if quick else [])])
+    command = _command(name, data, model, locks, seeds, quick)
     grids = chosen.grids(store.rows, config)
     figures.save_figures(store.folder, store.rows, config, chosen.drawings)
     report.save_tables(store.folder, config, command, grids)
     for grid in grids:
         terminal.show(grid)
     streams.put(f"\n{store.folder}: config.json, rows.jsonl, table.md, figures/")
+
+
+def _command(name: str, data: str, model: str, locks: str, seeds: int | None, quick: bool) -> str:
+    """Return the command that makes a study's numbers again."""
+    # Where the folder lies and who did the work is nobody else's business, and no number's.
+    given = {"--data": data, "--model": model, "--locks": locks, "--seeds": seeds}
+    defaults = {"--data": "mnist5k", "--model": "cnn", "--locks": "", "--seeds": None}
+    options = [f"{option}={value}" for option, value in given.items() if value != defaults[option]]
+    words = ["modellock-jax", "study", *([] if name == "main" else [name]), *options]
+    return shlex.join([*words, *(["--quick"] if quick else [])])
 
 
 @app.command(rich_help_panel=RESEARCH)
@@ -113,17 +119,13 @@ def attack(
             help='A lock, with settings if need be, or a chain: "pixel_shuffle(block=4)".'
         ),
     ] = "",
-    data: Annotated[
-        str, typer.Option(help="mnist5k, digits, fashion_mnist, or any TFDS image set.")
-    ] = "mnist5k",
-    model: Annotated[str, typer.Option(help="mlp, cnn or resnet.")] = "cnn",
+    data: Data = "mnist5k",
+    model: ModelName = "cnn",
     budget: Annotated[
         float, typer.Option(help="The attacker's share of the training images, in (0, 1].")
     ] = 0.01,
     seeds: Annotated[int, typer.Option(help="How many models and keys.")] = 1,
-    out: Annotated[Path, typer.Option(help="The folder in which the run folder is made.")] = Path(
-        "runs"
-    ),
+    out: Out = Path("runs"),
     listed: ListOption = False,
 ) -> None:
     """Train a model, lock it, and attack it: `attack NAME --lock LOCK`.

@@ -30,7 +30,7 @@ from modellock_jax.cli.inputs import (
 from modellock_jax.cli.paths import Force, In, Out
 from modellock_jax.vault.issuing import _naming
 from modellock_jax.vault.keys.identity import PublicKey
-from modellock_jax.vault.sealed import envelope
+from modellock_jax.vault.sealed import _content, envelope
 from modellock_jax.vault.sealed._header_fields import Header
 from modellock_jax.vault.sealed.opened import BYTES
 
@@ -74,7 +74,7 @@ def seal(
     with paths.reading(source) as given:
         if dry_run:
             paths.check(output, force)
-            with envelope.content_of(given) as content:
+            with _content.content_of(given) as content:
                 kind = content.kind
                 for _ in content.pieces:  # a stream's faults show when it is read
                     pass

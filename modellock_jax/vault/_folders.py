@@ -14,7 +14,7 @@ from modellock_jax._printing import printable
 from modellock_jax.vault import _sources
 from modellock_jax.vault._json import strict_json
 from modellock_jax.vault.errors import Unreadable
-from modellock_jax.vault.sealed.envelope import directory_of
+from modellock_jax.vault.sealed._content import directory_of
 
 INDEX = ".safetensors.index.json"
 LONGEST_INDEX, LONGEST_PATH, MOST_FILES = 2**26, 1000, 50_000

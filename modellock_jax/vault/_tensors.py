@@ -1,16 +1,24 @@
 """The safetensors format: a directory of names, dtypes and shapes before the bytes of the arrays."""
 
-import codecs
 import json
 import math
 import re
 from array import array
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 import ml_dtypes
 import numpy as np
 
+from modellock_jax.vault._head_text import (
+    ENTRY,
+    MEMBER,
+    SPACE,
+    check_utf8,
+    text_of,
+    value_end,
+    walk,
+)
 from modellock_jax.vault._json import strict_json
 
 DTYPES: dict[str, np.dtype[Any]] = {
@@ -38,7 +46,7 @@ NAMES = {dtype: name for name, dtype in DTYPES.items()}
 METADATA = "__metadata__"
 LONGEST = 100_000_000  # bytes of a head, as in the format's own reader
 MOST_AXES = 64  # of an array of numpy
-LONGEST_NAME, MOST_FIELDS = 65_536, 4096  # bytes of a name, fields of metadata
+MOST_FIELDS = 4096  # of metadata
 
 
 class Tensor(NamedTuple):
@@ -79,23 +87,23 @@ class Directory:
     def field(self, name: str) -> bytes | None:
         """Return the UTF-8 text of one field of the metadata."""
         place = self._fields().get(name)
-        return None if place is None else _text(self.head[slice(*place)])
+        return None if place is None else text_of(self.head[slice(*place)])
 
     def texts(self) -> Iterator[tuple[str, bytes]]:
         """Yield the metadata's names and UTF-8 texts, one after another."""
         for name, place in self._fields().items():
-            yield name, _text(self.head[slice(*place)])
+            yield name, text_of(self.head[slice(*place)])
 
     def _fields(self) -> dict[str, tuple[int, int]]:
         found: dict[str, tuple[int, int]] = {}
 
         def value(name: bytes, member: re.Match[bytes]) -> int:
-            end = _value(self.head, member.end())
+            end = value_end(self.head, member.end())
             found[name.decode()] = (member.end() + 1, end - 1)
             return end
 
         if self._metadata:
-            _table(self.head, self._metadata, value)
+            walk(self.head, self._metadata, value)
         return found
 
 
@@ -130,18 +138,18 @@ class Tensors(Sequence[Tensor]):
     def __getitem__(self, i: Any) -> Any:
         if isinstance(i, slice):
             return tuple(self[j] for j in range(*i.indices(len(self))))
-        member = _MEMBER.match(self._head, int(self._entries[i]))
+        member = MEMBER.match(self._head, int(self._entries[i]))
         assert member  # it was read before
         return _tensor(self._head, member)[0]
 
     def entries(self) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yield the names and the entries as they are written, in the order in which they are."""
         for at in np.sort(self._entries):
-            member = _MEMBER.match(self._head, int(at))
+            member = MEMBER.match(self._head, int(at))
             assert member  # it was read before
-            entry = _ENTRY.match(self._head, member.end())
+            entry = ENTRY.match(self._head, member.end())
             assert entry
-            yield _text(member[1]).decode(), strict_json(entry[0])
+            yield text_of(member[1]).decode(), strict_json(entry[0])
 
     def find(self, name: str) -> Tensor | None:
         """Return the tensor of a name."""
@@ -182,51 +190,11 @@ def parse(head: bytes, at: int = 8) -> Directory:
             part.append(number)
         return end
 
-    _check_utf8(head, at)
-    end = _table(head, at, value)
-    if not _SPACE.fullmatch(head, end):
+    check_utf8(head, at)
+    end = walk(head, at, value)
+    if not SPACE.fullmatch(head, end):
         raise ValueError("is not JSON")
     return Directory(head, places, metadata)
-
-
-_STRING = rb'"([^"\\\x00-\x1f]*+(?:\\(?:["\\/bfnrt]|u[0-9a-fA-F]{4})[^"\\\x00-\x1f]*+)*+)"'
-_VALUE = re.compile(_STRING)
-_MEMBER = re.compile(rb"[ \t\n\r]*+" + _STRING + rb"[ \t\n\r]*+:[ \t\n\r]*+")
-_OPENING, _NEXT = re.compile(rb"[ \t\n\r]*+\{"), re.compile(rb"[ \t\n\r]*+([,}])")
-_EMPTY, _SPACE = re.compile(rb"[ \t\n\r]*+\}"), re.compile(rb"[ \t\n\r]*+")
-_ENTRY = re.compile(rb"\{[^{}]{0,4000}+\}")
-
-
-def _table(head: bytes, at: int, value: Callable[[bytes, re.Match[bytes]], int]) -> int:
-    """Go through a JSON table; `value` is told a name and its place, and says its value's end.
-
-    Gives the table's own end. Raises `ValueError`.
-    """
-    opening = _OPENING.match(head, at)
-    if not opening:
-        raise ValueError("has a head that is not a table of tensors")
-    if empty := _EMPTY.match(head, opening.end()):
-        return empty.end()
-    at = opening.end()
-    while True:
-        member = _MEMBER.match(head, at)
-        if not member:
-            raise ValueError("has a head that is not a table of tensors")
-        if member.end(1) - member.start(1) > LONGEST_NAME:
-            raise ValueError("has a name that is too long")
-        after = _NEXT.match(head, value(_text(member[1]), member))
-        if not after:
-            raise ValueError("has a head that is not a table of tensors")
-        at = after.end()
-        if after[1] == b"}":
-            return at
-
-
-def _value(head: bytes, at: int) -> int:
-    found = _VALUE.match(head, at)
-    if not found:
-        raise ValueError("has metadata that are not text")
-    return found.end()
 
 
 def _check_metadata(head: bytes, at: int) -> int:
@@ -238,54 +206,17 @@ def _check_metadata(head: bytes, at: int) -> int:
         names.add(name)
         if len(names) > MOST_FIELDS:
             raise ValueError(f"has more than {MOST_FIELDS} fields of metadata")
-        return _value(head, member.end())
+        return value_end(head, member.end())
 
-    return _table(head, at, value)
-
-
-def _check_utf8(head: bytes, start: int) -> None:
-    decoder = codecs.getincrementaldecoder("utf-8")()
-    try:
-        for at in range(start, len(head), 2**16):
-            decoder.decode(head[at : at + 2**16])
-        decoder.decode(b"", final=True)
-    except UnicodeDecodeError:
-        raise ValueError("is not UTF-8") from None
-
-
-def _text(inside: bytes) -> bytes:
-    """Return the UTF-8 bytes of what is between the quotes of a JSON string.
-
-    Raises `ValueError` for half a surrogate pair.
-    """
-    slashes = inside.count(b"\\")
-    if not slashes:
-        return inside
-    if slashes == 2 * inside.count(b"\\\\") + inside.count(b'\\"'):
-        # No sign below a space stands in a JSON string as it is.
-        text = inside.replace(b"\\\\", b"\0").replace(b'\\"', b'"')
-        return text.replace(b"\0", b"\\")
-    made, last = bytearray(), 0
-    for escape in _ESCAPE.finditer(inside):
-        made += inside[last : escape.start()]
-        try:
-            made += json.loads(b'"' + escape[0] + b'"').encode()
-        except UnicodeEncodeError:
-            raise ValueError("has a text with half a character") from None
-        last = escape.end()
-    made += inside[last:]
-    return bytes(made)
-
-
-_ESCAPE = re.compile(rb"\\u[dD][89abAB]..\\u[dD][c-fC-F]..|\\u....|\\.")
+    return walk(head, at, value)
 
 
 def _tensor(head: bytes, member: re.Match[bytes]) -> tuple[Tensor, int]:
     """Return a tensor, and where its entry ends. Raises `ValueError`."""
-    entry = _ENTRY.match(head, member.end())
+    entry = ENTRY.match(head, member.end())
     if not entry:
         raise ValueError("has a tensor without proper dtype, shape and data_offsets")
-    return _entry(_text(member[1]).decode(), strict_json(entry[0])), entry.end()
+    return _entry(text_of(member[1]).decode(), strict_json(entry[0])), entry.end()
 
 
 def _entry(name: str, entry: Any) -> Tensor:

@@ -13,7 +13,7 @@ from modellock_jax.core.lock import Params
 from modellock_jax.core.paths import paths
 from modellock_jax.vault import _sources, _tensors
 from modellock_jax.vault.errors import Unreadable
-from modellock_jax.vault.sealed.envelope import directory_of
+from modellock_jax.vault.sealed._content import directory_of
 
 
 def to_names(params: Params) -> dict[str, np.ndarray]:

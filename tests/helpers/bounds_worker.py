@@ -20,7 +20,13 @@ from modellock_jax.vault._json import canonical
 from modellock_jax.vault.errors import VaultError
 from modellock_jax.vault.locked import _format
 from modellock_jax.vault.locked.files import locked_info
-from modellock_jax.vault.sealed import _header, _header_fields, envelope, recipients, rewrite
+from modellock_jax.vault.sealed import (
+    _content,
+    _header,
+    _header_fields,
+    recipients,
+    rewrite,
+)
 
 
 def repeated(text: bytes, size: int) -> bytes:
@@ -131,7 +137,7 @@ def measured(what: str, path: Path, read) -> None:
 
 def plain(path: Path) -> None:
     with _sources.opened(path) as reader:
-        directory = envelope.directory_of(reader)
+        directory = _content.directory_of(reader)
         directory.tensors.find("000003")
 
 

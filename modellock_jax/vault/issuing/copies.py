@@ -16,7 +16,7 @@ from modellock_jax.vault.keys.secret import Secret, save_key
 from modellock_jax.vault.locked import _file_schemes
 from modellock_jax.vault.locked.files import Done, lock_file
 from modellock_jax.vault.locked.sets import lock_set
-from modellock_jax.vault.sealed.envelope import directory_of
+from modellock_jax.vault.sealed._content import directory_of
 from modellock_jax.vault.sealed.sets import LOCKED, check_folder
 
 Plain = str | os.PathLike[str] | bytes  # a path, or the file itself

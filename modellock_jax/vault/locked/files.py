@@ -21,7 +21,7 @@ from modellock_jax.vault.keys.secret import Secret
 from modellock_jax.vault.locked import _file_schemes, _format
 from modellock_jax.vault.locked._format import FIELD, MARK, LockedInfo
 from modellock_jax.vault.sealed import _chunks, _header
-from modellock_jax.vault.sealed.envelope import directory_of
+from modellock_jax.vault.sealed._content import directory_of
 
 if TYPE_CHECKING:
     from modellock_jax.core.lock import Params

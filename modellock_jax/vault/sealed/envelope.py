@@ -1,22 +1,15 @@
 """Sealed files: a checkpoint encrypted and authenticated, for named recipients."""
 
-import contextlib
-import itertools
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from datetime import datetime
-from typing import Any
 
 import numpy as np
 
-from modellock_jax._printing import printable
-from modellock_jax.vault import _kinds, _sources, _tensors
-from modellock_jax.vault._files import open_to_read
+from modellock_jax.vault import _sources
 from modellock_jax.vault._frames import clears_frames
-from modellock_jax.vault._sources import AnySource, Reader
+from modellock_jax.vault._sources import AnySource
 from modellock_jax.vault._targets import AnyTarget
-from modellock_jax.vault._tensors import Directory
-from modellock_jax.vault.errors import Unreadable
 from modellock_jax.vault.issuing import revocation
 from modellock_jax.vault.keys import identity
 from modellock_jax.vault.keys.identity import PublicKey
@@ -24,9 +17,10 @@ from modellock_jax.vault.keys.secret import Secret
 from modellock_jax.vault.sealed import _header, _writing
 from modellock_jax.vault.sealed._body import Done, quiet
 from modellock_jax.vault.sealed._chunks import Cipher
+from modellock_jax.vault.sealed._content import content_of, content_of_arrays
 from modellock_jax.vault.sealed._header_fields import Header
 from modellock_jax.vault.sealed._writing import Content
-from modellock_jax.vault.sealed.opened import BYTES, TENSORS, Sealed, bytes_of
+from modellock_jax.vault.sealed.opened import TENSORS, Sealed
 from modellock_jax.vault.sealed.recipients import Recipient
 from modellock_jax.vault.sealed.rewrite import AnyUnlocker, head_of, unlocker_for
 
@@ -90,7 +84,7 @@ def seal(
     """
     about = _writing.cover(recipients, expires, signers, name, serial)
     if isinstance(content, Mapping):
-        whole = _content_of_arrays(content, metadata or {})
+        whole = content_of_arrays(content, metadata or {})
         _writing.seal(whole, target, about, done)
         return TENSORS
     if metadata:
@@ -98,70 +92,6 @@ def seal(
     with content_of(content) as found:
         _writing.seal(found, target, about, done)
     return found.kind
-
-
-def _content_of_arrays(arrays: Mapping[str, np.ndarray], metadata: Mapping[str, str]) -> Content:
-    arrays = {key: np.asarray(array, order="C") for key, array in arrays.items()}
-    directory = _tensors.lay_out(arrays, metadata)
-    flat = (bytes_of(arrays[tensor.name]) for tensor in directory.tensors)
-    return Content(TENSORS, itertools.chain([directory.head], flat), directory.size)
-
-
-@contextlib.contextmanager
-def content_of(source: AnySource) -> Iterator[Content]:
-    """Yield what `seal` makes of a file. Raises `Unreadable` for a damaged safetensors file."""
-    called = _sources.name_of(source)
-    reader = _sources.at_offsets(source)
-    if reader is None:
-        yield _content_of_stream(source, called)
-        return
-    with reader:
-        kind = BYTES
-        if _kinds.is_safetensors(reader.read(_kinds.START), called):
-            directory_of(reader)
-            kind = TENSORS
-        yield Content(kind, reader.pieces(_sources.PIECE), reader.size)
-
-
-def _content_of_stream(source: Any, called: str) -> Content:
-    pieces = _sources.stream(source)
-    start = _sources.first(pieces, _kinds.START)
-    if not _kinds.is_safetensors(start, called):
-        return Content(BYTES, itertools.chain([start], pieces), None)
-    length = 8 + int.from_bytes(start[:8], "little")
-    if length <= _tensors.LONGEST:
-        start += _sources.first(pieces, length - len(start))
-    try:
-        head = start[: _tensors.head_length(start[:8], len(start))]
-        size = _tensors.parse(head).size
-    except ValueError as error:
-        raise _not_whole(called, error) from None
-
-    def whole() -> Iterator[bytes]:
-        found = 0
-        for piece in itertools.chain([start], pieces):
-            found += len(piece)
-            yield piece
-        if found != size:
-            raise _not_whole(called, f"should have {size} bytes and has {found}")
-
-    return Content(TENSORS, whole(), size)
-
-
-def directory_of(reader: Reader) -> Directory:
-    """Return the directory of a safetensors file. Raises `Unreadable`, naming other kinds."""
-    _kinds.need_safetensors(reader.read(_kinds.START), reader.name)
-    try:
-        directory = _tensors.parse(reader.read(_tensors.head_length(reader.read(8), reader.size)))
-        if directory.size != reader.size:
-            raise ValueError(f"should have {directory.size} bytes and has {reader.size}")
-    except ValueError as error:
-        raise _not_whole(reader.name, error) from None
-    return directory
-
-
-def _not_whole(called: str, why: object) -> Unreadable:
-    return Unreadable(f"{printable(called)} {why}; give a whole safetensors file")
 
 
 @clears_frames
@@ -302,13 +232,3 @@ def load(
     """
     with open(source, unlocker, signed_by=signed_by, expect=expect, revoked=revoked) as sealed:
         return sealed.load()
-
-
-@contextlib.contextmanager
-def reading(path: str | os.PathLike[str]) -> Iterator[int]:
-    """Yield a descriptor of an existing file, closed at the end. Raises `Unreadable`."""
-    file = open_to_read(path)
-    try:
-        yield file
-    finally:
-        os.close(file)

@@ -14,7 +14,7 @@ from modellock_jax.vault._json import canonical
 from modellock_jax.vault.errors import Unreadable
 from modellock_jax.vault.keys.identity import PublicKey
 from modellock_jax.vault.keys.secret import Secret
-from modellock_jax.vault.sealed import _chunks, _header, _writing, envelope, recipients
+from modellock_jax.vault.sealed import _chunks, _content, _header, _writing, envelope, recipients
 from modellock_jax.vault.sealed._body import Done, quiet
 from modellock_jax.vault.sealed._writing import Content, Cover
 from modellock_jax.vault.sealed.members import (
@@ -86,7 +86,7 @@ def seal_set(
     found = check_folder(folder)
 
     def content(path: str) -> contextlib.AbstractContextManager[Content]:
-        return envelope.content_of(Path(folder) / path)
+        return _content.content_of(Path(folder) / path)
 
     return _write(found, {}, content, target, about, os.stat(folder).st_mode, done)
 
