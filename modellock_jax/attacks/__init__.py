@@ -22,6 +22,11 @@ from modellock_jax.attacks.keys.relaxation import relaxed_permutation, relaxed_s
 from modellock_jax.attacks.keys.relaxed_key import best_key, relaxed_key
 from modellock_jax.attacks.keys.sign_algebra import linear_flips
 from modellock_jax.attacks.keys.sign_search import coordinate_flips, genetic
+from modellock_jax.attacks.keys.signs_from_weights import (
+    SignReading,
+    read_signs,
+    signs_from_weights,
+)
 from modellock_jax.attacks.table import ATTACKS, attempt
 from modellock_jax.attacks.weights.distil import distil
 from modellock_jax.attacks.weights.fine_tune import fine_tune
@@ -46,6 +51,7 @@ __all__ = [
     "Entry",
     "Found",
     "NotGiven",
+    "SignReading",
     "adv_params_descent",
     "anneal",
     "apgd",
@@ -72,6 +78,7 @@ __all__ = [
     "pixel_shuffle_known_pairs",
     "pixel_shuffle_logit_oracle",
     "random_keys",
+    "read_signs",
     "relaxed_key",
     "relaxed_permutation",
     "relaxed_signs",
@@ -83,6 +90,7 @@ __all__ = [
     "selective",
     "sign_flip_known_plaintext",
     "sign_mask_oracle",
+    "signs_from_weights",
     "square",
     "stream_reuse",
     "transfer",

@@ -47,9 +47,9 @@ def sign_mask(bits: int = 256, per: Literal["channel", "unit"] = "channel") -> L
 
     **Guarantees.** Exactly the network with rows of weights and biases negated; with all signs +1 the
     plain network. A layer of fewer units than `bits` leaves later bits unused. A BatchNorm after the
-    mask gives the bits away, sign(running mean * expected mean): use GroupNorm. **Broken** by
-    fine-tuning with little data (Malhotra 2023) and, with queries to an unlocked model, by Li et al.
-    (2024).
+    mask gives the bits away, sign(running mean * expected mean): use GroupNorm. **Broken** from the
+    weights alone (`attacks.signs_from_weights`), by fine-tuning with little data (Malhotra 2023) and,
+    with queries to an unlocked model, by Li et al. (2024).
 
     Source: Chakraborty et al. (2020).
 
@@ -105,7 +105,8 @@ def sign_flip(bits: int = 256, outputs: Outputs | None = None) -> Lock:
     **Guarantees.** The twin of `sign_mask(bits)`: `forward(encrypt(key, p), x)` equals
     `owner_forward(sign_mask(bits), forward)(key, p, x)`. decrypt inverts encrypt on bits; magnitudes
     stay in the open. With sharded leaves no device talks to another. Signs cancel where two masked
-    layers meet in a product, as query and key of attention do. Attacks on `sign_mask` apply.
+    layers meet in a product, as query and key of attention do. Attacks on `sign_mask` apply: it is
+    **broken** from the weights alone.
 
     Source: the identity behind Chakraborty et al. (2020).
 
