@@ -68,7 +68,7 @@ def _written(target: Path, mode: int, put: Callable[[Path, Path], None]) -> Iter
         with open(temp, "x+b", buffering=0, opener=_for_owner) as stream:
             file = stream.fileno()
             yield file
-            with _gaps.tolerated(_gaps.NO_SYNC):
+            with _gaps.tolerate(_gaps.NO_SYNC):
                 os.fsync(file)
             _set_mode(file, mode, target)
         _temporary.finish(temp, lambda: put(temp, target))
@@ -102,7 +102,7 @@ def _destination(path: str | os.PathLike[str]) -> Path:
 
 def _set_mode(file: int, mode: int, target: Path) -> None:
     """Open a file to those who may read it: the one in its place before, or a new one."""
-    with _gaps.tolerated(_gaps.NO_MODES):
+    with _gaps.tolerate(_gaps.NO_MODES):
         try:
             before = os.stat(target)
         except FileNotFoundError:
@@ -154,7 +154,7 @@ def need_directory(path: Path) -> None:
 
 def sync_directory(path: Path) -> None:
     """Bring a directory's entries to the disk, where the file system does that."""
-    with _gaps.tolerated(_gaps.NO_SYNC_OF_FOLDERS):
+    with _gaps.tolerate(_gaps.NO_SYNC_OF_FOLDERS):
         directory = os.open(path, os.O_RDONLY)
         try:
             os.fsync(directory)

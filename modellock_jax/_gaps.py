@@ -13,7 +13,7 @@ NO_LOCKS = _UNKNOWN | {errno.ENOLCK, errno.EINVAL}
 
 
 @contextlib.contextmanager
-def tolerated(numbers: Container[int | None]) -> Iterator[None]:
+def tolerate(numbers: Container[int | None]) -> Iterator[None]:
     """Go on where the system says with one of these numbers that it has no such thing."""
     try:
         yield

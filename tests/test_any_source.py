@@ -212,7 +212,7 @@ def test_other_files_are_called_by_their_kind_and_sealed_as_bytes(tmp_path, name
     data, word = OTHERS[name]
     path = tmp_path / name
     path.write_bytes(data)
-    with _sources.opened(path) as reader, pytest.raises(Unreadable, match=word) as caught:
+    with _sources.open_reader(path) as reader, pytest.raises(Unreadable, match=word) as caught:
         _content.directory_of(reader)
     assert "cut off" not in str(caught.value)
     assert envelope.seal(path, tmp_path / "s", TO) == "bytes"

@@ -211,7 +211,7 @@ def test_a_head_torn_anywhere_is_taken_from_the_journal(path):
     found = set()
     for state in states:
         path.write_bytes(state)
-        with _sources.opened(path) as reader:
+        with _sources.open_reader(path) as reader:
             made, at = head_of(reader)
         assert at == len(new)
         found.add(tuple(s["id"] for s in made.stanzas))

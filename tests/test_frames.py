@@ -148,7 +148,7 @@ OPERATIONS = {
 
 def unwrapped_again(made, file_key):
     new = recipients.wrap_all(file_key, [public(ALICE), identity.public_key(SECRET)], made.file_id)
-    return made._replace(stanzas=recipients.merged(made.stanzas, new))
+    return made._replace(stanzas=recipients.merge(made.stanzas, new))
 
 
 @pytest.fixture(scope="module")

@@ -111,6 +111,16 @@ def test_what_is_not_sealed_is_not_copied(made, tmp_path):
     assert "plaintext" not in noted.read_text()
 
 
+@pytest.mark.parametrize("command", ["open", "rotate"])
+def test_a_changed_file_gives_a_pipe_nothing(command, made):
+    """A fault in the last chunk is found before the first byte is written."""
+    folder, _ = made
+    data = bytearray((folder / "sealed").read_bytes())
+    data[-1] ^= 1
+    words = ("--to", "a.key.pub") if command == "rotate" else ()
+    bad(4, "", folder, command, "-", "-", *KEY, *words, given=bytes(data))
+
+
 def test_without_a_place_for_temporary_files(made, tmp_path):
     """What streams does not need one; what does says so."""
     folder, _ = made

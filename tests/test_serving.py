@@ -69,7 +69,7 @@ def test_a_server_computes_what_the_plain_model_does(scheme):
     assert same(load_locked(file, ALICE), checkpoint.to_names(TREE))
 
 
-def test_a_layer_at_a_time():
+def test_a_layer_at_a_time(optimised):
     tree = {"layers": {"w": np.linspace(-1, 1, 48, dtype="f4").reshape(3, 4, 4)}}
 
     def scanned(params, x, tap=ml.untapped):

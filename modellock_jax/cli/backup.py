@@ -30,7 +30,7 @@ Shares = Annotated[list[Path], typer.Argument(help="Share files, as many as are 
 @backup.command()
 @on_files
 def split(
-    key: Annotated[Path, typer.Argument(parser=paths.named, help="The key file to back up.")],
+    key: Annotated[Path, typer.Argument(parser=paths.parse_path, help="The key file to back up.")],
     folder: Annotated[Path, typer.Argument(help="A new folder for the share files.")],
     threshold: Annotated[int, typer.Option(help="How many shares restore the key.")] = 3,
     count: Annotated[int, typer.Option("--shares", help="How many shares there are.")] = 5,
@@ -64,7 +64,7 @@ def split(
 @on_files
 def join(
     sources: Shares,
-    output: Annotated[Path, typer.Argument(parser=paths.named, help="The key file to write.")],
+    output: Annotated[Path, typer.Argument(parser=paths.parse_path, help="The key file to write.")],
     passphrase_file: PassphraseFile = None,
     as_json: Json = False,
 ) -> None:
@@ -90,7 +90,7 @@ def drill(
     sources: Shares,
     key: Annotated[
         Path | None,
-        typer.Option("--key", parser=paths.named, help="The key file they must restore."),
+        typer.Option("--key", parser=paths.parse_path, help="The key file they must restore."),
     ] = None,
     key_id: Annotated[str, typer.Option("--id", help="Or its id, where the file is not.")] = "",
     passphrase_file: PassphraseFile = None,

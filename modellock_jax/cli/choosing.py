@@ -26,7 +26,7 @@ KeyFile = Annotated[
     Path | None,
     typer.Option(
         "--key",
-        parser=paths.named,
+        parser=paths.parse_path,
         help="Your key file, or - for standard input. Otherwise the first that fits the file: "
         "$MODELLOCK_KEY (its content), the default key file, the keyring.",
     ),
@@ -35,7 +35,7 @@ NewPassphraseFile = Annotated[
     Path | None,
     typer.Option(
         "--passphrase-file",
-        parser=paths.named,
+        parser=paths.parse_path,
         help="As --passphrase, which is in this file, or on standard input if that is -.",
     ),
 ]
@@ -43,7 +43,7 @@ PassphraseFile = Annotated[
     Path | None,
     typer.Option(
         "--passphrase-file",
-        parser=paths.named,
+        parser=paths.parse_path,
         help="A file with the passphrase, or - for standard input. Otherwise: $MODELLOCK_PASSPHRASE, "
         "or the terminal asks.",
     ),

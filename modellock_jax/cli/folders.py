@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from modellock_jax.cli.choosing import Choice
-from modellock_jax.cli.heads import told_of_head
+from modellock_jax.cli.heads import describe_head
 from modellock_jax.cli.inputs import progress, show, tell
 from modellock_jax.vault import _folders
 from modellock_jax.vault.errors import Unreadable
@@ -85,7 +85,7 @@ def open_(
             with progress("opening", found.size) as done:
                 found.export(output, done)
     made = found.header
-    words = _naming.called(made.name, made.serial)
+    words = _naming.describe(made.name, made.serial)
     by = ", ".join(public.id for public in signed_by) if signed_by else ""
     word = "whole" if output is None else "can be opened" if dry_run else f"opened into {output}"
     tell(
@@ -176,7 +176,7 @@ def inspect(source: Path, as_json: bool) -> None:
         )
         return
     made, about_set = rewrite.read_header(rewritten(source)), sets.inspect_set(source)
-    lines, fields = told_of_head(made, sets.FORMAT, about_set["bytes"])
+    lines, fields = describe_head(made, sets.FORMAT, about_set["bytes"])
     show(as_json, [f"{source}: {lines[0]}", *lines[1:]], **fields | about_set)
 
 

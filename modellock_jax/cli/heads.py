@@ -7,14 +7,14 @@ from modellock_jax.vault.sealed import _header, recipients
 from modellock_jax.vault.sealed._header_fields import Header
 
 
-def told_of_head(made: Header, kind: str, size: int) -> tuple[list[str], dict[str, Any]]:
+def describe_head(made: Header, kind: str, size: int) -> tuple[list[str], dict[str, Any]]:
     """Return a header for people, whose first line goes behind the file's name, and for programs."""
     whom = [{"type": s["type"], "id": recipients.name_of(s)} for s in made.stanzas]
     signers = [signature["id"] for signature in made.signatures]
     listed = ", ".join("{id} ({type})".format(**one) for one in whom)
     lines = [
         f"{kind}, version {_header.VERSION}, {size} bytes; its head is whole, and says:",
-        f"name:       {_naming.called(made.name, made.serial)}",
+        f"name:       {_naming.describe(made.name, made.serial)}",
         f"recipients: {listed or 'those of the set that it is of'}",
         f"signed by:  {', '.join(signers) or 'nobody'}",
         f"expires:    {made.expires or 'never'}",

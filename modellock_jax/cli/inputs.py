@@ -23,20 +23,20 @@ from modellock_jax.vault.sealed import recipients
 
 To = Annotated[
     list[Path],
-    typer.Option("--to", parser=paths.named, help="A recipient's public key file; repeat it."),
+    typer.Option("--to", parser=paths.parse_path, help="A recipient's public key file; repeat it."),
 ]
 WithPassphrase = Annotated[
     bool, typer.Option("--passphrase", help="Also for whoever knows a passphrase: asks for it.")
 ]
 Sign = Annotated[
     list[Path],
-    typer.Option("--sign", parser=paths.named, help="Sign with this key file; repeat it."),
+    typer.Option("--sign", parser=paths.parse_path, help="Sign with this key file; repeat it."),
 ]
 SignedBy = Annotated[
     list[Path],
     typer.Option(
         "--signed-by",
-        parser=paths.named,
+        parser=paths.parse_path,
         help="Refuse without the signature of this public key; repeat it.",
     ),
 ]
@@ -44,7 +44,7 @@ RevokedBy = Annotated[
     list[Path],
     typer.Option(
         "--revoked",
-        parser=paths.named,
+        parser=paths.parse_path,
         help="Refuse the keys on this revocation list; repeat it. Always looked at: those that "
         "$MODELLOCK_REVOKED names, and NAME.revoked.json and revoked.json beside the file.",
     ),

@@ -9,7 +9,7 @@ from typing import Any
 from modellock_jax._printing import printable
 from modellock_jax.cli import folders, paths, texts
 from modellock_jax.cli.app import FILES, app
-from modellock_jax.cli.heads import told_of_head
+from modellock_jax.cli.heads import describe_head
 from modellock_jax.cli.inputs import Json, on_files, show
 from modellock_jax.cli.paths import In
 from modellock_jax.vault import _kinds, _sources, _tensors
@@ -56,7 +56,7 @@ class _Beginning(Reader):
 
 
 def _reader(given: paths.Source) -> Reader:
-    return _sources.opened(given) if isinstance(given, Path) else _Beginning(given)
+    return _sources.open_reader(given) if isinstance(given, Path) else _Beginning(given)
 
 
 def _told(reader: Reader) -> texts.Told:
@@ -71,7 +71,7 @@ def _told(reader: Reader) -> texts.Told:
     except Unreadable:
         return _open_tensors(reader)
     made, _ = rewrite.head_of(reader)
-    return told_of_head(made, _header.MARK, reader.size)
+    return describe_head(made, _header.MARK, reader.size)
 
 
 @contextlib.contextmanager

@@ -19,7 +19,7 @@ def keygen(
     output: Annotated[
         Path,
         typer.Argument(
-            parser=paths.named,
+            parser=paths.parse_path,
             help="The key file; OUTPUT.pub is its public half. With --public - is standard output.",
         ),
     ],
@@ -37,7 +37,7 @@ def keygen(
         Path | None,
         typer.Option(
             "--public",
-            parser=paths.named,
+            parser=paths.parse_path,
             help="Write no key, but the public half of this key file to OUTPUT.",
         ),
     ] = None,

@@ -39,7 +39,7 @@ def lock(
         paths.writing(output, force) as target,
         progress("locking", paths.size_of(given)) as done,
     ):
-        info = lock_file(paths.held(given), target, secret, scheme, done=done)
+        info = lock_file(paths.hold_in_memory(given), target, secret, scheme, done=done)
     if not paths.is_output(output):
         tell(
             as_json,
@@ -74,7 +74,7 @@ def unlock(
         progress("unlocking", paths.size_of(given)) as done,
         choice.explained(),
     ):
-        data = paths.held(given)
+        data = paths.hold_in_memory(given)
         secret = choice.of([locked_info(data).key_id])
         unlock_file(data, target, secret, revoked=revoked, done=done)
     if not paths.is_output(output):

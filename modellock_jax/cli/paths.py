@@ -17,7 +17,7 @@ from modellock_jax.cli import streams
 STANDARD = Path("-")
 
 
-def named(text: str) -> Path:
+def parse_path(text: str) -> Path:
     """Return the path of an argument: `-` alone is a standard stream, and `./-` a file of that name."""
     path = Path(text)
     return Path.cwd() / path if path == STANDARD and text != "-" else path
@@ -25,12 +25,12 @@ def named(text: str) -> Path:
 
 In = Annotated[
     Path,
-    typer.Argument(parser=named, help="The file or pipe to read; - for standard input."),
+    typer.Argument(parser=parse_path, help="The file or pipe to read; - for standard input."),
 ]
 Out = Annotated[
     Path,
     typer.Argument(
-        parser=named,
+        parser=parse_path,
         help="The file to write, behind a link too; one that is there only with --force. A pipe or a "
         "device is written to; - for standard output.",
     ),
@@ -149,7 +149,7 @@ def check_new(path: Path, force: bool) -> None:
         raise FileExistsError(f"{printable(path)} is there already; give --force to replace it")
 
 
-def held(given: Source) -> Path | bytes:
+def hold_in_memory(given: Source) -> Path | bytes:
     """Return a file's path, or all of a stream: what is locked is in memory, and written nowhere."""
     return given if isinstance(given, Path) else given.read()
 

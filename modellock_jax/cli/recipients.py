@@ -29,7 +29,7 @@ people = typer.Typer(no_args_is_help=True, help="Who can open a sealed file.")
 app.add_typer(people, name="recipients", rich_help_panel=USERS)
 
 File = Annotated[
-    Path, typer.Argument(parser=paths.named, help="A sealed file, which is changed in place.")
+    Path, typer.Argument(parser=paths.parse_path, help="A sealed file, which is changed in place.")
 ]
 
 
@@ -60,7 +60,7 @@ def add(
 
     def change(made: Header, file_key: bytes) -> Header:
         new = recipients.wrap_all(file_key, whom, made.file_id)
-        return made._replace(stanzas=recipients.merged(made.stanzas, new))
+        return made._replace(stanzas=recipients.merge(made.stanzas, new))
 
     _rewrite(file, key, change, sign, dry_run, as_json)
 

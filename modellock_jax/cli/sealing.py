@@ -282,5 +282,5 @@ def _counted(tensors: int | None) -> str:
 
 def _called(made: Header, signed_by: list[Path]) -> str:
     """Return what a file is called, and on whose word."""
-    words = _naming.called(made.name, made.serial)
+    words = _naming.describe(made.name, made.serial)
     return words if signed_by or not made.name else f"{words} (so its recipients say)"

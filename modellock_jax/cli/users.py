@@ -54,7 +54,7 @@ def issue(
 
     secret = _signer(key, book, register.read)
     with paths.reading(source) as given:
-        data = paths.held(given)
+        data = paths.hold_in_memory(given)
         total = (folders.size_of(source) if source.is_dir() else paths.size_of(given)) * len(user)
     with progress("issuing", total) as done:
         issued = issue(

@@ -95,7 +95,7 @@ def check_indexes(folder: str | os.PathLike[str], files: Collection[str]) -> Non
         for shard, listed in shards.items():
             if str(beside / shard) not in files:
                 raise Unreadable(f"{index} names {printable(shard)}, which is not there")
-            with _sources.opened(Path(folder) / beside / shard) as reader:
+            with _sources.open_reader(Path(folder) / beside / shard) as reader:
                 there = {tensor.name for tensor in directory_of(reader).tensors}
             for names, why in (
                 (listed - there, "does not have"),

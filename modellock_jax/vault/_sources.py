@@ -25,7 +25,7 @@ PIECE = 2**20  # bytes that are read from a stream at once
 
 
 class Reader(contextlib.AbstractContextManager["Reader"]):
-    """Bytes that can be read at any offset, by several threads; made by `opened`.
+    """Bytes that can be read at any offset, by several threads; made by `open_reader`.
 
     `size`: how many there are; `path`: where they lie, if they came by a path; `name`: for messages.
     """
@@ -95,7 +95,7 @@ class _Memory(Reader):
             yield self._data[start : start + size]
 
 
-def opened(source: AnySource, check: Callable[[bytes], object] = lambda _: None) -> Reader:
+def open_reader(source: AnySource, check: Callable[[bytes], object] = lambda _: None) -> Reader:
     """Return a reader of all that a source has, from a file object's position on; to be closed.
 
     A stream without positions is copied, as it is, into a nameless file in `$TMPDIR`, after `check`
@@ -118,14 +118,14 @@ def opened(source: AnySource, check: Callable[[bytes], object] = lambda _: None)
         raise
 
 
-def held(source: AnySource) -> Reader:
-    """As `opened`, for plaintext: a stream is held in memory, and written nowhere."""
+def hold_in_memory(source: AnySource) -> Reader:
+    """As `open_reader`, for plaintext: a stream is held in memory, and written nowhere."""
     known = at_offsets(source)
     return _Memory(b"".join(stream(source))) if known is None else known
 
 
 def at_offsets(source: AnySource) -> Reader | None:
-    """As `opened`, and None for a stream, of which nothing is read yet."""
+    """As `open_reader`, and None for a stream, of which nothing is read yet."""
     if isinstance(source, str | os.PathLike):
         return _File(io.FileIO(open_to_read(source)), source, str(source))
     if isinstance(source, bytes | bytearray | memoryview):
@@ -174,12 +174,12 @@ def name_of(source: Any) -> str:
     return name if isinstance(name, str) and name else "the data"
 
 
-def regrouped(pieces: Iterable[Any], size: int) -> Iterator[Any]:
+def regroup(pieces: Iterable[Any], size: int) -> Iterator[Any]:
     """Yield the same bytes in buffers of `size`, the last of which may be shorter.
 
     Nothing is copied where a piece has a whole buffer.
 
-    >>> [bytes(one) for one in regrouped([b"ab", b"cdefg", b""], 3)]
+    >>> [bytes(one) for one in regroup([b"ab", b"cdefg", b""], 3)]
     [b'abc', b'def', b'g']
     """
     rest: list[memoryview] = []

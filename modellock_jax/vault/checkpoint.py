@@ -9,6 +9,7 @@ import jax
 import numpy as np
 
 from modellock_jax._atomic import need_directory
+from modellock_jax._printing import printable
 from modellock_jax.core.lock import Params
 from modellock_jax.core.paths import paths
 from modellock_jax.vault import _sources, _tensors
@@ -100,7 +101,7 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """
     if os.path.isdir(path):
         return _read_orbax(Path(path))
-    with _sources.opened(path) as reader:
+    with _sources.open_reader(path) as reader:
         directory = directory_of(reader)
         arrays = {}
         for tensor in directory.tensors:
@@ -116,7 +117,8 @@ def _read_orbax(path: Path) -> dict[str, np.ndarray]:
     folder = next((f for f in (path, path / "default") if (f / "_METADATA").is_file()), None)
     if folder is None:
         raise Unreadable(
-            f"{path} has no _METADATA of Orbax; name a checkpoint, such as {path}/STEP"
+            f"{printable(path)} has no _METADATA of Orbax; name a checkpoint, such as "
+            f"{printable(path)}/STEP"
         )
     try:
         handler = ocp.PyTreeCheckpointHandler()
@@ -128,7 +130,7 @@ def _read_orbax(path: Path) -> dict[str, np.ndarray]:
     except Exception as error:  # whatever Orbax and its store raise on a damaged directory
         said = " ".join(str(error).split())[:160]
         raise Unreadable(
-            f"{path} cannot be read by Orbax ({said}); get the directory again"
+            f"{printable(path)} cannot be read by Orbax ({said}); get the directory again"
         ) from None
     return to_names(found)
 
@@ -151,7 +153,7 @@ def write_orbax(named: Mapping[str, np.ndarray], path: str | os.PathLike[str]) -
     """
     target = Path(path).absolute()
     if target.exists():
-        raise FileExistsError(f"{path} exists and is kept; choose another path")
+        raise FileExistsError(f"{printable(path)} exists and is kept; choose another path")
     need_directory(target)
     tree = to_tree(named)
     if not named or not all(array.size for array in named.values()):

@@ -136,7 +136,7 @@ def measured(what: str, path: Path, read) -> None:
 
 
 def plain(path: Path) -> None:
-    with _sources.opened(path) as reader:
+    with _sources.open_reader(path) as reader:
         directory = _content.directory_of(reader)
         directory.tensors.find("000003")
 

@@ -57,10 +57,10 @@ def check_expected(name: str, serial: int, expected: str) -> None:
     wanted = parse(expected)
     right = wanted.serial is None or serial == wanted.serial
     if name != wanted.name or not (right or (wanted.at_least and serial > (wanted.serial or 0))):
-        raise Tampered(f"this is {called(name, serial)}, and {expected!r} was expected")
+        raise Tampered(f"this is {describe(name, serial)}, and {expected!r} was expected")
 
 
-def called(name: str, serial: int) -> str:
+def describe(name: str, serial: int) -> str:
     """Return a name and serial number in words."""
     if not name:
         return "a file without a name"

@@ -4,6 +4,7 @@ import os
 import re
 from typing import Any, NamedTuple
 
+from modellock_jax._printing import printable
 from modellock_jax.vault import _texts
 from modellock_jax.vault.errors import Tampered, Unreadable
 from modellock_jax.vault.issuing import _lines
@@ -59,14 +60,16 @@ def encode(made: RevocationList, secret: Secret) -> bytes:
 def decode(data: bytes, path: str | os.PathLike[str]) -> RevocationList:
     """Return the list in a file of the name `path`. Raises `Unreadable` and `Tampered`."""
     if _texts.kind(data) != "revocation list" or len(data) > LONGEST:
-        raise Unreadable(f"{path} {_no_list(data)}")
+        raise Unreadable(f"{printable(path)} {_no_list(data)}")
     try:
         return _parse(_lines.parse(_texts.without_mark(data)))
     except Unreadable as error:
-        raise Unreadable(f"{path} {error}") from None
+        raise Unreadable(f"{printable(path)} {error}") from None
     except (KeyError, TypeError, ValueError) as error:
         why = error if type(error) is ValueError else "is not as it was written"
-        raise Tampered(f"{path} {why}: it was changed or cut off; get it again") from None
+        raise Tampered(
+            f"{printable(path)} {why}: it was changed or cut off; get it again"
+        ) from None
 
 
 def _no_list(data: bytes) -> str:

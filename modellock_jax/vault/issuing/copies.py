@@ -198,7 +198,7 @@ def _digest(source: Plain) -> str:
     if not isinstance(source, bytes) and os.path.isdir(source):
         digests = {one: _sha256(Path(source) / one) for one in check_folder(source).files}
         return hashlib.sha256(canonical(digests)).hexdigest()
-    with _sources.opened(source) as reader:
+    with _sources.open_reader(source) as reader:
         directory_of(reader)
         whole = hashlib.sha256()
         for piece in reader.pieces(_sources.PIECE):

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from modellock_jax._atomic import need_directory, sync_directory, write_all
+from modellock_jax._printing import printable
 from modellock_jax.vault import _texts
 from modellock_jax.vault._files import hold, open_to_read
 from modellock_jax.vault.errors import Tampered, Unreadable, WrongKey
@@ -84,10 +85,13 @@ def read(
         data = file.read()
     found, heads = _parse(_whole(_texts.without_mark(data)), path)
     if signed_by is not None and not _lines.same(found.signer, signed_by):
-        raise Tampered(f"{path} is signed by {found.signer.id}, and not by {signed_by.id}")
+        raise Tampered(
+            f"{printable(path)} is signed by {found.signer.id}, and not by {signed_by.id}"
+        )
     if head and head not in heads:
         raise Tampered(
-            f"{path} was never at the head {head[:16]!r}: its end was cut off, or it is another register"
+            f"{printable(path)} was never at the head {head[:16]!r}: its end was cut off, "
+            "or it is another register"
         )
     return found
 
@@ -161,7 +165,8 @@ def extending(path: str | os.PathLike[str], secret: Secret) -> Iterator[Writer]:
         found, _ = _parse(whole, path)
         if not _lines.same(found.signer, identity.public_key(secret)):
             raise WrongKey(
-                f"{path} is the register of key {found.signer.id} and not of {secret.id}; use its "
+                f"{printable(path)} is the register of key {found.signer.id} and not of "
+                f"{secret.id}; use its "
                 "issuer's key, or begin another register"
             )
         yield Writer(file, begin + len(whole), secret, found)
@@ -205,11 +210,12 @@ def _parse(data: bytes, path: str | os.PathLike[str]) -> tuple[Register, list[st
                 entries.append(_entry(_lines.parse(line, found.signer), number, heads[-1]))
                 _check_apart(entries[-1], seen)
         except Unreadable as error:
-            raise Unreadable(f"{path}: line {number + 1} {error}") from None
+            raise Unreadable(f"{printable(path)}: line {number + 1} {error}") from None
         except (KeyError, TypeError, ValueError) as error:
             why = error if type(error) is ValueError else "is not as it was written"
             raise Tampered(
-                f"{path}: line {number + 1} {why}; a line was changed, removed or put elsewhere, so "
+                f"{printable(path)}: line {number + 1} {why}; a line was changed, removed "
+                "or put elsewhere, so "
                 "restore the register from a copy"
             ) from None
         heads.append(hashlib.sha256(line).hexdigest())
@@ -258,4 +264,4 @@ def _no_register(path: str | os.PathLike[str], data: bytes) -> Unreadable:
         if kind
         else "is not a register of modellock-jax; name one, or issue a first copy"
     )
-    return Unreadable(f"{path} {what}")
+    return Unreadable(f"{printable(path)} {what}")

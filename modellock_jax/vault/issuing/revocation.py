@@ -7,6 +7,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from modellock_jax._atomic import need_directory, replacing, write_all
+from modellock_jax._printing import printable
 from modellock_jax.vault import _texts
 from modellock_jax.vault._files import hold, open_to_read
 from modellock_jax.vault._frames import clears_frames
@@ -80,7 +81,8 @@ def revoke(
         old = read(target) if os.path.lexists(target) else RevocationList(0, "", me, (), {})
         if not _lines.same(old.signer, me):
             raise WrongKey(
-                f"{path} is the list of key {old.signer.id} and not of {secret.id}; extend it with "
+                f"{printable(path)} is the list of key {old.signer.id} and not of "
+                f"{secret.id}; extend it with "
                 "its signer's key, or begin another list"
             )
         time = _lines.now()
@@ -90,7 +92,7 @@ def revoke(
         made = RevocationList(old.serial + 1, time, me, old.revoked + new, old.extra)
         text = encode(made, secret)
         if len(text) > LONGEST:
-            raise ValueError(f"{path} has no room for more keys; begin another list")
+            raise ValueError(f"{printable(path)} has no room for more keys; begin another list")
         if not dry_run:
             _write(target, text)
         return made
@@ -127,11 +129,13 @@ def update(path: AnyPath, newer: AnyPath) -> RevocationList:
         old = read(target) if os.path.lexists(target) else None
         if old is not None and not _lines.same(old.signer, new.signer):
             raise Tampered(
-                f"{newer} is signed by {new.signer.id}, and {path} by {old.signer.id}; ask the issuer"
+                f"{printable(newer)} is signed by {new.signer.id}, and {printable(path)} by "
+                f"{old.signer.id}; ask the issuer"
             )
         if old is not None and (new.serial < old.serial or not new.ids >= old.ids):
             raise Tampered(
-                f"{newer} (number {new.serial}) is older than {path} (number {old.serial}), or lacks "
+                f"{printable(newer)} (number {new.serial}) is older than {printable(path)} "
+                f"(number {old.serial}), or lacks "
                 "keys that it refuses; ask the issuer for the newest"
             )
         _write(target, data)
@@ -158,17 +162,19 @@ def refused(
             one = read(place)
         except (Unreadable, Tampered) as error:
             raise type(error)(f"{error}; {why}" if why else str(error)) from None
-        foreign = made is not None and made.signatures and not _signed(made, one.signer)
+        foreign = made is not None and made.signatures and not _is_signed_by(made, one.signer)
         if foreign and path is not None and why == _beside(path):
             raise Unreadable(
-                f"{place} is a list of {one.signer.id}, who did not sign {path}; {why}, or name it by "
+                f"{printable(place)} is a list of {one.signer.id}, who did not sign "
+                f"{printable(path)}; {why}, or name it by "
                 f"--revoked or ${LISTS} if you want it to count"
             )
         for key in one.revoked:
             because = f" ({key.reason})" if key.reason else ""
             found.setdefault(
                 key.id,
-                f"key {key.id} was revoked on {key.time}{because}, says {place}, number {one.serial}, "
+                f"key {key.id} was revoked on {key.time}{because}, says {printable(place)}, "
+                f"number {one.serial}, "
                 f"signed by {one.signer.id}; ask the issuer for a new key",
             )
     return found
@@ -205,7 +211,8 @@ def _places(path: AnyPath | None, lists: Iterable[AnyPath]) -> dict[Path, str]:
     entries = [] if named is None else named.split(os.pathsep)
     if not all(entries):
         raise Unreadable(
-            f"${LISTS} has an empty entry; name revocation lists, with {os.pathsep} between them, or "
+            f"${LISTS} has an empty entry; name revocation lists, with {os.pathsep} between "
+            "them, or "
             "unset it"
         )
     found = dict.fromkeys(map(Path, lists), "")
@@ -224,12 +231,13 @@ def _places(path: AnyPath | None, lists: Iterable[AnyPath]) -> dict[Path, str]:
 
 def _beside(path: AnyPath) -> str:
     return (
-        f"it was read because it lies beside {path}, where lists are looked for: put the right list "
+        f"it was read because it lies beside {printable(path)}, where lists are looked for: "
+        "put the right list "
         "there, or move what is no list of the file's issuer"
     )
 
 
-def _signed(made: Header, signer: PublicKey) -> bool:
+def _is_signed_by(made: Header, signer: PublicKey) -> bool:
     with contextlib.suppress(Tampered):
         _header.check_signed(made, (signer,))
         return True

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from modellock_jax import _temporary
 from modellock_jax._atomic import creating, need_directory, sync_directory, write_all
+from modellock_jax._printing import printable
 from modellock_jax.vault import _texts
 from modellock_jax.vault._files import check_private, open_to_read
 from modellock_jax.vault._frames import clears_frames
@@ -47,7 +48,9 @@ def save(split: Sequence[Share], folder: str | os.PathLike[str]) -> list[Path]:
     target = Path(folder)
     need_directory(target)
     if os.path.lexists(target) and (not target.is_dir() or any(target.iterdir())):
-        raise FileExistsError(f"{folder} exists and is no empty folder; choose another path")
+        raise FileExistsError(
+            f"{printable(folder)} exists and is no empty folder; choose another path"
+        )
     names = [f"share-{share.index}-of-{share.count}.txt" for share in split]
     with _temporary.folder_in(target.parent) as temp:
         for name, share in zip(names, split):

@@ -204,14 +204,14 @@ def locked_info(source: AnySource) -> LockedInfo:
 
     Raises `Unreadable` if it is no locked file, `Tampered` if its head or its length is damaged.
     """
-    with _sources.held(source) as reader:
+    with _sources.hold_in_memory(source) as reader:
         return _format.read_head(reader)[0]
 
 
 @clears_frames
 def verify(source: AnySource, secret: Secret, revoked: Lists = ()) -> Verified:
     """Return a locked file, read and checked as a whole, still locked; raises as `unlock_file`."""
-    with _sources.held(source) as reader:
+    with _sources.hold_in_memory(source) as reader:
         info, directory = _format.read_head(reader)
         _format.check_key(info, secret)
         revocation.check(reader.path, secret, revoked)
@@ -234,7 +234,7 @@ def _array(tensor: _tensors.Tensor, body: np.ndarray) -> np.ndarray:
 
 
 def _read_plain(source: AnySource) -> tuple[Directory, np.ndarray, int]:
-    with _sources.held(source) as reader:
+    with _sources.hold_in_memory(source) as reader:
         directory, name = directory_of(reader), printable(_sources.name_of(source))
         body, mode = _body(reader, directory), reader.mode
     mark = (directory.field(FIELD) or b"").decode()

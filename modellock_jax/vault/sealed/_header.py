@@ -71,12 +71,12 @@ def finish(header: Header, file_key: bytes, signers: tuple[Secret, ...] = ()) ->
 
 
 def _finish(header: Header, file_key: bytes, signers: tuple[Secret, ...]) -> Header:
-    message = _signed(header) if signers else b""  # of a thousand recipients it takes a while
+    message = _signed_bytes(header) if signers else b""  # of a thousand recipients it takes a while
     header = header._replace(signatures=tuple(identity.sign(s, message) for s in signers))
     return header._replace(mac=_mac(header, file_key))
 
 
-def _signed(header: Header) -> bytes:
+def _signed_bytes(header: Header) -> bytes:
     digest = _digest(fields_of(header, without=_SEALS)).hex()
     return canonical({"mark": MARK, "version": VERSION, "header": digest})
 
@@ -143,7 +143,7 @@ def check_expected(header: Header, expected: str | None) -> None:
 
 def check_signed(header: Header, signers: tuple[PublicKey, ...]) -> None:
     """Raise `Tampered` unless every one of `signers` signed this header."""
-    message = _signed(header) if signers else b""
+    message = _signed_bytes(header) if signers else b""
     for public in signers:
         if not any(identity.verify(public, message, s) for s in header.signatures):
             raise Tampered(

@@ -123,7 +123,7 @@ class _Writer:
         index = content.kind.encode().ljust(INDEX, b"\0")
         self._size = 0
         whole = itertools.chain([index], content.pieces)
-        self._pieces = self._counted(_sources.regrouped(whole, _chunks.CHUNK))
+        self._pieces = self._counted(_sources.regroup(whole, _chunks.CHUNK))
 
     def _counted(self, pieces: Iterable[Any]) -> Iterable[Any]:
         for piece in pieces:

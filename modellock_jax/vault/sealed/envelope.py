@@ -9,7 +9,7 @@ import numpy as np
 from modellock_jax.vault import _sources
 from modellock_jax.vault._frames import clears_frames
 from modellock_jax.vault._sources import AnySource
-from modellock_jax.vault._targets import AnyTarget
+from modellock_jax.vault._targets import AnyTarget, is_path
 from modellock_jax.vault.issuing import revocation
 from modellock_jax.vault.keys import identity
 from modellock_jax.vault.keys.identity import PublicKey
@@ -145,7 +145,7 @@ def open_with_key(
 ) -> tuple[Sealed, bytes]:
     """As `open`, with the file's key, which the caller keeps hidden."""
     signed_by = tuple(signed_by)
-    reader = _sources.opened(source, _header.check_start)
+    reader = _sources.open_reader(source, _header.check_start)
     try:
         made, at = head_of(reader)
         chosen = unlocker_for(unlocker, made)
@@ -182,7 +182,8 @@ def rotate(
     must be what they signed, else `Tampered`.
 
     **Guarantees.** Who could open the old file and is no recipient now cannot open the new one, even
-    if they kept the old file's key. Plain values are written to no file.
+    if they kept the old file's key. Plain values are written to no file. A file object gets nothing
+    before all was checked.
     """
     old, signers = sealed.header, tuple(signers)
     about = cover_again(old, recipients, expires, signers, name, serial)
@@ -190,6 +191,8 @@ def rotate(
     for public in (identity.public_key(one) for one in signers if one.id in before):
         _header.check_signed(old, (public,))
         sealed.check_digest()
+    if not is_path(target):
+        sealed.check()  # the bytes of a file object cannot be taken back
     _writing.seal(Content(sealed.kind, sealed.plain(), sealed.size), target, about, done)
 
 

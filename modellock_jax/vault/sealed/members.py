@@ -122,7 +122,7 @@ class OpenedSet(contextlib.AbstractContextManager["OpenedSet"]):
         """Open one file of the set; to be closed. Raises `KeyError` for an unknown path, `Tampered`."""
         if path not in self.members:
             raise KeyError(f"there is no file {path!r} in this set")
-        one, reader = self.members[path], _sources.opened(self.folder / path)
+        one, reader = self.members[path], _sources.open_reader(self.folder / path)
         try:
             made, at = head_of(reader)
             body = _chunks.sealed_size(INDEX + one.size)

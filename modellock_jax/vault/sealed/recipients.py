@@ -102,7 +102,7 @@ def wrap_all(file_key: bytes, whom: Iterable[Recipient], file_id: bytes) -> tupl
     return tuple(wrap(file_key, one, file_id) for one in once)
 
 
-def merged(old: tuple[Stanza, ...], new: tuple[Stanza, ...]) -> tuple[Stanza, ...]:
+def merge(old: tuple[Stanza, ...], new: tuple[Stanza, ...]) -> tuple[Stanza, ...]:
     """Return the stanzas of both, where those of `new` take the place of what has their name."""
     named = set(map(name_of, new))
     return tuple(stanza for stanza in old if name_of(stanza) not in named) + new

@@ -30,7 +30,7 @@ def unlocker_for(unlocker: AnyUnlocker, made: Header) -> Unlocker:
 
 def read_header(source: AnySource) -> Header:
     """Return the header of a sealed file, which needs no key. Raises `Unreadable` and `Tampered`."""
-    with _sources.opened(source, _header.check_start) as reader:
+    with _sources.open_reader(source, _header.check_start) as reader:
         return head_of(reader)[0]
 
 
