@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from modellock_jax.cli.commands import app
 from modellock_jax.models import MODELS
-from modellock_jax.study import runner, training
+from modellock_jax.study import evasion, runner, training
 from modellock_jax.study.config import Config
 from modellock_jax.study.context import subject_of
 from modellock_jax.study.main import STUDY
@@ -160,7 +160,10 @@ def test_the_command_prints_the_table_and_draws_the_pictures(tmp_path, monkeypat
 
 FAULTS = {
     "unknown data set": (["--data", "mnist5000"], "mnist5000"),
-    "unknown study": (["leage"], "there is no study 'leage'; the studies are main, league, sweep"),
+    "unknown study": (
+        ["leage"],
+        "there is no study 'leage'; the studies are main, league, sweep, evasion",
+    ),
     "twice": (["--locks", "deep_lock; deep_lock"], "the lock 'deep_lock' is named twice"),
     "unknown model": (
         ["--model", "vgg"],
@@ -231,3 +234,22 @@ def test_the_rows_in_results_are_of_their_kinds_and_make_their_tables(name):
             **{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
         )
         assert all(grid.rows for grid in STUDIES[name].grids(rows, config))
+
+
+@pytest.mark.slow
+def test_the_study_of_evasion(tmp_path):
+    config = evasion.Config(
+        data="digits", model="mlp", locks=("sign_mask(bits=64)",), seeds=1, epochs=1, eps=(0.1,),
+        images=16, keys=2, steps=2, queries=5,
+    )  # fmt: skip
+    rows = runner.run(evasion.STUDY, config, tmp_path).rows
+    assert len(rows.of("evasion")) == 6 + 18
+    assert len(rows.of("flags")) == 2
+    (grid,) = evasion.STUDY.grids(rows, config)
+    assert len(grid.rows) == 24
+    for row in rows.of("evasion"):
+        assert 0 <= row["accuracy"][0] <= 1
+    with pytest.raises(ValueError, match="the study evasion is of images with classes"):
+        runner.run(
+            evasion.STUDY, dataclasses.replace(config, data="story", model="decoder"), tmp_path
+        )

@@ -22,6 +22,9 @@ class Results:
         lines = (self.folder / study / data / "rows.jsonl").read_text().splitlines()
         return [json.loads(line) for line in lines]
 
+    def settings(self, study: str, data: str) -> dict[str, Any]:
+        return json.loads((self.folder / study / data / "config.json").read_text())
+
     def made(self, study: str, data: str) -> str:
         """By which command, when and where, as the run itself printed it."""
         text = (self.folder / study / data / "table.md").read_text()

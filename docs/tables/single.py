@@ -63,17 +63,16 @@ def single_attacks(results: Results) -> str:
 
 
 def evasion(results: Results) -> str:
-    file = results.file("evasion")
-    header = ["model", "attacker", "clean", *(f"eps {eps:g}" for eps in file["eps"])]
-    rows, lines = [row for row in file["rows"] if "attack" in row], []
+    settings = results.settings("evasion", "mnist5k")
+    header = ["model", "attacker", "clean", *(f"eps {eps:g}" for eps in settings["eps"])]
+    rows, lines = of(results.run("evasion", "mnist5k"), kind="evasion"), list[list[str]]()
     for lock, who in dict.fromkeys((row["lock"], row["attacker"]) for row in rows):
         mine = of(rows, lock=lock, attacker=who)
         seeds = sorted({row["seed"] for row in mine})
         worst = [np.min([r["accuracy"] for r in of(mine, seed=s)], axis=0) for s in seeds]
         clean = percent(of(mine, seed=s)[0]["clean"] for s in seeds)
         lines.append([f"`{lock}`", who, clean, *(percent([v]) for v in np.mean(worst, axis=0))])
-    made = f"Made by `{file['command']}` on {file['date']}, {file['machine']}."
-    return "\n\n".join([markdown(header, lines, 2), made])
+    return "\n\n".join([markdown(header, lines, 2), results.made("evasion", "mnist5k")])
 
 
 def speed(results: Results) -> str:

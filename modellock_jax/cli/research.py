@@ -28,7 +28,7 @@ def study(
         str,
         typer.Argument(
             help="main: who opens what, and the thief. league: every attack on each lock. "
-            "sweep: the fine-tuning thief with every setting."
+            "sweep: the fine-tuning thief with every setting. evasion: adversarial examples."
         ),
     ] = "main",
     data: Data = "mnist5k",
@@ -36,7 +36,9 @@ def study(
     locks: Locks = "",
     seeds: Annotated[
         int | None,
-        typer.Option(help="How many seeds, each with its own models and keys. Default: 3."),
+        typer.Option(
+            help="How many seeds, each with its own models and keys. Default: the study's."
+        ),
     ] = None,
     out: Out = Path("runs"),
     quick: Annotated[

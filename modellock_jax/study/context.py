@@ -16,7 +16,6 @@ from modellock_jax.data import Data, load
 from modellock_jax.locks import LockText, parse
 from modellock_jax.locks.patch_shuffle import patch_side
 from modellock_jax.models import MODELS, Model
-from modellock_jax.study.config import Config
 from modellock_jax.tasks import TASKS, Score, Task, measure, merit
 
 __all__ = ["Context", "Subject", "assemble", "fresh", "prepare", "rng_for", "subject_of"]
@@ -59,7 +58,7 @@ def subject_of(text: str, shape: tuple[int, ...]) -> Subject:
 class Context:
     """What all units of a study share in one process; the run folder is for trained models."""
 
-    config: Config
+    config: Any
     folder: Path
     task: Task
     data: Data
@@ -102,7 +101,7 @@ class Context:
         return {"task": told}
 
 
-def prepare(config: Config, folder: Path) -> Context:
+def prepare(config: Any, folder: Path) -> Context:
     """Check the whole configuration before anything is written.
 
     Raises `ValueError` for an unknown data set, model, lock or setting, one that does not fit the
@@ -119,7 +118,7 @@ def prepare(config: Config, folder: Path) -> Context:
     return assemble(config, folder, model, TASKS[data.task](data.classes), data)
 
 
-def assemble(config: Config, folder: Path, model: Model, task: Task, data: Data) -> Context:
+def assemble(config: Any, folder: Path, model: Model, task: Task, data: Data) -> Context:
     """Check that locks, model, task and data fit each other. Raises what `prepare` raises."""
     if config.seeds < 1:
         raise ValueError(f"a study needs at least one seed, not {config.seeds}")

@@ -25,7 +25,7 @@ COLOURS = ("#0b6e99", "#c1440e", "#3f7d20", "#8e3b8a", "#b08900", "#1f3a93", "#7
 Drawing = Callable[[Any, Rows, Config], tuple[Any, list[list[Any]]]]
 
 
-def save_figures(folder: Path, rows: Rows, config: Config, drawings: dict[str, Drawing]) -> None:
+def save_figures(folder: Path, rows: Rows, config: Any, drawings: dict[str, Drawing]) -> None:
     """Draw figures into a run folder's `figures/`, each under its name.
 
     A drawing takes `matplotlib.pyplot`, the rows and the settings, and gives the figure and a table

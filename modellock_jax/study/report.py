@@ -187,7 +187,7 @@ def machine() -> str:
     return f"{os.cpu_count()} x {cpu}{accelerator}, {versions}"
 
 
-def save_tables(folder: Path, config: Config, command: str, grids: list[Grid]) -> None:
+def save_tables(folder: Path, config: Any, command: str, grids: list[Grid]) -> None:
     """Write `table.md` into a run folder."""
     today = datetime.date.today()
     made = f"Made by `{command}` on {today}, {machine()}, modellock_jax {config.version}."
@@ -212,6 +212,6 @@ def _percent(share: float) -> str:
     return f"{100 * share:.1f}"
 
 
-def seeds_text(config: Config) -> str:
+def seeds_text(config: Any) -> str:
     """How many seeds, in words."""
     return f"{config.seeds} seed{'s' if config.seeds > 1 else ''}"
