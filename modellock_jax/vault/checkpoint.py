@@ -16,6 +16,8 @@ from modellock_jax.vault import _sources, _tensors
 from modellock_jax.vault.errors import Unreadable
 from modellock_jax.vault.sealed._content import directory_of
 
+__all__ = ["read_checkpoint", "to_names", "to_tree", "write_orbax"]
+
 
 def to_names(params: Params) -> dict[str, np.ndarray]:
     """Return the leaves of a pytree by path, `"params/Dense_0/kernel"`, in tree order.

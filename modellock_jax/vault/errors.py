@@ -1,5 +1,7 @@
 """What can go wrong with a file that is kept under a key, each with its exit code."""
 
+__all__ = ["Expired", "Tampered", "Unreadable", "VaultError", "WrongKey"]
+
 
 class VaultError(Exception):
     """A fault that ends a command; `code` is the exit code. Its message holds no secret."""

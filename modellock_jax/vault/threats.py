@@ -2,6 +2,8 @@
 
 from typing import NamedTuple
 
+__all__ = ["COMMANDS", "OLD_HEAD", "Threat"]
+
 
 class Threat(NamedTuple):
     """Of a command, in sentences."""

@@ -19,6 +19,8 @@ from modellock_jax.vault.locked.sets import lock_set
 from modellock_jax.vault.sealed._content import directory_of
 from modellock_jax.vault.sealed.sets import LOCKED, check_folder
 
+__all__ = ["Issued", "issue", "unfinished", "user_secret"]
+
 Plain = str | os.PathLike[str] | bytes  # a path, or the file itself
 
 

@@ -29,6 +29,8 @@ from modellock_jax.vault.sealed import _header
 from modellock_jax.vault.sealed._header_fields import Header
 from modellock_jax.vault.sealed.recipients import Unlocker
 
+__all__ = ["RevocationList", "read", "refused", "revoke", "update"]
+
 LISTS = "MODELLOCK_REVOKED"
 BESIDE = "revoked.json"
 

@@ -31,6 +31,8 @@ from modellock_jax.vault.errors import Unreadable
 if TYPE_CHECKING:
     from modellock_jax.vault.keys.secret import Secret
 
+__all__ = ["PublicKey", "load_public_key", "public_key", "save_public_key", "sign", "verify"]
+
 _FORMAT = "modellock-jax public key"
 VERSION = 2
 _LONGEST = 16_384  # bytes of a file

@@ -12,15 +12,12 @@ import base64
 import contextlib
 import hmac
 import json
-import operator
 import os
 import secrets
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, NoReturn
 
-import numpy as np
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 from cryptography.hazmat.primitives.hashes import SHA256
 from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 
@@ -33,6 +30,9 @@ from modellock_jax.vault.errors import Unreadable
 from modellock_jax.vault.keys import identity
 from modellock_jax.vault.keys._text import FORMAT, LONGEST, VERSION, fields_of, path_names
 from modellock_jax.vault.keys.identity import PublicKey
+from modellock_jax.vault.keys.source import KeySource
+
+__all__ = ["KeySource", "Origin", "Secret", "generate_key", "load_key", "save_key", "save_key_pair"]
 
 
 class Origin(NamedTuple):
@@ -130,53 +130,6 @@ class Secret:
 
     def __repr__(self) -> str:
         return f"Secret(id={self.id!r})"
-
-
-class KeySource:
-    """The secret words of one label, from `Secret.source`: the `rng` of a lock's `init`.
-
-    **Guarantees.** All methods are pure: called again they return the same; who needs two draws
-    splits. The words are the ChaCha20 stream (Nir & Langley 2018, RFC 8439), nonce and counter
-    zero, of a key that HKDF-SHA256 derives for this label, these splits and this lock alone: as good
-    as random to those without the secret, if HMAC-SHA256 and ChaCha20 are pseudo-random functions.
-
-    >>> Secret(bytes(32)).source("model 1").words(2).tolist()
-    [2507637904, 259233950]
-    """
-
-    __slots__ = ("_path", "_secret")
-
-    def __init__(self, secret: Secret, *path: str) -> None:
-        self._secret, self._path = secret, path
-
-    @clears_frames
-    def words(self, n: int, /) -> np.ndarray:
-        """Return the first `n` words, uint32 `[n]`. Raises `ValueError` unless 0 <= n <= 2**36."""
-        key = algorithms.ChaCha20(self._secret.derive(32, "words", *self._path), bytes(16))
-        stream = Cipher(key, mode=None).encryptor().update(bytes(4 * _count("words", n)))
-        return np.frombuffer(stream, "<u4").astype(np.uint32)
-
-    def split(self, n: int, /) -> list["KeySource"]:
-        """`n` sources, independent of one another and of this one. Raises as `words` does."""
-        places = range(1, _count("split", n) + 1)
-        return [KeySource(self._secret, *self._path, f"place {i} of {n}") for i in places]
-
-    def for_lock(self, lock: str, /) -> "KeySource":
-        """Return the source of one lock, named with all its settings, independent of every other's."""
-        return KeySource(self._secret, *self._path, f"lock {lock}")
-
-    def for_file(self, nonce: str, /) -> "KeySource":
-        """Return the source of one file, which has a nonce of its own."""
-        return KeySource(self._secret, *self._path, f"file {nonce}")
-
-    def __repr__(self) -> str:
-        return f"KeySource(id={self._secret.id!r}, path={list(self._path)})"
-
-
-def _count(where: str, n: int) -> int:
-    if not 0 <= operator.index(n) <= 2**36:  # 2**32 blocks of 16 words: the counter ends there
-        raise ValueError(f"KeySource.{where}: n must be from 0 to 2**36, not {n}")
-    return operator.index(n)
 
 
 def generate_key() -> Secret:

@@ -15,6 +15,8 @@ from modellock_jax.vault.errors import Tampered, Unreadable, VaultError
 from modellock_jax.vault.keys import identity, shares
 from modellock_jax.vault.keys.shares import Share
 
+__all__ = ["load", "save"]
+
 WORDS = 33  # of a share of 32 bytes
 _FORMAT = "modellock-jax share of a key, version 2"
 _COLUMNS = 3

@@ -20,6 +20,8 @@ from modellock_jax.vault.errors import Tampered, VaultError, WrongKey
 from modellock_jax.vault.keys.secret import Secret
 from modellock_jax.vault.sealed.recipients import Passphrase
 
+__all__ = ["Drill", "Share", "drill", "join", "split"]
+
 MOST = 16  # shares of one key, by SLIP-39
 MOST_TRIED = 1000  # combinations in one drill, or a few more
 STRETCH = 6  # a passphrase goes through 10,000 * 2**6 rounds of PBKDF2

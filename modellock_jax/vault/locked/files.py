@@ -26,6 +26,8 @@ from modellock_jax.vault.sealed._content import directory_of
 if TYPE_CHECKING:
     from modellock_jax.core.lock import Params
 
+__all__ = ["LockedInfo", "load_locked", "lock_file", "locked_info", "unlock_file"]
+
 Done = Callable[[int], None]  # told how many bytes are written
 Lists = Iterable[str | os.PathLike[str]]
 

@@ -21,6 +21,8 @@ from modellock_jax.vault.keys.secret import Secret
 from modellock_jax.vault.locked import _file_schemes, _format
 from modellock_jax.vault.locked.files import verify
 
+__all__ = ["Serving", "open_locked"]
+
 
 class Serving(NamedTuple):
     """What `user_forward(lock, forward)(key, locked, x)` takes.

@@ -24,6 +24,15 @@ from modellock_jax.vault.locked.files import lock_file, unlock_file
 from modellock_jax.vault.sealed import _header_fields
 from modellock_jax.vault.sealed.sets import LOCKED, LONGEST, check_folder
 
+__all__ = [
+    "LockedMember",
+    "LockedSet",
+    "is_locked_set",
+    "lock_set",
+    "read_locked_set",
+    "unlock_set",
+]
+
 FORMAT, VERSION = "modellock-jax set of locked files", 1
 _FIELDS = {"format", "version", "key_id", "nonce", "check", "scheme", "members", "empty"}
 _FIELDS |= {"extra", "tag"}

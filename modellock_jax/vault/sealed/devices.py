@@ -15,6 +15,8 @@ from modellock_jax.vault.checkpoint import to_tree
 from modellock_jax.vault.sealed._chunks import CHUNK
 from modellock_jax.vault.sealed.opened import Sealed
 
+__all__ = ["on_devices"]
+
 # Bytes of the rows that are decrypted at once where only a part of each is wanted.
 BLOCK = 4 * CHUNK
 

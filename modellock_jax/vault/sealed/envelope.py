@@ -24,6 +24,8 @@ from modellock_jax.vault.sealed.opened import TENSORS, Sealed
 from modellock_jax.vault.sealed.recipients import Recipient
 from modellock_jax.vault.sealed.rewrite import AnyUnlocker, head_of, unlocker_for
 
+__all__ = ["load", "open", "rotate", "seal"]
+
 
 @clears_frames
 def seal(

@@ -19,6 +19,8 @@ from modellock_jax.vault.sealed._header_fields import Header
 from modellock_jax.vault.sealed.opened import BYTES, INDEX, TENSORS, Sealed
 from modellock_jax.vault.sealed.rewrite import head_of, journal_of
 
+__all__ = ["Member", "OpenedSet"]
+
 MANIFEST, LOCKED = "modellock.set", "modellock.set.json"
 FORMAT, VERSION = "modellock-jax set", 1
 LONGEST = 2**24  # bytes of a manifest's text

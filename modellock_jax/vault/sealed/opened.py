@@ -16,6 +16,8 @@ from modellock_jax.vault.sealed._body import Body, Done, quiet
 from modellock_jax.vault.sealed._chunks import Cipher
 from modellock_jax.vault.sealed._header_fields import Header
 
+__all__ = ["Sealed"]
+
 INDEX = 16  # bytes at the beginning of the body: the kind of what follows, and zeros
 TENSORS, BYTES, SET = "safetensors", "bytes", "set"
 KINDS = {name.encode().ljust(INDEX, b"\0"): name for name in (TENSORS, BYTES, SET)}

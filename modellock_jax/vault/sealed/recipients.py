@@ -17,6 +17,8 @@ from modellock_jax.vault.keys import identity
 from modellock_jax.vault.keys.identity import PublicKey
 from modellock_jax.vault.keys.secret import Secret
 
+__all__ = ["Passphrase", "Recipient"]
+
 PASSPHRASE = "passphrase"
 _WRAPPED = {PASSPHRASE: 48, identity.CLASSIC: 80, identity.HYBRID: 1168}  # bytes of 32 wrapped ones
 Stanza = dict[str, str]

@@ -19,6 +19,8 @@ from modellock_jax.vault.sealed import _chunks, _header
 from modellock_jax.vault.sealed._header_fields import Header
 from modellock_jax.vault.sealed.recipients import Passphrase, Unlocker
 
+__all__ = ["Change", "read_header", "rewrite"]
+
 Change = Callable[[Header, bytes], Header]  # of a header and the file's key
 AnyUnlocker = Unlocker | Callable[[Header], Unlocker]
 

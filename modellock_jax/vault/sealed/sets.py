@@ -33,6 +33,8 @@ from modellock_jax.vault.sealed.opened import INDEX, SET
 from modellock_jax.vault.sealed.recipients import Recipient
 from modellock_jax.vault.sealed.rewrite import AnyUnlocker
 
+__all__ = ["inspect_set", "is_set", "open_set", "rotate_set", "seal_set"]
+
 AnyPath = str | os.PathLike[str]
 
 
