@@ -41,7 +41,7 @@ def fields(schema: Any, within: str = "") -> list[list[str]]:
 
 
 def kinds(results: Results) -> str:
-    parts = ["### `task`, where it is not classification"]
+    parts = ["## `task`, where it is not classification"]
     parts.append(markdown(["field", "type", "what it holds"], fields(TaskFields, "task."), 3))
     for study in STUDIES.values():
         for kind, schema in study.kinds.items():
@@ -51,6 +51,6 @@ def kinds(results: Results) -> str:
                 for line in fields(schema)
                 if line[0].strip("`").split(".")[0] not in ("id", "kind", "task")
             ]
-            parts.append(f"### `{kind}`, of the study `{study.name}`\n\n{about}")
+            parts.append(f"## `{kind}`, of the study `{study.name}`\n\n{about}")
             parts.append(markdown(["field", "type", "what it holds"], lines, 3))
     return "\n\n".join(parts)
