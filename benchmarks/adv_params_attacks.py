@@ -119,9 +119,9 @@ def rows(name: str, seeds: int, steps: list[float], folder: Path | None) -> Any:
             locked, key = encrypt(key, params, owner_x, owner_y)
             mine = jax.random.permutation(jax.random.key(4000 + seed), n)[: round(0.01 * n)]
             x, y = jnp.asarray(data.train_x[mine]), jnp.asarray(data.train_y[mine])
-            truth = localise.changed(locked, params)
+            truth = localise.changed_weights(locked, params)
             margin = shared_margin(locked)
-            suspects = localise.clamped(locked, margin.margin) > -localise.SAME
+            suspects = localise.clamped(locked, margin.margin) > -localise.TOLERANCE
             descended, descent_s = descend(locked, x, y, jax.random.key(5000 + seed))
             found, selective_s = pursue(locked, x, y)
             restored, restore_s = refit(locked, suspects, x, y)
@@ -132,7 +132,7 @@ def rows(name: str, seeds: int, steps: list[float], folder: Path | None) -> Any:
                 "no_data": opened(neutral(locked, suspects), locked),
                 "restore": opened(restored, locked),
                 "changed": int(truth.sum()),
-                "places": int(localise.changed(locked, decrypt(found, locked))[truth].sum()),
+                "places": int(localise.changed_weights(locked, decrypt(found, locked))[truth].sum()),
                 "clamped_places": int((suspects & truth).sum()),
                 "clamped_false": int((suspects & ~truth).sum()),
                 "margin": float(margin.margin), "votes": int(margin.votes),

@@ -40,7 +40,7 @@ from modellock_jax.attacks.keys.key_search import key_loss
 from modellock_jax.attacks.keys.oracle import sign_mask_oracle
 from modellock_jax.attacks.keys.relaxation import relaxed_signs
 from modellock_jax.attacks.keys.relaxed_key import best_key, relaxed_key
-from modellock_jax.attacks.keys.sign_algebra import corrected
+from modellock_jax.attacks.keys.sign_algebra import correct_signs
 from modellock_jax.core.over_keys import over_keys
 from modellock_jax.data import load
 from modellock_jax.models import MODELS
@@ -120,7 +120,7 @@ def rows_of(
             found = best_key(relaxation, state)
             if y is None:
                 return found
-            return corrected(lock, model.forward, params, found, x, y).best
+            return correct_signs(lock, model.forward, params, found, x, y).best
 
         y = train_y[:count] if labels else None
         return go(params, train_x[:count], y, jax.random.key(5000 + seed))

@@ -5,7 +5,8 @@
 Seals one small checkpoint for N recipients by ML-KEM-768 with X25519, opens it as the last of them,
 and adds one more. Then issues N copies, each locked by stream_lock under its user's own key and
 entered in the register, and checks the register. Then revokes one user's two keys, and looks whether
-he is refused, with the copy and with the sealed file, and his neighbour is not: if not so, it fails.
+they are refused, with the copy and with the sealed file, and their neighbour is not: if not so, it
+fails.
 
 Seconds are of one run each, every file brought to the disk before it counts as written; what takes
 less than a second is the median of 9 runs. Bytes are of the files that the step left.

@@ -40,10 +40,10 @@ SETTINGS = {
     "random_keys": {"keys": 6, "first": 4, "survivors": 3},
     "relaxed_key": {"steps": 4, "restarts": 2},
     "sign_mask_oracle": {"steps": 60, "restarts": 2, "queries": 16},
-    "selective": {"turns": 2, "steps": 2},
+    "selective": {"iterations": 2, "steps": 2},
     "restore": {"steps": 2},
     **{name: {"steps": 2, "swaps": 3} for name in ("hill_climb", "anneal")},
-    **{name: {"turns": 2} for name in ("coordinate_flips", "genetic", "linear_flips")},
+    **{name: {"steps": 2} for name in ("coordinate_flips", "genetic", "linear_flips")},
     **{name: {"steps": 2, "keys": 2} for name in ("pgd", "apgd")},
     "square": {"queries": 3},
 }
@@ -97,7 +97,7 @@ def test_an_attack_runs_with_what_it_needs_and_not_without(name):
     found = attempt(name, full.only(*entry.needs), **SETTINGS.get(name, {}))
     if found is not None:
         assert (found.forward is None) == (entry.gives == "inputs")
-        assert found.moved is None or found.moved.shape == full.labels[0].shape
+        assert found.adversarial is None or found.adversarial.shape == full.labels[0].shape
         assert (found.inputs > 0) == bool({"labels", "unlabelled"} & set(entry.needs))
         assert (found.queries > 0) == bool({"device", "chosen_input"} & set(entry.needs))
         if found.forward is not None:

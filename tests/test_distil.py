@@ -38,7 +38,7 @@ def thief():
     @jax.jit
     def accuracy(answers, start):
         state = attack.init(jax.random.key(4), start)
-        state, losses = attacks.run(attack, state, (x[index], answers[index]))
+        state, losses = attacks.run_batches(attack, state, (x[index], answers[index]))
         copy = partial(attack.forward, state)
         return measure(classify(), copy, test_x, test_y).value / 100, losses
 

@@ -76,7 +76,7 @@ def test_a_required_signature_cannot_be_taken_away(path, small_chunks):
     with pytest.raises(Tampered, match="header was changed"):
         envelope.load(path, ALICE)
 
-    # A recipient, who can make a proper MAC, takes it away, or signs himself, or under its name.
+    # A recipient, who can make a proper MAC, takes it away, or signs in person, or under its name.
     file_key = _header.file_key_of(made, MALLORY)
     forged = _header.finish(made, file_key, (MALLORY,))
     renamed = forged.signatures[0] | {"id": OWNER.id}

@@ -160,7 +160,7 @@ def test_an_expectation_is_a_mean_over_keys(digits):
 
     @jax.jit
     def both(x):
-        look = adversarial.look_by(
+        look = adversarial.make_gradient(
             evasion.expectation(f, keys), digits.y, adversarial.cross_entropy
         )
         return look(x), jax.grad(loss)(x), logits(x).argmax(-1) == digits.y[None]

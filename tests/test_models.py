@@ -13,7 +13,7 @@ from helpers.table import same_bits
 
 import modellock_jax as ml
 from modellock_jax import models, tasks, train
-from modellock_jax.attacks.attack import run, run_shuffled
+from modellock_jax.attacks.attack import run_batches, run_shuffled
 from modellock_jax.attacks.keys.key_search import Answers, random_keys
 from modellock_jax.attacks.keys.oracle import sign_mask_oracle
 from modellock_jax.attacks.weights.distil import distil
@@ -129,7 +129,9 @@ def test_harm_is_what_adv_params_climbs(text):
     assert before > after + 0.1
     assert same_bits(lock.decrypt(key, locked), params)
     # The thief's refit never does worse on what it holds out.
-    found = jax.jit(partial(selective, model.forward, count=3, turns=4, task=task))(locked, x, y)
+    found = jax.jit(partial(selective, model.forward, count=3, iterations=4, task=task))(
+        locked, x, y
+    )
     opened = ml.adv_params(3).decrypt(found, locked)
     held = [float(task.loss(model.forward(p, x[-3:]), y[-3:]).mean()) for p in (opened, locked)]
     assert held[0] < held[1]
@@ -145,7 +147,7 @@ def test_thieves_train_where_less_is_better(text):
     assert float(found.value[-1]) < float(found.value[0])
     copy = distil(model, 0.1, x, task)
     given = jax.tree.map(lambda a: jnp.stack([a] * 40), (x, model.forward(params, x)))
-    state, losses = jax.jit(lambda p: run(copy, copy.init(RNG, p), given))(fresh)
+    state, losses = jax.jit(lambda p: run_batches(copy, copy.init(RNG, p), given))(fresh)
     assert float(losses[-1]) < 0.2 * float(losses[0])
     assert worth(task, partial(copy.forward, state), x, y) > -2
 

@@ -178,5 +178,5 @@ def test_bad_input():
     params, _ = trained()
     with pytest.raises(ValueError, match="steps and restarts must be at least 1, not 0, 8"):
         relaxed_key(RELAXED["signs"], MODEL.forward, 0)
-    with pytest.raises(ValueError, match="needs inputs, turns and attempts, not 0 inputs"):
+    with pytest.raises(ValueError, match="needs inputs, max_steps and attempts, not 0 inputs"):
         asked(SIGNS, params, lambda x: x, 0)

@@ -172,7 +172,7 @@ def test_beside_a_signed_file_only_its_signers_list_counts(path, bobs, tmp_path)
     envelope.seal(some(), path, [public(ALICE)])
     with pytest.raises(Expired):
         envelope.load(path, ALICE)
-    # That a list names the file's signer as its own does not make it his.
+    # That a list names the file's signer as its own does not make it theirs.
     fields = json.loads(foreign.read_bytes())
     del fields["signature"]
     named = identity.document(public(MALLORY)) | {"id": OWNER.id}

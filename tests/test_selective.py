@@ -92,10 +92,10 @@ def test_clamped_weights_are_found_without_data_and_settings(
     lock_with, trained, accuracy, margin, thief
 ):
     locked, _ = lock_with(margin=margin)
-    truth = localise.changed(locked, trained)
+    truth = localise.changed_weights(locked, trained)
     found = localise.shared_margin(locked)
     np.testing.assert_allclose(found.margin, margin, atol=1e-6)
-    suspects = localise.clamped(locked, found.margin) > -localise.SAME
+    suspects = localise.clamped(locked, found.margin) > -localise.TOLERANCE
     np.testing.assert_array_equal(suspects, truth)
     assert int(found.votes) == int(truth.sum()) == COUNT
     assert float(localise.roc(localise.clamped(locked, margin), truth).auc) == 1
@@ -109,8 +109,8 @@ def test_no_margin_is_shared_without_the_lock_or_with_small_steps(lock_with, tra
     assert int(localise.shared_margin(trained).votes) < COUNT // 2
     locked, _ = lock_with(step=0.1)
     assert int(localise.shared_margin(locked).votes) < COUNT // 2
-    truth = localise.changed(locked, trained)
-    assert float((localise.clamped(locked) > -localise.SAME)[truth].mean()) < 0.5
+    truth = localise.changed_weights(locked, trained)
+    assert float((localise.clamped(locked) > -localise.TOLERANCE)[truth].mean()) < 0.5
 
 
 @pytest.mark.parametrize("step", [1.0, 0.25])
@@ -126,10 +126,13 @@ def test_selective_opens_the_lock_and_the_papers_attacker_less(
     assert accuracy(params) > accuracy(descend(locked, *thief, jax.random.key(3))) - 0.01
     # A key of the lock's own shape, naming places that were changed, and touching no other weight.
     assert int((key.leaf >= 0).sum()) <= COUNT
-    moved = localise.changed(locked, params)
+    moved = localise.changed_weights(locked, params)
     assert int(moved.sum()) <= COUNT
-    by_chance = localise.changed(locked, trained).mean(dtype=jnp.float32)
-    assert float(localise.changed(locked, trained)[moved].mean(dtype=jnp.float32)) > 20 * by_chance
+    by_chance = localise.changed_weights(locked, trained).mean(dtype=jnp.float32)
+    assert (
+        float(localise.changed_weights(locked, trained)[moved].mean(dtype=jnp.float32))
+        > 20 * by_chance
+    )
 
 
 def test_nothing_is_gained_without_a_lock_or_with_the_right_key(
@@ -153,7 +156,7 @@ def test_no_recovery_where_there_must_be_none(trained, locked, accuracy, thief):
     wrong = pursue(locked, x, jax.random.permutation(jax.random.key(4), y))
     plain = accuracy(trained)
     assert accuracy(opened(wrong, locked)) < accuracy(opened(pursue(locked, *thief), locked)) - 0.1
-    truth = localise.changed(locked, trained)
+    truth = localise.changed_weights(locked, trained)
     others = jax.random.permutation(jax.random.key(5), truth) & ~truth
     assert accuracy(opened(refit(locked, others, *thief), locked)) < plain - 0.2
 
@@ -180,7 +183,7 @@ def test_scores_of_planted_outliers():
     for score in (localise.filter_z, localise.robust_distance):
         assert int(jnp.argmax(score(params))) == 7 * 8
     assert int(jnp.argmax(localise.range_position(params))) != 7 * 8
-    assert localise.changed(params, {**params, "w": w}).sum() == 1
+    assert localise.changed_weights(params, {**params, "w": w}).sum() == 1
 
 
 def test_roc_against_another_implementation():
@@ -240,5 +243,5 @@ def test_bad_input(trained, thief):
     x, y = thief
     with pytest.raises(ValueError, match=r"four inputs or more .* not 3 inputs"):
         selective(forward, trained, x[:3], y[:3])
-    with pytest.raises(ValueError, match="turns=0"):
-        selective(forward, trained, x, y, turns=0)
+    with pytest.raises(ValueError, match="iterations=0"):
+        selective(forward, trained, x, y, iterations=0)

@@ -12,7 +12,7 @@ from jax import lax
 
 import modellock_jax as ml
 from modellock_jax import models, train
-from modellock_jax.attacks.attack import run, sanitise
+from modellock_jax.attacks.attack import run_batches, sanitise
 from modellock_jax.attacks.weights.fine_tune import fine_tune
 from modellock_jax.core.over_keys import over_keys
 from modellock_jax.core.paths import paths
@@ -174,7 +174,7 @@ def test_the_thief_learns_and_runs_over_seeds_and_models_at_once():
     index = jax.random.randint(jax.random.key(1), (150, 32), 0, 64)
 
     def steal(rng, locked):
-        state, losses = run(attack, attack.init(rng, locked), (x[index], y[index]))
+        state, losses = run_batches(attack, attack.init(rng, locked), (x[index], y[index]))
         return measure(classify(), lambda x: attack.forward(state, x), x, y).value / 100, losses
 
     stacked = jax.tree.map(lambda *a: jnp.stack(a), *locked)

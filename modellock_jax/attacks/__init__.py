@@ -1,6 +1,6 @@
 """Attacks: what the attacker makes of a locked model without the key."""
 
-from modellock_jax.attacks.attack import Attack, run, run_seeds, run_shuffled, sanitise
+from modellock_jax.attacks.attack import Attack, run_batches, run_seeds, run_shuffled, sanitise
 from modellock_jax.attacks.case import ANY, RIGHTS, Case, Copy, Entry, Found, NotGiven
 from modellock_jax.attacks.evasion.gradient_masking import gradient_masking
 from modellock_jax.attacks.evasion.methods import apgd, expectation, fgsm, pgd, square, transfer
@@ -83,7 +83,7 @@ __all__ = [
     "relaxed_permutation",
     "relaxed_signs",
     "restore",
-    "run",
+    "run_batches",
     "run_seeds",
     "run_shuffled",
     "sanitise",

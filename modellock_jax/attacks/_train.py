@@ -15,15 +15,15 @@ from modellock_jax.tasks import Task, merit
 RATES, STEPS, BATCH = (1e-3, 5e-3), 300, 32
 
 
-def success(task: Task) -> Callable[[Any, Any], jax.Array]:
+def task_score(task: Task) -> Callable[[Any, Any], jax.Array]:
     """How well `out` answers on labelled inputs: the higher, the better."""
     return lambda out, y: merit(task, task.value(task.tally(out, y)))
 
 
-def fitted(
+def fit_best_rate(
     case: Case,
     attack: Callable[[Any], Attack],
-    worth: Callable[[Any, Any], jax.Array],
+    score: Callable[[Any, Any], jax.Array],
     start: Params,
     x: Any,
     y: Any,
@@ -34,7 +34,7 @@ def fitted(
 ) -> Found:
     """Run `attack(rate)` with each rate; keep the one that does best on a fifth of x `[N, ...]`.
 
-    That fifth, on which `worth(out, y)` is highest, is not trained on. y `[N, ...]`: truths or answers.
+    That fifth, on which `score(out, y)` is highest, is not trained on. y `[N, ...]`: truths or answers.
     """
     held = max(1, len(jax.tree.leaves(x)[0]) // 5)
     start_rng, order = jax.random.split(case.rng)
@@ -50,7 +50,7 @@ def fitted(
         kept_x, kept_y = jax.tree.map(lambda a: a[:held], (x, y))
         x, y = jax.tree.map(lambda a: a[held:], (x, y))
         state, _ = run_shuffled(learn, learn.init(start_rng, start), x, y, order, **settings)
-        reached = worth(learn.forward(state, kept_x), kept_y)
+        reached = score(learn.forward(state, kept_x), kept_y)
         return state, jnp.where(jnp.isnan(reached), -jnp.inf, reached)
 
     found = [go(jnp.float32(rate), start, x, y) for rate in rates]

@@ -44,17 +44,17 @@ class Counter:
         def mark(out: jax.Array) -> jax.Array:
             return self._note(size)(out)
 
-        def ahead(out: jax.Array) -> tuple[jax.Array, None]:
+        def forward(out: jax.Array) -> tuple[jax.Array, None]:
             return mark(out), None
 
-        def back(_: None, gradient: jax.Array) -> tuple[jax.Array]:
+        def backward(_: None, gradient: jax.Array) -> tuple[jax.Array]:
             return (self._note(BACKWARD * size)(gradient),)
 
-        mark.defvjp(ahead, back)
+        mark.defvjp(forward, backward)
         return mark(out)
 
     def _note(self, size: int) -> Callable[[jax.Array], jax.Array]:
-        """The identity, which adds `size` when it runs; under `vmap` once for the whole batch."""
+        """Return the identity, which adds `size` when it runs; under `vmap` once for the whole batch."""
 
         @jax.custom_batching.custom_vmap
         def note(out: jax.Array) -> jax.Array:
@@ -69,6 +69,6 @@ class Counter:
         return note
 
 
-def counted(model: Model, tally: Counter) -> Model:
-    """The model with its forward and train counted by the inputs that they are given."""
-    return model._replace(forward=tally.of(model.forward, 1), train=tally.of(model.train, 1))
+def counted(model: Model, counter: Counter) -> Model:
+    """Return the model with its forward and train counted by the inputs that they are given."""
+    return model._replace(forward=counter.of(model.forward, 1), train=counter.of(model.train, 1))

@@ -27,12 +27,12 @@ class Attack(NamedTuple):
     forward: Callable[[State, jax.Array], jax.Array]
 
 
-def run(attack: Attack, state: State, given: Any) -> tuple[State, Any]:
-    """Step through the batches `given`, a tree of arrays `[steps, ...]`, in one `lax.scan`.
+def run_batches(attack: Attack, state: State, steps: Any) -> tuple[State, Any]:
+    """Step through batches, `steps`, a tree of arrays `[steps, ...]`, in one `lax.scan`.
 
     Returns the last state and the `info` of every step, `[steps, ...]`.
     """
-    return lax.scan(attack.step, state, given)
+    return lax.scan(attack.step, state, steps)
 
 
 def run_shuffled(
@@ -49,7 +49,7 @@ def run_shuffled(
     """Step through random batches of inputs x and what is known of them, y: trees `[N, ...]`.
 
     y may be None. Batches have at most N entries; `augment(rng, x)`, the task's, changes each. Returns
-    what `run` returns. Pure.
+    what `run_batches` returns. Pure.
     """
     n = len(jax.tree.leaves(x)[0])
     size = min(batch_size, n)

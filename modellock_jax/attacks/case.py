@@ -106,7 +106,7 @@ class Case:
         return tuple(name for name in RIGHTS if name in self._rights)
 
     def only(self, *names: str) -> "Case":
-        """The same case for an attacker who has these rights and no others.
+        """Return the same case for an attacker who has these rights and no others.
 
         Raises `NotGiven` for one that this case lacks.
         """
@@ -131,15 +131,15 @@ class Found(NamedTuple):
     """What an attack ends with.
 
     `forward(x) -> outputs`, as the attacker's model now answers, None for an attack by inputs; `key`, if
-    one was found; `moved`, inputs `[N, ...]` that shall mislead the user's model. What it took, which
-    `attempt` counts: `inputs`, how many labelled or unlabelled ones the attacker had; `queries`, how
-    many a device was asked; `passes`, how many the attacker's own model was given, a backward pass
-    counting as two.
+    one was found; `adversarial`, inputs `[N, ...]` that shall mislead the user's model. What it
+    took, which `attempt` counts: `inputs`, how many labelled or unlabelled ones the attacker had;
+    `queries`, how many a device was asked; `passes`, how many the attacker's own model was given, a
+    backward pass counting as two.
     """
 
     forward: Callable[[jax.Array], Any] | None
     key: Key | None = None
-    moved: jax.Array | None = None
+    adversarial: jax.Array | None = None
     inputs: int = 0
     queries: int = 0
     passes: int = 0
@@ -173,7 +173,7 @@ class Entry(NamedTuple):
 
 
 def with_key(case: Case, key: Key | None) -> Found | None:
-    """The user's forward under a key that was found; None for none."""
+    """Return the user's forward under a key that was found; None for none."""
     if key is None:
         return None
     user = user_forward(case.lock, case.model.forward)
@@ -181,5 +181,5 @@ def with_key(case: Case, key: Key | None) -> Found | None:
 
 
 def with_weights(case: Case, params: Params) -> Found:
-    """The plain forward on parameters that were recovered."""
+    """Return the plain forward on parameters that were recovered."""
     return Found(partial(case.model.forward, params))

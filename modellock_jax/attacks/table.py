@@ -69,7 +69,7 @@ def attempt(name: str, case: Case, **settings: Any) -> Found | None:
     found = entry.attack(case.replace(counted(case.model, passes), **rights), **settings)
     if found is None:
         return None
-    jax.block_until_ready((found.key, found.moved))
+    jax.block_until_ready((found.key, found.adversarial))
     jax.effects_barrier()
     return found._replace(inputs=_inputs(rights), queries=queries.total, passes=passes.total)
 

@@ -70,8 +70,8 @@ def attacked(context: Context, text: str, seed: int, name: str) -> dict[str, Any
             | {"flops": None}
         )
     if found.forward is None:
-        assert found.moved is not None
-        moved = context.measure(case.device, found.moved, case.labels[1])
+        assert found.adversarial is not None
+        moved = context.measure(case.device, found.adversarial, case.labels[1])
         row |= {"accuracy": float(moved.value)}
     else:
         row |= {"accuracy": value_of(context, found.forward)}

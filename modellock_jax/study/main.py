@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from modellock_jax.attacks.attack import run as run_attack
+from modellock_jax.attacks.attack import run_batches
 from modellock_jax.attacks.weights.fine_tune import fine_tune
 from modellock_jax.core.bits import to_uint
 from modellock_jax.core.lock import Key, Params, user_forward
@@ -227,7 +227,7 @@ def _thief(context: Context) -> Any:
         def stretch(state: Any, batch: Any) -> tuple[Any, jax.Array]:
             index, shifts = batch
             images = jax.vmap(context.task.augment)(shifts, x[index])
-            state, _ = run_attack(attack, state, (images, y[index]))
+            state, _ = run_batches(attack, state, (images, y[index]))
             found = context.measure(lambda x: attack.forward(state, x), test_x, test_y)
             return state, found.value
 

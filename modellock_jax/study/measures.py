@@ -72,7 +72,7 @@ def roc(context: Context, subject: Subject, seed: int, owned: Locked) -> dict[st
     For each score of `localise.SCORES` the area under the curve, `auc`, and the curve, `tpr`, at the
     false positive rates `fpr`.
     """
-    truth = localise.changed(owned.locked, owned.params)
+    truth = localise.changed_weights(owned.locked, owned.params)
     aucs, curves = {}, {}
     for name, scores in localise.SCORES.items():
         found = jax.jit(lambda p, t, f=scores: localise.roc(f(p), t))(owned.locked, truth)

@@ -10,7 +10,7 @@ import jax
 import jax.numpy as jnp
 
 from modellock_jax.attacks.weights.fine_tune import VARIANTS, Variant
-from modellock_jax.attacks.weights.localise import MANY, shared_margin
+from modellock_jax.attacks.weights.localise import MIN_VOTES, shared_margin
 from modellock_jax.attacks.weights.sweep import OPTIMIZERS, RATES, Trial, best_so_far, trial
 from modellock_jax.core.lock import Params, user_forward
 from modellock_jax.study import attack_figures, league
@@ -165,7 +165,7 @@ class _Thief:
             )
         )
         self.healable = jax.jit(
-            lambda starts: (jax.vmap(lambda p: shared_margin(p).votes)(starts) >= MANY).any()
+            lambda starts: (jax.vmap(lambda p: shared_margin(p).votes)(starts) >= MIN_VOTES).any()
         )
 
     def rows(self, starts: Params, size: int, scratch: bool) -> list[dict[str, Any]]:

@@ -8,7 +8,7 @@ from jax import lax
 
 
 def unchanged(rng: jax.Array, x: Any) -> Any:
-    """The inputs as they are."""
+    """Return the inputs as they are."""
     return x
 
 
@@ -33,12 +33,12 @@ def random_shift(rng: jax.Array, x: jax.Array, pixels: int = 2) -> jax.Array:
     return jax.vmap(crop)(padded, corners)
 
 
-def random_gain(rng: jax.Array, x: jax.Array, most: float = 0.2) -> jax.Array:
-    """Multiply each input of `[B, ...]` by a number drawn evenly from [1 - most, 1 + most].
+def random_gain(rng: jax.Array, x: jax.Array, max_change: float = 0.2) -> jax.Array:
+    """Multiply each input of `[B, ...]` by a number drawn evenly from [1 - max_change, 1 + max_change].
 
     >>> import jax, jax.numpy as jnp
     >>> bool((jnp.abs(random_gain(jax.random.key(0), jnp.ones((9, 4))) - 1) <= 0.2001).all())
     True
     """
     shape = (x.shape[0], *(1,) * (x.ndim - 1))
-    return x * jax.random.uniform(rng, shape, x.dtype, 1 - most, 1 + most)
+    return x * jax.random.uniform(rng, shape, x.dtype, 1 - max_change, 1 + max_change)

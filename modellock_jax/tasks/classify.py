@@ -10,11 +10,11 @@ from modellock_jax.tasks.logits import cross_entropy, kl_divergence, margin_loss
 from modellock_jax.tasks.task import Task, share
 
 
-class Hits(NamedTuple):
-    """`right` and `given`, int32: how many inputs were classified rightly, and how many there were."""
+class Counts(NamedTuple):
+    """How many inputs were classified correctly, and how many there were, int32."""
 
-    right: jax.Array
-    given: jax.Array
+    correct: jax.Array
+    total: jax.Array
 
 
 def classify(classes: int = 10) -> Task:
@@ -47,10 +47,10 @@ def classify(classes: int = 10) -> Task:
     )
 
 
-def _tally(logits: jax.Array, y: jax.Array) -> Hits:
+def _tally(logits: jax.Array, y: jax.Array) -> Counts:
     right = jnp.isfinite(logits).all(-1) & (logits.argmax(-1).astype(y.dtype) == y)
-    return Hits(right.sum(dtype=jnp.int32), jnp.int32(right.size))
+    return Counts(right.sum(dtype=jnp.int32), jnp.int32(right.size))
 
 
-def _accuracy(tally: Hits) -> jax.Array:
-    return 100 * share(tally.right, tally.given)
+def _accuracy(tally: Counts) -> jax.Array:
+    return 100 * share(tally.correct, tally.total)

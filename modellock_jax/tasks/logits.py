@@ -9,7 +9,7 @@ from modellock_jax.tasks.task import finite
 
 
 def cross_entropy(logits: jax.Array, y: jax.Array) -> jax.Array:
-    """The mean cross-entropy of each example's positions, float `[B]`; infinite if not finite.
+    """Return the mean cross-entropy of each example's positions, float `[B]`; infinite if not finite.
 
     Logits `[B, ..., C]`, labels int `[B, ...]`.
 
@@ -45,7 +45,7 @@ def margin_loss(logits: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def kl_divergence(logits: jax.Array, answers: jax.Array) -> jax.Array:
-    """The mean KL(answers || logits) of each example's positions: float `[B]`.
+    """Return the mean KL(answers || logits) of each example's positions: float `[B]`.
 
     Both `[B, ..., C]`. An example whose answer is not finite gives 0: it teaches nothing.
 

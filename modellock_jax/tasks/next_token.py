@@ -11,7 +11,7 @@ from modellock_jax.tasks.logits import cross_entropy, kl_divergence, margin_loss
 from modellock_jax.tasks.task import Task
 
 
-class Surprise(NamedTuple):
+class LogLoss(NamedTuple):
     """`nats`: float32, the sum of -log p of the tokens that came; `tokens`: int32, how many."""
 
     nats: jax.Array
@@ -51,12 +51,12 @@ def next_token(vocabulary: int = 256) -> Task:
     )
 
 
-def _tally(logits: jax.Array, y: jax.Array) -> Surprise:
+def _tally(logits: jax.Array, y: jax.Array) -> LogLoss:
     logits = logits.astype(jnp.float32)
     nats = optax.softmax_cross_entropy_with_integer_labels(logits, y)
     nats = jnp.where(jnp.isfinite(logits).all(-1), nats, jnp.inf)
-    return Surprise(nats.sum(), jnp.int32(y.size))
+    return LogLoss(nats.sum(), jnp.int32(y.size))
 
 
-def _perplexity(tally: Surprise) -> jax.Array:
+def _perplexity(tally: LogLoss) -> jax.Array:
     return jnp.exp(tally.nats / tally.tokens.astype(jnp.float32))

@@ -11,30 +11,30 @@ from modellock_jax.tasks.task import Task
 
 
 class Overlap(NamedTuple):
-    """Pixels of each class, int32 `[classes]`: `both` said and true, `said`, and `true`."""
+    """Pixels of each class, int32 `[classes]`: predicted and true, predicted, and true."""
 
-    both: jax.Array
-    said: jax.Array
+    intersection: jax.Array
+    predicted: jax.Array
     true: jax.Array
 
 
 def segment(classes: int = 4) -> Task:
-    """A class for every pixel: logits `[B, H, W, classes]`, labels int `[B, H, W]`; mIoU in %.
+    """Return a class for every pixel: logits `[B, H, W, classes]`, labels int `[B, H, W]`; mIoU in %.
 
-    mIoU is the mean, over the classes that are said or true anywhere, of the pixels that are both by
-    those that are either. `chance` is that of even guesses on classes of equal size. `augment` changes
-    the brightness of each image and moves nothing, so that the labels stay true. Raises `ValueError`
-    for less than two classes.
+    mIoU is the mean, over the classes that are predicted or true anywhere, of the pixels that are
+    both by those that are either. `chance` is that of even guesses on classes of equal size.
+    `augment` changes the brightness of each image and moves nothing, so that the labels stay true.
+    Raises `ValueError` for less than two classes.
 
-    **Guarantees.** A pixel with a logit that is not finite counts as said to be every class but the
+    **Guarantees.** A pixel with a logit that is not finite counts as predicted to be every class but the
     true one, which is worse than any answer. Tallies add up exactly.
 
     Source: the Jaccard index (1901), as in the PASCAL VOC challenge, Everingham et al. (2010).
 
     >>> import jax, jax.numpy as jnp
     >>> task, y = segment(2), jnp.array([[[0, 0], [1, 1]]])
-    >>> said = jax.nn.one_hot(jnp.array([[[0, 1], [1, 1]]]), 2)
-    >>> round(float(task.value(task.tally(said, y))), 2)  # (1/2 + 2/3) / 2
+    >>> predicted = jax.nn.one_hot(jnp.array([[[0, 1], [1, 1]]]), 2)
+    >>> round(float(task.value(task.tally(predicted, y))), 2)  # (1/2 + 2/3) / 2
     58.33
     """
     if classes < 2:
@@ -57,12 +57,12 @@ def _tally(logits: jax.Array, y: jax.Array) -> Overlap:
     classes = logits.shape[-1]
     true = jax.nn.one_hot(y, classes, dtype=jnp.bool_)
     sure = jnp.isfinite(logits).all(-1, keepdims=True)
-    said = jnp.where(sure, jax.nn.one_hot(logits.argmax(-1), classes, dtype=jnp.bool_), ~true)
+    predicted = jnp.where(sure, jax.nn.one_hot(logits.argmax(-1), classes, dtype=jnp.bool_), ~true)
     places = tuple(range(y.ndim))
-    return Overlap(*(m.sum(places, dtype=jnp.int32) for m in (said & true, said, true)))
+    return Overlap(*(m.sum(places, dtype=jnp.int32) for m in (predicted & true, predicted, true)))
 
 
 def _miou(tally: Overlap) -> jax.Array:
-    either = tally.said + tally.true - tally.both
-    shares = tally.both.astype(jnp.float32) / jnp.maximum(either, 1).astype(jnp.float32)
+    either = tally.predicted + tally.true - tally.intersection
+    shares = tally.intersection.astype(jnp.float32) / jnp.maximum(either, 1).astype(jnp.float32)
     return 100 * jnp.mean(shares, where=either > 0)

@@ -71,8 +71,12 @@ class Task(NamedTuple):
 
 
 class Score(NamedTuple):
-    """`value`: float32, in the task's unit; `non_finite`: the share of examples with a NaN or an
-    infinity in their answers, float32 in [0, 1]."""
+    """How well a model does at a task.
+
+    Attributes:
+        value: float32, in the task's unit.
+        non_finite: The share of examples with a NaN or an infinity in their answers, float32 in [0, 1].
+    """
 
     value: jax.Array
     non_finite: jax.Array
@@ -97,7 +101,7 @@ def share(part: jax.Array, whole: jax.Array) -> jax.Array:
 
 
 def merit(task: Task, value: jax.Array) -> jax.Array:
-    """The value, negated where less is better: of two merits the higher is the better one."""
+    """Return the value, negated where less is better: of two merits the higher is the better one."""
     return value if task.best > task.chance else -value
 
 

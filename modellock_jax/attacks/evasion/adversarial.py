@@ -13,10 +13,17 @@ Bounds = tuple[float, float]
 
 
 class Evasion(NamedTuple):
-    """`inputs`: `[B, ...]` within the bounds and within eps of the given ones; `robust`: float32 `[B]`,
-    1 where neither the given input nor this one is misclassified (a share where there are several
-    keys); `share`: its mean. Both are NaN where a compiled program was given inputs, labels or an eps
-    that are refused elsewhere."""
+    """What an attack by adversarial inputs ends with.
+
+    `robust` and `share` are NaN where a compiled program was given inputs, labels or an eps that are
+    refused elsewhere.
+
+    Attributes:
+        inputs: `[B, ...]`, within the bounds and within eps of the given ones.
+        robust: float32 `[B]`, 1 where neither the given input nor this one is misclassified; a share
+            where there are several keys.
+        share: The mean of `robust`, float32.
+    """
 
     inputs: jax.Array
     robust: jax.Array
@@ -33,14 +40,14 @@ class Point(NamedTuple):
 
 
 def cross_entropy(logits: jax.Array, y: jax.Array) -> jax.Array:
-    """The cross-entropy of each input: logits `[B, classes]`, labels int `[B]`, `[B]`."""
+    """Return the cross-entropy of each input: logits `[B, classes]`, labels int `[B]`, `[B]`."""
     true = jax.nn.one_hot(y, logits.shape[-1], dtype=jnp.bool_)
     others = jax.nn.logsumexp(jnp.where(true, -jnp.inf, logits), -1)
     # Exact where the model is sure: of 1 - p(true) in float32 only rounding errors would be left.
     return jax.nn.softplus(others - jnp.take_along_axis(logits, y[:, None], 1)[:, 0])
 
 
-def keys_first(logits: jax.Array) -> jax.Array:
+def with_key_axis(logits: jax.Array) -> jax.Array:
     """Logits `[B, classes]` or `[K, B, classes]` as `[K, B, classes]`."""
     return logits if logits.ndim == 3 else logits[None]
 
@@ -53,7 +60,7 @@ def margin(logits: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def dlr(logits: jax.Array, y: jax.Array) -> jax.Array:
-    """The difference of logits ratio of Croce & Hein (2020), `[B]`: the margin, free of scale."""
+    """Return the difference of logits ratio of Croce & Hein (2020), `[B]`: the margin, free of scale."""
     if logits.shape[-1] < 3:
         raise ValueError(
             f"apgd: the dlr loss needs at least 3 classes, not {logits.shape[-1]}; "
@@ -63,74 +70,74 @@ def dlr(logits: jax.Array, y: jax.Array) -> jax.Array:
     return margin(logits, y) / (top[:, 0] - top[:, 2] + 1e-12)
 
 
-Measure = Callable[[jax.Array, jax.Array], jax.Array]
+Objective = Callable[[jax.Array, jax.Array], jax.Array]
 
 
-def judge_by(
-    f: Classifier, y: jax.Array, measure: Measure
+def make_scorer(
+    f: Classifier, y: jax.Array, measure: Objective
 ) -> Callable[[jax.Array], tuple[jax.Array, jax.Array]]:
-    """`judge(x)`: the loss and the share of keys fooled of each input, `[B]` each."""
+    """`score(x)`: the loss and the share of keys fooled of each input, `[B]` each."""
 
-    def judge(x: jax.Array) -> tuple[jax.Array, jax.Array]:
-        logits = keys_first(f(x))
+    def score(x: jax.Array) -> tuple[jax.Array, jax.Array]:
+        logits = with_key_axis(f(x))
         right = jnp.isfinite(logits).all(-1) & (logits.argmax(-1).astype(y.dtype) == y[None])
         losses = jax.vmap(measure, (0, None))(logits, y)
         return losses.mean(0), 1 - right.mean(0, dtype=jnp.float32)
 
-    return judge
+    return score
 
 
-def look_by(f: Classifier, y: jax.Array, measure: Measure) -> Callable[[jax.Array], Point]:
-    """`look(x)`: the same, and the direction in which the loss rises."""
-    judge = judge_by(f, y, measure)
+def make_gradient(f: Classifier, y: jax.Array, measure: Objective) -> Callable[[jax.Array], Point]:
+    """`evaluate(x)`: the same, and the direction in which the loss rises."""
+    score = make_scorer(f, y, measure)
 
     def total(x: jax.Array) -> tuple[jax.Array, tuple[jax.Array, jax.Array]]:
-        loss, fooled = judge(x)
+        loss, fooled = score(x)
         return loss.sum(), (loss, fooled)
 
-    def look(x: jax.Array) -> Point:
+    def evaluate(x: jax.Array) -> Point:
         gradient, found = jax.grad(total, has_aux=True)(x)
         return Point(x, jnp.where(jnp.isfinite(gradient), jnp.sign(gradient), 0), *found)
 
-    return look
+    return evaluate
 
 
-def ball(x: jax.Array, eps: Any, bounds: Bounds) -> Callable[[jax.Array], jax.Array]:
-    """The projection into the bounds and within `eps` of x."""
+def projection(x: jax.Array, eps: Any, bounds: Bounds) -> Callable[[jax.Array], jax.Array]:
+    """Return the projection into the bounds and within `eps` of x."""
     low, high = jnp.maximum(x - eps, bounds[0]), jnp.minimum(x + eps, bounds[1])
     return lambda inputs: jnp.clip(inputs, low, high)
 
 
-def start_at(x: jax.Array, eps: Any, rng: jax.Array | None, bounds: Bounds) -> jax.Array:
-    """A random point of the ball, or x itself without `rng`."""
+def random_start(x: jax.Array, eps: Any, rng: jax.Array | None, bounds: Bounds) -> jax.Array:
+    """Return a random point of the ball, or x itself without `rng`."""
     if rng is None:
         return x
-    return ball(x, eps, bounds)(x + eps * jax.random.uniform(rng, x.shape, x.dtype, -1, 1))
+    return projection(x, eps, bounds)(x + eps * jax.random.uniform(rng, x.shape, x.dtype, -1, 1))
 
 
-def unseen(x: jax.Array, fooled: jax.Array) -> Point:
-    """The given inputs, which any point that fools as many keys replaces."""
+def initial_point(x: jax.Array, fooled: jax.Array) -> Point:
+    """Return the given inputs, which any point that fools as many keys replaces."""
     return Point(x, jnp.zeros_like(x), jnp.full(fooled.shape, -jnp.inf), fooled)
 
 
-def best_of(new: Point, best: Point) -> Point:
+def keep_best(new: Point, best: Point) -> Point:
     """For each input the point that fools more keys, then the one of higher loss."""
     level = (new.fooled == best.fooled) & (new.loss > best.loss)
-    return choose((new.fooled > best.fooled) | level, new, best)
+    return select((new.fooled > best.fooled) | level, new, best)
 
 
-def choose(where: jax.Array, new: Point, old: Point) -> Point:
+def select(where: jax.Array, new: Point, old: Point) -> Point:
     """For each input `new` where `where` `[B]` says so, else `old`."""
-    return jax.tree.map(lambda a, b: jnp.where(like(where, a), a, b), new, old)
+    return jax.tree.map(lambda a, b: jnp.where(broadcast_like(where, a), a, b), new, old)
 
 
-def like(values: jax.Array, leaf: jax.Array) -> jax.Array:
+def broadcast_like(values: jax.Array, leaf: jax.Array) -> jax.Array:
     """Values `[B]` with as many axes as the leaf, to be broadcast."""
     return values.reshape(values.shape + (1,) * (leaf.ndim - 1))
 
 
-def result(inputs: jax.Array, fooled: jax.Array, sound: jax.Array) -> Evasion:
-    """The result, from the share of keys fooled, `[B]`; NaN unless the input was `sound`."""
+def make_result(inputs: jax.Array, fooled: jax.Array, sound: jax.Array) -> Evasion:
+    """Return the result, from the share of keys fooled, `[B]`; NaN unless the input was `sound`."""
     fooled = jnp.where(sound, fooled, jnp.nan)
     return Evasion(inputs, 1 - fooled, (1 - fooled).mean())
 
@@ -152,8 +159,8 @@ def check(
         )
     if not jnp.issubdtype(x.dtype, jnp.floating) or not jnp.issubdtype(y.dtype, jnp.integer):
         raise TypeError(
-            f"evasion: inputs must be floats in {in_words(bounds)} and labels integers, not {x.dtype} "
-            f"and {y.dtype}; divide 8-bit images by 255, take the argmax of one-hot labels"
+            f"evasion: inputs must be floats in {_format_bounds(bounds)} and labels integers, not "
+            f"{x.dtype} and {y.dtype}; divide 8-bit images by 255, take the argmax of one-hot labels"
         )
     if steps < 1:
         raise ValueError(f"evasion: needs at least one step or query, not {steps}")
@@ -182,12 +189,12 @@ def in_range(x: jax.Array, bounds: Bounds) -> jax.Array:
     return _holds(
         (x,),
         lambda x: ((x >= bounds[0]) & (x <= bounds[1])).all(),
-        f"inputs must lie in {in_words(bounds)}, to which they are clipped: scale them, and undo that "
-        "in f, or give other bounds",
+        f"inputs must lie in {_format_bounds(bounds)}, to which they are clipped: scale them, "
+        "and undo that in f, or give other bounds",
     )
 
 
-def in_words(bounds: Bounds) -> str:
+def _format_bounds(bounds: Bounds) -> str:
     return f"[{bounds[0]:g}, {bounds[1]:g}]"
 
 

@@ -12,7 +12,7 @@ from modellock_jax.core.lock import user_forward
 
 
 def _keyless(case: Case, keys: int) -> Classifier:
-    """What an attacker without the key can differentiate: the user's model, over random keys."""
+    """Return what an attacker without the key can differentiate: the user's model, over random keys."""
     drawn = jax.vmap(lambda rng: case.lock.init(rng, case.locked))(
         jax.random.split(jax.random.fold_in(case.rng, 1), keys)
     )
@@ -22,7 +22,7 @@ def _keyless(case: Case, keys: int) -> Classifier:
 
 def _white_box(method: Callable[..., Evasion], case: Case, eps: float, keys: int) -> Found:
     x, y = case.labels
-    return Found(None, moved=jax.jit(partial(method, _keyless(case, keys)))(x, y, eps).inputs)
+    return Found(None, adversarial=jax.jit(partial(method, _keyless(case, keys)))(x, y, eps).inputs)
 
 
 def _fgsm(case: Case, *, eps: float = 0.1, keys: int = 8) -> Found:
@@ -41,7 +41,7 @@ def _square(case: Case, *, eps: float = 0.1, queries: int = 500) -> Found:
     # It needs no gradient, so it asks the device itself.
     x, y = case.labels
     go = jax.jit(partial(square, case.device, eps=eps, rng=case.rng, queries=queries))
-    return Found(None, moved=go(x, y).inputs)
+    return Found(None, adversarial=go(x, y).inputs)
 
 
 ENTRIES = (

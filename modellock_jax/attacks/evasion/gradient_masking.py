@@ -12,7 +12,7 @@ from modellock_jax.attacks.evasion.adversarial import (
     Evasion,
     check,
     cross_entropy,
-    keys_first,
+    with_key_axis,
 )
 from modellock_jax.attacks.evasion.methods import apgd, square, transfer
 
@@ -66,13 +66,13 @@ def gradient_masking(
     """
     check(f, x, y, eps, queries, bounds)
     classify = jax.jit(f)
-    first, again = (keys_first(classify(x)) for _ in range(2))
+    first, again = (with_key_axis(classify(x)) for _ in range(2))
     # Two NaN are alike.
     alike = (first == again) & (first == first[:1])
     alike |= jnp.isnan(first) & jnp.isnan(again) & jnp.isnan(first[:1])
 
     def total(x: jax.Array) -> jax.Array:
-        return jax.vmap(cross_entropy, (0, None))(keys_first(f(x)), y).mean(0).sum()
+        return jax.vmap(cross_entropy, (0, None))(with_key_axis(f(x)), y).mean(0).sum()
 
     gradient = jax.jit(jax.grad(total))(x)
     flat = (~jnp.isfinite(gradient) | (gradient == 0)).reshape(len(x), -1).all(1)

@@ -2,7 +2,7 @@
 
 Every attack takes a classifier `f(x) -> logits`, inputs x, floats `[B, ...]` in `bounds`, labels y int
 `[B]` and `eps`, a scalar that may be traced: `vmap` over it gives a whole curve. All are pure; jit
-them with `f` closed over. What the attacker knows of a lock is in his `f`::
+them with `f` closed over. What the attacker knows of a lock is in `f`::
 
     lambda x: user_forward(lock, forward)(key, locked, x)           # the key is known
     lambda x: forward(locked, x)                                    # unknown: then `transfer`
@@ -29,20 +29,20 @@ from modellock_jax.attacks.evasion.adversarial import (
     Classifier,
     Evasion,
     Point,
-    ball,
-    best_of,
+    broadcast_like,
     check,
-    choose,
     cross_entropy,
     dlr,
     in_range,
-    judge_by,
-    like,
-    look_by,
+    initial_point,
+    keep_best,
+    make_gradient,
+    make_result,
+    make_scorer,
     margin,
-    result,
-    start_at,
-    unseen,
+    projection,
+    random_start,
+    select,
 )
 from modellock_jax.core.lock import Key
 
@@ -105,20 +105,32 @@ def pgd(
     [[1.0, 0.0], [0.0, 0.0]]
     """
     sound = check(f, x, y, eps, steps, bounds)
-    look, judge, near = (
-        look_by(f, y, cross_entropy),
-        judge_by(f, y, cross_entropy),
-        ball(x, eps, bounds),
+    evaluate, score, project = (
+        make_gradient(f, y, cross_entropy),
+        make_scorer(f, y, cross_entropy),
+        projection(x, eps, bounds),
     )
     size = 2.5 * eps / steps if step_size is None else step_size
 
     def step(carry: tuple[jax.Array, Point], _: None) -> tuple[tuple[jax.Array, Point], None]:
-        here = look(carry[0])
-        return (near(here.x + size * here.direction), best_of(here, carry[1])), None
+        here = evaluate(carry[0])
+        return (project(here.x + size * here.direction), keep_best(here, carry[1])), None
 
-    start = start_at(x, eps, rng, bounds), unseen(x, judge(x)[1])
+    start = random_start(x, eps, rng, bounds), initial_point(x, score(x)[1])
     (_, best), _ = lax.scan(step, start, length=steps + 1)
-    return result(best.x, best.fooled, sound)
+    return make_result(best.x, best.fooled, sound)
+
+
+class _Carry(NamedTuple):
+    x: jax.Array
+    before: jax.Array
+    loss: jax.Array
+    top: Point  # of highest loss: where to go back to
+    best: Point
+    size: jax.Array
+    rises: jax.Array
+    checked: jax.Array  # the highest loss at the last checkpoint
+    halved: jax.Array
 
 
 def apgd(
@@ -150,51 +162,44 @@ def apgd(
     if loss not in ("cross_entropy", "dlr"):
         raise ValueError(f'apgd: loss must be "cross_entropy" or "dlr", not {loss!r}')
     measure = cross_entropy if loss == "cross_entropy" else dlr
-    look, judge, near = look_by(f, y, measure), judge_by(f, y, measure), ball(x, eps, bounds)
+    evaluate, score, project = (
+        make_gradient(f, y, measure),
+        make_scorer(f, y, measure),
+        projection(x, eps, bounds),
+    )
 
-    class Carry(NamedTuple):
-        x: jax.Array
-        before: jax.Array
-        loss: jax.Array
-        top: Point  # of highest loss: where to go back to
-        best: Point
-        size: jax.Array
-        rises: jax.Array
-        checked: jax.Array  # the highest loss at the last checkpoint
-        halved: jax.Array
-
-    def step(c: Carry, at: Any) -> tuple[Carry, None]:
+    def step(c: _Carry, at: Any) -> tuple[_Carry, None]:
         first, window = at  # window: steps since the last checkpoint, 0 between checkpoints
-        here = look(c.x)
+        here = evaluate(c.x)
         rises = c.rises + (here.loss > c.loss).astype(jnp.int32)
-        top = choose(here.loss > c.top.loss, here, c.top)
+        top = select(here.loss > c.top.loss, here, c.top)
         stuck = ~c.halved & (top.loss <= c.checked)
         halve = (window > 0) & ((4 * rises < 3 * window) | stuck)
         size = jnp.where(halve, c.size / 2, c.size)
-        now = choose(halve, top, here)
-        moved = near(now.x + like(size, x) * now.direction)
+        now = select(halve, top, here)
+        moved = project(now.x + broadcast_like(size, x) * now.direction)
         momentum = jnp.where(first, 1.0, 0.75)
-        moved = near(now.x + momentum * (moved - now.x) + (1 - momentum) * (now.x - c.before))
-        return Carry(
+        moved = project(now.x + momentum * (moved - now.x) + (1 - momentum) * (now.x - c.before))
+        return _Carry(
             moved,
             now.x,
             now.loss,
             top,
-            best_of(here, c.best),
+            keep_best(here, c.best),
             size,
             jnp.where(window > 0, 0, rises),
             jnp.where(window > 0, top.loss, c.checked),
             jnp.where(window > 0, halve, c.halved),
         ), None
 
-    clean_loss, clean_fooled = judge(x)
-    start, fill = start_at(x, eps, rng, bounds), jnp.full_like
-    end = Carry(
+    clean_loss, clean_fooled = score(x)
+    start, fill = random_start(x, eps, rng, bounds), jnp.full_like
+    end = _Carry(
         start,
         start,
         fill(clean_loss, jnp.inf),
-        unseen(x, clean_fooled),
-        unseen(x, clean_fooled),
+        initial_point(x, clean_fooled),
+        initial_point(x, clean_fooled),
         fill(clean_loss, 2 * eps),
         fill(clean_loss, 0, jnp.int32),
         fill(clean_loss, -jnp.inf),
@@ -202,7 +207,7 @@ def apgd(
     )
     windows = _checkpoints(steps)
     end, _ = lax.scan(step, end, (np.arange(steps + 1) == 0, windows))
-    return result(end.best.x, end.best.fooled, sound)
+    return make_result(end.best.x, end.best.fooled, sound)
 
 
 def square(
@@ -231,23 +236,23 @@ def square(
         raise ValueError(
             f"square: moves squares of images [B, H, W, C], not inputs {list(x.shape)}; use pgd or apgd"
         )
-    judge, (batch, height, width, channels) = judge_by(f, y, margin), x.shape
-    near = ball(x, eps, bounds)
+    score, (batch, height, width, channels) = make_scorer(f, y, margin), x.shape
+    project = projection(x, eps, bounds)
     # The share of an image that a square covers, at the paper's halving points of 10,000 queries.
-    turns = np.searchsorted(
+    halvings = np.searchsorted(
         np.array([10, 50, 200, 500, 1000, 2000, 4000, 6000, 8000]),
         np.arange(queries) * 10_000 // queries,
     )
-    sides = np.sqrt(0.8 / 2.0**turns * height * width).round().clip(1, min(height, width))
+    sides = np.sqrt(0.8 / 2.0**halvings * height * width).round().clip(1, min(height, width))
 
     def signs(rng: jax.Array, *shape: int) -> jax.Array:
         return jax.random.rademacher(rng, shape, x.dtype)
 
     def candidate(moved: jax.Array) -> Point:
-        return Point(moved, jnp.zeros_like(y), *judge(moved))
+        return Point(moved, jnp.zeros_like(y), *score(moved))
 
-    def query(best: Point, turn: Any) -> tuple[Point, None]:
-        rng, side = turn
+    def query(best: Point, at: Any) -> tuple[Point, None]:
+        rng, side = at
         place, sign = jax.random.split(rng)
         room = jnp.array([height, width], jnp.int32) - side + 1
         corner = jax.random.randint(place, (batch, 2), 0, room[None], jnp.int32)
@@ -255,14 +260,14 @@ def square(
         columns = jnp.arange(width, dtype=jnp.int32)[None] - corner[:, 1:]
         down, across = ((at >= 0) & (at < side) for at in (rows, columns))
         inside = down[:, :, None, None] & across[:, None, :, None]
-        moved = near(x + eps * signs(sign, batch, 1, 1, channels))
-        return best_of(candidate(jnp.where(inside, moved, best.x)), best), None
+        moved = project(x + eps * signs(sign, batch, 1, 1, channels))
+        return keep_best(candidate(jnp.where(inside, moved, best.x)), best), None
 
     stripes, rng = jax.random.split(rng)
-    first = candidate(near(x + eps * signs(stripes, batch, 1, width, channels)))
-    best = best_of(first, candidate(x))
+    first = candidate(project(x + eps * signs(stripes, batch, 1, width, channels)))
+    best = keep_best(first, candidate(x))
     best, _ = lax.scan(query, best, (jax.random.split(rng, queries), sides.astype(np.int32)))
-    return result(best.x, best.fooled, sound)
+    return make_result(best.x, best.fooled, sound)
 
 
 def transfer(
@@ -274,8 +279,8 @@ def transfer(
         raise ValueError(
             f"evasion: inputs moved from {list(x.shape)} have that shape, not {list(moved.shape)}"
         )
-    judge = judge_by(f, y, margin)
-    return result(moved, jnp.maximum(judge(moved)[1], judge(x)[1]), sound)
+    score = make_scorer(f, y, margin)
+    return make_result(moved, jnp.maximum(score(moved)[1], score(x)[1]), sound)
 
 
 def _checkpoints(steps: int) -> np.ndarray:

@@ -23,16 +23,16 @@ def chosen_images(block: int, shape: tuple[int, int, int]) -> jax.Array:
     >>> chosen_images(2, (2, 4, 1))[..., 0].tolist()
     [[[0, 1, 0, 1], [2, 3, 2, 3]]]
     """
-    blocks, n = blocks_of("chosen_images", block, shape)
+    blocks, n = block_counts("chosen_images", block, shape)
     queries = -(-_digits(n) // blocks)
     place = np.arange(queries * blocks) % _digits(n)
     digits = np.arange(n)[None] // 256 ** place[:, None] % 256
     parts = digits.reshape(queries, blocks, n).astype(np.uint8)
-    return jnp.asarray(join(parts, block, shape))
+    return jnp.asarray(from_blocks(parts, block, shape))
 
 
 def pixel_shuffle_chosen_image(scrambled: jax.Array, block: int) -> PixelKey | None:
-    """The key from the shuffled form of `chosen_images(block, shape)`, uint8 `[Q, H, W, C]`.
+    """Return the key from the shuffled form of `chosen_images(block, shape)`, uint8 `[Q, H, W, C]`.
 
     Returns None if no shuffle makes these images: another transform did, or another block. Raises
     `ValueError` if `block` does not divide the sides.
@@ -58,7 +58,7 @@ def pixel_shuffle_chosen_image(scrambled: jax.Array, block: int) -> PixelKey | N
 def pixel_shuffle_known_pairs(
     plain: jax.Array, scrambled: jax.Array, block: int
 ) -> tuple[PixelKey, np.ndarray] | None:
-    """The key from images and their shuffled forms, both `[B, H, W, C]`, of one dtype.
+    """Return the key from images and their shuffled forms, both `[B, H, W, C]`, of one dtype.
 
     Entry i of a shuffled block can only be an entry j that equals it in every block of every image.
     Returns the key, and which of its entries have one candidate only, bool `[block * block * C]`;
@@ -83,8 +83,8 @@ def pixel_shuffle_known_pairs(
             f"{list(plain.shape)} and {list(scrambled.shape)}"
         )
     # An entry's history: its values in all blocks and images. Equal histories sort side by side.
-    n = blocks_of("pixel_shuffle_known_pairs", block, plain.shape[1:])[1]
-    before, after = (cut(np.asarray(x), block).reshape(-1, n) for x in (plain, scrambled))
+    n = block_counts("pixel_shuffle_known_pairs", block, plain.shape[1:])[1]
+    before, after = (to_blocks(np.asarray(x), block).reshape(-1, n) for x in (plain, scrambled))
     first, second = np.lexsort(before), np.lexsort(after)
     before, after = before[:, first], after[:, second]
     if not (before == after).all():
@@ -101,7 +101,7 @@ def _digits(n: int) -> int:
     return next(count for count in range(1, 9) if 256**count >= n)
 
 
-def blocks_of(name: str, block: int, shape: tuple[int, ...]) -> tuple[int, int]:
+def block_counts(name: str, block: int, shape: tuple[int, ...]) -> tuple[int, int]:
     """How many blocks an image has, and how many entries a block."""
     height, width, channels = shape
     if block < 1 or height % block or width % block:
@@ -109,29 +109,29 @@ def blocks_of(name: str, block: int, shape: tuple[int, ...]) -> tuple[int, int]:
     return height * width // block**2, block * block * channels
 
 
-def cut(x: Any, block: int) -> Any:
+def to_blocks(x: Any, block: int) -> Any:
     """Images `[..., H, W, C]` as blocks `[..., blocks, entries]`, in the order of the scheme."""
     *lead, height, width, channels = x.shape
     x = x.reshape(*lead, height // block, block, width // block, block, channels)
     return x.swapaxes(-4, -3).reshape(*lead, -1, block * block * channels)
 
 
-def join(parts: Any, block: int, shape: tuple[int, int, int]) -> Any:
-    """The inverse of `cut` for images of that shape."""
+def from_blocks(parts: Any, block: int, shape: tuple[int, int, int]) -> Any:
+    """Return the inverse of `to_blocks` for images of that shape."""
     height, width, channels = shape
     lead = parts.shape[:-2]
     parts = parts.reshape(*lead, height // block, width // block, block, block, channels)
     return parts.swapaxes(-4, -3).reshape(*lead, *shape)
 
 
-def shape_of(case: Case) -> tuple[int, int, int]:
+def image_shape(case: Case) -> tuple[int, int, int]:
     height, width, channels = case.example.shape[1:]
     return height, width, channels
 
 
 def _chosen_image(case: Case) -> Found | None:
     block = case.settings["block"]
-    scrambled = case.chosen_input(chosen_images(block, shape_of(case)))
+    scrambled = case.chosen_input(chosen_images(block, image_shape(case)))
     return with_key(case, pixel_shuffle_chosen_image(scrambled, block))
 
 

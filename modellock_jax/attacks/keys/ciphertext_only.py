@@ -16,7 +16,7 @@ from jax import lax
 from jax.scipy.special import ndtri
 
 from modellock_jax.attacks.case import Case, Entry, Found
-from modellock_jax.attacks.keys.known_plaintext import leaf_bytes, opened_as_deep_lock
+from modellock_jax.attacks.keys.known_plaintext import decrypt_as_deep_lock, leaf_bytes
 from modellock_jax.ciphers import aes
 from modellock_jax.core.lock import Params
 from modellock_jax.locks._schedules import round_keys
@@ -51,7 +51,7 @@ SEARCHES = {
 
 
 def deep_lock_ciphertext_only(locked: Params, key_bits: int = 128) -> DeepLockKey | None:
-    """The master key from locked weights alone, or `None`: no plain weight is needed.
+    """Return the master key from locked weights alone, or `None`: no plain weight is needed.
 
     `locked`: a tree locked by `deep_lock(key_bits)`, or its first leaf. One leaf of float32,
     bfloat16, float16 or int8 weights is used, the largest first. Weights of a network are small and
@@ -153,48 +153,16 @@ def _search(
     windows: int,
 ) -> tuple[jax.Array, jax.Array]:
     n, steps = len(links), (seen.shape[0] - 3) // 4
-    sbox, inverse = jnp.asarray(aes.SBOX), jnp.asarray(aes.INV_SBOX)
-    lag = {3: 0, 0: 1, 1: 2, 2: 3}
+    inverse = jnp.asarray(aes.INV_SBOX)
     k = jnp.arange(steps)
     at = 4 * k[None] + jnp.arange(4)[:, None] + 3
-    data = jnp.stack([seen[at - lag[lane], column, lane] for lane, column in links], -1)
+    data = jnp.stack([seen[at - _LAG[lane], column, lane] for lane, column in links], -1)
     constants = aes.rcon(block + at - 1)  # of lane 0, which is one block behind
-
-    def look(places: jax.Array, x: jax.Array) -> jax.Array:
-        return places.at[x].get(mode="promise_in_bounds")
-
-    def evidence(row: jax.Array, state: list[jax.Array], known: int) -> jax.Array:
-        return sum(
-            (look(table[p], row[p] ^ state[p]) for p in range(known) if informative[p]),
-            jnp.zeros(state[0].shape, jnp.float32),
-        )
-
-    def forward(state: list[jax.Array], constant: jax.Array) -> list[jax.Array]:
-        new = list(state)
-        new[n - 1] = state[n - 1] ^ look(sbox, state[0])
-        for p in reversed(range(n - 1)):
-            new[p] = state[p] ^ look(sbox, new[p + 1])
-            if p == n // 2 - 1:
-                new[p] = new[p] ^ constant
-        return new
-
-    def follow(state: Any, total: jax.Array, rows: Any) -> Any:
-        """States and their evidence, further along a chain; rows beyond its end change nothing."""
-
-        def step(carry: Any, now: Any) -> tuple[Any, None]:
-            state, total = carry
-            row, constant, there = now
-            new = [jnp.where(there, a, b) for a, b in zip(forward(state, constant), state)]
-            return (new, total + jnp.where(there, evidence(row, new, n), 0)), None
-
-        return lax.scan(step, (state, total), rows)[0]
-
-    def best_of(state: Any, total: jax.Array, count: int) -> Any:
-        total, best = lax.top_k(total, min(count, total.size))
-        return [s[best] for s in state], total
+    evidence = functools.partial(_evidence, table, informative)
+    follow = functools.partial(_follow, table, informative)
 
     def from_window(chain: jax.Array, start: jax.Array) -> tuple[jax.Array, jax.Array]:
-        """The best chain whose guesses begin at step `start`: its last state, its evidence."""
+        """Find the best chain whose guesses begin at step `start`: its last state, its evidence."""
         row, constant = jnp.roll(data[chain], -start, 0), jnp.roll(constants[chain], -start)
         rows = (row, constant, k < steps - start)
         state, total = [jnp.zeros(1, jnp.uint8)] * n, jnp.zeros(1, jnp.float32)
@@ -205,15 +173,15 @@ def _search(
                 change = new[p] ^ old[p]
                 if p == n // 2 - 1:
                     change = change ^ constant[level]
-                new[p + 1] = look(inverse, change)
+                new[p + 1] = _look_up(inverse, change)
             total = jnp.repeat(total, likely.size) + evidence(row[level], new, level + 1)
             # The last cut is the widest: the steps ahead tell the rest apart.
             room = 4 * beam if level == n - 1 else beam
-            state, total = best_of(new, total, room) if total.size > room else (new, total)
+            state, total = _best_of(new, total, room) if total.size > room else (new, total)
         state, total = follow(state, total, jax.tree.map(lambda a: a[n : n + 8], rows))
-        state, total = best_of(state, total, 32)
+        state, total = _best_of(state, total, 32)
         state, total = follow(state, total, jax.tree.map(lambda a: a[n + 8 :], rows))
-        state, total = best_of(state, total, 1)
+        state, total = _best_of(state, total, 1)
         return jnp.stack(state, -1)[0], total[0]
 
     # Windows lie in the first half, so that enough rows are left to judge by.
@@ -223,10 +191,70 @@ def _search(
     best = total.reshape(4, windows).argmax(1)
     total = total.reshape(4, windows).max(1)
     last = last.reshape(4, windows, n)[jnp.arange(4), best]
+    return aes.rewind(
+        _last_words(last, constants[:, -1], links, steps), block + 4 * steps - 1
+    ), total
 
+
+_LAG = {3: 0, 0: 1, 1: 2, 2: 3}  # of a chain's lanes, in blocks
+
+
+def _look_up(places: jax.Array, x: jax.Array) -> jax.Array:
+    return places.at[x].get(mode="promise_in_bounds")
+
+
+def _evidence(
+    table: jax.Array,
+    informative: tuple[bool, ...],
+    row: jax.Array,
+    state: list[jax.Array],
+    known: int,
+) -> jax.Array:
+    return sum(
+        (_look_up(table[p], row[p] ^ state[p]) for p in range(known) if informative[p]),
+        jnp.zeros(state[0].shape, jnp.float32),
+    )
+
+
+def _forward(state: list[jax.Array], constant: jax.Array) -> list[jax.Array]:
+    n, sbox = len(state), jnp.asarray(aes.SBOX)
+    new = list(state)
+    new[n - 1] = state[n - 1] ^ _look_up(sbox, state[0])
+    for p in reversed(range(n - 1)):
+        new[p] = state[p] ^ _look_up(sbox, new[p + 1])
+        if p == n // 2 - 1:
+            new[p] = new[p] ^ constant
+    return new
+
+
+def _follow(
+    table: jax.Array, informative: tuple[bool, ...], state: Any, total: jax.Array, rows: Any
+) -> Any:
+    """Take states and their evidence further along a chain; rows beyond its end change nothing."""
+
+    def step(carry: Any, now: Any) -> tuple[Any, None]:
+        state, total = carry
+        row, constant, there = now
+        new = [jnp.where(there, a, b) for a, b in zip(_forward(state, constant), state)]
+        more = _evidence(table, informative, row, new, len(new))
+        return (new, total + jnp.where(there, more, 0)), None
+
+    return lax.scan(step, (state, total), rows)[0]
+
+
+def _best_of(state: Any, total: jax.Array, count: int) -> Any:
+    total, best = lax.top_k(total, min(count, total.size))
+    return [s[best] for s in state], total
+
+
+def _last_words(
+    last: jax.Array, constant: jax.Array, links: tuple[tuple[int, int], ...], steps: int
+) -> jax.Array:
+    """Join the last states of the four chains, uint8 `[4, links]`, to the words of a block."""
+    n, sbox = len(links), jnp.asarray(aes.SBOX)
     # One step back, so that for every lane four blocks in a row, up to `newest`, are known.
     before = [last[:, p] ^ sbox[last[:, p + 1]] for p in range(n - 1)]
-    before[n // 2 - 1] = before[n // 2 - 1] ^ constants[:, -1]
+    before[n // 2 - 1] = before[n // 2 - 1] ^ constant
     before.append(last[:, n - 1] ^ sbox[before[0]])
     states = jnp.stack([jnp.stack(before, -1), last])  # [2, chain, link]
     newest = 4 * steps - 1
@@ -236,18 +264,18 @@ def _search(
         for p, (lane, column) in enumerate(links):
             if column == half:
                 for back in range(4):
-                    index = newest - back - 3 + lag[lane]
+                    index = newest - back - 3 + _LAG[lane]
                     ends[lane].append(states[index // 4 - steps + 2, index % 4, p])
         a = [jnp.stack([ends[lane][back] for lane in range(4)]) for back in range(4)]
         # The other columns are differences of the last one.
         columns = [a[0] ^ a[1] ^ a[2] ^ a[3], a[0] ^ a[2], a[0] ^ a[1], a[0]]
         words += [lax.bitcast_convert_type(c, jnp.uint32) for c in columns]
-    return aes.rewind(jnp.stack(words), block + newest), total
+    return jnp.stack(words)
 
 
 def _ciphertext_only(case: Case) -> Found | None:
     key_bits = case.settings.get("key_bits", 128)
-    return opened_as_deep_lock(case, deep_lock_ciphertext_only(case.locked, key_bits))
+    return decrypt_as_deep_lock(case, deep_lock_ciphertext_only(case.locked, key_bits))
 
 
 ENTRIES = (

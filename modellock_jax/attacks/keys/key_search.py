@@ -26,16 +26,25 @@ CHUNK = 16  # keys scored at a time: their activations on 8 inputs should fit a 
 
 
 class Answers(NamedTuple):
-    """What an unlocked device answered to the inputs beside it: `logits`, float `[B, ..., classes]`,
-    or log-probabilities. Given to an attack in place of truths."""
+    """What an unlocked device answered to the inputs beside it, in place of truths.
+
+    Attributes:
+        logits: float `[B, ..., classes]`, or log-probabilities.
+    """
 
     logits: jax.Array
 
 
 class KeyScores(NamedTuple):
-    """`key`: the best, and its `loss` on all inputs, float32; `first_losses`: every key's on the
-    first inputs, float32 `[keys]`; `survivors`: which keys were scored on all inputs, int32
-    `[survivors]`, and their `losses` there, float32 `[survivors]`."""
+    """What `random_keys` finds.
+
+    Attributes:
+        key: The best key.
+        loss: Its loss on all inputs, float32.
+        first_losses: Every key's on the first inputs, float32 `[keys]`.
+        survivors: Which keys were scored on all inputs, int32 `[survivors]`.
+        losses: Theirs there, float32 `[survivors]`.
+    """
 
     key: Key
     loss: jax.Array
@@ -45,9 +54,17 @@ class KeyScores(NamedTuple):
 
 
 class Search(NamedTuple):
-    """A search on its way: `keys`, a tree `[restarts, ...]`, and their `losses`, float32
-    `[restarts]`; `best`, the best key so far, and its `best_loss`; steps made, int32; the locked
-    parameters and the generator."""
+    """A search on its way.
+
+    Attributes:
+        keys: A tree `[restarts, ...]`.
+        losses: Theirs, float32 `[restarts]`.
+        best: The best key so far.
+        best_loss: Its loss, float32.
+        steps: How many were made, int32.
+        locked: The locked parameters.
+        rng: The generator.
+    """
 
     keys: Key
     losses: jax.Array
@@ -126,7 +143,7 @@ def random_keys(
 
 
 def key_loss(out: Any, y: Any, task: Task = classify()) -> jax.Array:
-    """The loss that a key is scored by (see the module): answers `[B, ...]`, one float32.
+    """Return the loss that a key is scored by (see the module): answers `[B, ...]`, one float32.
 
     Raises `ValueError` where y are no truths and `out` are no logits.
 
@@ -177,7 +194,9 @@ def losses_of_keys(
     return losses
 
 
-def start(name: str, lock: Lock, kind: Any, restarts: int) -> Callable[[jax.Array, Params], Search]:
+def init_search(
+    name: str, lock: Lock, kind: Any, restarts: int
+) -> Callable[[jax.Array, Params], Search]:
     """The `init` of a search of keys of the type `kind`, from `restarts` keys drawn by the lock."""
     if restarts < 1:
         raise ValueError(f"{name}: needs at least one key to start from, not {restarts}")
@@ -198,13 +217,13 @@ def start(name: str, lock: Lock, kind: Any, restarts: int) -> Callable[[jax.Arra
     return init
 
 
-def answer(lock: Lock, forward: Forward) -> Callable[[Search, Any], Any]:
-    """The `forward` of a search: the user's, with the best key so far."""
+def best_forward(lock: Lock, forward: Forward) -> Callable[[Search, Any], Any]:
+    """Return the `forward` of a search: the user's, with the best key so far."""
     user = user_forward(lock, forward)
     return lambda state, x: user(state.best, state.locked, x)
 
 
-def move(
+def accept(
     state: Search, keys: Key, losses: jax.Array, choice: jax.Array | None
 ) -> tuple[Search, jax.Array]:
     """Take candidate `choice` `[restarts]` of keys `[restarts, candidates, ...]`, or all as they are."""
@@ -231,8 +250,8 @@ def _random_keys(case: Case, **counts: Any) -> Found | None:
     return with_key(case, jax.jit(search)(case.locked, x[:64], y[:64], case.rng).key)
 
 
-def searched(case: Case, attack: Attack, steps: int, batch: Any) -> Found | None:
-    """The best key after so many steps of a search on one batch."""
+def run_search(case: Case, attack: Attack, steps: int, batch: Any) -> Found | None:
+    """Return the best key after so many steps of a search on one batch."""
 
     @jax.jit
     def go(locked: Params, batch: Any) -> Key:

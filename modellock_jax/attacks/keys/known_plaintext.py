@@ -18,7 +18,7 @@ from modellock_jax.locks.deep_lock import DeepLockKey, deep_lock
 def deep_lock_known_plaintext(
     locked: jax.Array, known: jax.Array, offset: Any = 0, key_bits: int = 128
 ) -> DeepLockKey:
-    """The master key from 16 (or 32) consecutive known bytes anywhere: four float32 weights.
+    """Return the master key from 16 (or 32) consecutive known bytes anywhere: four float32 weights.
 
     `locked` and `known`: the same entries locked and plain, of one dtype, in C order, 16 bytes of
     them for 128 `key_bits`, 32 for 256; more are ignored. `offset`, int32, counts the bytes of key
@@ -77,7 +77,7 @@ def deep_lock_base_model(locked: Params, base: Params, key_bits: int = 128) -> D
 
 
 def leaf_bytes(leaf: jax.Array, locked: bool = True) -> jax.Array:
-    """The bytes of a leaf, the S-box undone if it is locked: uint8, weights XOR key stream."""
+    """Return the bytes of a leaf, the S-box undone if it is locked: uint8, weights XOR key stream."""
     uint = to_uint(leaf)
     if locked:
         uint = substitute(uint, jnp.asarray(aes.INV_SBOX))
@@ -94,8 +94,8 @@ def _known_bytes(locked: jax.Array, known: jax.Array, offset: jax.Array) -> Deep
         last = offset - i + size - 1
         place = last % size
         plain = window[-5]
-        turned = jnp.where(place == 3, window[-8], window[-4])
-        made = jnp.where(place < 4, sbox[turned], plain)
+        rotated = jnp.where(place == 3, window[-8], window[-4])
+        made = jnp.where(place < 4, sbox[rotated], plain)
         made = made ^ jnp.where(place == 0, aes.rcon(last // size), jnp.uint8(0))
         if size == 32:
             made = jnp.where((place >= 16) & (place < 20), sbox[plain], made)
@@ -107,8 +107,8 @@ def _known_bytes(locked: jax.Array, known: jax.Array, offset: jax.Array) -> Deep
     return DeepLockKey(aes.rewind(words, offset // size))
 
 
-def opened_as_deep_lock(case: Case, key: DeepLockKey | None) -> Found | None:
-    """The weights opened as `deep_lock` would with this key, whatever lock they are under."""
+def decrypt_as_deep_lock(case: Case, key: DeepLockKey | None) -> Found | None:
+    """Return the weights opened as `deep_lock` would with this key, whatever lock they are under."""
     if key is None:
         return None
     params = jax.jit(deep_lock(case.settings.get("key_bits", 128)).decrypt)(key, case.locked)
@@ -118,12 +118,12 @@ def opened_as_deep_lock(case: Case, key: DeepLockKey | None) -> Found | None:
 def _known_plaintext(case: Case) -> Found | None:
     known, seen = (jax.tree.leaves(tree)[0] for tree in (case.known_weights, case.locked))
     key = deep_lock_known_plaintext(seen, known, 0, case.settings.get("key_bits", 128))
-    return opened_as_deep_lock(case, key)
+    return decrypt_as_deep_lock(case, key)
 
 
 def _base_model(case: Case) -> Found | None:
     key_bits = case.settings.get("key_bits", 128)
-    return opened_as_deep_lock(case, deep_lock_base_model(case.locked, case.public_base, key_bits))
+    return decrypt_as_deep_lock(case, deep_lock_base_model(case.locked, case.public_base, key_bits))
 
 
 _CIPHERS = ("deep_lock", "stream_lock")

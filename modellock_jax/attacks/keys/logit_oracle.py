@@ -10,7 +10,7 @@ import numpy as np
 from jax import lax
 
 from modellock_jax.attacks.case import Case, Entry, Found, with_key
-from modellock_jax.attacks.keys.chosen_image import blocks_of, join, shape_of
+from modellock_jax.attacks.keys.chosen_image import block_counts, from_blocks, image_shape
 from modellock_jax.core.lock import Forward, Params
 from modellock_jax.locks.pixel_shuffle import PixelKey
 
@@ -18,8 +18,13 @@ _GREY, _STRONGEST, _RANGE = 0.5, 0.002, 200.0  # of the images that the logit or
 
 
 class OracleKey(NamedTuple):
-    """`key`: the key found; `queries`: images that it took, int; `misfit`: the largest difference of
-    a log-probability to the oracle's."""
+    """What `pixel_shuffle_logit_oracle` finds.
+
+    Attributes:
+        key: The key found.
+        queries: How many images were asked, int.
+        misfit: The largest difference of a log-probability to the oracle's.
+    """
 
     key: PixelKey
     queries: int
@@ -39,7 +44,7 @@ def pixel_shuffle_logit_oracle(
     beam: int = 64,
     tolerance: float = 2e-5,
 ) -> OracleKey | None:
-    """The key through an unlocked device that shows logits only: one image for 16 entries.
+    """Return the key through an unlocked device that shows logits only: one image for 16 entries.
 
     `oracle(x)` takes floats `[images, H, W, C]` in [0, 1] and gives the user's logits or
     log-probabilities `[images, classes]`. The images are grey, which no shuffle changes, but for
@@ -69,7 +74,7 @@ def pixel_shuffle_logit_oracle(
     >>> found.queries, bool((found.key.permutation == key.permutation).all())
     (1, True)
     """
-    blocks, n = blocks_of("pixel_shuffle_logit_oracle", block, shape)
+    blocks, n = block_counts("pixel_shuffle_logit_oracle", block, shape)
     if min(entries, images, beam) < 1:
         raise ValueError(
             "pixel_shuffle_logit_oracle: entries, images and beam must be at least 1, not "
@@ -84,7 +89,7 @@ def pixel_shuffle_logit_oracle(
         levels = np.pad(_GREY + sign * size, ((0, 0), (0, 0), (0, 1)), constant_values=_GREY)
         lit = np.full(n, count)
         lit[group] = np.arange(count)
-        answers = oracle(jnp.asarray(join(levels[:, :, lit], block, shape)))
+        answers = oracle(jnp.asarray(from_blocks(levels[:, :, lit], block, shape)))
         free = jnp.asarray(permutation < 0)
         order, misfit = _place(forward, block, shape, beam, params, levels, free, answers)
         misfits.append(float(misfit))
@@ -119,7 +124,7 @@ def _place(
     def outputs(orders: jax.Array) -> jax.Array:
         """Log-probabilities `[orders, images * classes]` of the images shuffled in these ways."""
         parts = jnp.moveaxis(levels[:, :, orders], 2, 0)
-        x = join(parts, block, shape).reshape(-1, *shape)
+        x = from_blocks(parts, block, shape).reshape(-1, *shape)
         return jax.nn.log_softmax(forward(params, x)).reshape(orders.shape[0], -1)
 
     def with_entry(order: jax.Array, entry: jax.Array) -> jax.Array:
@@ -162,7 +167,7 @@ def _place(
 
 def _logit_oracle(case: Case, **settings: Any) -> Found | None:
     found = pixel_shuffle_logit_oracle(
-        case.device, case.model.forward, case.locked, case.settings["block"], shape_of(case),
+        case.device, case.model.forward, case.locked, case.settings["block"], image_shape(case),
         case.rng, **settings,
     )  # fmt: skip
     return with_key(case, None if found is None else found.key)

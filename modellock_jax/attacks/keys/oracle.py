@@ -12,20 +12,26 @@ from modellock_jax.attacks.case import Case, Entry, Found, with_key
 from modellock_jax.attacks.keys.key_search import Answers, Search
 from modellock_jax.attacks.keys.relaxation import relaxed_signs
 from modellock_jax.attacks.keys.relaxed_key import relaxed_key
-from modellock_jax.attacks.keys.sign_algebra import SIGNS, as_mask, linear_flips, settled
+from modellock_jax.attacks.keys.sign_algebra import SIGNS, as_mask, converge, linear_flips
 from modellock_jax.core.lock import Forward, Lock, Params
 from modellock_jax.locks.sign import SignKey
 from modellock_jax.tasks import Task, classify
 
 
 class OracleSigns(NamedTuple):
-    """`key`: the key found; `queries`: inputs that were asked, int; `misfit`: the mean squared
-    difference of its log-probabilities to the oracle's; `turns`: rounds of flips of each attempt."""
+    """What `sign_mask_oracle` finds.
+
+    Attributes:
+        key: The key found.
+        queries: How many inputs were asked, int.
+        misfit: The mean squared difference of its log-probabilities to the oracle's.
+        flips: The steps of `linear_flips` in each attempt.
+    """
 
     key: SignKey
     queries: int
     misfit: float
-    turns: tuple[int, ...]
+    flips: tuple[int, ...]
 
 
 def sign_mask_oracle(
@@ -39,18 +45,18 @@ def sign_mask_oracle(
     *,
     steps: int = 400,
     restarts: int = 4,
-    turns: int = 16,
+    max_steps: int = 16,
     tolerance: float = 1e-6,
     attempts: int = 4,
     task: Task = classify(),
 ) -> OracleSigns | None:
-    """The key of `sign_mask(bits)` through an unlocked device: each input of x is asked once.
+    """Return the key of `sign_mask(bits)` through an unlocked device: each input of x is asked once.
 
     `oracle(x)` gives the user's logits or log-probabilities `[Q, ..., classes]` for inputs x
     `[Q, ...]`, natural ones best; their labels need not be known. First `relaxed_key` learns from the
     classes that the oracle named, on the inputs as the task augments them, which gets most signs
     right. Then `linear_flips` on the answers themselves corrects the rest: near the right key the
-    answers are linear in the wrong signs, or nearly so. If after `turns` of them no key explains the
+    answers are linear in the wrong signs, or nearly so. If after `max_steps` of them no key explains the
     answers to within `tolerance`, both begin anew, from other starts and on the same answers; returns
     None after `attempts` of them. Raises `ValueError` for settings below 1.
 
@@ -76,20 +82,20 @@ def sign_mask_oracle(
     (16, True)
     """
     queries = len(jax.tree.leaves(x)[0])
-    if min(turns, attempts, queries) < 1:
+    if min(max_steps, attempts, queries) < 1:
         raise ValueError(
-            f"sign_mask_oracle: needs inputs, turns and attempts, not {queries} inputs, {turns} turns "
-            f"and {attempts} attempts"
+            f"sign_mask_oracle: needs inputs, max_steps and attempts, not {queries} inputs, "
+            f"{max_steps=} and {attempts=}"
         )
-    solve = _solve(lock, bits, forward, steps, restarts, turns, tolerance, task)
+    solve = _solve(lock, bits, forward, steps, restarts, max_steps, tolerance, task)
     answers = oracle(x)
-    taken = []
+    flips_made = []
     for attempt in jax.random.split(rng, attempts):
         found = solve(locked, x, answers, attempt)
-        taken.append(int(found.steps))
+        flips_made.append(int(found.steps))
         misfit = float(found.best_loss)
         if misfit <= tolerance:
-            return OracleSigns(found.best, queries, misfit, tuple(taken))
+            return OracleSigns(found.best, queries, misfit, tuple(flips_made))
     return None
 
 
@@ -100,7 +106,7 @@ def _solve(
     forward: Forward,
     steps: int,
     restarts: int,
-    turns: int,
+    max_steps: int,
     tolerance: float,
     task: Task,
 ) -> Callable[..., Search]:
@@ -117,7 +123,7 @@ def _solve(
         )
         state = flips.init(start, locked)._replace(keys=jax.vmap(relaxation.hard)(learnt.theta))
 
-        return settled(flips, state, (x, Answers(answers)), turns, tolerance)
+        return converge(flips, state, (x, Answers(answers)), max_steps, tolerance)
 
     return solve
 

@@ -11,11 +11,11 @@ from modellock_jax.attacks.case import Case, Entry, Found
 from modellock_jax.attacks.keys.key_search import (
     CHUNK,
     Search,
-    answer,
+    accept,
+    best_forward,
+    init_search,
     losses_of_keys,
-    move,
-    searched,
-    start,
+    run_search,
 )
 from modellock_jax.core.lock import Forward, Lock
 from modellock_jax.locks.pixel_shuffle import PixelKey
@@ -58,7 +58,7 @@ def anneal(
     chunk: int = CHUNK,
     task: Task = classify(),
 ) -> Attack:
-    """Simulated annealing over permutations, with the moves of `hill_climb`.
+    """Return Simulated annealing over permutations, with the moves of `hill_climb`.
 
     The next key is drawn from the present one and `swaps` swaps of it with probability proportional
     to exp(-loss / temperature), Glauber's rule; over `steps` steps the temperature, in units of the
@@ -107,9 +107,9 @@ def _swapping(
         # Gumbel noise makes an argmin a draw; without it the first of equals, the present key, stays.
         noise = jax.random.gumbel(choose, losses.shape, losses.dtype) * t
         choice = jnp.argmin(jnp.where(jnp.isfinite(losses), losses - noise, losses), axis=1)
-        return move(state._replace(rng=rng), keys, losses, choice)
+        return accept(state._replace(rng=rng), keys, losses, choice)
 
-    return Attack(start(name, lock, PixelKey, restarts), step, answer(lock, forward))
+    return Attack(init_search(name, lock, PixelKey, restarts), step, best_forward(lock, forward))
 
 
 _SHUFFLES = ("pixel_shuffle", "patch_shuffle")
@@ -125,14 +125,14 @@ def _hill_climb(case: Case, *, steps: int = 30, swaps: int = 63, inputs: int = 1
     climb = hill_climb(
         case.lock, case.model.forward, restarts=1, swaps=swaps, chunk=4, task=case.task
     )
-    return searched(case, climb, steps, _some(case, inputs))
+    return run_search(case, climb, steps, _some(case, inputs))
 
 
 def _anneal(case: Case, *, steps: int = 120, swaps: int = 15, inputs: int = 100) -> Found | None:
     annealing = anneal(
         case.lock, case.model.forward, steps, restarts=1, swaps=swaps, chunk=4, task=case.task
     )
-    return searched(case, annealing, steps, _some(case, inputs))
+    return run_search(case, annealing, steps, _some(case, inputs))
 
 
 ENTRIES = (

@@ -15,15 +15,23 @@ from modellock_jax.attacks.keys.relaxation import (
     relaxed_permutation,
     relaxed_signs,
 )
-from modellock_jax.attacks.keys.sign_algebra import corrected
+from modellock_jax.attacks.keys.sign_algebra import correct_signs
 from modellock_jax.attacks.keys.sign_search import SIGNS, as_mask
 from modellock_jax.core.lock import Forward, Key, Params, user_forward
 from modellock_jax.tasks import Task, classify
 
 
 class Relaxed(NamedTuple):
-    """A descent on its way: `theta`, a tree `[restarts, ...]`; their `losses`, running means, float32
-    `[restarts]`; the optimiser's state; steps made, int32; the locked parameters; the generator."""
+    """A descent on its way.
+
+    Attributes:
+        theta: A tree `[restarts, ...]`.
+        losses: Running means, float32 `[restarts]`.
+        opt_state: The optimiser's state.
+        steps: How many were made, int32.
+        locked: The locked parameters.
+        rng: The generator.
+    """
 
     theta: Theta
     losses: jax.Array
@@ -59,7 +67,7 @@ def relaxed_key(
     Source: gradients on the key as in LLA (2026) and Li et al. (2024).
 
     >>> import jax, modellock_jax as ml
-    >>> from modellock_jax.attacks import run
+    >>> from modellock_jax.attacks import run_batches
     >>> def forward(params, x, tap=ml.untapped):
     ...     return tap("dense", x @ params)
     >>> relaxation = relaxed_signs(ml.sign_mask(bits=3), bits=3)
@@ -67,7 +75,7 @@ def relaxed_key(
     >>> x, y = jax.numpy.eye(3), jax.numpy.arange(3)
     >>> params = jax.numpy.diag(jax.numpy.array([4.0, -4.0, 4.0]))
     >>> batches = jax.tree.map(lambda a: jax.numpy.stack([a] * 30), (x, y))
-    >>> state, losses = run(attack, attack.init(jax.random.key(0), params), batches)
+    >>> state, losses = run_batches(attack, attack.init(jax.random.key(0), params), batches)
     >>> best_key(relaxation, state).signs.tolist()
     [1, -1, 1]
     """
@@ -109,7 +117,7 @@ def relaxed_key(
 
 
 def best_key(relaxation: Relaxation, state: Relaxed) -> Key:
-    """The rounded key of the restart whose running loss is lowest."""
+    """Return the rounded key of the restart whose running loss is lowest."""
     best = jnp.argmin(state.losses)
     return relaxation.hard(jax.tree.map(lambda leaf: leaf[best], state.theta))
 
@@ -136,7 +144,7 @@ def _relaxed_key(
             "augment": case.task.augment,
         }
         key = best_key(relaxation, run_shuffled(attack, state, x, y, order, **settings)[0])
-        return corrected(mask, forward, locked, key, x, y, case.task).best if signs else key
+        return correct_signs(mask, forward, locked, key, x, y, case.task).best if signs else key
 
     return with_key(case, go(case.locked, x, y))
 

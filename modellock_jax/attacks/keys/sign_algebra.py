@@ -13,15 +13,15 @@ from modellock_jax.attacks.keys.key_search import (
     CHUNK,
     Answers,
     Search,
-    answer,
+    accept,
+    best_forward,
+    init_search,
     key_loss,
     log_probabilities,
     losses_of_keys,
-    move,
-    searched,
-    start,
+    run_search,
 )
-from modellock_jax.attacks.keys.sign_search import SIGNS, as_mask, lowest
+from modellock_jax.attacks.keys.sign_search import SIGNS, as_mask, lowest_sets
 from modellock_jax.core.lock import Forward, Lock, Params, user_forward
 from modellock_jax.core.over_keys import over_keys
 from modellock_jax.locks.sign import SignKey
@@ -80,36 +80,38 @@ def linear_flips(
         bits = signs.shape[1]
         one_off = signs[:, None] * (1 - 2 * jnp.eye(bits, dtype=signs.dtype))[None]
         now, tried = answers_of(state, signs[:, None], x), answers_of(state, one_off, x)
-        pull, labels = _pull_of(y), y.logits[..., 0] if isinstance(y, Answers) else y
+        gradient, labels = _gradient_of(y), y.logits[..., 0] if isinstance(y, Answers) else y
         alone = jax.vmap(jax.vmap(lambda a: key_loss(a.reshape(*labels.shape, -1), y, task)))(tried)
-        shares = jax.vmap(lambda a, b: _shares(a, lambda c: pull(b + c), iterations))(
+        shares = jax.vmap(lambda a, b: _shares(a, lambda c: gradient(b + c), iterations))(
             tried - now, now[:, 0]
         )
-        sets = [(shares > 0.5)[:, None], lowest(-shares), lowest(alone)]
+        sets = [(shares > 0.5)[:, None], lowest_sets(-shares), lowest_sets(alone)]
         several = jnp.where(jnp.concatenate(sets, 1), -signs[:, None], signs[:, None])
         losses = losses_of(state.locked, SignKey(several), x, y)
-        return move(state, SignKey(several), losses, jnp.argmin(losses, axis=1))
+        return accept(state, SignKey(several), losses, jnp.argmin(losses, axis=1))
 
-    return Attack(start("linear_flips", lock, SignKey, restarts), step, answer(lock, forward))
+    return Attack(
+        init_search("linear_flips", lock, SignKey, restarts), step, best_forward(lock, forward)
+    )
 
 
-def settled(attack: Attack, state: Search, batch: Any, turns: int, tolerance: float) -> Search:
-    """Steps on one batch until no loss falls, or the best is within `tolerance`, or after `turns`."""
+def converge(attack: Attack, state: Search, batch: Any, max_steps: int, tolerance: float) -> Search:
+    """Step on one batch until no loss falls, the best is within `tolerance`, or `max_steps` are made."""
 
     def improving(carry: tuple[Search, jax.Array]) -> jax.Array:
         state, before = carry
         moved = (state.losses < before).any()
-        return (state.steps < turns) & (state.best_loss > tolerance) & moved
+        return (state.steps < max_steps) & (state.best_loss > tolerance) & moved
 
-    def turn(carry: tuple[Search, jax.Array]) -> tuple[Search, jax.Array]:
+    def again(carry: tuple[Search, jax.Array]) -> tuple[Search, jax.Array]:
         state, _ = carry
         return attack.step(state, batch)[0], state.losses
 
     first = attack.step(state, batch)[0]
-    return lax.while_loop(improving, turn, (first, jnp.full_like(first.losses, jnp.inf)))[0]
+    return lax.while_loop(improving, again, (first, jnp.full_like(first.losses, jnp.inf)))[0]
 
 
-def corrected(
+def correct_signs(
     lock: Lock,
     forward: Forward,
     locked: Params,
@@ -118,7 +120,7 @@ def corrected(
     y: Any,
     task: Task = classify(),
 ) -> Search:
-    """A sign key after up to ten `linear_flips` on labelled inputs and augmented copies of them.
+    """Return a sign key after up to ten `linear_flips` on labelled inputs and augmented copies of them.
 
     x and y `[N, ...]`. With the copies there are about 2000 inputs, though no input comes more than 20
     times. The result's `best` is the key, `steps` how many flips were made. The last step of the
@@ -129,43 +131,36 @@ def corrected(
     batch = jax.tree.map(lambda *a: jnp.concatenate(a), (x, y), *((m, y) for m in more))
     attack = linear_flips(lock, forward, restarts=1, task=task)
     state = attack.init(jax.random.key(0), locked)._replace(keys=SignKey(key.signs[None]))
-    return settled(attack, state, batch, 10, 0.0)
+    return converge(attack, state, batch, 10, 0.0)
 
 
 def copies(inputs: int) -> int:
-    """How often `corrected` looks at each of its inputs."""
+    """How often `correct_signs` looks at each of its inputs."""
     return max(1, min(20, 2000 // inputs))
 
 
-def keys_asked(bits: int) -> int:
-    """How many keys a step of `linear_flips` asks: each sign negated, sets of 0, 1, 2, 4, ... by two
-    rankings, the larger shares, and the key itself."""
-    return 1 + bits + 1 + 2 * (1 + bits.bit_length())
-
-
 def _centred(logits: jax.Array) -> jax.Array:
-    """Log-probabilities `[B, ..., classes]` in a row, those of each position about 0: linear in the
-    logits."""
+    """Give log-probabilities in a row, those of each position about 0: linear in the logits."""
     log_p = log_probabilities(logits)
     return jnp.nan_to_num(log_p - log_p.mean(-1, keepdims=True)).ravel()
 
 
-def _pull_of(y: Any) -> Callable[[jax.Array], jax.Array]:
-    """The gradient of the loss on y by the centred answers in a row; its slope is at most one."""
+def _gradient_of(y: Any) -> Callable[[jax.Array], jax.Array]:
+    """Return the gradient of the loss on y by the centred answers in a row; its slope is at most one."""
     if isinstance(y, Answers):
         return lambda found: found - _centred(y.logits)
 
-    def pull(found: jax.Array) -> jax.Array:
+    def gradient(found: jax.Array) -> jax.Array:
         p = jax.nn.softmax(found.reshape(*y.shape, -1))
         return (p - jax.nn.one_hot(y, p.shape[-1], dtype=p.dtype)).ravel()
 
-    return pull
+    return gradient
 
 
 def _shares(
-    changes: jax.Array, pull: Callable[[jax.Array], jax.Array], iterations: int
+    changes: jax.Array, gradient: Callable[[jax.Array], jax.Array], iterations: int
 ) -> jax.Array:
-    """The u in [0, 1]^bits at which a convex loss of `u @ changes` with gradient `pull` is lowest.
+    """Find the u in [0, 1]^bits at which a convex loss of `u @ changes` is lowest, by its gradient.
 
     changes `[bits, answers]`. Accelerated projected gradient (Beck & Teboulle 2009) on unknowns
     scaled to changes of length one; a sign that changes nothing keeps share 0.
@@ -177,7 +172,7 @@ def _shares(
 
     def descend(carry: Any, _: None) -> tuple[Any, None]:
         u, ahead, t = carry
-        new = jnp.clip(ahead - rate * (unit @ pull(ahead @ unit)), 0, size)
+        new = jnp.clip(ahead - rate * (unit @ gradient(ahead @ unit)), 0, size)
         later = (1 + jnp.sqrt(1 + 4 * t * t)) / 2
         return (new, new + (t - 1) / later * (new - u), later), None
 
@@ -186,9 +181,9 @@ def _shares(
     return u / jnp.where(size > 0, size, 1)
 
 
-def _linear_flips(case: Case, *, turns: int = 16, **settings: Any) -> Found | None:
+def _linear_flips(case: Case, *, steps: int = 16, **settings: Any) -> Found | None:
     attack = linear_flips(as_mask(case)[0], case.model.forward, task=case.task, **settings)
-    return searched(case, attack, turns, case.labels)
+    return run_search(case, attack, steps, case.labels)
 
 
 ENTRIES = (Entry("linear_flips", _linear_flips, SIGNS, ("labels",), "key"),)

@@ -10,11 +10,11 @@ from modellock_jax.attacks.case import Case, Entry, Found
 from modellock_jax.attacks.keys.key_search import (
     CHUNK,
     Search,
-    answer,
+    accept,
+    best_forward,
+    init_search,
     losses_of_keys,
-    move,
-    searched,
-    start,
+    run_search,
 )
 from modellock_jax.core.lock import Forward, Lock
 from modellock_jax.locks.sign import SignKey, sign_mask
@@ -48,11 +48,13 @@ def coordinate_flips(
         bits = signs.shape[1]
         one_off = signs[:, None] * (1 - 2 * jnp.eye(bits, dtype=signs.dtype))[None]
         tried = losses_of(state.locked, SignKey(one_off), *batch)
-        several = jnp.where(lowest(tried), -signs[:, None], signs[:, None])
+        several = jnp.where(lowest_sets(tried), -signs[:, None], signs[:, None])
         losses = losses_of(state.locked, SignKey(several), *batch)
-        return move(state, SignKey(several), losses, jnp.argmin(losses, axis=1))
+        return accept(state, SignKey(several), losses, jnp.argmin(losses, axis=1))
 
-    return Attack(start("coordinate_flips", lock, SignKey, restarts), step, answer(lock, forward))
+    return Attack(
+        init_search("coordinate_flips", lock, SignKey, restarts), step, best_forward(lock, forward)
+    )
 
 
 def genetic(
@@ -65,7 +67,7 @@ def genetic(
     chunk: int = CHUNK,
     task: Task = classify(),
 ) -> Attack:
-    """A genetic search of sign keys: tournaments of two, uniform crossover, mutation, an elite.
+    """Return a genetic search of sign keys: tournaments of two, uniform crossover, mutation, an elite.
 
     A step scores the whole population once and breeds the next; each sign of a child is negated
     with probability `mutations` / bits. The info is the losses, float32 `[population]`; the rest is
@@ -84,7 +86,7 @@ def genetic(
     def step(state: Search, batch: Any) -> tuple[Search, jax.Array]:
         signs = state.keys.signs
         losses = losses_of(state.locked, SignKey(signs[None]), *batch)[0]
-        state, info = move(state, state.keys, losses, None)
+        state, info = accept(state, state.keys, losses, None)
         rng, draw, cross, mutate = jax.random.split(state.rng, 4)
         order = signs[jnp.argsort(losses)]
         # In the sorted population the winner of a tournament is the lower index.
@@ -96,11 +98,13 @@ def genetic(
         keys = SignKey(jnp.concatenate([order[:elite], children]))
         return state._replace(keys=keys, rng=rng), info
 
-    return Attack(start("genetic", lock, SignKey, population), step, answer(lock, forward))
+    return Attack(
+        init_search("genetic", lock, SignKey, population), step, best_forward(lock, forward)
+    )
 
 
-def lowest(scores: jax.Array) -> jax.Array:
-    """The sets of the 0, 1, 2, 4, ... lowest scores `[R, bits]`, as bool `[R, sets, bits]`."""
+def lowest_sets(scores: jax.Array) -> jax.Array:
+    """Return the sets of the 0, 1, 2, 4, ... lowest scores `[R, bits]`, as bool `[R, sets, bits]`."""
     rank = jnp.argsort(jnp.argsort(scores, axis=1), axis=1)
     counts = jnp.asarray([0, *(2**i for i in range(scores.shape[1].bit_length()))])
     return rank[:, None, :] < counts[None, :, None]
@@ -110,19 +114,19 @@ SIGNS = ("sign_mask", "sign_flip")
 
 
 def as_mask(case: Case) -> tuple[Lock, int]:
-    """A sign lock as a mask with a gradient, and its bits: `sign_flip` is its own twin."""
+    """Return a sign lock as a mask with a gradient, and its bits: `sign_flip` is its own twin."""
     bits = case.settings.get("bits", 256)
     return (case.lock if case.scheme == "sign_mask" else sign_mask(bits)), bits
 
 
-def _coordinate_flips(case: Case, *, turns: int = 10, **settings: Any) -> Found | None:
+def _coordinate_flips(case: Case, *, steps: int = 10, **settings: Any) -> Found | None:
     attack = coordinate_flips(as_mask(case)[0], case.model.forward, task=case.task, **settings)
-    return searched(case, attack, turns, case.labels)
+    return run_search(case, attack, steps, case.labels)
 
 
-def _genetic(case: Case, *, turns: int = 60, **settings: Any) -> Found | None:
+def _genetic(case: Case, *, steps: int = 60, **settings: Any) -> Found | None:
     attack = genetic(as_mask(case)[0], case.model.forward, task=case.task, **settings)
-    return searched(case, attack, turns, case.labels)
+    return run_search(case, attack, steps, case.labels)
 
 
 ENTRIES = (

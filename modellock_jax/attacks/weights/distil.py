@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from modellock_jax.attacks._train import fitted
+from modellock_jax.attacks._train import fit_best_rate
 from modellock_jax.attacks.attack import Attack, blank, sanitise
 from modellock_jax.attacks.case import ANY, Case, Entry, Found
 from modellock_jax.core.lock import Params
@@ -34,7 +34,7 @@ def distil(model: Model, learning_rate: Any, example: Any, task: Task = classify
     Source: Hinton et al. (2015); as an attack, Tramèr et al. (2016) and Orekondy et al. (2019).
 
     >>> import jax, jax.numpy as jnp
-    >>> from modellock_jax.attacks import run
+    >>> from modellock_jax.attacks import run_batches
     >>> from modellock_jax.models import mlp
     >>> model = mlp(2, widths=())
     >>> attack = distil(model, 0.1, jnp.zeros((1, 1, 1, 2)))
@@ -42,7 +42,7 @@ def distil(model: Model, learning_rate: Any, example: Any, task: Task = classify
     >>> x = jax.random.normal(jax.random.key(2), (64, 1, 1, 2))
     >>> oracle = 5 * x[:, 0, 0]
     >>> repeated = jax.tree.map(lambda a: jnp.stack([a] * 60), (x, oracle))
-    >>> state, losses = run(attack, state, repeated)
+    >>> state, losses = run_batches(attack, state, repeated)
     >>> bool((attack.forward(state, x).argmax(-1) == oracle.argmax(-1)).mean() > 0.9)
     True
     """
@@ -74,7 +74,7 @@ def _distil(case: Case, **settings: Any) -> Found:
         return distil(case.model, rate, case.example, case.task)
 
     x, agree = case.unlabelled, partial(_agreement, case.task)
-    return fitted(case, attack, agree, case.locked, x, case.device(x), **settings)
+    return fit_best_rate(case, attack, agree, case.locked, x, case.device(x), **settings)
 
 
 def _agreement(task: Task, out: Any, answers: Any) -> jax.Array:

@@ -7,7 +7,7 @@ import jax
 import optax
 from jax import lax
 
-from modellock_jax.attacks._train import fitted, success
+from modellock_jax.attacks._train import fit_best_rate, task_score
 from modellock_jax.attacks.attack import Attack, blank, sanitise
 from modellock_jax.attacks.case import ANY, Case, Entry, Found
 from modellock_jax.attacks.weights.localise import heal
@@ -109,7 +109,7 @@ def _from(case: Case, start: Params, **settings: Any) -> Found:
     def attack(rate: Any) -> Attack:
         return fine_tune(case.model, rate, case.example, task=case.task)
 
-    return fitted(case, attack, success(case.task), start, *case.labels, **settings)
+    return fit_best_rate(case, attack, task_score(case.task), start, *case.labels, **settings)
 
 
 def _scratch(case: Case, **settings: Any) -> Found:

@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from modellock_jax.attacks._train import fitted, success
+from modellock_jax.attacks._train import fit_best_rate, task_score
 from modellock_jax.attacks.attack import Attack
 from modellock_jax.attacks.case import ANY, Case, Entry, Found, with_key, with_weights
 from modellock_jax.attacks.weights.fine_tune import fine_tune
@@ -81,7 +81,7 @@ def compare_copies(copies: Sequence[Params]) -> Params:
 
 
 def average_copies(copies: Sequence[Params]) -> Params:
-    """The mean of each float weight over the copies; other leaves are those of the first copy.
+    """Return the mean of each float weight over the copies; other leaves are those of the first copy.
 
     Raises `ValueError` for fewer than two copies, or trees that do not fit each other.
 
@@ -107,7 +107,7 @@ def average_copies(copies: Sequence[Params]) -> Params:
 
 
 def vote_copies(copies: Sequence[Params]) -> Params:
-    """The bits that most copies have, weight by weight; the earliest copy's where none leads.
+    """Return the bits that most copies have, weight by weight; the earliest copy's where none leads.
 
     Raises `ValueError` for fewer than three copies, or trees that do not fit each other.
 
@@ -136,7 +136,7 @@ def vote_copies(copies: Sequence[Params]) -> Params:
 
 
 def sign_flip_known_plaintext(locked: Params, known: Params, bits: int = 256) -> SignKey | None:
-    """The signs by which `sign_flip(bits)` turned `known` into `locked`, or None if it did not.
+    """Return the signs by which `sign_flip(bits)` changed `known` into `locked`, or None if it did not.
 
     Both are trees of one structure. Bits that reach no channel are +1. Two users' locked copies give
     the product of their keys: one key then opens both. Raises `ValueError` for trees that do not fit
@@ -167,7 +167,7 @@ def sign_flip_known_plaintext(locked: Params, known: Params, bits: int = 256) ->
 
 
 def _bits(name: str, copies: Sequence[Params], least: int) -> list[Params]:
-    """The bits of each copy, every leaf an unsigned integer."""
+    """Return the bits of each copy, every leaf an unsigned integer."""
     if len(copies) < least:
         raise ValueError(f"{name}: needs at least {least} copies, not {len(copies)}")
     shapes = [jax.tree.map(lambda leaf: (leaf.shape, leaf.dtype), copy) for copy in copies]
@@ -196,7 +196,7 @@ def _under_key(case: Case, **settings: Any) -> Found:
     def attack(rate: Any) -> Attack:
         return fine_tune_under_key(case.lock, case.model, key, rate, case.example, task)
 
-    return fitted(case, attack, success(task), case.locked, *case.labels, **settings)
+    return fit_best_rate(case, attack, task_score(task), case.locked, *case.labels, **settings)
 
 
 ENTRIES = (

@@ -16,16 +16,21 @@ from modellock_jax.core.paths import paths
 from modellock_jax.locks.adv_params import target_leaves
 from modellock_jax.models import Model
 
-SAME = 1e-6
+TOLERANCE = 1e-6
 """Two range positions closer than this are the same: some roundings of float32."""
 
-MANY = 16
+MIN_VOTES = 16
 """Votes for one margin that chance does not give: unlocked models have ten at most."""
 
 
 class Roc(NamedTuple):
-    """False and true positive rates, float32 `[P + 1]`, from the strictest threshold to the laxest;
-    `auc`, the area under the curve, float32 in [0, 1]."""
+    """A receiver operating characteristic, from the strictest threshold to the laxest.
+
+    Attributes:
+        fpr: False positive rates, float32 `[P + 1]`.
+        tpr: True positive rates, float32 `[P + 1]`.
+        auc: The area under the curve, float32 in [0, 1].
+    """
 
     fpr: jax.Array
     tpr: jax.Array
@@ -33,14 +38,19 @@ class Roc(NamedTuple):
 
 
 class Margin(NamedTuple):
-    """`margin`, float32 in (0, 0.5], and `votes`, int32: how many weights share it."""
+    """A margin that weights share.
+
+    Attributes:
+        margin: float32 in (0, 0.5].
+        votes: How many weights share it, int32.
+    """
 
     margin: jax.Array
     votes: jax.Array
 
 
 def layer_values(params: Params) -> list[jax.Array]:
-    """The layers that `adv_params` may change, float32, in tree order."""
+    """Return the layers that `adv_params` may change, float32, in tree order."""
     leaves = [jax.tree.leaves(params)[i] for i in target_leaves(params)]
     if (total := sum(leaf.size for leaf in leaves)) >= 2**31:
         raise ValueError(
@@ -50,13 +60,13 @@ def layer_values(params: Params) -> list[jax.Array]:
     return [leaf.astype(jnp.float32) for leaf in leaves]
 
 
-def each(params: Params, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
+def map_layers(params: Params, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
     """`function(layer)` of every layer, broadcast to its shape: float32 `[P]`."""
     values = layer_values(params)
     return jnp.concatenate([jnp.broadcast_to(function(v), v.shape).ravel() for v in values])
 
 
-def with_values(flat: jax.Array, params: Params) -> Params:
+def set_layer_values(flat: jax.Array, params: Params) -> Params:
     """`params` with the layers that `adv_params` may change taken from flat, float32 `[P]`."""
     leaves, tree = jax.tree.flatten(params)
     ends = np.cumsum([v.size for v in layer_values(params)])
@@ -65,7 +75,7 @@ def with_values(flat: jax.Array, params: Params) -> Params:
     return jax.tree.unflatten(tree, leaves)
 
 
-def places_of(picks: jax.Array, params: Params) -> tuple[jax.Array, jax.Array]:
+def leaf_positions(picks: jax.Array, params: Params) -> tuple[jax.Array, jax.Array]:
     """From positions in `[P]` to (leaf, position in leaf), int32, -1 where unused."""
     layers = target_leaves(params)
     starts = np.cumsum([0] + [v.size for v in layer_values(params)]).astype(np.int32)
@@ -77,14 +87,14 @@ def places_of(picks: jax.Array, params: Params) -> tuple[jax.Array, jax.Array]:
     )
 
 
-def _share(params: Params) -> jax.Array:
+def _edge_distance(params: Params) -> jax.Array:
     """Distance to the nearer end of the layer's range, in units of the range: [P], in [0, 0.5]."""
 
     def one(v: jax.Array) -> jax.Array:
         t = (v - v.min()) / jnp.maximum(v.max() - v.min(), jnp.finfo(v.dtype).tiny)
         return jnp.minimum(t, 1 - t)
 
-    return each(params, one)
+    return map_layers(params, one)
 
 
 def range_position(params: Params) -> jax.Array:
@@ -96,7 +106,7 @@ def range_position(params: Params) -> jax.Array:
     >>> range_position({"w": jnp.array([[0.0, 1.0], [2.0, 4.0]])}).tolist()
     [1.0, 0.5, 0.0, 1.0]
     """
-    return 1 - 2 * _share(params)
+    return 1 - 2 * _edge_distance(params)
 
 
 def filter_z(params: Params) -> jax.Array:
@@ -106,7 +116,7 @@ def filter_z(params: Params) -> jax.Array:
 
     Threat model: the locked weights, nothing else.
     """
-    return each(params, lambda v: jnp.abs(_robust_z(v, tuple(range(v.ndim - 1)))))
+    return map_layers(params, lambda v: jnp.abs(_robust_z(v, tuple(range(v.ndim - 1)))))
 
 
 def robust_distance(params: Params, steps: int = 10) -> jax.Array:
@@ -122,9 +132,9 @@ def robust_distance(params: Params, steps: int = 10) -> jax.Array:
     """
     z = jnp.stack(
         [
-            each(params, lambda v: _robust_z(v, None)),
-            each(params, lambda v: _robust_z(v, tuple(range(v.ndim - 1)))),
-            each(params, lambda v: _robust_z(v, -1)),
+            map_layers(params, lambda v: _robust_z(v, None)),
+            map_layers(params, lambda v: _robust_z(v, tuple(range(v.ndim - 1)))),
+            map_layers(params, lambda v: _robust_z(v, -1)),
         ],
         axis=1,
     )
@@ -148,37 +158,38 @@ def _robust_z(v: jax.Array, axis: Any) -> jax.Array:
 def clamped(params: Params, margin: Any = 0.01) -> jax.Array:
     """Score: minus the distance to the value at which `adv_params` stops a weight, `[P]`.
 
-    In units of the layer's range; weights above `-SAME` lie exactly at `min + margin * range` or
+    In units of the layer's range; weights above `-TOLERANCE` lie exactly at `min + margin * range` or
     `max - margin * range`. `margin` is the lock's setting, or what `shared_margin` finds.
 
     Threat model: the attacker knows the scheme, and so that steps of a whole range end at a bound.
 
     **Guarantees.** float32 layers, `step` at least 1: every weight that the lock changed scores above
-    `-SAME`, since the lock leaves each layer its minimum and maximum.
+    `-TOLERANCE`, since the lock leaves each layer its minimum and maximum.
 
     >>> import jax, modellock_jax as ml
     >>> params = {"kernel": jax.random.normal(jax.random.key(1), (8, 8))}
     >>> lock = ml.adv_params(count=3)
     >>> key = lock.init(jax.random.key(0), params)
     >>> locked, key = lock.encrypt(key, params, lambda p: (p["kernel"] ** 2).sum())
-    >>> sorted(jax.numpy.flatnonzero(clamped(locked) > -SAME).tolist()) == sorted(key.position.tolist())
+    >>> found = jax.numpy.flatnonzero(clamped(locked) > -TOLERANCE)
+    >>> sorted(found.tolist()) == sorted(key.position.tolist())
     True
     """
-    return -jnp.abs(_share(params) - margin)
+    return -jnp.abs(_edge_distance(params) - margin)
 
 
 def shared_margin(params: Params) -> Margin:
-    """The range position that most weights of all layers share, when the margin is not known.
+    """Return the range position that most weights of all layers share, when the margin is not known.
 
     Trained float32 weights hardly ever have the same range position; weights that one lock stopped
     at its bounds all do. Without a lock `votes` stays near what chance gives, below about ten.
 
     Threat model: the locked weights, nothing else.
     """
-    share = jnp.sort(_share(params))
+    share = jnp.sort(_edge_distance(params))
     # A layer's own ends are at 0 by definition.
-    first = jnp.searchsorted(share, share - SAME)
-    votes = jnp.where(share > SAME, jnp.arange(share.size) - first + 1, 0)
+    first = jnp.searchsorted(share, share - TOLERANCE)
+    votes = jnp.where(share > TOLERANCE, jnp.arange(share.size) - first + 1, 0)
     best = jnp.argmax(votes)
     return Margin(share[(best + first[best]) // 2], votes[best].astype(jnp.int32))
 
@@ -186,7 +197,7 @@ def shared_margin(params: Params) -> Margin:
 def heal(params: Params) -> Params:
     """Weights that `adv_params` stopped at its bounds, set to the median of their layer.
 
-    If fewer than `MANY` weights share a margin, the parameters come back as they are: no clamped
+    If fewer than `MIN_VOTES` weights share a margin, the parameters come back as they are: no clamped
     weights were found. Pure; needs no data.
 
     Threat model: the locked weights and the scheme, not its settings.
@@ -196,15 +207,15 @@ def heal(params: Params) -> Params:
     >>> lock = ml.adv_params(count=24)
     >>> locked, _ = lock.encrypt(lock.init(jax.random.key(0), params), params,
     ...                          lambda p: (p["kernel"] ** 2).sum())
-    >>> [int(changed(heal(tree), params).sum()) for tree in (params, locked)]
+    >>> [int(changed_weights(heal(tree), params).sum()) for tree in (params, locked)]
     [0, 24]
-    >>> [int(changed(heal(tree), tree).sum()) for tree in (params, locked)]
+    >>> [int(changed_weights(heal(tree), tree).sum()) for tree in (params, locked)]
     [0, 24]
     """
     margin = shared_margin(params)
-    suspects = (clamped(params, margin.margin) > -SAME) & (margin.votes >= MANY)
-    return with_values(
-        jnp.where(suspects, each(params, jnp.median), each(params, lambda v: v)), params
+    suspects = (clamped(params, margin.margin) > -TOLERANCE) & (margin.votes >= MIN_VOTES)
+    return set_layer_values(
+        jnp.where(suspects, map_layers(params, jnp.median), map_layers(params, lambda v: v)), params
     )
 
 
@@ -251,14 +262,14 @@ def stale_channels(model: Model, locked: Params, x: jax.Array) -> dict[str, jax.
     return {layer: channel(found[layer]) for layer in sorted(found, key=number)}
 
 
-def changed(locked: Params, params: Params) -> jax.Array:
-    """The truth, for `roc`: which weights differ, bool `[P]`."""
+def changed_weights(locked: Params, params: Params) -> jax.Array:
+    """Return the truth, for `roc`: which weights differ, bool `[P]`."""
     pairs = zip(layer_values(locked), layer_values(params))
     return jnp.concatenate([(a != b).ravel() for a, b in pairs])
 
 
 def roc(scores: jax.Array, changed: jax.Array) -> Roc:
-    """The receiver operating characteristic of scores `[P]` against the truth, bool `[P]`.
+    """Return the receiver operating characteristic of scores `[P]` against the truth, bool `[P]`.
 
     Equal scores count half in `auc`; NaN scores count as the lowest. With no changed weight, or
     nothing else, rates and area are NaN.

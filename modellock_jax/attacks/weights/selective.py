@@ -10,12 +10,12 @@ from jax import lax
 
 from modellock_jax.attacks.case import Case, Entry, Found, with_key, with_weights
 from modellock_jax.attacks.weights.localise import (
-    SAME,
+    TOLERANCE,
     clamped,
-    each,
-    places_of,
+    leaf_positions,
+    map_layers,
+    set_layer_values,
     shared_margin,
-    with_values,
 )
 from modellock_jax.core.bits import to_uint
 from modellock_jax.core.lock import Forward, Params
@@ -48,10 +48,10 @@ def adv_params_descent(
     count: int = 48,
     task: Task = classify(),
 ) -> Params:
-    """The paper's adaptive attacker: the lock's own search on the thief's data, descending.
+    """Return the paper's adaptive attacker: the lock's own search on the thief's data, descending.
 
     Inputs x and truths y, `[B, ...]`; `rng` draws the random half of the layers of every
-    turn. In an open layer the weight is stepped for which gradient times change promises most, by a
+    iteration. In an open layer the weight is stepped for which gradient times change promises most, by a
     whole range against the sign of the gradient, and clamped; at most `count` weights. The loss is
     the task's. Returns the parameters. Jit with `forward` and `count` closed over.
 
@@ -69,10 +69,10 @@ def adv_params_descent(
 
 
 def neutral_key(locked: Params, suspects: jax.Array, count: int = 48) -> AdvParamsKey:
-    """A key that puts suspect weights to the median of their layer; needs no data at all.
+    """Return a key that puts suspect weights to the median of their layer; needs no data at all.
 
-    `suspects`: bool `[P]`, as `clamped(locked) > -SAME`; of more than `count`, the first ones. The key
-    opens with `adv_params(count).decrypt`.
+    `suspects`: bool `[P]`, as `clamped(locked) > -TOLERANCE`; of more than `count`, the first ones.
+    The key opens with `adv_params(count).decrypt`.
 
     Threat model: the locked weights and the scheme.
 
@@ -82,7 +82,7 @@ def neutral_key(locked: Params, suspects: jax.Array, count: int = 48) -> AdvPara
     >>> ml.adv_params(count=2).decrypt(key, locked)["w"].tolist()
     [[0.0, 0.75], [0.5, 1.0]]
     """
-    return _key(locked, each(locked, jnp.median), suspects, count)
+    return _key(locked, map_layers(locked, jnp.median), suspects, count)
 
 
 def restore(
@@ -96,7 +96,7 @@ def restore(
     steps: int = 60,
     task: Task = classify(),
 ) -> AdvParamsKey:
-    """The values of weights whose places are known, as a key for `adv_params(count)`.
+    """Return the values of weights whose places are known, as a key for `adv_params(count)`.
 
     `suspects`: bool `[P]`; inputs x and truths y, `[B, ...]`. From the median of each layer,
     `steps` steps of Adam on the posterior: the task's loss on all inputs, and a normal prior with the
@@ -107,8 +107,8 @@ def restore(
     found the places, as with `clamped`.
     """
     suspects = _first(suspects, count)
-    centre = each(locked, jnp.median)
-    start = jnp.where(suspects, centre, each(locked, lambda v: v))
+    centre = map_layers(locked, jnp.median)
+    start = jnp.where(suspects, centre, map_layers(locked, lambda v: v))
     state = _Pursuit(start, suspects, _adam.init(start))
     found = _refit(task, forward, locked, centre, state, (x, y), steps)
     return _key(locked, found.flat, suspects, count)
@@ -121,7 +121,7 @@ def selective(
     y: Any,
     *,
     count: int = 48,
-    turns: int = 24,
+    iterations: int = 24,
     new: int = 4,
     steps: int = 5,
     task: Task = classify(),
@@ -129,9 +129,9 @@ def selective(
     """Places and values of changed weights, from what lowers the loss: a key for `adv_params(count)`.
 
     Inputs x and truths y, `[B, ...]`, in random order; the last quarter is held out. Each of
-    `turns` turns adds the `new` weights for which the gradient promises most from a move to the
+    `iterations` steps adds the `new` weights for which the gradient promises most from a move to the
     median of the layer (g * w, centred), refits all chosen weights together by `steps` steps of Adam
-    as `restore` does, and gives back all but the `count` that moved farthest. The turn with the
+    as `restore` does, and gives back all but the `count` that moved farthest. The iteration with the
     lowest loss on the inputs held out is returned, the locked model itself included; places that are
     not needed are -1. Jit with `forward` and the numbers closed over. Raises `ValueError` for fewer
     than four inputs or numbers below 1.
@@ -155,20 +155,20 @@ def selective(
     """
     n = len(jax.tree.leaves(x)[0])
     held = n // 4
-    if held < 1 or min(count, turns, new, steps) < 1:
+    if held < 1 or min(count, iterations, new, steps) < 1:
         raise ValueError(
             f"selective: needs four inputs or more and numbers of at least 1, not {n} inputs, "
-            f"{count=}, {turns=}, {new=}, {steps=}"
+            f"{count=}, {iterations=}, {new=}, {steps=}"
         )
     seen = jax.tree.map(lambda a: a[:-held], (x, y))
     rest = jax.tree.map(lambda a: a[-held:], (x, y))
-    flat, centre, scale = (each(locked, f) for f in (lambda v: v, jnp.median, jnp.std))
+    flat, centre, scale = (map_layers(locked, f) for f in (lambda v: v, jnp.median, jnp.std))
     new, count = min(new, flat.size), min(count, flat.size)
 
     def loss(flat: jax.Array, data: Any) -> jax.Array:
-        return mean_loss(task.loss, forward, with_values(flat, locked), *data)[0]
+        return mean_loss(task.loss, forward, set_layer_values(flat, locked), *data)[0]
 
-    def turn(carry: tuple[_Pursuit, _Best], _: None) -> tuple[tuple[_Pursuit, _Best], None]:
+    def iterate(carry: tuple[_Pursuit, _Best], _: None) -> tuple[tuple[_Pursuit, _Best], None]:
         s, best = carry
         gain = jax.grad(loss)(s.flat, seen) * (s.flat - centre)
         gain, picks = lax.top_k(jnp.where(s.support | ~(gain > 0), -1.0, gain), new)
@@ -185,7 +185,7 @@ def selective(
 
     none = jnp.zeros(flat.size, jnp.bool_)
     start = _Pursuit(flat, none, _adam.init(flat)), _Best(flat, none, loss(flat, rest))
-    best = lax.scan(turn, start, length=turns)[0][1]
+    best = lax.scan(iterate, start, length=iterations)[0][1]
     return _key(locked, best.flat, best.support, count)
 
 
@@ -202,11 +202,11 @@ def _refit(
     steps: int,
 ) -> _Pursuit:
     """Adam on the weights in `state.support` alone, in units of each layer's deviation."""
-    scale, support = each(locked, jnp.std), state.support
+    scale, support = map_layers(locked, jnp.std), state.support
 
     def posterior(flat: jax.Array) -> jax.Array:
         away = jnp.where(support, (flat - centre) / jnp.maximum(scale, 1e-12), 0.0)
-        fit = mean_loss(task.loss, forward, with_values(flat, locked), *data)[0]
+        fit = mean_loss(task.loss, forward, set_layer_values(flat, locked), *data)[0]
         return fit + 0.5 * (away * away).sum() / len(jax.tree.leaves(data)[0])
 
     def step(carry: Any, _: None) -> tuple[Any, None]:
@@ -220,14 +220,14 @@ def _refit(
 
 
 def _first(suspects: jax.Array, count: int) -> jax.Array:
-    """The first `count` of the suspects, bool `[P]`."""
+    """Return the first `count` of the suspects, bool `[P]`."""
     return suspects & (jnp.cumsum(suspects.astype(jnp.int32)) <= count)
 
 
 def _key(locked: Params, flat: jax.Array, suspects: jax.Array, count: int) -> AdvParamsKey:
-    """A key that puts the first `count` suspects to their values in `flat`."""
+    """Return a key that puts the first `count` suspects to their values in `flat`."""
     picks = jnp.flatnonzero(suspects, size=count, fill_value=-1).astype(jnp.int32)
-    leaf, position = places_of(picks, locked)
+    leaf, position = leaf_positions(picks, locked)
     bits, leaves = jnp.zeros(count, jnp.uint32), jax.tree.leaves(locked)
     for i in target_leaves(locked):
         value = to_uint(flat[jnp.maximum(picks, 0)].astype(leaves[i].dtype)).astype(jnp.uint32)
@@ -242,11 +242,11 @@ def _refitted(case: Case, key: AdvParamsKey) -> Found | None:
 
 
 def _suspects(case: Case) -> jax.Array:
-    return clamped(case.locked, shared_margin(case.locked).margin) > -SAME
+    return clamped(case.locked, shared_margin(case.locked).margin) > -TOLERANCE
 
 
-def _selective(case: Case, *, turns: int = 24, steps: int = 5) -> Found | None:
-    counts = {"count": case.settings.get("count", 48), "turns": turns, "steps": steps}
+def _selective(case: Case, *, iterations: int = 24, steps: int = 5) -> Found | None:
+    counts = {"count": case.settings.get("count", 48), "iterations": iterations, "steps": steps}
     pursue = jax.jit(partial(selective, case.model.forward, **counts, task=case.task))
     return _refitted(case, pursue(case.locked, *case.labels))
 

@@ -1,4 +1,4 @@
-"""Fine-tuning, swept: what the thief's own data chooses among settings and stops, and his control."""
+"""Fine-tuning, swept: what the thief's own data chooses among settings and stops, and the control."""
 
 import functools
 from collections.abc import Callable
@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import optax
 from jax import lax
 
-from modellock_jax.attacks.attack import run
+from modellock_jax.attacks.attack import run_batches
 from modellock_jax.attacks.weights.fine_tune import Variant, fine_tune
 from modellock_jax.core.lock import Params
 from modellock_jax.models import Model
@@ -20,13 +20,17 @@ OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
     "adam": optax.adam,
     "sgd": functools.partial(optax.sgd, momentum=0.9),
 }
-HELD = 5  # every fifth of the thief's inputs is held out
+_HOLD_OUT = 5  # every fifth of the thief's inputs is held out
 
 
 class Trial(NamedTuple):
-    """One setting's run: `params` before it and at every stop, a tree `[1 + stops, ...]`; their
-    `value`, in the task's unit, and `loss` on the inputs that the thief held out, float32
-    `[1 + stops]`."""
+    """One setting, tried.
+
+    Attributes:
+        params: Those before it and at every stop, a tree `[1 + stops, ...]`.
+        value: Theirs on the inputs that the thief held out, in the task's unit, float32 `[1 + stops]`.
+        loss: Theirs there, float32 `[1 + stops]`.
+    """
 
     params: Params
     value: jax.Array
@@ -61,11 +65,11 @@ def trial(
     def one(rng: jax.Array, locked: Params, rate: Any, x: Any, y: Any, size: Any) -> Trial:
         attack = fine_tune(model, rate, example, variant, OPTIMIZERS[optimizer], task)
         start, order, noise = jax.random.split(rng, 3)
-        held = jnp.maximum(1, size // HELD)
+        held = jnp.maximum(1, size // _HOLD_OUT)
         shape = (stops, steps // stops, batch_size)
         index = jax.random.randint(order, shape, held, size)
         noise = jax.random.split(noise, shape[:2])
-        most = max(1, len(jax.tree.leaves(x)[0]) // HELD)
+        most = max(1, len(jax.tree.leaves(x)[0]) // _HOLD_OUT)
         kept_x, kept_y = jax.tree.map(lambda a: a[:most], (x, y))
         counts = jnp.arange(most) < held
 
@@ -77,7 +81,7 @@ def trial(
         def stretch(state: Any, at: Any) -> tuple[Any, Trial]:
             index, noise = at
             inputs, truths = jax.tree.map(lambda a: a[index], (x, y))
-            state, _ = run(attack, state, (jax.vmap(task.augment)(noise, inputs), truths))
+            state, _ = run_batches(attack, state, (jax.vmap(task.augment)(noise, inputs), truths))
             return state, look(state[0])
 
         first = attack.init(start, locked)
@@ -88,7 +92,7 @@ def trial(
 
 
 def _tally(task: Task, out: Any, y: Any, counts: jax.Array) -> Any:
-    """The tally of the examples that count, bool `[B]`, whose number may be traced."""
+    """Return the tally of the examples that count, bool `[B]`, whose number may be traced."""
 
     def one(out: Any, y: Any) -> Any:
         return task.tally(*jax.tree.map(lambda a: a[None], (out, y)))
@@ -101,7 +105,7 @@ def _tally(task: Task, out: Any, y: Any, counts: jax.Array) -> Any:
 
 
 def best_so_far(merit: jax.Array, loss: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """What the thief holds after each stop: `(setting, stop)`, each int32 `[stops]`.
+    """Return what the thief holds after each stop: `(setting, stop)`, each int32 `[stops]`.
 
     `merit` (see `tasks.merit`) and `loss`, float32 `[settings, stops]`, of inputs that choose. The
     highest merit of all settings up to that stop, of equals the one with the lowest loss, and of those
