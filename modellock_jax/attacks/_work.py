@@ -20,7 +20,7 @@ class Counter:
         self.total += more
 
     def of(self, function: Callable[..., Any], inputs: int = 0) -> Callable[..., Any]:
-        """`function`, whose outputs `[B, ...]` count B, and 2 B where a gradient goes through them.
+        """Wrap `function`, whose outputs `[B, ...]` count B, and 2 B where a gradient goes through them.
 
         `function` may give a tuple, of which the first tree counts, as `Model.train` does. Its argument
         number `inputs` is what is counted, so that a `vmap` over keys counts every key's.

@@ -12,6 +12,8 @@ from modellock_jax.core.lock import Params
 from modellock_jax.core.over_keys import over_keys
 from modellock_jax.train import batches
 
+__all__ = ["Attack", "State", "blank", "run_batches", "run_seeds", "run_shuffled", "sanitise"]
+
 State = Any
 
 
@@ -31,6 +33,11 @@ def run_batches(attack: Attack, state: State, steps: Any) -> tuple[State, Any]:
     """Step through batches, `steps`, a tree of arrays `[steps, ...]`, in one `lax.scan`.
 
     Returns the last state and the `info` of every step, `[steps, ...]`.
+
+    Args:
+        attack: Any attack.
+        state: The attack's state.
+        steps: Batches, a tree of arrays `[steps, ...]`.
     """
     return lax.scan(attack.step, state, steps)
 
@@ -50,6 +57,16 @@ def run_shuffled(
 
     y may be None. Batches have at most N entries; `augment(rng, x)`, the task's, changes each. Returns
     what `run_batches` returns. Pure.
+
+    Args:
+        attack: Any attack.
+        state: The attack's state.
+        x: Inputs, a tree `[N, ...]`.
+        y: What is known of them, a tree `[N, ...]`; None for nothing.
+        rng: A JAX PRNG key.
+        steps: How many batches.
+        batch_size: Entries of a batch, at most N.
+        augment: `augment(rng, x) -> x`, the task's; None for none.
     """
     n = len(jax.tree.leaves(x)[0])
     size = min(batch_size, n)
@@ -81,6 +98,16 @@ def run_seeds(
     `over_keys`). `settings` are those of `run_shuffled`. Returns its last states and `info`,
     trees `[K, ...]`. Pure.
 
+    Args:
+        attack: Any attack.
+        locked: The locked parameters, a tree of arrays.
+        x: Inputs, a tree `[N, ...]`.
+        y: What is known of them, a tree `[N, ...]`; None for nothing.
+        rngs: JAX PRNG keys `[K]`.
+        chunk: How many seeds are trained at a time.
+        mesh: A mesh of one axis, whose devices share the work; see `over_keys`.
+        **settings: Those of `run_shuffled`.
+
     **Guarantees.** Seed number i starts from `attack.init(a, locked)` and draws its batches with `b`,
     where `a, b = jax.random.split(rngs[i])`.
     """
@@ -106,6 +133,12 @@ def sanitise(
     entry of a float leaf is unusable if it is not finite, above `largest`, or not zero but below
     `smallest`, in absolute value; it gets the fresh value. A leaf with more than half of its entries
     unusable is replaced whole. Other leaves stay as they are.
+
+    Args:
+        locked: The locked parameters, a tree of arrays.
+        fresh: A newly initialised tree of the same shapes: the attacker knows the architecture.
+        largest: Absolute values above it are unusable.
+        smallest: So are those below it that are not 0.
 
     **Guarantees.** Compares and selects only, so it may be run on ciphertext. Weights that hold
     nothing unusable come back bit for bit.

@@ -10,6 +10,18 @@ from modellock_jax.core.lock import Key, Lock, Params, user_forward
 from modellock_jax.models import Model
 from modellock_jax.tasks import Task, classify
 
+__all__ = [
+    "ANY",
+    "RIGHTS",
+    "Case",
+    "Copy",
+    "Entry",
+    "Found",
+    "NotGiven",
+    "with_key",
+    "with_weights",
+]
+
 RIGHTS: dict[str, str] = {
     "unlabelled": "inputs without labels",
     "labels": "labelled inputs",
@@ -108,12 +120,13 @@ class Case:
     def only(self, *names: str) -> "Case":
         """Return the same case for an attacker who has these rights and no others.
 
-        Raises `NotGiven` for one that this case lacks.
+        Raises:
+            NotGiven: For one that this case lacks.
         """
         return self.replace(**{name: getattr(self, name) for name in names})
 
     def replace(self, model: Model | None = None, **rights: Any) -> "Case":
-        """The same locked model with another set of rights, and counted through another `model`."""
+        """Give the same locked model another set of rights, and count through another `model`."""
         return Case(
             self.lock,
             model or self.model,

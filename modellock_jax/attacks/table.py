@@ -23,6 +23,8 @@ from modellock_jax.attacks.keys import (
 from modellock_jax.attacks.weights import distil, fine_tune, leakage, selective, stream_reuse
 from modellock_jax.core.table import Table
 
+__all__ = ["ATTACKS", "attempt"]
+
 _MODULES = (
     fine_tune, distil, key_search, relaxed_key, oracle, sign_algebra, sign_search,
     signs_from_weights, permutation_search, chosen_image, logit_oracle, selective, ciphertext_only,
@@ -43,8 +45,16 @@ ATTACKS: Table[Entry] = Table(
 def attempt(name: str, case: Case, **settings: Any) -> Found | None:
     """Let the attack of that name loose on a case, and count what it takes.
 
-    It gets the rights that it needs and no others. Returns None where it gives up. Raises `ValueError`
-    for an unknown name or an attack on other schemes, `NotGiven` if the case lacks a right it needs.
+    It gets the rights that it needs and no others. Returns None where it gives up.
+
+    Args:
+        name: A name of `ATTACKS`.
+        case: What the attacker has.
+        **settings: Those of the attack.
+
+    Raises:
+        ValueError: For an unknown name or an attack on other schemes.
+        NotGiven: If the case lacks a right it needs.
 
     >>> import jax, modellock_jax as ml
     >>> from modellock_jax.models import mlp

@@ -30,7 +30,8 @@ _VERDICTS = {True: "met", False: "missed", None: ""}
 def run(only: Sequence[str] = (), quick: bool = False) -> list[Row]:
     """Measure the parts named by `only`, or all; `quick` takes small sizes and few rounds.
 
-    Raises `ValueError` for a part that is not in `PARTS`, before anything is measured.
+    Raises:
+        ValueError: For a part that is not in `PARTS`, before anything is measured.
     """
     if unknown := sorted(set(only) - set(PARTS)):
         raise ValueError(f"bench: the parts are {', '.join(PARTS)}, not {', '.join(unknown)}")

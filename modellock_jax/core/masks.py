@@ -44,7 +44,8 @@ class Chained:
 def check_mask_applied(mask: Mask, sites: Sequence[str]) -> None:
     """Refuse a trace in which a mask acted nowhere; `sites` are those that the forward tapped.
 
-    Raises `ValueError` that names the sites there are.
+    Raises:
+        ValueError: That names the sites there are.
     """
     if not sites:
         raise ValueError(

@@ -27,8 +27,11 @@ class Table(Mapping[str, _Record], Generic[_Record]):
     itself or as `module:attribute`; `group`: the entry points under which installed packages announce
     theirs, as in `[project.entry-points."modellock_jax.locks"]` `my_lock = "my_package:SCHEME"`.
 
-    Asked for a name of `own`, it looks at no other package. Raises `KeyError` for a name that is not
-    there, `ValueError` where a record of another package has a name that is taken or cannot be loaded.
+    Asked for a name of `own`, it looks at no other package.
+
+    Raises:
+        KeyError: For a name that is not there.
+        ValueError: Where a record of another package has a name that is taken or cannot be loaded.
     """
 
     def __init__(
@@ -41,8 +44,9 @@ class Table(Mapping[str, _Record], Generic[_Record]):
     def register(self, record: _Record) -> None:
         """Add a record for the life of this process; a package announces its own by entry points.
 
-        Raises `TypeError` for what is no record, `ValueError` if the name is taken, unless by the same
-        definition, run again as in a notebook.
+        Raises:
+            TypeError: For what is no record.
+            ValueError: If the name is taken, unless by the same definition, run again as in a notebook.
         """
         if not isinstance(record, self._kind):
             raise TypeError(

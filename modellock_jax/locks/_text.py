@@ -31,7 +31,11 @@ class Link(NamedTuple):
 
     @property
     def lock(self) -> "Lock":
-        """The lock. Raises `ValueError` for settings with which there is none."""
+        """The lock.
+
+        Raises:
+            ValueError: For settings with which there is none.
+        """
         return self._build(self.settings)
 
     def complete(self, shape: Shape | None = None) -> "Link":
@@ -82,7 +86,11 @@ class LockText(NamedTuple):
 
     @property
     def lock(self) -> "Lock":
-        """The lock, of several their chain. Raises `ValueError` for settings without one."""
+        """The lock, of several their chain.
+
+        Raises:
+            ValueError: For settings without one.
+        """
         from modellock_jax.core.compose import chain
 
         locks = [link.lock for link in self.links]

@@ -6,6 +6,8 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+__all__ = ["random_gain", "random_shift", "unchanged"]
+
 
 def unchanged(rng: jax.Array, x: Any) -> Any:
     """Return the inputs as they are."""
@@ -16,6 +18,11 @@ def random_shift(rng: jax.Array, x: jax.Array, pixels: int = 2) -> jax.Array:
     """Shift each image by up to `pixels` in each direction, zeros coming in.
 
     Images are `[B, H, W, C]`; inputs of another rank have no directions and come back as they are.
+
+    Args:
+        rng: A JAX PRNG key.
+        x: Images `[B, H, W, C]`; inputs of another rank come back as they are.
+        pixels: The largest shift in each direction, at least 0.
 
     >>> import jax, jax.numpy as jnp
     >>> moved = random_shift(jax.random.key(0), jnp.ones((3, 6, 6, 1)))
@@ -35,6 +42,11 @@ def random_shift(rng: jax.Array, x: jax.Array, pixels: int = 2) -> jax.Array:
 
 def random_gain(rng: jax.Array, x: jax.Array, max_change: float = 0.2) -> jax.Array:
     """Multiply each input of `[B, ...]` by a number drawn evenly from [1 - max_change, 1 + max_change].
+
+    Args:
+        rng: A JAX PRNG key.
+        x: Inputs `[B, ...]`, float.
+        max_change: The largest change, as a share of the input.
 
     >>> import jax, jax.numpy as jnp
     >>> bool((jnp.abs(random_gain(jax.random.key(0), jnp.ones((9, 4))) - 1) <= 0.2001).all())

@@ -9,6 +9,8 @@ from modellock_jax.tasks.augment import random_shift
 from modellock_jax.tasks.logits import cross_entropy, kl_divergence, margin_loss
 from modellock_jax.tasks.task import Task, share
 
+__all__ = ["Counts", "classify"]
+
 
 class Counts(NamedTuple):
     """How many inputs were classified correctly, and how many there were, int32."""
@@ -18,9 +20,15 @@ class Counts(NamedTuple):
 
 
 def classify(classes: int = 10) -> Task:
-    """One class for each input: logits `[B, classes]`, labels int `[B]`; accuracy in %.
+    """Classify inputs: logits `[B, classes]`, labels int `[B]`; accuracy in %.
 
-    `augment` shifts images by up to two pixels. Raises `ValueError` for less than two classes.
+    `augment` shifts images by up to two pixels.
+
+    Args:
+        classes: The number of classes, at least 2.
+
+    Raises:
+        ValueError: For less than two classes.
 
     **Guarantees.** An input with a logit that is not finite counts as wrong: argmax of NaN is class
     0, and would otherwise be right for one class. Tallies add up exactly.

@@ -7,11 +7,17 @@ from jax import lax
 
 from modellock_jax.tasks.task import finite
 
+__all__ = ["cross_entropy", "kl_divergence", "margin_loss"]
+
 
 def cross_entropy(logits: jax.Array, y: jax.Array) -> jax.Array:
     """Return the mean cross-entropy of each example's positions, float `[B]`; infinite if not finite.
 
     Logits `[B, ..., C]`, labels int `[B, ...]`.
+
+    Args:
+        logits: float `[B, ..., C]`.
+        y: Labels, int `[B, ...]`.
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.array([[3.0, 0.0], [jnp.nan, 0.0]])
@@ -31,6 +37,10 @@ def margin_loss(logits: jax.Array, y: jax.Array) -> jax.Array:
     wrong, this one makes many wrong. The unit, which counts as a constant in the gradient, keeps
     answers in reach whose logits grew.
 
+    Args:
+        logits: float `[B, ..., C]`.
+        y: Labels, int `[B, ...]`.
+
     >>> import jax.numpy as jnp
     >>> round(float(margin_loss(jnp.array([[4.0, 0.0], [4.0, 0.0]]), jnp.array([0, 1]))), 3)
     0.5
@@ -48,6 +58,10 @@ def kl_divergence(logits: jax.Array, answers: jax.Array) -> jax.Array:
     """Return the mean KL(answers || logits) of each example's positions: float `[B]`.
 
     Both `[B, ..., C]`. An example whose answer is not finite gives 0: it teaches nothing.
+
+    Args:
+        logits: float `[B, ..., C]`.
+        answers: Another model's logits, float `[B, ..., C]`.
 
     >>> import jax.numpy as jnp
     >>> one = jnp.array([[3.0, 0.0], [jnp.nan, 0.0]])

@@ -10,6 +10,8 @@ from modellock_jax.tasks.augment import unchanged
 from modellock_jax.tasks.logits import cross_entropy, kl_divergence, margin_loss
 from modellock_jax.tasks.task import Task
 
+__all__ = ["LogLoss", "next_token"]
+
 
 class LogLoss(NamedTuple):
     """`nats`: float32, the sum of -log p of the tokens that came; `tokens`: int32, how many."""
@@ -19,11 +21,17 @@ class LogLoss(NamedTuple):
 
 
 def next_token(vocabulary: int = 256) -> Task:
-    """The next token at every place: logits `[B, T, vocabulary]`, tokens int `[B, T]`; perplexity.
+    """Predict the next token everywhere: logits `[B, T, vocabulary]`, tokens int `[B, T]`; perplexity.
 
-    The perplexity is the exponential of the mean -log p: as many tokens as a model hesitates between,
-    1 at best, `vocabulary` for one that knows nothing, and more for one that is sure and wrong.
-    Raises `ValueError` for less than two tokens.
+    The perplexity is the exponential of the mean -log p: as many tokens as a model hesitates
+    between, 1 at best, `vocabulary` for one that knows nothing, and more for one that is sure and
+    wrong.
+
+    Args:
+        vocabulary: The number of tokens there are, at least 2.
+
+    Raises:
+        ValueError: For less than two tokens.
 
     **Guarantees.** A token with a logit that is not finite had probability 0, so that the perplexity
     of the whole is infinite; so it is where it is more than float32 can hold. Rule a token out by a

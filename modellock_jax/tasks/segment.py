@@ -9,6 +9,8 @@ from modellock_jax.tasks.augment import random_gain
 from modellock_jax.tasks.logits import cross_entropy, kl_divergence, margin_loss
 from modellock_jax.tasks.task import Task
 
+__all__ = ["Overlap", "segment"]
+
 
 class Overlap(NamedTuple):
     """Pixels of each class, int32 `[classes]`: predicted and true, predicted, and true."""
@@ -19,12 +21,17 @@ class Overlap(NamedTuple):
 
 
 def segment(classes: int = 4) -> Task:
-    """Return a class for every pixel: logits `[B, H, W, classes]`, labels int `[B, H, W]`; mIoU in %.
+    """Segment images: logits `[B, H, W, classes]`, labels int `[B, H, W]`; mIoU in %.
 
     mIoU is the mean, over the classes that are predicted or true anywhere, of the pixels that are
     both by those that are either. `chance` is that of even guesses on classes of equal size.
     `augment` changes the brightness of each image and moves nothing, so that the labels stay true.
-    Raises `ValueError` for less than two classes.
+
+    Args:
+        classes: The number of classes, at least 2.
+
+    Raises:
+        ValueError: For less than two classes.
 
     **Guarantees.** A pixel with a logit that is not finite counts as predicted to be every class but the
     true one, which is worse than any answer. Tallies add up exactly.

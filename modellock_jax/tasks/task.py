@@ -9,12 +9,14 @@ from jax import lax
 
 from modellock_jax.tasks.augment import unchanged
 
+__all__ = ["Out", "Score", "Tally", "Task", "finite", "measure", "merit", "share", "squared_error"]
+
 Out = Any
 Tally = Any
 
 
 def squared_error(out: Out, answers: Out) -> jax.Array:
-    """The mean squared difference of each example, float `[B]`, between trees of floats `[B, ...]`.
+    """Compute the mean squared difference of each example, float `[B]`, of float trees `[B, ...]`.
 
     An example whose answer is not finite gives 0: it teaches nothing.
     """
@@ -83,13 +85,17 @@ class Score(NamedTuple):
 
 
 def finite(out: Out) -> jax.Array:
-    """Which examples of a tree `[B, ...]` hold neither NaN nor infinity: bool `[B]`."""
+    """Which examples of a tree `[B, ...]` hold neither NaN nor infinity: bool `[B]`.
+
+    Args:
+        out: Answers, a tree `[B, ...]`.
+    """
     leaves = [jnp.isfinite(leaf).reshape(len(leaf), -1).all(-1) for leaf in jax.tree.leaves(out)]
     return jnp.stack(leaves).all(0)
 
 
 def share(part: jax.Array, whole: jax.Array) -> jax.Array:
-    """part / whole of counts, float32: 1 for all of them, whatever the number.
+    """Divide counts, part / whole, float32: 1 for all of them, whatever the number.
 
     >>> import jax
     >>> float(jax.jit(lambda n: share(n, jax.numpy.int32(6)))(jax.numpy.int32(6)))
@@ -101,7 +107,12 @@ def share(part: jax.Array, whole: jax.Array) -> jax.Array:
 
 
 def merit(task: Task, value: jax.Array) -> jax.Array:
-    """Return the value, negated where less is better: of two merits the higher is the better one."""
+    """Return the value, negated where less is better: of two merits the higher is the better one.
+
+    Args:
+        task: What the model is for.
+        value: In the task's unit.
+    """
     return value if task.best > task.chance else -value
 
 

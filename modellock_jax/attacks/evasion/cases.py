@@ -10,6 +10,8 @@ from modellock_jax.attacks.evasion.adversarial import Classifier, Evasion
 from modellock_jax.attacks.evasion.methods import apgd, expectation, fgsm, pgd, square
 from modellock_jax.core.lock import user_forward
 
+__all__ = ["ENTRIES"]
+
 
 def _keyless(case: Case, keys: int) -> Classifier:
     """Return what an attacker without the key can differentiate: the user's model, over random keys."""

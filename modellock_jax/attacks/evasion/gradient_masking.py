@@ -16,6 +16,8 @@ from modellock_jax.attacks.evasion.adversarial import (
 )
 from modellock_jax.attacks.evasion.methods import apgd, square, transfer
 
+__all__ = ["Flags", "gradient_masking"]
+
 
 class Flags(NamedTuple):
     """Signs that an attack overstates robustness; float32 in [0, 1], each 0 if all is well.
@@ -48,6 +50,17 @@ def gradient_masking(
 
     The black-box attacks are `square` and, where a `surrogate` is given, `attack` on it,
     transferred. Compiles inside; not itself to be jitted, for two calls must stay two.
+
+    Args:
+        f: `f(x) -> logits`, `[B, classes]` or `[K, B, classes]`.
+        x: Inputs, floats `[B, ...]` within the bounds.
+        y: Labels, int `[B]`.
+        eps: The largest change of an entry, above 0; may be traced.
+        rng: A JAX PRNG key.
+        attack: `attack(f, x, y, eps, rng, bounds=...)`.
+        surrogate: A classifier of the attacker's own; None for none.
+        queries: How often `square` asks, at least 1.
+        bounds: The least and the largest value of an input.
 
     **Guarantees.** A flag raised proves nothing by itself, and nor do flags at zero.
 

@@ -46,12 +46,18 @@ from modellock_jax.attacks.evasion.adversarial import (
 )
 from modellock_jax.core.lock import Key
 
+__all__ = ["apgd", "expectation", "fgsm", "pgd", "square", "transfer"]
+
 
 def expectation(f: Callable[[Key, jax.Array], jax.Array], keys: Key) -> Classifier:
     """`f(key, x)` under many keys, a tree `[K, ...]`: a classifier with logits `[K, B, classes]`.
 
     An attack on it follows the gradient's mean over the keys. Keys may be PRNG keys, for a defence
     that is random itself. One key whose logits are not finite spoils the mean: sanitise before.
+
+    Args:
+        f: `f(key, x) -> logits`, `[B, classes]`.
+        keys: A tree `[K, ...]`; may be PRNG keys.
 
     Threat model: the attacker has the locked weights and the scheme, not the key, and draws keys.
 
@@ -63,9 +69,16 @@ def expectation(f: Callable[[Key, jax.Array], jax.Array], keys: Key) -> Classifi
 def fgsm(
     f: Classifier, x: jax.Array, y: jax.Array, eps: Any, *, bounds: Bounds = (0.0, 1.0)
 ) -> Evasion:
-    """One step of length `eps` along the sign of the cross-entropy's gradient.
+    """Take one step of length `eps` along the sign of the cross-entropy's gradient.
 
     The module says what the arguments are; `pgd` says the rest.
+
+    Args:
+        f: `f(x) -> logits`, `[B, classes]` or `[K, B, classes]`.
+        x: Inputs, floats `[B, ...]` within the bounds.
+        y: Labels, int `[B]`.
+        eps: The largest change of an entry, above 0; may be traced.
+        bounds: The least and the largest value of an input.
 
     Source: Goodfellow et al. (2015).
     """
@@ -83,11 +96,24 @@ def pgd(
     step_size: Any = None,
     bounds: Bounds = (0.0, 1.0),
 ) -> Evasion:
-    """Projected gradient descent in the L-infinity ball, on the cross-entropy.
+    """Descend by projected gradients in the L-infinity ball, on the cross-entropy.
 
     Starts at a random point of the ball, or with `rng=None` at the input itself. `step_size`
-    defaults to 2.5 eps / steps. Raises `ValueError` for `steps` below 1, or inputs, labels or `eps` that
-    do not fit, `TypeError` for other dtypes.
+    defaults to 2.5 eps / steps.
+
+    Args:
+        f: `f(x) -> logits`, `[B, classes]` or `[K, B, classes]`.
+        x: Inputs, floats `[B, ...]` within the bounds.
+        y: Labels, int `[B]`.
+        eps: The largest change of an entry, above 0; may be traced.
+        rng: A JAX PRNG key; None to start at the input itself.
+        steps: How many, at least 1.
+        step_size: 2.5 eps / steps by default.
+        bounds: The least and the largest value of an input.
+
+    Raises:
+        ValueError: For `steps` below 1, or inputs, labels or `eps` that do not fit.
+        TypeError: For other dtypes.
 
     Threat model: whoever can differentiate `f`; see the module.
 
@@ -144,13 +170,23 @@ def apgd(
     loss: Literal["cross_entropy", "dlr"] = "cross_entropy",
     bounds: Bounds = (0.0, 1.0),
 ) -> Evasion:
-    """Auto-PGD: momentum, and a step that halves, input by input, when the loss stops rising.
+    """Run Auto-PGD: momentum, and a step that halves, input by input, when the loss stops rising.
 
     The first step is 2 eps. At checkpoints that draw closer together it is halved, and the input
     goes back to its best point, if the loss rose in less than three quarters of the steps, or its
     best value and the step have not changed since the last checkpoint. `dlr`, the difference of
     logits ratio, has a gradient where the cross-entropy of a very sure model has none. Start and
     errors are those of `pgd`; `ValueError` also for another loss, and for `dlr` below three classes.
+
+    Args:
+        f: `f(x) -> logits`, `[B, classes]` or `[K, B, classes]`.
+        x: Inputs, floats `[B, ...]` within the bounds.
+        y: Labels, int `[B]`.
+        eps: The largest change of an entry, above 0; may be traced.
+        rng: A JAX PRNG key; None to start at the input itself.
+        steps: How many, at least 1.
+        loss: "cross_entropy", or "dlr", from three classes on.
+        bounds: The least and the largest value of an input.
 
     Threat model: whoever can differentiate `f`; see the module.
 
@@ -220,10 +256,21 @@ def square(
     queries: int = 500,
     bounds: Bounds = (0.0, 1.0),
 ) -> Evasion:
-    """Random search without gradients: squares of +-eps, kept where the margin worsens.
+    """Search at random, without gradients: squares of +-eps, kept where the margin worsens.
 
     Each query sets one square of each image `[H, W, C]`, its side shrinking as the search goes on.
-    Raises `ValueError` for `queries` below 1, inputs that are no images, or shapes that do not fit.
+
+    Args:
+        f: `f(x) -> logits`, `[B, classes]` or `[K, B, classes]`.
+        x: Images `[B, H, W, C]`, floats within the bounds.
+        y: Labels, int `[B]`.
+        eps: The largest change of an entry, above 0; may be traced.
+        rng: A JAX PRNG key.
+        queries: How often `f` is asked, at least 1.
+        bounds: The least and the largest value of an input.
+
+    Raises:
+        ValueError: For `queries` below 1, inputs that are no images, or shapes that do not fit.
 
     Threat model: the attacker sends images to `f`, a user's device say, and reads the logits.
 
@@ -273,7 +320,15 @@ def square(
 def transfer(
     f: Classifier, x: jax.Array, y: jax.Array, moved: jax.Array, *, bounds: Bounds = (0.0, 1.0)
 ) -> Evasion:
-    """Score inputs moved elsewhere, from x, against `f`: the attacker made them without this `f`."""
+    """Score inputs moved elsewhere, from x, against `f`: the attacker made them without this `f`.
+
+    Args:
+        f: `f(x) -> logits`, `[B, classes]` or `[K, B, classes]`.
+        x: Inputs, floats `[B, ...]` within the bounds.
+        y: Labels, int `[B]`.
+        moved: Inputs made elsewhere from x, of its shape.
+        bounds: The least and the largest value of an input.
+    """
     sound = check(f, x, y, bounds[1] - bounds[0], 1, bounds) & in_range(moved, bounds)
     if moved.shape != x.shape:
         raise ValueError(

@@ -12,13 +12,31 @@ import numpy as np
 from modellock_jax.attacks.case import Case, Entry, Found, with_key
 from modellock_jax.locks.pixel_shuffle import PixelKey
 
+__all__ = [
+    "ENTRIES",
+    "block_counts",
+    "chosen_images",
+    "from_blocks",
+    "image_shape",
+    "pixel_shuffle_chosen_image",
+    "pixel_shuffle_known_pairs",
+    "to_blocks",
+]
+
 
 def chosen_images(block: int, shape: tuple[int, int, int]) -> jax.Array:
-    """Images whose shuffled form shows the key: uint8 `[Q, H, W, C]` for `shape` (H, W, C).
+    """Make images whose shuffled form shows the key: uint8 `[Q, H, W, C]` for `shape` (H, W, C).
 
     Entry j of a block holds a digit of j in base 256, block after block the next one, so that one
     image is enough unless a block has more than 256 entries and there is no other block to hold the
-    second digit. Raises `ValueError` if `block` does not divide the sides.
+    second digit.
+
+    Args:
+        block: The side of a block, which divides H and W.
+        shape: `(H, W, C)` of an image.
+
+    Raises:
+        ValueError: If `block` does not divide the sides.
 
     >>> chosen_images(2, (2, 4, 1))[..., 0].tolist()
     [[[0, 1, 0, 1], [2, 3, 2, 3]]]
@@ -36,6 +54,10 @@ def pixel_shuffle_chosen_image(scrambled: jax.Array, block: int) -> PixelKey | N
 
     Returns None if no shuffle makes these images: another transform did, or another block. Raises
     `ValueError` if `block` does not divide the sides.
+
+    Args:
+        scrambled: The shuffled form of `chosen_images(block, shape)`, uint8 `[Q, H, W, C]`.
+        block: The side of a block, which divides H and W.
 
     Threat model: the attacker can have one image of their choice scrambled by the key's owner, as
     a preprocessing service or camera does, and sees the result. The model is not needed.
@@ -63,7 +85,15 @@ def pixel_shuffle_known_pairs(
     Entry i of a shuffled block can only be an entry j that equals it in every block of every image.
     Returns the key, and which of its entries have one candidate only, bool `[block * block * C]`;
     those that are alike throughout take their candidates in order. Returns None if no permutation
-    fits. Raises `ValueError` if the shapes differ or `block` does not divide the sides. On the host.
+    fits. On the host.
+
+    Args:
+        plain: Images `[B, H, W, C]`.
+        scrambled: Their shuffled forms, of the same shape and dtype.
+        block: The side of a block, which divides H and W.
+
+    Raises:
+        ValueError: If the shapes differ or `block` does not divide the sides.
 
     Threat model: the attacker sees some natural images before and after scrambling; no model.
 
@@ -110,14 +140,14 @@ def block_counts(name: str, block: int, shape: tuple[int, ...]) -> tuple[int, in
 
 
 def to_blocks(x: Any, block: int) -> Any:
-    """Images `[..., H, W, C]` as blocks `[..., blocks, entries]`, in the order of the scheme."""
+    """Cut images `[..., H, W, C]` into blocks `[..., blocks, entries]`, in the order of the scheme."""
     *lead, height, width, channels = x.shape
     x = x.reshape(*lead, height // block, block, width // block, block, channels)
     return x.swapaxes(-4, -3).reshape(*lead, -1, block * block * channels)
 
 
 def from_blocks(parts: Any, block: int, shape: tuple[int, int, int]) -> Any:
-    """Return the inverse of `to_blocks` for images of that shape."""
+    """Invert `to_blocks` for images of that shape."""
     height, width, channels = shape
     lead = parts.shape[:-2]
     parts = parts.reshape(*lead, height // block, width // block, block, block, channels)
@@ -125,6 +155,7 @@ def from_blocks(parts: Any, block: int, shape: tuple[int, int, int]) -> Any:
 
 
 def image_shape(case: Case) -> tuple[int, int, int]:
+    """Return the shape (H, W, C) of one image of a case."""
     height, width, channels = case.example.shape[1:]
     return height, width, channels
 

@@ -22,6 +22,8 @@ from modellock_jax.core.lock import Params
 from modellock_jax.locks._schedules import round_keys
 from modellock_jax.locks.deep_lock import DeepLockKey
 
+__all__ = ["ENTRIES", "SEARCHES", "deep_lock_ciphertext_only", "evidence_tables"]
+
 _SURE = 40  # bits of evidence, beyond the size of a chain, before a key is believed
 
 
@@ -57,6 +59,10 @@ def deep_lock_ciphertext_only(locked: Params, key_bits: int = 128) -> DeepLockKe
     bfloat16, float16 or int8 weights is used, the largest first. Weights of a network are small and
     alike, so their top bytes take few values; guessing four (eight) of them in a chain of the
     schedule fixes the chain, and the rest of the leaf says whether the guess was right.
+
+    Args:
+        locked: A tree locked by `deep_lock(key_bits)`, or its first leaf.
+        key_bits: 128 or 256.
 
     Threat model: the attacker holds the locked weights and knows the scheme. Under
     `restart="leaf"` pass one leaf: the key that comes out opens that leaf and no other. Raises
@@ -129,7 +135,7 @@ def evidence_tables(dtype: str, scales: tuple[float, ...]) -> np.ndarray:
 def _solve(
     seen: jax.Array, block: jax.Array, tables: np.ndarray, search: "_Search"
 ) -> tuple[jax.Array, jax.Array]:
-    """The best master key, and the evidence for each of its four chains in bits, float32 `[4]`."""
+    """Find the best master key, and the evidence for each of its chains in bits, float32 `[4]`."""
     words = seen.shape[1]
     # The last column of each block, and for AES-256 also the last of its first half, by lane.
     # Along a chain: lane 3, then 0, 1, 2, each a block earlier than the one before.

@@ -22,6 +22,22 @@ from modellock_jax.core.lock import Forward, Key, Lock, Params, user_forward
 from modellock_jax.core.over_keys import over_keys
 from modellock_jax.tasks import Task, classify, cross_entropy, finite
 
+__all__ = [
+    "CHUNK",
+    "ENTRIES",
+    "Answers",
+    "KeyScores",
+    "Search",
+    "accept",
+    "best_forward",
+    "init_search",
+    "key_loss",
+    "log_probabilities",
+    "losses_of_keys",
+    "random_keys",
+    "run_search",
+]
+
 CHUNK = 16  # keys scored at a time: their activations on 8 inputs should fit a CPU's cache
 
 
@@ -92,12 +108,28 @@ def random_keys(
 ) -> KeyScores:
     """Draw `keys` keys, score all on the `first` inputs and the best `survivors` on all inputs.
 
-    Inputs x `[B, ...]`, and y, their truths, `Answers` or None (see the module). Pure: jit it with the
-    lock and the counts closed over, and it is one program, in memory for `chunk` keys on the first
-    inputs: of survivors it takes as many fewer at a time as all inputs are more. What comes before the
-    first mask does not depend on the key and is computed once a chunk. The devices of a `mesh` of one
-    axis share the keys (see `over_keys`). Raises `ValueError` for counts below 1 or more than there
-    are.
+    Inputs x `[B, ...]`, and y, their truths, `Answers` or None (see the module). Pure: jit it with
+    the lock and the counts closed over, and it is one program, in memory for `chunk` keys on the
+    first inputs: of survivors it takes as many fewer at a time as all inputs are more. What comes
+    before the first mask does not depend on the key and is computed once a chunk. The devices of a
+    `mesh` of one axis share the keys (see `over_keys`).
+
+    Args:
+        lock: The lock with its settings, which are public.
+        forward: `forward(params, x, tap)` of the architecture.
+        locked: The locked parameters, a tree of arrays.
+        x: Inputs, a tree `[B, ...]`.
+        y: Their truths, `Answers` or None (see the module).
+        rng: A JAX PRNG key.
+        task: What the model is for.
+        keys: How many keys are drawn.
+        first: How many inputs score every key, at most B.
+        survivors: How many keys are scored on all inputs, at most `keys`.
+        chunk: How many keys are scored at a time on the first inputs.
+        mesh: A mesh of one axis, whose devices share the work; see `over_keys`.
+
+    Raises:
+        ValueError: For counts below 1 or more than there are.
 
     Threat model: the attacker has the locked weights, the scheme and a few inputs of the right kind.
 
@@ -145,7 +177,8 @@ def random_keys(
 def key_loss(out: Any, y: Any, task: Task = classify()) -> jax.Array:
     """Return the loss that a key is scored by (see the module): answers `[B, ...]`, one float32.
 
-    Raises `ValueError` where y are no truths and `out` are no logits.
+    Raises:
+        ValueError: Where y are no truths and `out` are no logits.
 
     >>> import jax.numpy as jnp
     >>> sure = 5 * jnp.eye(2)
@@ -197,7 +230,7 @@ def losses_of_keys(
 def init_search(
     name: str, lock: Lock, kind: Any, restarts: int
 ) -> Callable[[jax.Array, Params], Search]:
-    """The `init` of a search of keys of the type `kind`, from `restarts` keys drawn by the lock."""
+    """Make the `init` of a search of keys of the type `kind`, from `restarts` keys of the lock."""
     if restarts < 1:
         raise ValueError(f"{name}: needs at least one key to start from, not {restarts}")
 

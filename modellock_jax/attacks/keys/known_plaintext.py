@@ -14,6 +14,14 @@ from modellock_jax.core.lock import Params
 from modellock_jax.locks._schedules import round_keys
 from modellock_jax.locks.deep_lock import DeepLockKey, deep_lock
 
+__all__ = [
+    "ENTRIES",
+    "decrypt_as_deep_lock",
+    "deep_lock_base_model",
+    "deep_lock_known_plaintext",
+    "leaf_bytes",
+]
+
 
 def deep_lock_known_plaintext(
     locked: jax.Array, known: jax.Array, offset: Any = 0, key_bits: int = 128
@@ -23,8 +31,18 @@ def deep_lock_known_plaintext(
     `locked` and `known`: the same entries locked and plain, of one dtype, in C order, 16 bytes of
     them for 128 `key_bits`, 32 for 256; more are ignored. `offset`, int32, counts the bytes of key
     stream before them: leaves before, each rounded up to 16 bytes, and entries of the same leaf.
-    Jitted; `vmap` over keys and places. Raises `ValueError` for too few bytes
-    or other `key_bits`.
+    Jitted; `vmap` over keys and places.
+
+    Args:
+        locked: Consecutive locked entries in C order, 16 bytes for 128 bits of the key, 32 for 256;
+            more are ignored.
+        known: The same entries plain, of the same dtype.
+        offset: Bytes of key stream before them, int32: leaves before, each rounded up to 16 bytes,
+            and entries of the same leaf.
+        key_bits: 128 or 256.
+
+    Raises:
+        ValueError: For too few bytes or other `key_bits`.
 
     Threat model: the attacker holds the locked weights and knows a few plain ones, for example
     those of a frozen layer of a public base model. See `deep_lock_base_model`.
@@ -52,11 +70,16 @@ def deep_lock_known_plaintext(
 
 
 def deep_lock_base_model(locked: Params, base: Params, key_bits: int = 128) -> DeepLockKey | None:
-    """The master key from a public base model that shares a leaf, no matter which, with the locked.
+    """Find the master key by a public base model that shares a leaf, no matter which, with the locked.
 
     `base`: plain parameters of the same structure. Each leaf of more than 16 (32) bytes, whose
     shape and dtype agree, is tried in turn; a key is returned when it opens its whole leaf to the
     base model's bits, and `None` if no leaf does.
+
+    Args:
+        locked: The locked parameters, a tree of arrays.
+        base: Plain parameters of the same structure.
+        key_bits: 128 or 256.
 
     Threat model: the locked model was fine-tuned from a public one, and some layer was frozen.
     """

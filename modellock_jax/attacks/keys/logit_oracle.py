@@ -14,6 +14,8 @@ from modellock_jax.attacks.keys.chosen_image import block_counts, from_blocks, i
 from modellock_jax.core.lock import Forward, Params
 from modellock_jax.locks.pixel_shuffle import PixelKey
 
+__all__ = ["ENTRIES", "OracleKey", "pixel_shuffle_logit_oracle"]
+
 _GREY, _STRONGEST, _RANGE = 0.5, 0.002, 200.0  # of the images that the logit oracle is asked
 
 
@@ -49,12 +51,27 @@ def pixel_shuffle_logit_oracle(
     `oracle(x)` takes floats `[images, H, W, C]` in [0, 1] and gives the user's logits or
     log-probabilities `[images, classes]`. The images are grey, which no shuffle changes, but for
     `entries` entries that differ a little in every block, by a random sign there and each less than
-    the one before (0.002 to 0.00001). Their places follow from the strongest to the weakest: all are
-    tried on the attacker's own copy of the model, what the weaker ones add is noise of a known
+    the one before (0.002 to 0.00001). Their places follow from the strongest to the weakest: all
+    are tried on the attacker's own copy of the model, what the weaker ones add is noise of a known
     covariance, and the `beam` partial keys that fit best are kept. A block of more than `entries`
     entries takes several rounds of `images` images. Returns None if the answer of the best key is
-    off by more than `tolerance`. Raises `ValueError` for settings below 1 or a block that does not
-    divide the sides.
+    off by more than `tolerance`.
+
+    Args:
+        oracle: `oracle(x)` of floats `[images, H, W, C]` in [0, 1] gives the user's logits or
+            log-probabilities `[images, classes]`.
+        forward: `forward(params, x, tap)` of the architecture.
+        params: The parameters, which a shuffle leaves in the open.
+        block: The side of a block, which divides H and W.
+        shape: `(H, W, C)` of an image.
+        rng: A JAX PRNG key.
+        entries: How many entries are placed in a round, at least 1.
+        images: How many images a round asks, at least 1.
+        beam: How many partial keys are kept, at least 1.
+        tolerance: The largest misfit of a key that explains the answers.
+
+    Raises:
+        ValueError: For settings below 1 or a block that does not divide the sides.
 
     Threat model: the attacker has the model's parameters, which a shuffle leaves in the open, and a
     device of the same model with the key inside that takes float images; not the scrambled images.

@@ -17,6 +17,8 @@ from modellock_jax.core.lock import Forward, Lock, Params
 from modellock_jax.locks.sign import SignKey
 from modellock_jax.tasks import Task, classify
 
+__all__ = ["ENTRIES", "OracleSigns", "sign_mask_oracle"]
+
 
 class OracleSigns(NamedTuple):
     """What `sign_mask_oracle` finds.
@@ -53,12 +55,30 @@ def sign_mask_oracle(
     """Return the key of `sign_mask(bits)` through an unlocked device: each input of x is asked once.
 
     `oracle(x)` gives the user's logits or log-probabilities `[Q, ..., classes]` for inputs x
-    `[Q, ...]`, natural ones best; their labels need not be known. First `relaxed_key` learns from the
-    classes that the oracle named, on the inputs as the task augments them, which gets most signs
-    right. Then `linear_flips` on the answers themselves corrects the rest: near the right key the
-    answers are linear in the wrong signs, or nearly so. If after `max_steps` of them no key explains the
-    answers to within `tolerance`, both begin anew, from other starts and on the same answers; returns
-    None after `attempts` of them. Raises `ValueError` for settings below 1.
+    `[Q, ...]`, natural ones best; their labels need not be known. First `relaxed_key` learns from
+    the classes that the oracle named, on the inputs as the task augments them, which gets most
+    signs right. Then `linear_flips` on the answers themselves corrects the rest: near the right key
+    the answers are linear in the wrong signs, or nearly so. If after `max_steps` of them no key
+    explains the answers to within `tolerance`, both begin anew, from other starts and on the same
+    answers; returns None after `attempts` of them.
+
+    Args:
+        oracle: `oracle(x)` gives the user's logits or log-probabilities `[Q, ..., classes]`.
+        lock: `sign_mask(bits)`.
+        bits: The length of the key, at least 1.
+        forward: `forward(params, x, tap)` of the architecture.
+        locked: The locked parameters, a tree of arrays.
+        x: Inputs `[Q, ...]`, natural ones best; their labels need not be known.
+        rng: A JAX PRNG key.
+        steps: Of `relaxed_key`, at least 1.
+        restarts: How many keys are searched side by side, at least 1.
+        max_steps: Of `linear_flips`, at least 1.
+        tolerance: The largest misfit of a key that explains the answers.
+        attempts: How often both begin anew, at least 1.
+        task: What the model is for.
+
+    Raises:
+        ValueError: For settings below 1.
 
     Threat model: the attacker has the locked weights, the scheme, inputs of the right kind, and a
     device with the key inside that shows its logits.

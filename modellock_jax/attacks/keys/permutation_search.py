@@ -21,6 +21,8 @@ from modellock_jax.core.lock import Forward, Lock
 from modellock_jax.locks.pixel_shuffle import PixelKey
 from modellock_jax.tasks import Task, classify
 
+__all__ = ["ENTRIES", "anneal", "hill_climb"]
+
 
 def hill_climb(
     lock: Lock,
@@ -31,10 +33,18 @@ def hill_climb(
     chunk: int = CHUNK,
     task: Task = classify(),
 ) -> Attack:
-    """Hill climbing over permutations: the best of `swaps` random swaps, if the loss falls.
+    """Climb over permutations: the best of `swaps` random swaps, if the loss falls.
 
     `lock` has a `PixelKey`: `pixel_shuffle`, `patch_shuffle`. Steps, info and errors as in
     `coordinate_flips`; a step scores `swaps` + 1 keys for each restart.
+
+    Args:
+        lock: `pixel_shuffle` or `patch_shuffle`.
+        forward: `forward(params, x, tap)` of the architecture.
+        restarts: How many keys are searched side by side, at least 1.
+        swaps: How many swaps a step scores, at least 1.
+        chunk: How many keys are scored at a time, at least 1.
+        task: What the model is for.
 
     Threat model: as for `random_keys`.
 
@@ -58,12 +68,23 @@ def anneal(
     chunk: int = CHUNK,
     task: Task = classify(),
 ) -> Attack:
-    """Return Simulated annealing over permutations, with the moves of `hill_climb`.
+    """Anneal over permutations, with the moves of `hill_climb`.
 
     The next key is drawn from the present one and `swaps` swaps of it with probability proportional
     to exp(-loss / temperature), Glauber's rule; over `steps` steps the temperature, in units of the
     loss, falls from `hot` to `cold` by equal factors. The rest is as in `hill_climb`, but losses may
     rise; the best key is kept.
+
+    Args:
+        lock: `pixel_shuffle` or `patch_shuffle`.
+        forward: `forward(params, x, tap)` of the architecture.
+        steps: Over how many steps the temperature falls, at least 1.
+        hot: The temperature at the start, in units of the loss.
+        cold: That at the end, above 0.
+        restarts: How many keys are searched side by side, at least 1.
+        swaps: How many swaps a step scores, at least 1.
+        chunk: How many keys are scored at a time, at least 1.
+        task: What the model is for.
 
     Source: Kirkpatrick, Gelatt & Vecchi (1983).
     """

@@ -12,6 +12,8 @@ from modellock_jax.core.lock import Key, Lock
 from modellock_jax.locks.pixel_shuffle import PixelKey, pixel_shuffle
 from modellock_jax.locks.sign import SignKey
 
+__all__ = ["Relaxation", "Theta", "relaxed_permutation", "relaxed_signs"]
+
 _ROUNDS = 20  # of Sinkhorn's scaling, from which float32 gains no more at these temperatures
 _HOT, _COLD = 1.0, 0.1  # the temperature at the start and at the end
 
@@ -34,10 +36,14 @@ class Relaxation(NamedTuple):
 
 
 def relaxed_signs(lock: Lock, bits: int) -> Relaxation:
-    """Sign keys: theta, float32 `[bits]`, counts as its sign forwards and as its tanh backwards.
+    """Relax sign keys: theta, float32 `[bits]`, counts as its sign forwards and as its tanh backwards.
 
     For locks with a differentiable `SignKey`: `sign_mask(bits)`, and in its place for `sign_flip`
     (leave the weights locked: the mask negates what the lock negated).
+
+    Args:
+        lock: A lock with a differentiable `SignKey`: `sign_mask(bits)`.
+        bits: The length of the key, at least 1.
 
     **Guarantees.** The loss that is descended is that of a real key. With tanh in both directions
     the descent settles on keys of fractions, whose rounding is worth little: of 32 restarts on the
@@ -60,13 +66,18 @@ def relaxed_signs(lock: Lock, bits: int) -> Relaxation:
 
 
 def relaxed_permutation(block: int, channels: int = 3) -> Relaxation:
-    """The keys of `pixel_shuffle(block, channels)`: theta, float32 `[n, n]` for n entries a block.
+    """Relax the keys of `pixel_shuffle(block, channels)`: theta, float32 `[n, n]` for n entries a block.
 
     A soft key is a `PixelKey` whose permutation is a matrix `[n, n]`, Sinkhorn's scaling of
     exp((theta + Gumbel noise) / temperature); the noise fades and the temperature falls from 1 to
     0.1. The rounded key is the assignment of largest theta (the Hungarian algorithm of optax).
 
-    Raises `ValueError` as `pixel_shuffle` does.
+    Args:
+        block: The side of a block, which divides H and W.
+        channels: C, at least 1.
+
+    Raises:
+        ValueError: As `pixel_shuffle` does.
 
     **Guarantees.** Rounded keys are permutations. The loss that is descended is that of images mixed
     by a noisy matrix, and so only a guide to the rounded key's.

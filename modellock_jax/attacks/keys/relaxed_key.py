@@ -20,6 +20,8 @@ from modellock_jax.attacks.keys.sign_search import SIGNS, as_mask
 from modellock_jax.core.lock import Forward, Key, Params, user_forward
 from modellock_jax.tasks import Task, classify
 
+__all__ = ["ENTRIES", "Relaxed", "best_key", "relaxed_key"]
+
 
 class Relaxed(NamedTuple):
     """A descent on its way.
@@ -53,10 +55,21 @@ def relaxed_key(
     """Recover a key by Adam on a relaxation of it, from `restarts` random starts at once.
 
     A step takes `(x, y)`: inputs `[B, ...]` and what is known of them, see `key_loss`: truths, the
-    unlocked model's `Answers`, or None. It gives the losses, float32 `[restarts]`. Give it few inputs
-    augmented and many in random batches; a learning rate falls by a cosine over `steps`.
+    unlocked model's `Answers`, or None. It gives the losses, float32 `[restarts]`. Give it few
+    inputs augmented and many in random batches; a learning rate falls by a cosine over `steps`.
     `forward(state, x)` answers under the key of the restart whose running loss is lowest, which is
-    also `best_key(relaxation, state)`. Raises `ValueError` for settings below 1.
+    also `best_key(relaxation, state)`.
+
+    Args:
+        relaxation: A key space made continuous.
+        forward: `forward(params, x, tap)` of the architecture.
+        steps: Over how many steps the learning rate falls by a cosine, at least 1.
+        restarts: How many random starts, at least 1.
+        learning_rate: That of the first step.
+        task: What the model is for.
+
+    Raises:
+        ValueError: For settings below 1.
 
     Threat model: the attacker has the locked weights, the scheme and a few inputs of the right kind;
     with `Answers` for `y`, a device that has the key.
@@ -117,7 +130,12 @@ def relaxed_key(
 
 
 def best_key(relaxation: Relaxation, state: Relaxed) -> Key:
-    """Return the rounded key of the restart whose running loss is lowest."""
+    """Return the rounded key of the restart whose running loss is lowest.
+
+    Args:
+        relaxation: A key space made continuous.
+        state: A state of `relaxed_key`.
+    """
     best = jnp.argmin(state.losses)
     return relaxation.hard(jax.tree.map(lambda leaf: leaf[best], state.theta))
 

@@ -27,6 +27,8 @@ from modellock_jax.core.over_keys import over_keys
 from modellock_jax.locks.sign import SignKey
 from modellock_jax.tasks import Task, classify
 
+__all__ = ["ENTRIES", "converge", "copies", "correct_signs", "linear_flips"]
+
 
 def linear_flips(
     lock: Lock,
@@ -48,6 +50,14 @@ def linear_flips(
     alone, it negates the one that explains y best, if any does better than the key; it gives the
     losses, float32 `[restarts]`. `forward(state, x)` answers with the best key so far. Raises
     `TypeError` for another kind of key, `ValueError` for settings below 1.
+
+    Args:
+        lock: `sign_mask` or `sign_flip`.
+        forward: `forward(params, x, tap)` of the architecture.
+        restarts: How many keys are searched side by side, at least 1.
+        iterations: Of projected gradient, at least 1.
+        chunk: How many keys are scored at a time, at least 1.
+        task: What the model is for.
 
     Threat model: the attacker has the locked weights, the scheme and labelled inputs of the right
     kind; with answers for y, an unlocked device.

@@ -20,6 +20,8 @@ from modellock_jax.core.lock import Forward, Lock
 from modellock_jax.locks.sign import SignKey, sign_mask
 from modellock_jax.tasks import Task, classify
 
+__all__ = ["ENTRIES", "SIGNS", "as_mask", "coordinate_flips", "genetic", "lowest_sets"]
+
 
 def coordinate_flips(
     lock: Lock,
@@ -29,13 +31,24 @@ def coordinate_flips(
     chunk: int = CHUNK,
     task: Task = classify(),
 ) -> Attack:
-    """Greedy search of sign keys: try every sign negated, then the best 1, 2, 4, ... of them at once.
+    """Search sign keys greedily: try every sign negated, then the best 1, 2, 4, ... of them at once.
 
     `lock` has a `SignKey`: `sign_mask`, `sign_flip`. A step takes `(x, y)`, inputs `[B, ...]` and
-    their truths, `Answers` or None, the same at every step or another batch; it scores `bits` keys for
-    each restart, takes the best candidate if its loss is lower than the key's on the same batch, and
-    gives the losses, float32 `[restarts]`. `forward(state, x)` answers with the best key so far.
-    Raises `TypeError` for another kind of key, `ValueError` for settings below 1.
+    their truths, `Answers` or None, the same at every step or another batch; it scores `bits` keys
+    for each restart, takes the best candidate if its loss is lower than the key's on the same
+    batch, and gives the losses, float32 `[restarts]`. `forward(state, x)` answers with the best key
+    so far.
+
+    Args:
+        lock: `sign_mask` or `sign_flip`.
+        forward: `forward(params, x, tap)` of the architecture.
+        restarts: How many keys are searched side by side, at least 1.
+        chunk: How many keys are scored at a time, at least 1.
+        task: What the model is for.
+
+    Raises:
+        TypeError: For another kind of key.
+        ValueError: For settings below 1.
 
     Threat model: as for `random_keys`.
 
@@ -67,11 +80,20 @@ def genetic(
     chunk: int = CHUNK,
     task: Task = classify(),
 ) -> Attack:
-    """Return a genetic search of sign keys: tournaments of two, uniform crossover, mutation, an elite.
+    """Search sign keys genetically: tournaments of two, uniform crossover, mutation, an elite.
 
     A step scores the whole population once and breeds the next; each sign of a child is negated
     with probability `mutations` / bits. The info is the losses, float32 `[population]`; the rest is
     as in `coordinate_flips`.
+
+    Args:
+        lock: `sign_mask` or `sign_flip`.
+        forward: `forward(params, x, tap)` of the architecture.
+        population: How many keys live at a time.
+        elite: How many of the best live on, in [1, population).
+        mutations: Signs of a child that are negated, on average.
+        chunk: How many keys are scored at a time, at least 1.
+        task: What the model is for.
 
     Threat model: as for `random_keys`.
 

@@ -14,6 +14,8 @@ from modellock_jax.core.lock import Params
 from modellock_jax.models import Model
 from modellock_jax.tasks import Task, classify, finite, kl_divergence
 
+__all__ = ["ENTRIES", "distil"]
+
 
 def distil(model: Model, learning_rate: Any, example: Any, task: Task = classify()) -> Attack:
     """Train with Adam on the oracle's answers to inputs without labels.
@@ -23,6 +25,12 @@ def distil(model: Model, learning_rate: Any, example: Any, task: Task = classify
     takes `(x, answers)`, inputs and what the oracle answers, and gives the loss: the mean of
     `task.match`, for classes KL(oracle || copy). Answers that are not finite are left out.
     `learning_rate` may be traced.
+
+    Args:
+        model: The architecture.
+        learning_rate: Adam's; may be traced.
+        example: Inputs `[B, ...]`, of which only shapes and dtypes count.
+        task: What the model is for.
 
     Threat model: the attacker may ask a model that has the key, a user's device or a service, for its
     answers to inputs of the attacker's own, and has no labels and no key. A lock guards the file, not

@@ -18,6 +18,8 @@ from modellock_jax.models import Model
 from modellock_jax.tasks import Task, classify
 from modellock_jax.train import sgd_step
 
+__all__ = ["ENTRIES", "VARIANTS", "Variant", "fine_tune", "in_last_layer"]
+
 Variant = Literal["all", "last", "new_last", "healed"]
 VARIANTS: tuple[Variant, ...] = get_args(Variant)
 
@@ -30,15 +32,24 @@ def fine_tune(
     optimizer: Callable[[Any], optax.GradientTransformation] = optax.adam,
     task: Task = classify(),
 ) -> Attack:
-    """Fine-tuning without the key.
+    """Fine-tune without the key.
 
-    `variant`: "all" layers; the "last" layer alone, the one that the model calls last; "new_last", all
-    layers after the last one was drawn anew; "healed", all layers after clamped weights were put to
-    their medians (`localise.heal`). Weights are sanitised before any of them. `learning_rate` may be
-    traced; `optimizer(learning_rate)` is of optax. `example` are inputs `[B, ...]`, of which only
-    shape and dtype count. A step takes `(x, y)`, inputs and truths, and gives the task's loss.
-    Training from scratch is the same attack on freshly initialised weights: print it beside every
-    figure. Raises `ValueError` for an unknown variant.
+    Weights are sanitised first. A step takes `(x, y)`, inputs and truths, and gives the task's
+    loss. Training from scratch is the same attack on freshly initialised weights: print it beside
+    every figure.
+
+    Args:
+        model: The architecture.
+        learning_rate: Of the optimiser; may be traced.
+        example: Inputs `[B, ...]`, of which only shapes and dtypes count.
+        variant: "all" layers; the "last" layer alone, the one that the model calls last;
+            "new_last", all layers after the last one was drawn anew; "healed", all layers after
+            clamped weights were put to their medians (`localise.heal`).
+        optimizer: `optimizer(learning_rate)` of optax.
+        task: What the model is for.
+
+    Raises:
+        ValueError: For an unknown variant.
 
     Threat model: the attacker has the architecture, the locked weights and labelled data; not the
     key.
@@ -83,7 +94,8 @@ def fine_tune(
 def in_last_layer(model: Model, params: Params, example: Any) -> Params:
     """Which leaves are of the layer that the model calls last: a tree like `params` of bools.
 
-    Raises `ValueError` where no leaf lies at the path that the model taps last.
+    Raises:
+        ValueError: Where no leaf lies at the path that the model taps last.
 
     >>> import jax, jax.numpy as jnp
     >>> from modellock_jax.models import mlp

@@ -32,6 +32,15 @@ from modellock_jax.locks.sign import SignKey, sign_flip
 from modellock_jax.models import Model
 from modellock_jax.tasks import Task, classify
 
+__all__ = [
+    "ENTRIES",
+    "average_copies",
+    "compare_copies",
+    "fine_tune_under_key",
+    "sign_flip_known_plaintext",
+    "vote_copies",
+]
+
 
 def fine_tune_under_key(
     lock: Lock,
@@ -45,6 +54,14 @@ def fine_tune_under_key(
 
     `init(rng, locked)` opens the other copy with this `key` and sanitises; every step and the answer
     run under it too. Steps and the other arguments are those of `fine_tune`.
+
+    Args:
+        lock: The lock with its settings, which are public.
+        model: The architecture.
+        key: The attacker's own key.
+        learning_rate: Adam's; may be traced.
+        example: Inputs `[B, ...]`, of which only shapes and dtypes count.
+        task: What the model is for.
 
     Threat model: the user with `key` holds another user's copy and labelled data, and does not use
     that own copy plus key already are the plain model.
@@ -61,7 +78,11 @@ def fine_tune_under_key(
 def compare_copies(copies: Sequence[Params]) -> Params:
     """Where copies differ: bool, True where not all have the same bits. Two copies or more.
 
-    Raises `ValueError` for fewer copies, or trees that do not fit each other.
+    Args:
+        copies: Two or more locked trees of one structure.
+
+    Raises:
+        ValueError: For fewer copies, or trees that do not fit each other.
 
     Threat model: the attacker holds the copies of two users, locked under two keys, and no key.
 
@@ -83,7 +104,11 @@ def compare_copies(copies: Sequence[Params]) -> Params:
 def average_copies(copies: Sequence[Params]) -> Params:
     """Return the mean of each float weight over the copies; other leaves are those of the first copy.
 
-    Raises `ValueError` for fewer than two copies, or trees that do not fit each other.
+    Args:
+        copies: Two or more locked trees of one structure.
+
+    Raises:
+        ValueError: For fewer than two copies, or trees that do not fit each other.
 
     Threat model: the attacker holds the copies of several users and no key.
 
@@ -109,7 +134,11 @@ def average_copies(copies: Sequence[Params]) -> Params:
 def vote_copies(copies: Sequence[Params]) -> Params:
     """Return the bits that most copies have, weight by weight; the earliest copy's where none leads.
 
-    Raises `ValueError` for fewer than three copies, or trees that do not fit each other.
+    Args:
+        copies: Three or more locked trees of one structure.
+
+    Raises:
+        ValueError: For fewer than three copies, or trees that do not fit each other.
 
     Threat model: the attacker holds the copies of three users or more, and no key.
 
@@ -138,9 +167,16 @@ def vote_copies(copies: Sequence[Params]) -> Params:
 def sign_flip_known_plaintext(locked: Params, known: Params, bits: int = 256) -> SignKey | None:
     """Return the signs by which `sign_flip(bits)` changed `known` into `locked`, or None if it did not.
 
-    Both are trees of one structure. Bits that reach no channel are +1. Two users' locked copies give
-    the product of their keys: one key then opens both. Raises `ValueError` for trees that do not fit
-    each other or a tree on which the lock does not act.
+    Both are trees of one structure. Bits that reach no channel are +1. Two users' locked copies
+    give the product of their keys: one key then opens both.
+
+    Args:
+        locked: The locked parameters, a tree of arrays.
+        known: The plain parameters, or what another key made of them.
+        bits: The length of the key, at least 1.
+
+    Raises:
+        ValueError: For trees that do not fit each other or a tree on which the lock does not act.
 
     Threat model: the attacker holds a copy and the plain weights, as every user with a key does.
 

@@ -16,6 +16,27 @@ from modellock_jax.core.paths import paths
 from modellock_jax.locks.adv_params import target_leaves
 from modellock_jax.models import Model
 
+__all__ = [
+    "MIN_VOTES",
+    "SCORES",
+    "TOLERANCE",
+    "Margin",
+    "Roc",
+    "changed_weights",
+    "clamped",
+    "filter_z",
+    "heal",
+    "layer_values",
+    "leaf_positions",
+    "map_layers",
+    "range_position",
+    "robust_distance",
+    "roc",
+    "set_layer_values",
+    "shared_margin",
+    "stale_channels",
+]
+
 TOLERANCE = 1e-6
 """Two range positions closer than this are the same: some roundings of float32."""
 
@@ -161,6 +182,10 @@ def clamped(params: Params, margin: Any = 0.01) -> jax.Array:
     In units of the layer's range; weights above `-TOLERANCE` lie exactly at `min + margin * range` or
     `max - margin * range`. `margin` is the lock's setting, or what `shared_margin` finds.
 
+    Args:
+        params: The model's parameters, a tree of arrays.
+        margin: The lock's setting, or what `shared_margin` finds.
+
     Threat model: the attacker knows the scheme, and so that steps of a whole range end at a bound.
 
     **Guarantees.** float32 layers, `step` at least 1: every weight that the lock changed scores above
@@ -223,10 +248,17 @@ def stale_channels(model: Model, locked: Params, x: jax.Array) -> dict[str, jax.
     """Scores of the channels of every BatchNorm: how far the stored statistics are from the data's.
 
     `locked` holds a `batch_stats` collection, as `resnet(norm="batch")` does; unlabelled inputs x
-    `[B, ...]`, as many as may be, prepared as in training. For each layer, by path and in the
-    order of their numbers, float32 `[C]`: the difference of the means in stored deviations plus the
-    absolute log ratio of the variances, over the median of the layer. Raises `ValueError` without
-    stored statistics.
+    `[B, ...]`, as many as may be, prepared as in training. For each layer, by path and in the order
+    of their numbers, float32 `[C]`: the difference of the means in stored deviations plus the
+    absolute log ratio of the variances, over the median of the layer.
+
+    Args:
+        model: The architecture.
+        locked: Parameters with a `batch_stats` collection, as `resnet(norm="batch")` has.
+        x: Unlabelled inputs `[B, ...]`, as many as may be, prepared as in training.
+
+    Raises:
+        ValueError: Without stored statistics.
 
     Threat model: the locked weights and unlabelled inputs. The stored statistics are those of the
     clean network, since `adv_params` changes no vectors; so the first channel far above its layer
@@ -273,6 +305,10 @@ def roc(scores: jax.Array, changed: jax.Array) -> Roc:
 
     Equal scores count half in `auc`; NaN scores count as the lowest. With no changed weight, or
     nothing else, rates and area are NaN.
+
+    Args:
+        scores: float32 `[P]`, the higher, the more suspect.
+        changed: The truth, bool `[P]`.
 
     >>> import jax.numpy as jnp
     >>> float(roc(jnp.array([3.0, 1.0, 2.0]), jnp.array([True, False, False])).auc)

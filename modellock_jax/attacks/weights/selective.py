@@ -23,6 +23,8 @@ from modellock_jax.locks.adv_params import AdvParamsKey, adv_params, target_leav
 from modellock_jax.tasks import Task, classify
 from modellock_jax.train import mean_loss
 
+__all__ = ["ENTRIES", "RATE", "adv_params_descent", "neutral_key", "restore", "selective"]
+
 RATE = 0.1
 """Adam's learning rate, in standard deviations of the weight's layer."""
 
@@ -55,6 +57,15 @@ def adv_params_descent(
     whole range against the sign of the gradient, and clamped; at most `count` weights. The loss is
     the task's. Returns the parameters. Jit with `forward` and `count` closed over.
 
+    Args:
+        forward: `forward(params, x, tap)` of the architecture.
+        locked: The locked parameters, a tree of arrays.
+        x: Inputs, a tree `[B, ...]`.
+        y: Truths, a tree `[B, ...]`.
+        rng: Draws the random half of the layers of every iteration.
+        count: The number of weights that the lock changes at most, at least 1.
+        task: What the model is for.
+
     Threat model: the attacker has the locked weights, the scheme and a little labelled data.
 
     Source: Xue et al. (2021), through Malhotra (2023), who reports a recovery to 56-64 % accuracy.
@@ -73,6 +84,11 @@ def neutral_key(locked: Params, suspects: jax.Array, count: int = 48) -> AdvPara
 
     `suspects`: bool `[P]`, as `clamped(locked) > -TOLERANCE`; of more than `count`, the first ones.
     The key opens with `adv_params(count).decrypt`.
+
+    Args:
+        locked: The locked parameters, a tree of arrays.
+        suspects: bool `[P]`, the weights that are suspect.
+        count: The number of weights that the lock changes at most, at least 1.
 
     Threat model: the locked weights and the scheme.
 
@@ -103,6 +119,16 @@ def restore(
     layer's own median and deviation, so that a few inputs cannot lead astray. Jit with `forward`,
     `count` and `steps` closed over.
 
+    Args:
+        forward: `forward(params, x, tap)` of the architecture.
+        locked: The locked parameters, a tree of arrays.
+        suspects: bool `[P]`, the weights that are suspect.
+        x: Inputs, a tree `[B, ...]`.
+        y: Truths, a tree `[B, ...]`.
+        count: The number of weights that the lock changes at most, at least 1.
+        steps: How many steps are made, at least 1.
+        task: What the model is for.
+
     Threat model: the attacker has the locked weights, the scheme and a little labelled data, and has
     found the places, as with `clamped`.
     """
@@ -129,12 +155,25 @@ def selective(
     """Places and values of changed weights, from what lowers the loss: a key for `adv_params(count)`.
 
     Inputs x and truths y, `[B, ...]`, in random order; the last quarter is held out. Each of
-    `iterations` steps adds the `new` weights for which the gradient promises most from a move to the
-    median of the layer (g * w, centred), refits all chosen weights together by `steps` steps of Adam
-    as `restore` does, and gives back all but the `count` that moved farthest. The iteration with the
-    lowest loss on the inputs held out is returned, the locked model itself included; places that are
-    not needed are -1. Jit with `forward` and the numbers closed over. Raises `ValueError` for fewer
-    than four inputs or numbers below 1.
+    `iterations` steps adds the `new` weights for which the gradient promises most from a move to
+    the median of the layer (g * w, centred), refits all chosen weights together by `steps` steps of
+    Adam as `restore` does, and gives back all but the `count` that moved farthest. The iteration
+    with the lowest loss on the inputs held out is returned, the locked model itself included;
+    places that are not needed are -1. Jit with `forward` and the numbers closed over.
+
+    Args:
+        forward: `forward(params, x, tap)` of the architecture.
+        locked: The locked parameters, a tree of arrays.
+        x: Inputs, a tree `[B, ...]`, in random order; the last quarter is held out.
+        y: Truths, a tree `[B, ...]`.
+        count: The number of weights that the lock changes at most, at least 1.
+        iterations: How often weights are added, at least 1.
+        new: How many weights each adds, at least 1.
+        steps: Of Adam in each, at least 1.
+        task: What the model is for.
+
+    Raises:
+        ValueError: For fewer than four inputs or numbers below 1.
 
     Threat model: the attacker has the locked weights and a little labelled data. Neither the lock's
     `step` and `margin` nor the clamped values are used.

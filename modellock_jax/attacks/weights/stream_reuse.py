@@ -10,6 +10,8 @@ from modellock_jax.ciphers import aes
 from modellock_jax.core.bits import check_leaves, from_uint, substitute, to_uint
 from modellock_jax.core.lock import Params
 
+__all__ = ["ENTRIES", "stream_reuse"]
+
 
 def stream_reuse(
     locked: Params,
@@ -22,7 +24,16 @@ def stream_reuse(
     `locked`, `other_locked`: two locked trees of one structure; `other`: the plain weights of the
     second. The key stream cancels: what is left is how the two differ, bit by bit. With zeros for
     `other` the result is that difference, zero bits wherever a weight stayed the same. Composes
-    with `jit` and `vmap`. Raises `ValueError` for another scheme, or trees that do not fit.
+    with `jit` and `vmap`.
+
+    Args:
+        locked: A locked tree.
+        other_locked: Another, of one structure.
+        other: The plain weights of the other.
+        scheme: The lock: "deep_lock" or "stream_lock".
+
+    Raises:
+        ValueError: For another scheme, or trees that do not fit.
 
     Threat model: the owner trained on and locked again with the same key, under `stream_lock` with
     the same finished nonce as well, which its `encrypt` never gives twice; the attacker holds both

@@ -15,6 +15,8 @@ from modellock_jax.core.lock import Params
 from modellock_jax.models import Model
 from modellock_jax.tasks import Task, classify
 
+__all__ = ["OPTIMIZERS", "RATES", "Trial", "best_so_far", "trial"]
+
 RATES: dict[str, tuple[float, ...]] = {"adam": (3e-4, 1e-3, 5e-3), "sgd": (0.01, 0.03, 0.1)}
 OPTIMIZERS: dict[str, Callable[[Any], optax.GradientTransformation]] = {
     "adam": optax.adam,
@@ -50,11 +52,13 @@ def trial(
 ) -> Callable[..., Trial]:
     """`f(rng, locked, rate, x, y, size) -> Trial`: `fine_tune` with one setting, watched on the way.
 
-    The thief owns the first `size` >= 2 of the inputs x and truths y, `[N, ...]`, and keeps the first
-    fifth of them for `value` and `loss`. Batches are drawn with replacement from the rest, augmented
-    as the task says; `example` is that of `fine_tune`. `rate` and `size` may be traced, so that one
-    program serves all budgets; `vmap` it over `rng`, models, rates and data. Raises `ValueError` for
-    an unknown optimiser or variant, or stops that do not divide the steps.
+    The thief owns the first `size` >= 2 of the inputs x and truths y, `[N, ...]`, and keeps the
+    first fifth of them for `value` and `loss`. Batches are drawn with replacement from the rest,
+    augmented as the task says; `example` is that of `fine_tune`. `rate` and `size` may be traced,
+    so that one program serves all budgets; `vmap` it over `rng`, models, rates and data.
+
+    Raises:
+        ValueError: For an unknown optimiser or variant, or stops that do not divide the steps.
     """
     if optimizer not in OPTIMIZERS or stops < 1 or steps % stops:
         raise ValueError(
