@@ -5,6 +5,8 @@ from typing import Any
 
 import jax
 
+__all__ = ["paths"]
+
 # Flax is not imported for it: without Flax there are none.
 _BOXES = {("flax.core.meta", "AxisMetadata"), ("flax.nnx.variablelib", "Variable")}
 

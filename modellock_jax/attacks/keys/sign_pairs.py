@@ -12,6 +12,8 @@ from jax.extend import core
 from modellock_jax.attacks.keys._moves import MOVES, Move
 from modellock_jax.core.lock import Forward, Params
 
+__all__ = ["SUMS", "Axes", "Writer", "sign_pairs"]
+
 SUMS = 2
 """Over how many residual sums a writer is followed; what lies further says little about it."""
 
@@ -103,7 +105,7 @@ class _Trace:
         self.positions: list[int] = []
 
     def run(self, jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
-        """What the outputs hold: arrays, or `_Data`."""
+        """Return what the outputs hold: arrays, or `_Data`."""
         known: dict[Any, Any] = dict(zip(jaxpr.constvars, consts))
         known |= dict(zip(jaxpr.invars, args))
         for eqn in jaxpr.eqns:
@@ -196,7 +198,7 @@ def _fits(shape: Sequence[int], out: Sequence[int]) -> bool:
 
 
 def _entrywise(name: str, values: list[Any]) -> _Data:
-    """What an operation entry by entry gives: all writers of what it takes, under the gains."""
+    """Return what an operation entry by entry gives: all writers of what it takes, under the gains."""
     data = [value for value in values if isinstance(value, _Data)]
     known = [value for value in values if not isinstance(value, _Data)]
     marks: Axes = {}
@@ -221,7 +223,7 @@ def _entrywise(name: str, values: list[Any]) -> _Data:
 
 
 def _vector(value: Any) -> dict[int, np.ndarray]:
-    """A factor that varies along one axis alone, by that axis."""
+    """Return a factor that varies along one axis alone, by that axis."""
     array = np.asarray(value, np.float32)
     along = [a for a in range(array.ndim) if (array != array.take([0], a)).any()]
     if len(along) != 1:
@@ -231,7 +233,7 @@ def _vector(value: Any) -> dict[int, np.ndarray]:
 
 
 def _moved(data: Any, moves: dict[int, Move]) -> _Data:
-    """The same channels after their axes moved; those of others are lost."""
+    """Return the same channels after their axes moved; those of others are lost."""
     marks: Axes = {}
     for old, found in data.marks.items():
         if old in moves:

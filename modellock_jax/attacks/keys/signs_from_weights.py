@@ -14,6 +14,23 @@ from modellock_jax.attacks.keys.sign_pairs import Writer, sign_pairs
 from modellock_jax.attacks.keys.sign_search import SIGNS, as_mask
 from modellock_jax.locks.sign import SignKey
 
+__all__ = [
+    "ENTRIES",
+    "LEVEL",
+    "POWER",
+    "ROUNDS",
+    "TESTED",
+    "TEST_POWER",
+    "TRIES",
+    "Grams",
+    "Pair",
+    "SignReading",
+    "head_votes",
+    "read_signs",
+    "signed_pairs",
+    "signs_from_weights",
+]
+
 TRIES = 99
 """With how many made-up sets of weights the evidence is compared."""
 LEVEL = 1 / (1 + TRIES)
@@ -121,7 +138,7 @@ def _checked(pairs: Sequence[Pair]) -> list[tuple[jax.Array, jax.Array]]:
 
 
 def _layers(writer: jax.Array, reader: jax.Array) -> list[Grams]:
-    """The two Gram matrices `[n, n]` of each layer that says something."""
+    """Return the two Gram matrices `[n, n]` of each layer that says something."""
     shape = (-1, *writer.shape[-2:]), (-1, *reader.shape[-2:])
     g, h = _grams(writer.reshape(shape[0])), _grams(reader.mT.reshape(-1, *reader.mT.shape[-2:]))
     # Not finite or zero, as a ciphertext's or an unused layer's: NaN after the division.
@@ -144,7 +161,7 @@ def _grams(kernels: jax.Array) -> jax.Array:
 
 @partial(jax.jit, static_argnums=1)
 def _folded(products: jax.Array, used: int) -> jax.Array:
-    """The evidence of one layer `[used, used]` from products `[n, n]`, norm one or zero."""
+    """Return the evidence of one layer `[used, used]` from products `[n, n]`, norm one or zero."""
     times = -(-len(products) // used)
     padded = jnp.pad(products, (0, times * used - len(products)))
     folded = padded.reshape(times, used, times, used).sum((0, 2)) * (1 - jnp.eye(used))
@@ -191,7 +208,7 @@ def _solve(evidence: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
 
 
 def _part(layers: Sequence[Grams]) -> tuple[jax.Array, jax.Array]:
-    """The Gram matrices of the first units, one shape for all layers."""
+    """Return the Gram matrices of the first units, one shape for all layers."""
     most = min(TESTED, max(len(g) for g, _ in layers))
 
     def one(gram: jax.Array) -> jax.Array:
