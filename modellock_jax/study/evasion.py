@@ -56,8 +56,11 @@ _FREE = Lock(lambda rng, params: ())
 
 @dataclasses.dataclass(frozen=True)
 class Config(Settings):
-    """The study's settings: `eps` in the images' unit; `keys` that expectations are taken over; `steps`
-    of PGD and APGD; `queries` of the random search."""
+    """The study's settings.
+
+    `eps` in the images' unit; `keys` that expectations are taken over; `steps` of PGD and APGD;
+    `queries` of the random search.
+    """
 
     data: str = "mnist5k"
     model: str = "cnn"

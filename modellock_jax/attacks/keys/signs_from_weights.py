@@ -253,7 +253,7 @@ def _by_agreement(evidence: jax.Array, signs: jax.Array) -> jax.Array:
 
 
 def signed_pairs(layers: Sequence[Writer], bits: int, per: str) -> list[Pair]:
-    """The pairs of a model whose column j is signed by bit j mod `bits`, under `sign_mask`'s `per`.
+    """Keep the pairs of a model whose column j is signed by bit j mod `bits`, under `per`.
 
     Per unit, a convolution's positions have signs of their own, unless rounds of the key end with its
     channels.
