@@ -129,7 +129,7 @@ def test_logits_of_one_image_give_the_key(block, entries, queries):
 
 def test_no_key_from_an_oracle_that_hides_another():
     params, rng = make_params(), jax.random.key(0)
-    search = functools.partial(logit_oracle.pixel_shuffle_logit_oracle, block=4, image_shape=SHAPE)
+    search = functools.partial(logit_oracle.pixel_shuffle_logit_oracle, block=4, shape=SHAPE)
     plain = search(lambda x: forward(params, x), forward, params, rng=rng)
     np.testing.assert_array_equal(plain.key.permutation, np.arange(16))
     sign = ml.sign_mask(8)

@@ -13,7 +13,7 @@ from helpers.values import bits, same, values
 import modellock_jax as ml
 from modellock_jax.core.bits import to_uint
 from modellock_jax.core.over_keys import over_keys
-from modellock_jax.locks import adv_params
+from modellock_jax.locks import SCHEMES
 
 KEYS = 1000
 
@@ -26,9 +26,9 @@ def temporary(compiled: Any) -> int:
 def draw_keys(name: str, lock: ml.Lock, locked: Any) -> Any:
     def draw(rng: jax.Array) -> Any:
         # A search for each key is no part of this; a thief's guess is a finished key.
-        return (
-            adv_params.guess(lock, rng, locked) if name == "adv_params" else lock.init(rng, locked)
-        )
+        if name == "adv_params":
+            return SCHEMES[name].guess(lock, rng, locked)
+        return lock.init(rng, locked)
 
     return jax.jit(jax.vmap(draw))(jax.random.split(jax.random.key(3), KEYS))
 
