@@ -22,7 +22,7 @@ from modellock_jax import explain
 from modellock_jax.attacks import ATTACKS
 from modellock_jax.core.lock import unmasked, unscrambled
 from modellock_jax.locks import SCHEMES, Break, Files, Scheme, parse, register
-from modellock_jax.study import league, main, report, runner
+from modellock_jax.study import league, main, main_grids, runner
 from modellock_jax.study.config import Config, default_locks, locks_and_variants
 from modellock_jax.study.context import subject_of
 from modellock_jax.vault.locked.files import lock_file, unlock_file
@@ -286,8 +286,8 @@ def test_a_lock_of_another_package_is_studied(outside, tmp_path):
     assert [row["scheme"] for row in locks] == ["toy_xor", "sign_flip+toy_xor"]
     assert all(row["right_is_plain"] for row in locks)
     assert [row["key_bits"] for row in locks] == [32, 32 + 256]
-    assert len(report.lock_grid(rows, config).rows) == 2
-    assert len(report.thief_grid(rows, config).rows) == 3
+    assert len(main_grids.lock_grid(rows, config).rows) == 2
+    assert len(main_grids.thief_grid(rows, config).rows) == 3
     study = league.of("average_copies")
     (grid,) = study.grids(runner.run(study, config, tmp_path).rows, config)
     assert len(grid.rows) == 2

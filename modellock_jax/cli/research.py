@@ -2,12 +2,16 @@
 
 import shlex
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
 from modellock_jax.cli import streams
 from modellock_jax.cli.app import RESEARCH, ListOption, app
+
+if TYPE_CHECKING:
+    from modellock_jax.study.record import Study
+    from modellock_jax.study.store import Store
 
 Data = Annotated[str, typer.Option(help="mnist5k, digits, fashion_mnist, or any TFDS image set.")]
 ModelName = Annotated[str, typer.Option("--model", help="mlp, cnn or resnet.")]
@@ -82,18 +86,29 @@ def study(
     if name not in STUDIES:
         raise ValueError(f"there is no study {name!r}; the studies are {', '.join(STUDIES)}")
     chosen = STUDIES[name]
+    config = _config(chosen, data, model, locks, seeds, quick)
+    store = runner.run(chosen, config, out, workers=workers, scheduler=scheduler)
+
+    _show(chosen, store, config, _command(name, data, model, locks, seeds, quick))
+
+
+def _config(
+    chosen: "Study", data: str, model: str, locks: str, seeds: int | None, quick: bool
+) -> Any:
+    """Return a study's configuration with what the options change in it."""
     settings: dict[str, Any] = {"data": data, "model": model}
     settings |= chosen.quick if quick else {}
     if locks:
         settings["locks"] = tuple(text.strip() for text in locks.split(";") if text.strip())
     if seeds is not None:
         settings["seeds"] = seeds
-    config = chosen.config(**settings)
-    store = runner.run(chosen, config, out, workers=workers, scheduler=scheduler)
+    return chosen.config(**settings)
 
+
+def _show(chosen: "Study", store: "Store", config: Any, command: str) -> None:
+    """Draw, write down and print what a study found."""
     from modellock_jax.study import figures, report, terminal
 
-    command = _command(name, data, model, locks, seeds, quick)
     grids = chosen.grids(store.rows, config)
     figures.save_figures(store.folder, store.rows, config, chosen.drawings)
     report.save_tables(store.folder, config, command, grids)

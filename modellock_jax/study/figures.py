@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 
 from modellock_jax.study.config import Config
-from modellock_jax.study.report import best_thief, interval
+from modellock_jax.study.main_grids import best_thief
+from modellock_jax.study.report import interval
 from modellock_jax.study.scale import scale_of
 from modellock_jax.study.store import Rows, write
 

@@ -15,10 +15,11 @@ from modellock_jax.attacks.weights.fine_tune import fine_tune
 from modellock_jax.core.bits import to_uint
 from modellock_jax.core.lock import Key, Params, user_forward
 from modellock_jax.flax import sites
-from modellock_jax.study import figures, report
+from modellock_jax.study import figures
 from modellock_jax.study.config import QUICK, Config
 from modellock_jax.study.context import Context, fresh, prepare, rng_for
 from modellock_jax.study.engine import Row, Unit
+from modellock_jax.study.main_grids import lock_grid, thief_grid
 from modellock_jax.study.record import Study
 from modellock_jax.study.rows import Valued
 from modellock_jax.study.training import PLAIN, encrypting, locked_models, trained, trainings
@@ -268,6 +269,6 @@ STUDY = Study(
     prepare=prepare,
     units=units,
     kinds={"lock": LockRow, "thief": ThiefRow},
-    grids=lambda rows, config: [report.lock_grid(rows, config), report.thief_grid(rows, config)],
+    grids=lambda rows, config: [lock_grid(rows, config), thief_grid(rows, config)],
     drawings=figures.LOCKS,
 )
