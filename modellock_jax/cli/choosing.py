@@ -198,7 +198,7 @@ def default_key_file() -> Path | None:
 
 @clears_frames
 def load_secret(path: Path) -> Secret:
-    """Return the secret in a key file, in a pipe, or on standard input; raises as `keys.load`."""
+    """Return the secret in a key file, in a pipe, or on standard input; raises as `load_key`."""
     if not paths.is_stream(path):
         return load_key(path)
     name = "standard input" if path == paths.STANDARD else printable(path)

@@ -21,7 +21,7 @@ def is_path(target: AnyTarget) -> bool:
 
 
 def write_pieces(target: AnyTarget, pieces: Iterable[Any], mode: int = 0o644) -> None:
-    """Write pieces one after another; a new file gets `mode`, as `files.replacing` says."""
+    """Write pieces one after another; a new file gets `mode`, as `_atomic.replacing` says."""
     if not is_path(target):
         for piece in pieces:
             put(target, piece)

@@ -99,7 +99,7 @@ def sealed_head(text: bytes) -> bytes:
 
 
 def legal(text: bytes) -> bytes:
-    """The same, as `header.encode` spells it."""
+    """The same, as `_header.encode` spells it."""
     fields = json.loads(text)
     made = _header_fields.header_of(fields)
     room = len(_header.encode(made._replace(room=0))) + 16

@@ -177,7 +177,7 @@ def load_locked(
         ValueError: Names, shapes or dtypes are not those of `like`.
 
     **Guarantees.** As `unlock_file`: bits are kept, 64-bit values too. Nothing is written anywhere.
-    To keep the weights locked in memory until the model runs, see `serving.open_locked`.
+    To keep the weights locked in memory until the model runs, see `vault.open_locked`.
 
     >>> import io
     >>> from safetensors.numpy import save

@@ -117,7 +117,7 @@ def _giving(lock: Lock, parts: Mapping[str, Tensor]) -> Lock:
 
 
 def _plain(leaf: Any, tensor: Tensor) -> Any:
-    """Return a leaf as the file has it: the inverse of `file_schemes.taken_as`."""
+    """Return a leaf as the file has it: the inverse of `_file_schemes.taken_as`."""
     if _file_schemes.taken_as(tensor)[0] == tensor.dtype:
         return leaf
     if tensor.dtype == np.bool_:

@@ -73,15 +73,15 @@ def is_locked_set(path: AnyPath) -> bool:
 def lock_set(
     folder: AnyPath, target: AnyPath, secret: Secret, scheme: str, *, done: Done = lambda _: None
 ) -> LockedSet:
-    """Lock each safetensors file of a folder into a new one, as `locked.lock_file`; copy the others.
+    """Lock each safetensors file of a folder into a new one, as `vault.lock_file`; copy the others.
 
     `modellock.set.json` lists all with their digests, under an HMAC. Raises `Unreadable` as
-    `sets.seal_set`, and if there is nothing to lock; `FileExistsError` if `target` is there and not
-    empty; else as `locked.lock_file`.
+    `sealed.seal_set`, and if there is nothing to lock; `FileExistsError` if `target` is there and not
+    empty; else as `vault.lock_file`.
 
     **Guarantees.** Each file has a lock's key of its own. `unlock_set` gives the folder back, or
     `Tampered` for a file that was changed, is missing, or is of another set, copies included. `target`
-    is absent until it is whole. Not protected: what is copied lies open; else as `locked.lock_file`.
+    is absent until it is whole. Not protected: what is copied lies open; else as `vault.lock_file`.
     """
     scheme = _file_schemes.normalise(scheme)
     found = check_folder(folder)
@@ -119,7 +119,7 @@ def unlock_set(
     revoked: Iterable[AnyPath] = (),
     done: Done = lambda _: None,
 ) -> LockedSet:
-    """Give back, in a new folder, the one that was locked; raises as `locked.unlock_file`.
+    """Give back, in a new folder, the one that was locked; raises as `vault.unlock_file`.
 
     **Guarantees.** Nothing is given out unless the whole set is as it was locked.
     """

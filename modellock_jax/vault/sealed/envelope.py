@@ -206,7 +206,7 @@ def cover_again(
     name: str | None,
     serial: int | None,
 ) -> _writing.Cover:
-    """As `writing.cover`, with the old name and serial number unless others are given."""
+    """As `_writing.cover`, with the old name and serial number unless others are given."""
     named = old.name if name is None else name
     number = old.serial if serial is None else serial
     return _writing.cover(recipients, expires, signers, named, number)

@@ -187,7 +187,7 @@ def rotate_set(
     serial: int | None = None,
     done: Done = quiet,
 ) -> list[Member]:
-    """Seal an open set anew into a new folder, under fresh keys, as `envelope.rotate` does a file."""
+    """Seal an open set anew into a new folder, under fresh keys, as `rotate` does a file."""
     old, signers = opened.header, tuple(signers)
     about = envelope.cover_again(old, whom, expires, signers, name, serial)
     before = {signature["id"] for signature in old.signatures}
