@@ -31,8 +31,8 @@ from rich.table import Table
 
 import modellock_jax as ml
 from modellock_jax.attacks.weights import localise
+from modellock_jax.attacks.weights.descent import adv_params_descent
 from modellock_jax.attacks.weights.selective import (
-    adv_params_descent,
     neutral_key,
     restore,
     selective,

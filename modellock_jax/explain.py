@@ -3,7 +3,7 @@
 from modellock_jax.locks import SCHEMES, Scheme
 from modellock_jax.vault.threats import COMMANDS
 
-__all__ = ["explain", "lock_table", "page"]
+__all__ = ["explain", "lock_table", "names", "page"]
 
 _OWN_USER = "Whoever runs the opened model holds its plain weights."
 _FIRST = (

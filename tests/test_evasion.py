@@ -11,9 +11,9 @@ import pytest
 from jax.experimental import io_callback
 
 import modellock_jax as ml
+from modellock_jax import attacks as evasion
 from modellock_jax import data, models, train
-from modellock_jax.attacks.evasion import adversarial
-from modellock_jax.attacks.evasion import methods as evasion
+from modellock_jax.attacks.evasion import adversarial, auto_pgd
 from modellock_jax.attacks.evasion.gradient_masking import gradient_masking
 
 RNG = jax.random.key(7)
@@ -104,7 +104,7 @@ def test_apgd_halves_its_step():
     x, y = jnp.full((1, 2, 2, 1), 0.5), jnp.zeros(1, jnp.int32)
     assert float(evasion.pgd(f, x, y, 0.1, steps=40, step_size=0.2).share) == 1
     assert float(evasion.apgd(f, x, y, 0.1, steps=40).share) == 0
-    assert np.flatnonzero(evasion._checkpoints(100)).tolist() == [22, 41, 57, 70, 80, 87, 93, 99]
+    assert np.flatnonzero(auto_pgd._checkpoints(100)).tolist() == [22, 41, 57, 70, 80, 87, 93, 99]
 
 
 def test_dlr_where_the_cross_entropy_is_flat_and_the_flags_say_so():

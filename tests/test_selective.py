@@ -10,12 +10,13 @@ import pytest
 
 import modellock_jax as ml
 from modellock_jax.attacks.weights import localise
+from modellock_jax.attacks.weights.descent import adv_params_descent
 from modellock_jax.attacks.weights.selective import (
-    adv_params_descent,
     neutral_key,
     restore,
     selective,
 )
+from modellock_jax.attacks.weights.stale_channels import stale_channels
 from modellock_jax.data import load
 from modellock_jax.models import Model
 from modellock_jax.tasks import margin_loss
@@ -223,7 +224,7 @@ def test_stale_statistics_give_the_channel_away(data):
         rows = jax.random.choice(jax.random.key(10), len(data.train_x), (40, 128))
         images = jnp.asarray(data.train_x)[rows]
         params = jax.lax.scan(lambda p, x: (p | model.train(p, x)[1], None), params, images)[0]
-        scores = jax.jit(partial(localise.stale_channels, model))
+        scores = jax.jit(partial(stale_channels, model))
         plain = scores(params, x)
         kernel = params["params"]["Dense_1"]["kernel"]
         raised = kernel.at[3, 5].add(2 * jnp.abs(kernel).max())
@@ -236,7 +237,7 @@ def test_stale_statistics_give_the_channel_away(data):
     assert float(locked["BatchNorm_1"][5]) > 2 * loudest
     np.testing.assert_allclose(locked["BatchNorm_0"], plain["BatchNorm_0"], rtol=1e-3)
     with pytest.raises(ValueError, match='no collection "batch_stats"'):
-        localise.stale_channels(model, params["params"], x)
+        stale_channels(model, params["params"], x)
 
 
 def test_bad_input(trained, thief):

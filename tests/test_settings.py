@@ -9,7 +9,7 @@ from helpers.table import CASES, forward, images, make_params, random_bits, same
 
 import modellock_jax as ml
 from modellock_jax import attacks
-from modellock_jax.attacks.evasion import methods as evasion
+from modellock_jax import attacks as evasion
 from modellock_jax.attacks.keys.key_search import Answers
 from modellock_jax.core.shards import as_on_tpus
 from modellock_jax.locks.adv_params import target_leaves

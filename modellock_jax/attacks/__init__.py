@@ -2,8 +2,9 @@
 
 from modellock_jax.attacks.attack import Attack, run_batches, run_seeds, run_shuffled, sanitise
 from modellock_jax.attacks.case import ANY, RIGHTS, Case, Copy, Entry, Found, NotGiven
+from modellock_jax.attacks.evasion.auto_pgd import apgd
 from modellock_jax.attacks.evasion.gradient_masking import gradient_masking
-from modellock_jax.attacks.evasion.methods import apgd, expectation, fgsm, pgd, square, transfer
+from modellock_jax.attacks.evasion.methods import expectation, fgsm, pgd, square, transfer
 from modellock_jax.attacks.keys.chosen_image import (
     chosen_images,
     pixel_shuffle_chosen_image,
@@ -28,6 +29,7 @@ from modellock_jax.attacks.keys.signs_from_weights import (
     signs_from_weights,
 )
 from modellock_jax.attacks.table import ATTACKS, attempt
+from modellock_jax.attacks.weights.descent import adv_params_descent
 from modellock_jax.attacks.weights.distil import distil
 from modellock_jax.attacks.weights.fine_tune import fine_tune
 from modellock_jax.attacks.weights.leakage import (
@@ -37,7 +39,7 @@ from modellock_jax.attacks.weights.leakage import (
     sign_flip_known_plaintext,
     vote_copies,
 )
-from modellock_jax.attacks.weights.selective import adv_params_descent, restore, selective
+from modellock_jax.attacks.weights.selective import restore, selective
 from modellock_jax.attacks.weights.stream_reuse import stream_reuse
 
 __all__ = [

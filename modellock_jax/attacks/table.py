@@ -20,15 +20,22 @@ from modellock_jax.attacks.keys import (
     sign_search,
     signs_from_weights,
 )
-from modellock_jax.attacks.weights import distil, fine_tune, leakage, selective, stream_reuse
+from modellock_jax.attacks.weights import (
+    descent,
+    distil,
+    fine_tune,
+    leakage,
+    selective,
+    stream_reuse,
+)
 from modellock_jax.core.table import Table
 
 __all__ = ["ATTACKS", "attempt"]
 
 _MODULES = (
     fine_tune, distil, key_search, relaxed_key, oracle, sign_algebra, sign_search,
-    signs_from_weights, permutation_search, chosen_image, logit_oracle, selective, ciphertext_only,
-    known_plaintext, leakage, stream_reuse, cases,
+    signs_from_weights, permutation_search, chosen_image, logit_oracle, selective, descent,
+    ciphertext_only, known_plaintext, leakage, stream_reuse, cases,
 )  # fmt: skip
 ATTACKS: Table[Entry] = Table(
     "attack",

@@ -24,8 +24,9 @@ import numpy as np
 from jax import lax
 
 import modellock_jax
+from modellock_jax.attacks.evasion.auto_pgd import apgd
 from modellock_jax.attacks.evasion.gradient_masking import gradient_masking
-from modellock_jax.attacks.evasion.methods import apgd, expectation, fgsm, pgd, square, transfer
+from modellock_jax.attacks.evasion.methods import expectation, fgsm, pgd, square, transfer
 from modellock_jax.core.lock import Key, Lock, Params, owner_forward, user_forward
 from modellock_jax.study import context as contexts
 from modellock_jax.study.config import Settings

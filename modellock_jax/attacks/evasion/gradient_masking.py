@@ -14,7 +14,8 @@ from modellock_jax.attacks.evasion.adversarial import (
     cross_entropy,
     with_key_axis,
 )
-from modellock_jax.attacks.evasion.methods import apgd, square, transfer
+from modellock_jax.attacks.evasion.auto_pgd import apgd
+from modellock_jax.attacks.evasion.methods import square, transfer
 
 __all__ = ["Flags", "gradient_masking"]
 

@@ -17,7 +17,7 @@ values cannot be seen, the answer is NaN.
 """
 
 from collections.abc import Callable
-from typing import Any, Literal, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -29,10 +29,8 @@ from modellock_jax.attacks.evasion.adversarial import (
     Classifier,
     Evasion,
     Point,
-    broadcast_like,
     check,
     cross_entropy,
-    dlr,
     in_range,
     initial_point,
     keep_best,
@@ -42,11 +40,10 @@ from modellock_jax.attacks.evasion.adversarial import (
     margin,
     projection,
     random_start,
-    select,
 )
 from modellock_jax.core.lock import Key
 
-__all__ = ["apgd", "expectation", "fgsm", "pgd", "square", "transfer"]
+__all__ = ["expectation", "fgsm", "pgd", "square", "transfer"]
 
 
 def expectation(f: Callable[[Key, jax.Array], jax.Array], keys: Key) -> Classifier:
@@ -147,105 +144,6 @@ def pgd(
     return make_result(best.x, best.fooled, sound)
 
 
-class _Carry(NamedTuple):
-    x: jax.Array
-    before: jax.Array
-    loss: jax.Array
-    top: Point  # of highest loss: where to go back to
-    best: Point
-    size: jax.Array
-    rises: jax.Array
-    checked: jax.Array  # the highest loss at the last checkpoint
-    halved: jax.Array
-
-
-def apgd(
-    f: Classifier,
-    x: jax.Array,
-    y: jax.Array,
-    eps: Any,
-    rng: jax.Array | None = None,
-    *,
-    steps: int = 100,
-    loss: Literal["cross_entropy", "dlr"] = "cross_entropy",
-    bounds: Bounds = (0.0, 1.0),
-) -> Evasion:
-    """Run Auto-PGD: momentum, and a step that halves, input by input, when the loss stops rising.
-
-    The first step is 2 eps. At checkpoints that draw closer together it is halved, and the input
-    goes back to its best point, if the loss rose in less than three quarters of the steps, or its
-    best value and the step have not changed since the last checkpoint. `dlr`, the difference of
-    logits ratio, has a gradient where the cross-entropy of a very sure model has none. Start and
-    errors are those of `pgd`; `ValueError` also for another loss, and for `dlr` below three classes.
-
-    Args:
-        f: `f(x) -> logits`, `[B, classes]` or `[K, B, classes]`.
-        x: Inputs, floats `[B, ...]` within the bounds.
-        y: Labels, int `[B]`.
-        eps: The largest change of an entry, above 0; may be traced.
-        rng: A JAX PRNG key; None to start at the input itself.
-        steps: How many, at least 1.
-        loss: "cross_entropy", or "dlr", from three classes on.
-        bounds: The least and the largest value of an input.
-
-    Threat model: whoever can differentiate `f`; see the module.
-
-    **Guarantees.** As for `pgd`; no step size to tune.
-
-    Source: Croce & Hein (2020).
-    """
-    sound = check(f, x, y, eps, steps, bounds)
-    if loss not in ("cross_entropy", "dlr"):
-        raise ValueError(f'apgd: loss must be "cross_entropy" or "dlr", not {loss!r}')
-    measure = cross_entropy if loss == "cross_entropy" else dlr
-    evaluate, score, project = (
-        make_gradient(f, y, measure),
-        make_scorer(f, y, measure),
-        projection(x, eps, bounds),
-    )
-
-    def step(c: _Carry, at: Any) -> tuple[_Carry, None]:
-        first, window = at  # window: steps since the last checkpoint, 0 between checkpoints
-        here = evaluate(c.x)
-        rises = c.rises + (here.loss > c.loss).astype(jnp.int32)
-        top = select(here.loss > c.top.loss, here, c.top)
-        stuck = ~c.halved & (top.loss <= c.checked)
-        halve = (window > 0) & ((4 * rises < 3 * window) | stuck)
-        size = jnp.where(halve, c.size / 2, c.size)
-        now = select(halve, top, here)
-        moved = project(now.x + broadcast_like(size, x) * now.direction)
-        momentum = jnp.where(first, 1.0, 0.75)
-        moved = project(now.x + momentum * (moved - now.x) + (1 - momentum) * (now.x - c.before))
-        return _Carry(
-            moved,
-            now.x,
-            now.loss,
-            top,
-            keep_best(here, c.best),
-            size,
-            jnp.where(window > 0, 0, rises),
-            jnp.where(window > 0, top.loss, c.checked),
-            jnp.where(window > 0, halve, c.halved),
-        ), None
-
-    clean_loss, clean_fooled = score(x)
-    start, fill = random_start(x, eps, rng, bounds), jnp.full_like
-    end = _Carry(
-        start,
-        start,
-        fill(clean_loss, jnp.inf),
-        initial_point(x, clean_fooled),
-        initial_point(x, clean_fooled),
-        fill(clean_loss, 2 * eps),
-        fill(clean_loss, 0, jnp.int32),
-        fill(clean_loss, -jnp.inf),
-        fill(clean_loss, True, jnp.bool_),
-    )
-    windows = _checkpoints(steps)
-    end, _ = lax.scan(step, end, (np.arange(steps + 1) == 0, windows))
-    return make_result(end.best.x, end.best.fooled, sound)
-
-
 def square(
     f: Classifier,
     x: jax.Array,
@@ -336,15 +234,3 @@ def transfer(
         )
     score = make_scorer(f, y, margin)
     return make_result(moved, jnp.maximum(score(moved)[1], score(x)[1]), sound)
-
-
-def _checkpoints(steps: int) -> np.ndarray:
-    """At each of Croce & Hein's checkpoints the steps since the last one, elsewhere 0."""
-    windows, last, percent, gap = np.zeros(steps + 1, np.int32), 0, 22, 22
-    while percent <= 100:
-        here = -(-percent * steps // 100)
-        if here > last:
-            windows[here], last = here - last, here
-        gap = max(gap - 3, 6)
-        percent += gap
-    return windows

@@ -9,12 +9,9 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
+from modellock_jax.attacks.weights._layers import layer_values, map_layers, set_layer_values
 from modellock_jax.core.lock import Params
-from modellock_jax.core.paths import paths
-from modellock_jax.locks.adv_params import target_leaves
-from modellock_jax.models import Model
 
 __all__ = [
     "MIN_VOTES",
@@ -26,15 +23,10 @@ __all__ = [
     "clamped",
     "filter_z",
     "heal",
-    "layer_values",
-    "leaf_positions",
-    "map_layers",
     "range_position",
     "robust_distance",
     "roc",
-    "set_layer_values",
     "shared_margin",
-    "stale_channels",
 ]
 
 TOLERANCE = 1e-6
@@ -68,44 +60,6 @@ class Margin(NamedTuple):
 
     margin: jax.Array
     votes: jax.Array
-
-
-def layer_values(params: Params) -> list[jax.Array]:
-    """Return the layers that `adv_params` may change, float32, in tree order."""
-    leaves = [jax.tree.leaves(params)[i] for i in target_leaves(params)]
-    if (total := sum(leaf.size for leaf in leaves)) >= 2**31:
-        raise ValueError(
-            f"localise: the layers have {total} weights together, and at most 2**31 - 1 can be "
-            "numbered; give it some of the leaves"
-        )
-    return [leaf.astype(jnp.float32) for leaf in leaves]
-
-
-def map_layers(params: Params, function: Callable[[jax.Array], jax.Array]) -> jax.Array:
-    """`function(layer)` of every layer, broadcast to its shape: float32 `[P]`."""
-    values = layer_values(params)
-    return jnp.concatenate([jnp.broadcast_to(function(v), v.shape).ravel() for v in values])
-
-
-def set_layer_values(flat: jax.Array, params: Params) -> Params:
-    """`params` with the layers that `adv_params` may change taken from flat, float32 `[P]`."""
-    leaves, tree = jax.tree.flatten(params)
-    ends = np.cumsum([v.size for v in layer_values(params)])
-    for i, piece in zip(target_leaves(params), jnp.split(flat, ends[:-1])):
-        leaves[i] = piece.reshape(leaves[i].shape).astype(leaves[i].dtype)
-    return jax.tree.unflatten(tree, leaves)
-
-
-def leaf_positions(picks: jax.Array, params: Params) -> tuple[jax.Array, jax.Array]:
-    """From positions in `[P]` to (leaf, position in leaf), int32, -1 where unused."""
-    layers = target_leaves(params)
-    starts = np.cumsum([0] + [v.size for v in layer_values(params)]).astype(np.int32)
-    layer = jnp.searchsorted(jnp.asarray(starts), picks, side="right") - 1
-    leaf = jnp.asarray(np.array(layers, np.int32))[layer]
-    return (
-        jnp.where(picks < 0, -1, leaf),
-        jnp.where(picks < 0, -1, picks - jnp.asarray(starts)[layer]),
-    )
 
 
 def _edge_distance(params: Params) -> jax.Array:
@@ -242,56 +196,6 @@ def heal(params: Params) -> Params:
     return set_layer_values(
         jnp.where(suspects, map_layers(params, jnp.median), map_layers(params, lambda v: v)), params
     )
-
-
-def stale_channels(model: Model, locked: Params, x: jax.Array) -> dict[str, jax.Array]:
-    """Scores of the channels of every BatchNorm: how far the stored statistics are from the data's.
-
-    `locked` holds a `batch_stats` collection, as `resnet(norm="batch")` does; unlabelled inputs x
-    `[B, ...]`, as many as may be, prepared as in training. For each layer, by path and in the order
-    of their numbers, float32 `[C]`: the difference of the means in stored deviations plus the
-    absolute log ratio of the variances, over the median of the layer.
-
-    Args:
-        model: The architecture.
-        locked: Parameters with a `batch_stats` collection, as `resnet(norm="batch")` has.
-        x: Unlabelled inputs `[B, ...]`, as many as may be, prepared as in training.
-
-    Raises:
-        ValueError: Without stored statistics.
-
-    Threat model: the locked weights and unlabelled inputs. The stored statistics are those of the
-    clean network, since `adv_params` changes no vectors; so the first channel far above its layer
-    holds a changed weight. Later layers see changed inputs.
-    """
-    if not isinstance(locked, dict) or "batch_stats" not in locked:
-        raise ValueError(
-            'stale_channels: the parameters have no collection "batch_stats"; '
-            'normalisation statistics are stored by models such as resnet(norm="batch")'
-        )
-    old = locked["batch_stats"]
-    # With zeros and with ones stored, one training step shows share and statistics of the batch.
-    zeros = jax.tree.map(jnp.zeros_like, old)
-    ones = jax.tree.map(jnp.ones_like, old)
-    low = model.train({**locked, "batch_stats": zeros}, x)[1]["batch_stats"]
-    high = model.train({**locked, "batch_stats": ones}, x)[1]["batch_stats"]
-    batch = jax.tree.map(lambda a, b: a / (1 - (b - a)), low, high)
-    found: dict[str, dict[str, tuple[jax.Array, jax.Array]]] = {}
-    for path, stored, seen in zip(*map(jax.tree.leaves, (paths(old), old, batch))):
-        layer, _, name = path.rpartition("/")
-        found.setdefault(layer, {})[name] = stored, seen
-
-    def channel(part: dict[str, tuple[jax.Array, jax.Array]]) -> jax.Array:
-        (mean, mean_seen), (var, var_seen) = part["mean"], part["var"]
-        away = jnp.abs(mean_seen - mean) / jnp.sqrt(var + 1e-5)
-        away += jnp.abs(jnp.log((var_seen + 1e-5) / (var + 1e-5)))
-        return away / jnp.maximum(jnp.median(away), 1e-12)
-
-    def number(layer: str) -> tuple[int, str]:
-        tail = layer.rpartition("_")[2]
-        return (int(tail) if tail.isdigit() else -1, layer)
-
-    return {layer: channel(found[layer]) for layer in sorted(found, key=number)}
 
 
 def changed_weights(locked: Params, params: Params) -> jax.Array:
