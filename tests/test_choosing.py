@@ -86,7 +86,7 @@ def test_the_error_names_what_was_tried_and_from_where(made, text, tmp_path):
     assert "default key file" in told.told
     assert "the keyring (has none)" in told.told
     assert "secret" not in told.told
-    assert json.loads(bob)["recipients"][0]["id"] not in told.told  # classic: not his secret's id
+    assert json.loads(bob)["recipients"][0]["id"] not in told.told  # classic: not the secret's id
     bad(
         3,
         f"tried {made / 'bob.key'} (key ",

@@ -30,7 +30,7 @@ def bobs(tmp_path):
 
 def test_a_list_only_grows(tmp_path):
     path = tmp_path / "list.json"
-    first = revocation.revoke(path, [BOB.id], OWNER, "lost his laptop")
+    first = revocation.revoke(path, [BOB.id], OWNER, "lost a laptop")
     assert (first.serial, first.ids) == (1, {BOB.id})
     dry = revocation.revoke(path, [ALICE.id], OWNER, dry_run=True)
     assert (dry.serial, revocation.read(path)) == (2, first)

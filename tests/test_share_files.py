@@ -74,7 +74,7 @@ def spoiled(content, number, change):
 
 
 def test_one_wrong_word_is_always_found(folder, tmp_path):
-    """At every place: another word of the list, a word that is none, a word left away."""
+    """At every place: another word of the list, a word that is none, a word omitted."""
     content = (folder / "s" / "share-1-of-3.txt").read_text()
     held = share_files.load(folder / "s" / "share-1-of-3.txt")
     index, words = shamir_mnemonic.wordlist.WORD_INDEX_MAP, shamir_mnemonic.wordlist.WORDLIST

@@ -74,7 +74,7 @@ def _roc(plt: Any, rows: Rows, config: Config) -> tuple[Any, list[list[Any]]]:
 
 
 def _best_so_far(plt: Any, rows: Rows, config: Config) -> tuple[Any, list[list[Any]]]:
-    """What the fine-tuning thief holds after so many steps, beside his twin from scratch."""
+    """Return what the fine-tuning thief holds after so many steps, beside a twin from scratch."""
     names = [text for text in config.locks if _of(rows, "sweep", text)]
     choice = "rehearsed" if config.seeds > 1 else "held_out"
     scale, (figure, axes) = scale_of(rows), _panels(plt, len(config.budgets))

@@ -20,7 +20,7 @@ __all__ = ["attacked", "case_of", "value_of"]
 
 @functools.lru_cache(maxsize=1)
 def case_of(context: Context, text: str, seed: int) -> tuple[Case, dict[str, Any]]:
-    """A locked model with all that an attacker may have, and the beginning of its rows."""
+    """Return a locked model with all that an attacker may have, and the beginning of its rows."""
     subject, model, data = context.subjects[text], context.model, context.data
     lock, (params, locked, key) = subject.lock, locked_models(context, text)[seed]
     count = max(10, round(context.config.budgets[0] * len(data.train_x)))
@@ -89,6 +89,6 @@ def _flops(case: Case, passes: int) -> float | None:
 
 
 def value_of(context: Context, forward: Any) -> float:
-    """What `forward(x)` reaches on the test set."""
+    """Return what `forward(x)` reaches on the test set."""
     x, y = jnp.asarray(context.data.test_x), jnp.asarray(context.data.test_y)
     return float(jax.jit(lambda x, y: context.measure(forward, x, y).value)(x, y))

@@ -11,7 +11,7 @@ __all__ = ["QUICK", "Config", "Settings", "default_locks", "locks_and_variants"]
 
 
 def default_locks() -> tuple[str, ...]:
-    """The texts of the locks that a study runs unless told otherwise."""
+    """Return the texts of the locks that a study runs unless told otherwise."""
     return tuple(scheme.study for scheme in SCHEMES.values() if scheme.study)
 
 

@@ -45,7 +45,7 @@ class Subject(NamedTuple):
 
 
 def subject_of(text: str, shape: tuple[int, ...]) -> Subject:
-    """A lock for inputs of this shape. Raises `ValueError` for a text without one.
+    """Return a lock for inputs of this shape. Raises `ValueError` for a text without one.
 
     >>> subject_of("pixel_shuffle", (28, 28, 1)).settings
     {'block': 14, 'channels': 1, 'image_shape': (28, 28, 1)}
@@ -78,7 +78,7 @@ class Context:
         return blank(self.data.train_x)
 
     def measure(self, forward: Callable[[Any], Any], x: Any, y: Any) -> Score:
-        """The score of a forward as rows have it: a unit in % as a share."""
+        """Return the score of a forward as rows have it: a unit in % as a share."""
         found = measure(self.task, forward, x, y)
         return found._replace(value=found.value / 100) if self.percent else found
 
@@ -88,7 +88,7 @@ class Context:
         return "%" in self.task.unit
 
     def best(self, values: list[float]) -> float:
-        """The best of some values, as the task has it."""
+        """Return the best of some values, as the task has it."""
         return max(values, key=lambda value: float(merit(self.task, jnp.float32(value))))
 
     @property
@@ -154,11 +154,11 @@ def assemble(config: Any, folder: Path, model: Model, task: Task, data: Data) ->
 
 
 def rng_for(seed: int, purpose: str) -> jax.Array:
-    """A generator for one purpose of one seed, by the hash of both, so that none is used twice."""
+    """Derive a generator for one purpose of one seed, by the hash of both: none is used twice."""
     digest = hashlib.sha256(f"{purpose}/{seed}".encode()).digest()
     return jax.random.key(int.from_bytes(digest[:4]))
 
 
 def fresh(context: Context, seed: int) -> Params:
-    """The untrained model of one seed."""
+    """Return the untrained model of one seed."""
     return context.model.init(rng_for(seed, "init"), context.example)

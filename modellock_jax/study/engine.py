@@ -69,12 +69,12 @@ def elsewhere(prepare: Any, config: Any, folder: Path, unit: Unit) -> list[Row]:
 
 @functools.lru_cache(maxsize=1)
 def _context(prepare: Any, config: Any, folder: Path) -> Any:
-    """The context of a worker, for all of its units."""
+    """Return the context of a worker, for all of its units."""
     return prepare(config, folder)
 
 
 def in_order(units: Iterable[Unit]) -> list[Unit]:
-    """These units and all that they need, each once and what is needed first."""
+    """Return these units and all that they need, each once and what is needed first."""
     units, needed = list(units), dict[Unit, None]()
     for unit in units:
         needed |= dict.fromkeys(in_order(unit.needs))
@@ -141,7 +141,7 @@ class _Here(Executor):
 
 
 def choose(workers: int, scheduler: str) -> tuple[Pool, int | None]:
-    """An executor's factory, and how many units it is to be given at a time.
+    """Return an executor's factory, and how many units it is to be given at a time.
 
     `workers` local processes, or the workers of the Dask `scheduler` at an address, or neither: here.
     Raises `ValueError` for both, or less than no workers.
@@ -158,7 +158,7 @@ def choose(workers: int, scheduler: str) -> tuple[Pool, int | None]:
 
 @contextlib.contextmanager
 def _local(workers: int) -> Iterator[Executor]:
-    """Processes of this machine; they end with this one, however it ends."""
+    """Return processes of this machine; they end with this one, however it ends."""
     others = set(multiprocessing.active_children())
     # A fork of a process that has begun to compute with JAX hangs.
     context = multiprocessing.get_context("spawn")
@@ -188,7 +188,7 @@ def _begin() -> None:
 
 @contextlib.contextmanager
 def _dask(address: str) -> Iterator[Executor]:
-    """The workers that have joined a Dask scheduler."""
+    """Return the workers that have joined a Dask scheduler."""
     try:
         from distributed import Client, KilledWorker
     except ImportError:

@@ -111,7 +111,7 @@ def prepare(config: Config, folder: Path) -> Context:
 
 
 def units(context: Context) -> list[Unit]:
-    """The rows of each model and attacker together, and one row of flags for each model."""
+    """Return the rows of each model and attacker together, and one row of flags for each model."""
     found = []
     for seed in range(context.config.seeds):
         plain = Unit(train, (PLAIN, seed), ())
@@ -228,7 +228,7 @@ def evasion_rows(context: Context, text: str, seed: int, attacker: str) -> list[
 
 
 def _model(context: Context, text: str, seed: int, attacker: str) -> Any:
-    """The model that an attacker takes gradients of."""
+    """Return the model that an attacker takes gradients of."""
     target = _target(context, text, seed)
     if attacker == "known":
         return target.user
@@ -243,7 +243,7 @@ def _model(context: Context, text: str, seed: int, attacker: str) -> Any:
 
 @functools.lru_cache(maxsize=1)
 def _mean(context: Context, text: str) -> Callable[[Key, Params, jax.Array], jax.Array]:
-    """The answers with each of many keys, as `expectation` gives them."""
+    """Return the answers with each of many keys, as `expectation` gives them."""
     answer = _answering(context, text)
     return lambda keys, params, x: expectation(lambda key, x: answer(key, params, x), keys)(x)
 

@@ -109,7 +109,7 @@ def _hero(plt: Any, rows: Rows, config: Config) -> tuple[Any, list[list[Any]]]:
 
 
 def _thief(plt: Any, rows: Rows, config: Config) -> tuple[Any, list[list[Any]]]:
-    """The thief's best value against the share of the data, with training from scratch."""
+    """Return the thief's best value against the share of the data, with training from scratch."""
     scale = scale_of(rows)
     best = best_thief(rows)
     figure, axis = plt.subplots(figsize=(7.2, 4.2))
@@ -152,7 +152,7 @@ def _thief(plt: Any, rows: Rows, config: Config) -> tuple[Any, list[list[Any]]]:
 
 
 def _wrong_keys(plt: Any, rows: Rows, config: Config) -> tuple[Any, list[list[Any]]]:
-    """What every wrong key reaches, beside the right key, the nearest wrong one and none."""
+    """Return what every wrong key reaches, beside the right key, the nearest wrong one and none."""
     scale = scale_of(rows)
     figure, axis = plt.subplots(figsize=(7.2, 0.5 * len(config.locks) + 1.4))
     table: list[list[Any]] = [["lock", "seed", "kind", "accuracy"]]

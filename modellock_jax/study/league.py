@@ -83,7 +83,7 @@ class RocRow(Valued):
 
 
 def units(context: Context, names: tuple[str, ...] = NAMES) -> list[Unit]:
-    """A row for each lock, seed and attack called in `names` that is against the lock.
+    """Return a row for each lock, seed and attack called in `names` that is against the lock.
 
     A league of all attacks measures the locks too. Raises `ValueError` for an unknown attack, or if
     none is against any lock.
@@ -145,7 +145,7 @@ STUDY = Study(
 
 
 def of(*names: str) -> Study:
-    """The league of some attacks alone."""
+    """Return the league of some attacks alone."""
     return STUDY._replace(
         units=functools.partial(units, names=names),
         grids=lambda rows, config: [grid(rows, config, names)],

@@ -68,7 +68,7 @@ def strongest(rows: Rows, config: Config) -> Grid:
 
 
 def _together(rows: Rows, names: tuple[str, ...]) -> list[list[dict[str, Any]]]:
-    """The rows of all seeds together, by lock and attack."""
+    """Return the rows of all seeds together, by lock and attack."""
     found: dict[tuple[str, str], list[dict[str, Any]]] = {}
     for row in (row for row in rows.of("league") if row["attack"] in names):
         found.setdefault((row["lock"], row["attack"]), []).append(row)

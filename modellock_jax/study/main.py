@@ -85,7 +85,7 @@ class _Programs(NamedTuple):
 
 
 def units(context: Context) -> list[Unit]:
-    """A row for each lock and seed, and one for each theft."""
+    """Return a row for each lock and seed, and one for each theft."""
     c = context.config
     texts = {text: trainings(context, text, PLAIN) for text in context.subjects}
     found = [
@@ -176,7 +176,7 @@ def lock_rows(context: Context, text: str, seed: int) -> list[Row]:
 
 
 def _prior(context: Context) -> float:
-    """What a model that knows nothing reaches: of classes, the share of the most frequent one."""
+    """Return what a model that knows nothing reaches: of classes, the share of the most frequent one."""
     if context.about:
         return context.task.chance / (100 if context.percent else 1)
     y = jnp.asarray(context.data.test_y)
@@ -195,7 +195,7 @@ def _changed(locked: Params, params: Params) -> jax.Array:
 
 
 def _seconds(function: Callable[..., Any], *args: Any) -> float:
-    """The best of three runs, or of one that is long, of a function that has been compiled."""
+    """Return the best of three runs, or of one that is long, of a function that has been compiled."""
     taken: list[float] = []
     while len(taken) < 3 and sum(taken) < 0.5:
         start = time.perf_counter()
@@ -206,7 +206,7 @@ def _seconds(function: Callable[..., Any], *args: Any) -> float:
 
 @functools.lru_cache(maxsize=1)
 def _thief(context: Context) -> Any:
-    """The thief's program: size and rate are traced, so that one serves all budgets."""
+    """Return the thief's program: size and rate are traced, so that one serves all budgets."""
     c, d = context.config, context.data
     data, n = (
         tuple(jnp.asarray(a) for a in (d.train_x, d.train_y, d.test_x, d.test_y)),
@@ -215,7 +215,7 @@ def _thief(context: Context) -> Any:
 
     @jax.jit
     def steal(rng: jax.Array, state: Any, size: jax.Array, rate: jax.Array, data: Any) -> jax.Array:
-        """What it reaches on the way, [thief_scores]."""
+        """Return what it reaches on the way, [thief_scores]."""
         x, y, test_x, test_y = data
         attack = fine_tune(context.model, rate, context.example, task=context.task)
         data_rng, order_rng, shift_rng = jax.random.split(rng, 3)

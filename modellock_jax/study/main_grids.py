@@ -60,7 +60,7 @@ def lock_grid(rows: Rows, config: Config) -> Grid:
 
 
 def _line(mine: list[dict[str, Any]], scale: Scale) -> list[str]:
-    """What opens one lock, over all seeds."""
+    """Return what opens one lock, over all seeds."""
     wrong = [value for row in mine for value in row["wrong"]]
     mean, low, high = interval(wrong)
     right = scale.text(_mean(mine, "right"))
@@ -88,14 +88,14 @@ def _reason(text: str) -> str:
 
 
 def _bits_of(texts: Iterable[str]) -> list[str]:
-    """What the key bits of some locks count."""
+    """Return what the key bits of some locks count."""
     schemes = dict.fromkeys(scheme.name for text in texts for scheme in parse(text).schemes)
     found = [SCHEMES[name] for name in schemes]
     return [f"Key bits of {one.name}: {one.bits_of}." for one in found if one.bits_of]
 
 
 def thief_grid(rows: Rows, config: Config) -> Grid:
-    """The thief's best accuracy for each budget, the locked start beside training from scratch."""
+    """Show the thief's best accuracy for each budget, the locked start beside a fresh one."""
     scale = scale_of(rows)
     grid = Grid(
         f"The fine-tuning thief: best test {scale.unit} over {len(config.thief_rates)} learning "
@@ -127,7 +127,7 @@ def thief_grid(rows: Rows, config: Config) -> Grid:
 
 
 def best_thief(rows: Rows) -> dict[tuple[str, int, float], float]:
-    """The best value over learning rates, by (lock, seed, budget)."""
+    """Return the best value over learning rates, by (lock, seed, budget)."""
     found: dict[tuple[str, int, float], list[float]] = {}
     for row in rows.of("thief"):
         found.setdefault((row["lock"], row["seed"], row["budget"]), []).append(row["best"])

@@ -56,7 +56,7 @@ def distance(context: Context, subject: Subject, seed: int, owned: Locked) -> di
 
 
 def agreement(found: Key, right: Key) -> jax.Array:
-    """The share of a key's entries that are right, bit by bit where they are words: float32."""
+    """Return the share of a key's entries that are right, bit by bit where they are words: float32."""
     shares = []
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(right)):
         if a.dtype == jnp.uint32:

@@ -130,7 +130,7 @@ def _data(data: Data | Sequence[Any]) -> Data:
 
 
 def _program(model: Model, task: Task, data: Data) -> str:
-    """A hash of what model and task compute: their programs, and the arrays that these hold."""
+    """Return a hash of what model and task compute: their programs, and the arrays that these hold."""
     example, truth = blank(data.train_x), jnp.asarray(data.train_y[:1])
     rng = jax.random.key(0)
     params = jax.eval_shape(model.init, rng, example)

@@ -48,7 +48,7 @@ def interval(values: Any) -> tuple[float, float, float]:
 
 
 def machine() -> str:
-    """The machine and the versions that a table was made with."""
+    """Return the machine and the versions that a table was made with."""
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -71,7 +71,7 @@ def save_tables(folder: Path, config: Any, command: str, grids: list[Grid]) -> N
 
 
 def markdown(grid: Grid) -> str:
-    """A table as Markdown, with its title and notes."""
+    """Return a table as Markdown, with its title and notes."""
     line = "| " + " | ".join(grid.header) + " |"
     rule = "| --- |" + " ---: |" * (len(grid.header) - 1)
     body = ["| " + " | ".join(row) + " |" for row in grid.rows]

@@ -40,7 +40,7 @@ class Scale(NamedTuple):
         return min(1.0, max(0.0, (value - self.chance) / (self.best - self.chance)))
 
     def text(self, value: float) -> str:
-        """A value as it is shown.
+        """Return a value as it is shown.
 
         >>> Scale().text(0.1234), Scale("perplexity", 26.0, 1.0).text(12.345)
         ('12.3', '12.35')
@@ -48,16 +48,16 @@ class Scale(NamedTuple):
         return f"{100 * value:.1f}" if self.factor == 100 else f"{value:.4g}"
 
     def bounded(self, value: float) -> float:
-        """A value that an interval ends at, not beyond what is possible."""
+        """Return a value that an interval ends at, not beyond what is possible."""
         return min(value, self.best) if self.sign > 0 else max(value, self.best)
 
     def better(self, values: Any) -> float:
-        """The best of some values."""
+        """Return the best of some values."""
         return max(values, key=lambda value: self.sign * value)
 
 
 def scale_of(rows: Rows) -> Scale:
-    """The scale of some rows: what they say of their task, or classification."""
+    """Return the scale of some rows: what they say of their task, or classification."""
     for row in rows.values():
         if "task" in row:
             t, share = row["task"], 100 if "%" in row["task"]["unit"] else 1

@@ -24,7 +24,7 @@ class Rows(dict[str, dict[str, Any]]):
     """Rows by their ids."""
 
     def of(self, kind: str) -> list[dict[str, Any]]:
-        """The rows of one kind, in order."""
+        """Return the rows of one kind, in order."""
         return [row for row in self.values() if row["kind"] == kind]
 
 
@@ -80,7 +80,7 @@ class Store:
 
 
 def read(folder: Path) -> Rows:
-    """The rows of a run folder. Raises `ValueError` for a line that is none."""
+    """Return the rows of a run folder. Raises `ValueError` for a line that is none."""
     rows, file = Rows(), folder / "rows.jsonl"
     for number, line in enumerate(file.read_text().splitlines() if file.exists() else (), 1):
         try:
@@ -115,7 +115,7 @@ def save_params(file: Path, params: Params) -> None:
 
 
 def load_params(file: Path, like: Params) -> Params | None:
-    """The model kept in a file, in the shape of `like`, or None."""
+    """Return the model kept in a file, in the shape of `like`, or None."""
     if not file.exists():
         return None
     named = load_file(file)

@@ -1,4 +1,4 @@
-"""The sweep: the fine-tuning thief with every setting, beside his twin who starts from nothing."""
+"""The sweep: the fine-tuning thief with every setting, beside a twin who starts from nothing."""
 
 import functools
 from collections.abc import Callable
@@ -107,7 +107,7 @@ def _row_id(name: str, seed: int, budget: float) -> str:
 
 @functools.lru_cache(maxsize=1)
 def _starts(context: Context, text: str) -> tuple[Params, list[dict[str, Any]]]:
-    """What the thief starts from, a tree `[seeds, ...]`, and what opens it."""
+    """Return what the thief starts from, a tree `[seeds, ...]`, and what opens it."""
     seeds = range(context.config.seeds)
     if text == SCRATCH:
         # Nothing usable: `sanitise` puts a fresh draw in its place, another one for each generator.

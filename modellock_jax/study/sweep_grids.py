@@ -23,7 +23,7 @@ CHOICES = {
 
 
 def grids(rows: Rows, config: Config) -> list[Grid]:
-    """For each way to choose: what the thief reached, and what the stolen weights gave him."""
+    """For each way to choose: what the thief reached, and what the stolen weights gave them."""
     found = {(r["lock"], r["seed"], r["budget"]): r for r in rows.of("sweep")}
     return [
         _grid(found, scale_of(rows), config, choice)

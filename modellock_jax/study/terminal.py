@@ -52,7 +52,7 @@ def parts(grid: Grid, width: int) -> list[list[int]]:
 
 
 def _narrow(grid: Grid, width: int) -> Grid:
-    """The same table; if it is too wide, with one column for the two that tell its rows apart."""
+    """Return the same table; if it is too wide, with one column for the two that tell its rows apart."""
     firsts = [row[0] for row in grid.rows]
     if len(parts(grid, width)) == 1 or len(set(firsts)) == len(firsts):
         return grid
@@ -65,7 +65,7 @@ def _wide(grid: Grid, i: int) -> int:
 
 
 def _least(grid: Grid, i: int) -> int:
-    """The least width of a column in which no name is broken."""
+    """Return the least width of a column in which no name is broken."""
     cells = [line for row in grid.rows for line in row[i].split("\n")]
     words = [len(word) for text in (grid.header[i], *cells) for word in text.split()]
     whole = [len(cell) for cell in cells if len(cell) <= _WHOLE]

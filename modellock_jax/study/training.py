@@ -30,7 +30,7 @@ class Locked(NamedTuple):
 
 
 def trained(context: Context, text: str, seed: int) -> tuple[Params, Key]:
-    """The model of one seed, trained as the lock `text` wants it, and the key it was trained under.
+    """Train the model of one seed as the lock `text` wants it, and give the key it was trained under.
 
     `PLAIN` and locks that come after training: the plain model. It is read from the run folder, or
     trained and kept there.
@@ -68,20 +68,20 @@ def train(context: Context, text: str, seed: int) -> list[Row]:
 
 
 def trainings(context: Context, *texts: str) -> tuple[Unit, ...]:
-    """The units that train the models of every seed for these locks, or `PLAIN`."""
+    """Return the units that train the models of every seed for these locks, or `PLAIN`."""
     names = dict.fromkeys(_under(context, text) for text in texts)
     seeds = range(context.config.seeds)
     return tuple(Unit(train, (name, seed), ()) for name in names for seed in seeds)
 
 
 def _under(context: Context, text: str) -> str:
-    """The lock that the model is trained under, or `PLAIN`."""
+    """Return the lock that the model is trained under, or `PLAIN`."""
     return text if text != PLAIN and context.subjects[text].trained_under else PLAIN
 
 
 @functools.lru_cache(maxsize=1)
 def locked_models(context: Context, text: str) -> list[Locked]:
-    """The locked model of each seed."""
+    """Return the locked model of each seed."""
     lock, found = context.subjects[text].lock, []
     for seed in range(context.config.seeds):
         params, key = trained(context, text, seed)
@@ -93,7 +93,7 @@ def locked_models(context: Context, text: str) -> list[Locked]:
 
 @functools.lru_cache(maxsize=1)
 def encrypting(context: Context, text: str) -> Callable[[Key, Params], tuple[Params, Key]]:
-    """The lock's encrypt, with the harm done to the first training examples where it takes a loss."""
+    """Encrypt by the lock, with the harm done to the first training examples where it takes a loss."""
     lock, model, harm = context.subjects[text].lock, context.model, context.task.harm
     sample = jnp.asarray(context.data.train_x[:512]), jnp.asarray(context.data.train_y[:512])
 

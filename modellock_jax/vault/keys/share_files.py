@@ -92,7 +92,7 @@ def _text(share: Share) -> str:
 def load(path: str | os.PathLike[str]) -> Share:
     """Read a share file that `save` wrote, or that was typed from its print; `save` has an example.
 
-    Numbers before the words may be left away. Raises `Unreadable` if it is no share file,
+    Numbers before the words may be omitted. Raises `Unreadable` if it is no share file,
     `PermissionError` if group or others have access (POSIX), `Tampered` if a word or a line was
     changed, and says which one where that shows, `ImportError` without the package shamir-mnemonic.
 
