@@ -1,30 +1,23 @@
 """One record a lock: complete, true as far as rows can tell, and read from outside; one parser."""
 
 import json
-import sys
 from collections import defaultdict
 from pathlib import Path
 
 import jax
 import numpy as np
 import pytest
-import test_laws
-from helpers import toy
-from helpers.commands import within
 from helpers.sealed import ALICE
-from helpers.table import Case, images, same_bits
+from helpers.table import same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from safetensors.numpy import load_file, save_file
+from safetensors.numpy import save_file
 
 import modellock_jax as ml
-from modellock_jax import explain
 from modellock_jax.attacks import ATTACKS
 from modellock_jax.core.lock import unmasked, unscrambled
-from modellock_jax.locks import SCHEMES, Break, Files, Scheme, parse, register
-from modellock_jax.study import league, main, main_grids, runner
+from modellock_jax.locks import SCHEMES, Break, Files, Scheme, parse
 from modellock_jax.study.config import Config, default_locks, locks_and_variants
-from modellock_jax.study.context import subject_of
 from modellock_jax.vault.locked.files import lock_file, unlock_file
 
 pytestmark = pytest.mark.optax
@@ -243,121 +236,3 @@ def test_a_chain_has_keys_that_are_near_and_guessed():
     assert changed == {(True, False), (False, True)}
     assert jax.tree.structure(spec.guess(jax.random.key(1), params)) == jax.tree.structure(key)
     assert spec.bits(params, {"a": (1, 8)}) == 8 + 128
-
-
-@pytest.fixture
-def outside(tmp_path, monkeypatch):
-    """Where another package is installed that has a lock, and nothing else."""
-    folder = tmp_path / "packages"
-    folder.mkdir()
-    monkeypatch.syspath_prepend(toy.install(folder))
-    yield folder
-    sys.modules.pop("toy_lock", None)
-
-
-def test_a_lock_of_another_package_is_explained_and_in_the_tables(outside, tmp_path):
-    assert list(SCHEMES)[-1] == toy.NAME
-    assert "One known weight gives the word (its authors, 2026)" in explain.explain(toy.NAME)
-    assert f"## {toy.NAME} (research lock)" in explain.page()
-    assert f"| `{toy.NAME}` | a toy (2026) |" in explain.lock_table()
-    done = within(tmp_path, "explain", toy.NAME)
-    assert (done.code, f"## {toy.NAME}" in done.out.decode()) == (0, True)
-
-
-def test_a_lock_of_another_package_locks_files(outside, tmp_path):
-    save_file({"w": np.linspace(-1, 1, 64, dtype=np.float32)}, tmp_path / "m.safetensors")
-    for text in ("toy_xor(turn=3)", "toy_xor+deep_lock"):
-        info = lock_file(tmp_path / "m.safetensors", tmp_path / "l", ALICE, text)
-        assert info.scheme == str(parse(text).complete())
-        assert not (
-            load_file(tmp_path / "l")["w"] == load_file(tmp_path / "m.safetensors")["w"]
-        ).any()
-        unlock_file(tmp_path / "l", tmp_path / "again", ALICE)
-        assert (tmp_path / "again").read_bytes() == (tmp_path / "m.safetensors").read_bytes()
-
-
-def test_a_lock_of_another_package_is_studied(outside, tmp_path):
-    config = Config(
-        data="digits", model="mlp", locks=("toy_xor(turn=1)", "sign_flip+toy_xor"), seeds=1, epochs=1,
-        wrong_keys=2, budgets=(0.1,), thief_rates=(1e-3,), thief_steps=2, thief_scores=1,
-    )  # fmt: skip
-    rows = runner.run(main.STUDY, config, tmp_path).rows
-    locks = rows.of("lock")
-    assert [row["scheme"] for row in locks] == ["toy_xor", "sign_flip+toy_xor"]
-    assert all(row["right_is_plain"] for row in locks)
-    assert [row["key_bits"] for row in locks] == [32, 32 + 256]
-    assert len(main_grids.lock_grid(rows, config).rows) == 2
-    assert len(main_grids.thief_grid(rows, config).rows) == 3
-    study = league.of("average_copies")
-    (grid,) = study.grids(runner.run(study, config, tmp_path).rows, config)
-    assert len(grid.rows) == 2
-
-
-def test_the_laws_hold_a_lock_of_another_package(outside):
-    case = Case(subject_of(toy.NAME, (4, 4, 1)).lock, toy.NAME)
-    (locked, key), x = case.pair(1), images()
-    assert same_bits(case.jit.decrypt(key, locked), case.params())
-    assert not same_bits(locked, case.params())
-    assert same_bits(case.jit.user(key, locked, x), case.jit.owner(key, case.params(), x))
-    for law in (
-        test_laws.test_2_shardings_are_kept,
-        test_laws.test_4_vmap_over_keys_is_a_loop,
-        test_laws.test_5_gradients_through_the_owners_forward_are_finite,
-    ):
-        law(case, "jit")
-    test_laws.test_6_another_key_gives_another_answer(case)
-    test_laws.test_7_a_second_key_costs_no_second_trace(case)
-    test_laws.test_keys_come_from_a_host_secret_too(case)
-
-
-def test_a_package_that_takes_a_name_or_does_not_load_is_named(tmp_path, monkeypatch):
-    kinds = {
-        "taken": (
-            toy.SOURCE,
-            "deep_lock",
-            "announces a lock 'deep_lock', and there is one already",
-        ),
-        "broken": (
-            "import nothing_of_that_name",
-            "broken",
-            "of the package .* cannot be loaded: Mod",
-        ),
-        "other": (toy.SOURCE, "other", "is no Scheme of that name"),
-    }
-    for package, (source, name, message) in kinds.items():
-        with monkeypatch.context() as patch:
-            (tmp_path / package).mkdir()
-            patch.syspath_prepend(toy.install(tmp_path / package, source, name, f"toy_{package}"))
-            assert SCHEMES["deep_lock"].factory is ml.deep_lock  # is not looked for elsewhere
-            with pytest.raises(ValueError, match=message):
-                list(SCHEMES.values())
-
-
-def test_a_record_can_be_registered(monkeypatch):
-    monkeypatch.setattr(SCHEMES, "_registered", {})
-    space = {"__name__": "notebook"}
-    exec(toy.SOURCE, space)
-    register(space["SCHEME"])
-    exec(toy.SOURCE, space)  # a cell of a notebook, run again
-    register(space["SCHEME"])
-    assert parse("toy_xor(turn=2)").lock
-    other = {"__name__": "elsewhere"}
-    exec(toy.SOURCE, other)
-    with pytest.raises(ValueError, match="the lock 'toy_xor' is there already"):
-        register(other["SCHEME"])
-    with pytest.raises(ValueError, match="the lock 'deep_lock' is there already"):
-        register(SCHEMES["deep_lock"])
-    with pytest.raises(TypeError, match="register a Scheme, not function"):
-        register(ml.deep_lock)
-
-
-def test_a_lock_whose_finished_key_a_file_cannot_keep_is_refused(tmp_path, monkeypatch):
-    monkeypatch.setattr(SCHEMES, "_registered", {})
-    space = {"__name__": "notebook"}
-    counting = "lambda key, params, /, loss=None: (decrypt(key, params), ToyKey(key.word + 1))"
-    exec(toy.SOURCE.replace(toy.ENCRYPT, counting), space)
-    register(space["SCHEME"])
-    save_file({"w": np.ones(8, np.float32)}, tmp_path / "m")
-    with pytest.raises(ValueError, match="finishes its key by more than a `nonce`"):
-        lock_file(tmp_path / "m", tmp_path / "l", ALICE, "toy_xor")
-    assert not (tmp_path / "l").exists()
