@@ -83,6 +83,17 @@ def test_a_layer_that_says_nothing_is_passed_over():
     assert read_signs([(draw(1, 5, 1), draw(2, 1, 5))], BITS) is None
 
 
+@pytest.mark.parametrize("setting", [jax.enable_x64, jax.debug_nans])
+def test_under_other_settings_of_jax(setting):
+    key = signs_of(1)
+    zero = np.zeros((5, BITS), np.float32), draw(1, BITS, 3)
+    pairs = [planted(2, key), zero, (np.full((5, BITS), np.inf), draw(1, BITS, 3))]
+    with setting(True):
+        reading = read_signs(pairs, BITS)
+    assert (reading.signs.dtype, reading.certainty.dtype) == (jnp.int8, jnp.float32)
+    assert right(reading.signs, key) == BITS
+
+
 @pytest.mark.parametrize("kind", ["untrained", "shuffled", "own"])
 def test_none_holds_its_level(kind):
     """Of 200 draws without evidence, more than 8 read keys would be a level above 1 % (p < 0.001)."""

@@ -67,6 +67,9 @@ def league(results: Results) -> str:
         attack, cells = strongest(first, lock), []
         for rows in sets.values():
             mine = of(rows, kind="league", lock=lock, attack=attack)
+            if not mine:
+                cells.append("not run")
+                continue
             values = [percent(r[f] for r in mine) for f in ("no_key", "accuracy", "right_key")]
             cells.append(f"{values[0]} → {values[1]} of {values[2]}")
         mine = of(first, kind="league", lock=lock, attack=attack)

@@ -229,6 +229,10 @@ def _negate(
 
 _BROKEN = (
     Break(
+        attack="signs_from_weights",
+        how="the locked weights alone, without data or a device, give nearly the whole key",
+    ),
+    Break(
         attack="sign_mask_oracle",
         how="the logits that an unlocked device gives for a few images give the exact key",
         source="Li et al., DAC 2024",

@@ -139,24 +139,36 @@ def _checked(pairs: Sequence[Pair]) -> list[tuple[jax.Array, jax.Array]]:
 
 def _layers(writer: jax.Array, reader: jax.Array) -> list[Grams]:
     """Return the two Gram matrices `[n, n]` of each layer that says something."""
-    shape = (-1, *writer.shape[-2:]), (-1, *reader.shape[-2:])
-    g, h = _grams(writer.reshape(shape[0])), _grams(reader.mT.reshape(-1, *reader.mT.shape[-2:]))
-    # Not finite or zero, as a ciphertext's or an unused layer's: NaN after the division.
-    good = jnp.isfinite(g).all((1, 2)) & jnp.isfinite(h).all((1, 2))
-    return [(a, b) for a, b, fine in zip(g, h, good.tolist()) if fine]
+    columns, rows = writer, reader.mT
+    g = _grams(columns.reshape(-1, *columns.shape[-2:]))
+    h = _grams(rows.reshape(-1, *rows.shape[-2:]))
+    says = g.any((1, 2)) & h.any((1, 2))
+    return [(a, b) for a, b, something in zip(g, h, says.tolist()) if something]
 
 
 @jax.jit
 def _grams(kernels: jax.Array) -> jax.Array:
-    """Products of columns `[layers, n, n]` of kernels `[layers, in, n]`: no diagonals, norm one."""
+    """Products of columns `[layers, n, n]` of kernels `[layers, in, n]`: no diagonals, norm one.
+
+    Zero for a kernel that is zero or not finite, as a ciphertext's.
+    """
 
     def one(kernel: jax.Array) -> jax.Array:
-        kernel = kernel / jnp.abs(kernel).max()
-        gram = jnp.matmul(kernel.T, kernel, precision="highest")
-        gram = gram * (1 - jnp.eye(len(gram)))
-        return gram / jnp.linalg.norm(gram)
+        kernel = jnp.where(jnp.isfinite(kernel).all(), kernel, 0)
+        kernel = kernel / _or_one(jnp.abs(kernel).max())
+        gram = _off_diagonal(jnp.matmul(kernel.T, kernel, precision="highest"))
+        return gram / _or_one(jnp.linalg.norm(gram))
 
     return jax.vmap(one)(kernels)
+
+
+def _or_one(size: jax.Array) -> jax.Array:
+    """Return what to divide by: the size, or one for zero."""
+    return jnp.where(size > 0, size, 1)
+
+
+def _off_diagonal(matrix: jax.Array) -> jax.Array:
+    return jnp.where(jnp.eye(len(matrix), dtype=bool), 0, matrix)
 
 
 @partial(jax.jit, static_argnums=1)
@@ -164,9 +176,8 @@ def _folded(products: jax.Array, used: int) -> jax.Array:
     """Return the evidence of one layer `[used, used]` from products `[n, n]`, norm one or zero."""
     times = -(-len(products) // used)
     padded = jnp.pad(products, (0, times * used - len(products)))
-    folded = padded.reshape(times, used, times, used).sum((0, 2)) * (1 - jnp.eye(used))
-    size = jnp.linalg.norm(folded)
-    return folded / jnp.where(size > 0, size, 1)
+    folded = _off_diagonal(padded.reshape(times, used, times, used).sum((0, 2)))
+    return folded / _or_one(jnp.linalg.norm(folded))
 
 
 def _cut(p: jax.Array, power: int) -> jax.Array:
@@ -179,16 +190,19 @@ def _cut(p: jax.Array, power: int) -> jax.Array:
         return v / jnp.maximum(jnp.linalg.norm(v), jnp.finfo(v.dtype).tiny)
 
     def improve(_: int, s: jax.Array) -> jax.Array:
-        new = jnp.where(p @ s < 0, -1.0, 1.0)
+        new = _signs(p @ s)
         return jnp.where(new @ p @ new > s @ p @ s, new, s)
 
-    v = lax.fori_loop(0, power, turn, jax.random.normal(jax.random.key(0), p.shape[:1]))
-    return lax.fori_loop(0, 20, improve, jnp.where(v < 0, -1.0, 1.0))
+    start = jax.random.normal(jax.random.key(0), p.shape[:1], p.dtype)
+    return lax.fori_loop(0, 20, improve, _signs(lax.fori_loop(0, power, turn, start)))
+
+
+def _signs(v: jax.Array) -> jax.Array:
+    return jnp.where(v < 0, -1, 1).astype(v.dtype)
 
 
 def _fit(p: jax.Array, signs: jax.Array) -> jax.Array:
-    total = jnp.abs(p).sum()
-    return signs @ p @ signs / jnp.where(total > 0, total, 1)
+    return signs @ p @ signs / _or_one(jnp.abs(p).sum())
 
 
 @jax.jit
@@ -202,7 +216,8 @@ def _solve(evidence: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
         agree = jnp.einsum("i,cij,j->c", signs, evidence, signs)
         return jnp.maximum(agree, 0), signs, p
 
-    start = (jnp.ones(len(evidence)), jnp.ones(evidence.shape[1]), evidence[0])
+    one = jnp.ones_like(evidence[0, 0, 0])
+    start = (jnp.broadcast_to(one, len(evidence)), jnp.ones_like(evidence[0, 0]), evidence[0])
     _, signs, p = lax.fori_loop(0, ROUNDS, turn, start)
     return signs, jnp.abs(p @ signs), _fit(p, signs)
 
@@ -246,7 +261,9 @@ def _by_agreement(evidence: jax.Array, signs: jax.Array) -> jax.Array:
     """Under how many random signs of their own layers agree as well."""
 
     def agreement(signs: jax.Array) -> jax.Array:
-        return jnp.linalg.norm(jnp.einsum("ci,cij,cj->ij", signs, evidence, signs))
+        flipped = evidence * signs[:, :, None] * signs[:, None]
+        together = _cut(flipped.sum(0), TEST_POWER)
+        return jax.vmap(_fit, (0, None))(flipped, together).mean()
 
     found = lax.map(agreement, jnp.concatenate([jnp.ones_like(signs[:1]), signs]))
     return (found[1:] >= found[0]).sum()
