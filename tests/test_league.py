@@ -18,7 +18,7 @@ from modellock_jax.study.training import locked_models
 
 pytestmark = pytest.mark.optax
 NAMES, CONTROL = (
-    ("pixel_shuffle_chosen_image", "deep_lock_known_plaintext"),
+    ("pixel_shuffle_chosen_image", "deep_lock_known_plaintext", "stream_reuse"),
     ("scratch", "fine_tune"),
 )
 LOCKS = ("pixel_shuffle(block=4)", "deep_lock", "stream_lock")
@@ -47,6 +47,8 @@ def test_weak_locks_fall_and_the_cipher_stands(played):
     # The same attack on another cipher names a key, which opens nothing.
     assert known["stream_lock"]["accuracy"] < 0.3
     assert known["stream_lock"]["key_right"] is None
+    # Nonces come of what is locked: under one key, another checkpoint has another stream.
+    assert row(played, "stream_lock", "stream_reuse")["accuracy"] < 0.3
 
 
 def test_the_thief_stands_beside_training_from_scratch(tmp_path):
@@ -65,7 +67,7 @@ def test_every_row_is_kept_and_shown(played):
     before = dict(store.rows)
     assert runner.run(league.of(*NAMES), CONFIG, out).rows == before
     (grid,) = league.of(*NAMES).grids(store.rows, CONFIG)
-    assert len(grid.rows) == len(before) == 3
+    assert len(grid.rows) == len(before) == 5
     assert all(len(line) == len(grid.header) for line in grid.rows)
     (only,) = league.of(NAMES[0]).grids(store.rows, CONFIG)
     assert [line[:2] for line in only.rows] == [[LOCKS[0], "pixel_shuffle_chosen_image"]]

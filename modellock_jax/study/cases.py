@@ -35,7 +35,7 @@ def case_of(context: Context, text: str, seed: int) -> tuple[Case, dict[str, Any
         copies = [_again(context, text, params, rng_for(seed, f"copy {i}")) for i in range(3)]
         rights |= {"other_copy": copies[0], "more_copies": [copy.locked for copy in copies[1:]]}
         other = fresh(context, seed)
-        rights |= {"reused_stream": (encrypting(context, text)(key, other), other)}
+        rights |= {"reused_stream": (encrypting(context, text)(key, other)[0], other)}
     case = Case(
         lock, model, locked, rng_for(seed, "attack"), context.example, task=context.task,
         scheme=subject.scheme, settings=subject.settings, **rights,
