@@ -24,6 +24,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "locks": single.locks,
     "attacks": single.attacks,
     "single attacks": single.single_attacks,
+    "signs from weights": single.signs_from_weights,
     "evasion": single.evasion,
     "speed": single.speed,
     "kinds of rows": kinds.kinds,
