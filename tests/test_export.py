@@ -12,7 +12,7 @@ import pytest
 from helpers.table import CASES, bytes_of, forward, images, make_params
 
 import modellock_jax as ml
-from modellock_jax.locks import SCHEMES, adv_params
+from modellock_jax.locks import SCHEMES
 
 NAMES = [*SCHEMES, "deep_lock-256-leaf", "pixel_shuffle+deep_lock"]
 
@@ -54,7 +54,7 @@ def keys_and_locked(name, lock):
     params = make_params(dtypes=["bfloat16"])
     rngs = jax.random.split(jax.random.key(1))
     if name == "adv_params":  # a thief's key, and no search
-        return [adv_params.guess(lock, rng, params) for rng in rngs], params
+        return [SCHEMES["adv_params"].guess(lock, rng, params) for rng in rngs], params
     first, second = (lock.init(rng, params) for rng in rngs)
     locked, first = lock.encrypt(first, params)
     return [first, second], locked
