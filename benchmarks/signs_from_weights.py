@@ -33,10 +33,9 @@ from modellock_jax.attacks.keys.sign_pairs import sign_pairs
 from modellock_jax.attacks.keys.signs_from_weights import (
     LEVEL,
     Pair,
-    head_votes,
     read_signs,
-    signed_pairs,
 )
+from modellock_jax.attacks.keys.signs_of_model import head_votes, signed_pairs
 from modellock_jax.data import load
 from modellock_jax.models import MODELS
 from modellock_jax.study.report import machine

@@ -254,4 +254,4 @@ def test_calls_compiled_for_a_newer_interface_are_left_out(monkeypatch):
     with pytest.warns(
         UserWarning, match="compiled for a newer jaxlib and is left out; from a clone"
     ):
-        assert native._held.__wrapped__() == frozenset()
+        assert native._registered.__wrapped__() == frozenset()

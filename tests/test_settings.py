@@ -120,13 +120,13 @@ def test_evasion_refuses_what_would_overstate_robustness(attack, fault):
 def test_evasion_with_64_bits(attack):
     with jax.enable_x64(True):
         found = ATTACKS[attack](classifier, X, Y, 0.1)
-    assert found.images.dtype == jnp.float32
-    assert 0 <= found.accuracy <= 1
+    assert found.inputs.dtype == jnp.float32
+    assert 0 <= found.share <= 1
 
 
 @pytest.mark.parametrize("attack", ATTACKS)
 def test_a_compiled_evasion_gives_nan_for_it(attack):
-    run = jax.jit(lambda x, y, eps: ATTACKS[attack](classifier, x, y, eps).accuracy)
+    run = jax.jit(lambda x, y, eps: ATTACKS[attack](classifier, x, y, eps).share)
     assert 0 <= run(X, Y, 0.1) <= 1
     for x, y, eps in [(2 * X - 1, Y, 0.1), (X, Y + 1, 0.1), (X, Y, -0.1), (X, Y, 2.0)]:
         if attack != "transfer" or eps == 0.1:

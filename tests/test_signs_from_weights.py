@@ -11,7 +11,7 @@ import pytest
 import modellock_jax as ml
 from modellock_jax.attacks import Case, attempt, read_signs, signs_from_weights
 from modellock_jax.attacks.keys.sign_pairs import sign_pairs
-from modellock_jax.attacks.keys.signs_from_weights import signed_pairs
+from modellock_jax.attacks.keys.signs_of_model import signed_pairs
 from modellock_jax.data import load
 from modellock_jax.models import linen, mlp
 from modellock_jax.train import fit

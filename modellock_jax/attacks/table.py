@@ -18,7 +18,7 @@ from modellock_jax.attacks.keys import (
     relaxed_key,
     sign_algebra,
     sign_search,
-    signs_from_weights,
+    signs_of_model,
 )
 from modellock_jax.attacks.weights import (
     descent,
@@ -34,7 +34,7 @@ __all__ = ["ATTACKS", "attempt"]
 
 _MODULES = (
     fine_tune, distil, key_search, relaxed_key, oracle, sign_algebra, sign_search,
-    signs_from_weights, permutation_search, chosen_image, logit_oracle, selective, descent,
+    signs_of_model, permutation_search, chosen_image, logit_oracle, selective, descent,
     ciphertext_only, known_plaintext, leakage, stream_reuse, cases,
 )  # fmt: skip
 ATTACKS: Table[Entry] = Table(

@@ -193,7 +193,7 @@ def _dask(address: str) -> Iterator[Executor]:
         from distributed import Client, KilledWorker
     except ImportError:
         raise ImportError(
-            'a scheduler needs the package distributed: python -m pip install "modellock-jax[cluster]"'
+            'a scheduler needs the package distributed: from a clone, pip install -e ".[cluster]"'
         ) from None
     try:
         client = Client(address, set_as_default=False, timeout=JOIN_SECONDS)

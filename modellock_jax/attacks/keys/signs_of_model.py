@@ -1,0 +1,54 @@
+"""The sign key of a whole model from its locked weights: which kernels to ask, and which sign."""
+
+from collections.abc import Sequence
+
+import jax
+import jax.numpy as jnp
+
+from modellock_jax.attacks.case import Case, Entry, Found, with_key
+from modellock_jax.attacks.keys.sign_pairs import Writer, sign_pairs
+from modellock_jax.attacks.keys.sign_search import SIGNS, as_mask
+from modellock_jax.attacks.keys.signs_from_weights import Pair, signs_from_weights
+from modellock_jax.locks.sign import SignKey
+
+__all__ = ["ENTRIES", "head_votes", "signed_pairs"]
+
+
+def signed_pairs(layers: Sequence[Writer], bits: int, per: str) -> list[Pair]:
+    """Keep the pairs of a model whose column j is signed by bit j mod `bits`, under `per`.
+
+    Per unit, a convolution's positions have signs of their own, unless rounds of the key end with its
+    channels.
+    """
+    return [
+        (one.kernel, one.reader)
+        for one in layers
+        if one.reader is not None
+        and (per == "channel" or one.positions == 1 or one.kernel.shape[1] % bits == 0)
+    ]
+
+
+def head_votes(layers: Sequence[Writer], signs: jax.Array) -> float:
+    """How far the last layer is for these signs, > 0, or for their negative, < 0.
+
+    A softmax head over several classes reads activations that are mostly positive, as those of relu,
+    and learns columns with a negative mean; the locked ones' means have the sign of minus the key.
+    """
+    kernel = layers[-1].kernel
+    if layers[-1].reader is not None:
+        return 0.0
+    column = -kernel.mean(0)
+    return float(column @ signs[jnp.arange(len(column)) % len(signs)].astype(column.dtype))
+
+
+def _signs_from_weights(case: Case) -> Found | None:
+    bits = as_mask(case)[1]
+    layers = sign_pairs(case.model.forward, case.locked, case.example)
+    pairs = signed_pairs(layers, bits, case.settings.get("per", "channel"))
+    key = signs_from_weights(pairs, bits) if pairs else None
+    if key is not None and head_votes(layers, key.signs) < 0:
+        key = SignKey(-key.signs)
+    return with_key(case, key)
+
+
+ENTRIES = (Entry("signs_from_weights", _signs_from_weights, SIGNS, (), "key"),)
