@@ -8,6 +8,15 @@ import jax.numpy as jnp
 from jax import lax
 
 from modellock_jax.core.lock import Rng, random_words
+from modellock_jax.locks._scheme import Break
+
+BYPASSED = Break(
+    how="adaptive attacks bypass the transform, as its authors wrote later",
+    source="AprilPyone & Kiya, 2023, arXiv 2309.01620",
+)
+"""What the authors of these transforms wrote of all of them."""
+INPUTS_ONLY = "acts on inputs, of a model trained under its key, and changes nothing in a file"
+"""Why such a lock locks no file."""
 
 ImageShape = tuple[int, int, int] | None
 

@@ -11,6 +11,8 @@ import jax.numpy as jnp
 from modellock_jax.core.keys import check_key, redacted
 from modellock_jax.core.lock import Key, Lock, Params, Rng
 from modellock_jax.locks._blocks import (
+    BYPASSED,
+    INPUTS_ONLY,
     ImageShape,
     block_entries,
     check_image,
@@ -20,7 +22,7 @@ from modellock_jax.locks._blocks import (
     swap_two,
     tile,
 )
-from modellock_jax.locks._scheme import Break, Scheme
+from modellock_jax.locks._scheme import Scheme
 
 __all__ = ["SCHEME", "NegativeKey", "negative_positive"]
 
@@ -87,16 +89,10 @@ SCHEME = Scheme(
     protects="A model trained on images of which a key turns half of each block negative answers badly "
     "to plain images.",
     lies_open="The weights lie open: any thief can train on.",
-    broken=(
-        Break(
-            how="adaptive attacks bypass the transform, as its authors wrote later",
-            source="AprilPyone & Kiya, 2023, arXiv 2309.01620",
-        ),
-    ),
+    broken=(BYPASSED,),
     wrong_key="half of each block stays in clear under every key",
     near=swap_two,
     bits=_negative_bits,
     from_data=from_images,
-    files="acts on inputs, of a model trained under its key, and changes nothing in a file; use "
-    "stream_lock",
+    files=f"{INPUTS_ONLY}; use stream_lock",
 )

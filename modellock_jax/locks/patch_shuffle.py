@@ -13,6 +13,7 @@ from modellock_jax.core.paths import paths
 from modellock_jax.core.shards import Part, by_parts
 from modellock_jax.core.stacked import Stacked
 from modellock_jax.locks._blocks import (
+    BYPASSED,
     block_entries,
     draw_permutation,
     largest_side,
@@ -176,10 +177,7 @@ SCHEME = Scheme(
             attack="pixel_shuffle_chosen_image",
             how="one chosen image, scrambled by a user of its twin, shows the whole permutation",
         ),
-        Break(
-            how="adaptive attacks bypass the transform, as its authors wrote later",
-            source="AprilPyone & Kiya, 2023, arXiv 2309.01620",
-        ),
+        BYPASSED,
     ),
     wrong_key="a patch keeps its ink under every key, and its coarse shape is enough",
     twin="pixel_shuffle",

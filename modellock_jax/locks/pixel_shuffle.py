@@ -16,6 +16,8 @@ from jax import lax
 from modellock_jax.core.keys import check_key, redacted
 from modellock_jax.core.lock import Key, Lock, Params, Rng
 from modellock_jax.locks._blocks import (
+    BYPASSED,
+    INPUTS_ONLY,
     ImageShape,
     block_entries,
     check_image,
@@ -137,10 +139,7 @@ SCHEME = Scheme(
             attack="relaxed_key",
             how="with small blocks a few labelled images give a key that opens it nearly",
         ),
-        Break(
-            how="adaptive attacks bypass the transform, as its authors wrote later",
-            source="AprilPyone & Kiya, 2023, arXiv 2309.01620",
-        ),
+        BYPASSED,
     ),
     wrong_key="a block keeps its ink under every key, and its coarse shape is enough where blocks are "
     "small",
@@ -150,6 +149,5 @@ SCHEME = Scheme(
     from_data=from_images,
     study="pixel_shuffle",
     variants=("pixel_shuffle(block=4)",),
-    files="acts on inputs, of a model trained under its key, and changes nothing in a file; use "
-    "patch_shuffle, its twin for trained models, or stream_lock",
+    files=f"{INPUTS_ONLY}; use patch_shuffle, its twin for trained models, or stream_lock",
 )
