@@ -30,6 +30,7 @@ import jax.numpy as jnp
 import numpy as np
 from command import command
 from jax import lax
+from owned import trained
 from rich.console import Console
 from rich.table import Table
 
@@ -44,8 +45,6 @@ from modellock_jax.attacks.keys.permutation_search import anneal, hill_climb
 from modellock_jax.data import Data, load
 from modellock_jax.models import cnn
 from modellock_jax.study.report import machine
-from modellock_jax.tasks import random_shift
-from modellock_jax.train import fit
 
 BLOCK = 4
 EPOCHS = {"mnist5k": 12, "fashion_mnist": 5}
@@ -71,19 +70,9 @@ def rows_of(name: str, colour: bool, seed: int, counts: list[int]) -> Iterator[d
     data = painted(load(name)) if colour else load(name)
     shape = data.train_x.shape[1:]
     model, lock = cnn(data.classes), ml.pixel_shuffle(BLOCK, channels=shape[-1])
-    start = model.init(jax.random.key(1000 + seed), jnp.zeros((1, *shape)))
-    key = lock.init(jax.random.key(2000 + seed), start)
-    params, _ = fit(
-        functools.partial(ml.owner_forward(lock, model.train), key),
-        start,
-        data.train_x,
-        data.train_y,
-        rng=jax.random.key(3000 + seed),
-        epochs=EPOCHS[name],
-        batch_size=128,
-        learning_rate=4e-3 if name == "mnist5k" else 2e-3,
-        augment=random_shift,
-        progress=f"training {name}, seed {seed}",
+    rate = 4e-3 if name == "mnist5k" else 2e-3
+    _, params, key = trained(
+        model, lock, data, seed, epochs=EPOCHS[name], learning_rate=rate, title=name
     )
     user = jax.jit(ml.user_forward(lock, model.forward))
     test = jnp.asarray(data.test_x)

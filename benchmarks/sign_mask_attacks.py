@@ -31,6 +31,7 @@ import jax.numpy as jnp
 import optax
 from command import command
 from jax import lax
+from owned import trained
 from rich.console import Console
 from rich.table import Table
 
@@ -46,7 +47,6 @@ from modellock_jax.data import load
 from modellock_jax.models import MODELS
 from modellock_jax.study.report import machine
 from modellock_jax.tasks import random_shift
-from modellock_jax.train import fit
 
 BITS = 256
 EPOCHS = {"mnist5k": 15, "fashion_mnist": 10}
@@ -60,19 +60,9 @@ def rows_of(
     """Every row of one model."""
     data = load(name)
     model, lock = MODELS[architecture](data.classes), ml.sign_mask(BITS, per=per)
-    start = model.init(jax.random.key(1000 + seed), jnp.zeros((1, *data.train_x.shape[1:])))
-    key = lock.init(jax.random.key(2000 + seed), start)
-    params, _ = fit(
-        functools.partial(ml.owner_forward(lock, model.train), key),
-        start,
-        data.train_x,
-        data.train_y,
-        rng=jax.random.key(3000 + seed),
-        epochs=EPOCHS[name],
-        batch_size=128,
-        learning_rate=4e-3 if name == "mnist5k" else 2e-3,
-        augment=random_shift,
-        progress=f"training {architecture} on {name}, per {per}, seed {seed}",
+    title, rate = f"{architecture} on {name}, per {per}", 4e-3 if name == "mnist5k" else 2e-3
+    _, params, key = trained(
+        model, lock, data, seed, epochs=EPOCHS[name], learning_rate=rate, title=title
     )
     user = jax.jit(ml.user_forward(lock, model.forward))
     test_x, test_y = jnp.asarray(data.test_x), jnp.asarray(data.test_y)

@@ -16,7 +16,6 @@ right one.
 
 import argparse
 import datetime
-import functools
 import json
 import time
 from collections.abc import Iterator
@@ -27,6 +26,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from command import command
+from owned import trained
 
 import modellock_jax as ml
 from modellock_jax.attacks.keys.sign_pairs import sign_pairs
@@ -39,8 +39,6 @@ from modellock_jax.attacks.keys.signs_of_model import head_votes, signed_pairs
 from modellock_jax.data import load
 from modellock_jax.models import MODELS
 from modellock_jax.study.report import machine
-from modellock_jax.tasks import random_shift
-from modellock_jax.train import fit
 
 BITS, SUREST = 256, 192
 
@@ -50,19 +48,8 @@ def rows_of(name: str, architecture: str, seed: int) -> Iterator[dict[str, Any]]
     data = load(name)
     model, lock, stream = MODELS[architecture](data.classes), ml.sign_mask(BITS), ml.stream_lock()
     x, y = jnp.asarray(data.test_x), jnp.asarray(data.test_y)
-    start = model.init(jax.random.key(1000 + seed), x[:1])
-    key = lock.init(jax.random.key(2000 + seed), start)
-    params, _ = fit(
-        functools.partial(ml.owner_forward(lock, model.train), key),
-        start,
-        data.train_x,
-        data.train_y,
-        rng=jax.random.key(3000 + seed),
-        epochs=15,
-        batch_size=128,
-        learning_rate=4e-3,
-        augment=random_shift,
-        progress=f"training {architecture} on {name}, seed {seed}",
+    start, params, key = trained(
+        model, lock, data, seed, epochs=15, learning_rate=4e-3, title=f"{architecture} on {name}"
     )
     user = jax.jit(ml.user_forward(lock, model.forward))
 
