@@ -97,7 +97,7 @@ def evasion(results: Results) -> str:
 
 
 def speed(results: Results) -> str:
-    file = results.file("bench")
+    file = results.file("bench/cpu")
     lines = []
     for row in file["rows"]:
         if "target" in row and row.get("ratio") is not None:
