@@ -173,13 +173,11 @@ _choice = jax.extend.core.Primitive("modellock_jax_on_cpu")
 _choice.multiple_results = True
 
 
-@_choice.def_impl
-def _(*args: jax.Array, native: Body, default: Body) -> list[jax.Array]:
+def _impl(*args: jax.Array, native: Body, default: Body) -> list[jax.Array]:
     return jax.jit(on_cpu(native, default))(*args)
 
 
-@_choice.def_abstract_eval
-def _(*args: Any, native: Body, default: Body) -> list[Any]:
+def _abstract_eval(*args: Any, native: Body, default: Body) -> list[Any]:
     return jax.make_jaxpr(default)(*args).out_avals
 
 
@@ -193,6 +191,8 @@ def _lower(context: Any, *args: Any, native: Body, default: Body) -> Any:
     return mlir.lower_fun(default if for_export else native)(context, *args)
 
 
+_choice.def_impl(_impl)
+_choice.def_abstract_eval(_abstract_eval)
 batching.primitive_batchers[_choice] = _over_axes
 mlir.register_lowering(
     _choice, lambda context, *args, native, default: mlir.lower_fun(default)(context, *args)

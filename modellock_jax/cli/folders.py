@@ -21,8 +21,9 @@ from modellock_jax.vault.locked.sets import (
     unlock_set,
 )
 from modellock_jax.vault.sealed import rewrite, sets
+from modellock_jax.vault.sealed.members import FORMAT as SET_FORMAT
+from modellock_jax.vault.sealed.members import LOCKED, MANIFEST, Member, OpenedSet
 from modellock_jax.vault.sealed.opened import BYTES
-from modellock_jax.vault.sealed.sets import Member, OpenedSet
 
 SHOWN = 20  # paths that a line names
 
@@ -152,7 +153,7 @@ def rewritten(path: Path) -> Path:
     if not path.is_dir():
         return path
     if not sets.is_set(path):
-        raise Unreadable(f"{path} has no {sets.MANIFEST}; name a folder that was sealed")
+        raise Unreadable(f"{path} has no {MANIFEST}; name a folder that was sealed")
     return sets.manifest_of(path)
 
 
@@ -176,7 +177,7 @@ def inspect(source: Path, as_json: bool) -> None:
         )
         return
     made, about_set = rewrite.read_header(rewritten(source)), sets.inspect_set(source)
-    lines, fields = describe_head(made, sets.FORMAT, about_set["bytes"])
+    lines, fields = describe_head(made, SET_FORMAT, about_set["bytes"])
     show(as_json, [f"{source}: {lines[0]}", *lines[1:]], **fields | about_set)
 
 
@@ -205,9 +206,7 @@ def unlock(source: Path, output: Path, choice: Choice, revoked: list[Path], as_j
     """`unlock FOLDER FOLDER`."""
     _folders.check_new_folder(output)
     if not is_locked_set(source):
-        raise Unreadable(
-            f"{source} has no {sets.LOCKED}; name a folder that was locked, or use open"
-        )
+        raise Unreadable(f"{source} has no {LOCKED}; name a folder that was locked, or use open")
     found = read_locked_set(source)
     with choice.explained(), progress("unlocking", sum(one.size for one in found.members)) as done:
         secret = choice.of([found.key_id])

@@ -18,7 +18,7 @@ from modellock_jax.vault._texts import encoding_fault
 from modellock_jax.vault._texts import kind as kind_of_text
 from modellock_jax.vault.errors import Unreadable
 from modellock_jax.vault.locked._format import FIELD, MARK, read_head
-from modellock_jax.vault.sealed import _content, _header, rewrite
+from modellock_jax.vault.sealed import _content, _header, _header_fields, rewrite
 
 _SHOWN = 4000  # bytes of a stranger's field
 _TEXT = 2**24  # bytes of the longest text file of ours
@@ -71,7 +71,7 @@ def _told(reader: Reader) -> texts.Told:
     except Unreadable:
         return _open_tensors(reader)
     made, _ = rewrite.head_of(reader)
-    return describe_head(made, _header.MARK, reader.size)
+    return describe_head(made, _header_fields.MARK, reader.size)
 
 
 @contextlib.contextmanager

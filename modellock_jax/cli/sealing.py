@@ -32,7 +32,7 @@ from modellock_jax.vault.issuing import _naming
 from modellock_jax.vault.keys.identity import PublicKey
 from modellock_jax.vault.sealed import _content, envelope
 from modellock_jax.vault.sealed._header_fields import Header
-from modellock_jax.vault.sealed.opened import BYTES
+from modellock_jax.vault.sealed.opened import BYTES, Sealed
 
 Expires = Annotated[
     str, typer.Option("--expires", help="A date, as 2027-01-31, after which it is not opened.")
@@ -255,24 +255,24 @@ def _opened(
     signed_by: list[PublicKey],
     expect: str | None,
     revoked: list[Path],
-) -> envelope.Sealed:
+) -> Sealed:
     with choice.explained():
         return envelope.open(
             given, choice.unlocker, signed_by=signed_by, expect=expect, revoked=revoked
         )
 
 
-def _export(sealed: envelope.Sealed, target: paths.Target) -> None:
+def _export(sealed: Sealed, target: paths.Target) -> None:
     with progress("opening", sealed.size) as done:
         sealed.export(target, done)
 
 
-def _check(sealed: envelope.Sealed) -> None:
+def _check(sealed: Sealed) -> None:
     with progress("checking", sealed.size) as done:
         sealed.check(done)
 
 
-def _tensors(sealed: envelope.Sealed) -> int | None:
+def _tensors(sealed: Sealed) -> int | None:
     return None if sealed.kind == BYTES else len(sealed.directory.tensors)
 
 

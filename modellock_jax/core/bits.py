@@ -8,7 +8,7 @@ Where a leaf is moved about, it is moved as an unsigned integer: XLA may quiet N
 import contextlib
 import functools
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -33,6 +33,7 @@ __all__ = [
     "words_to_uints",
 ]
 
+_Found = TypeVar("_Found")
 _UINT = {1: jnp.uint8, 2: jnp.uint16, 4: jnp.uint32, 8: jnp.uint64}
 
 
@@ -74,7 +75,7 @@ def _whole_bytes(dtype: Any) -> bool:
 
 def word_count(leaf: Any) -> int:
     """Return the number of 32-bit words that the bytes of `leaf` begin to fill."""
-    return -(-leaf.size * leaf.dtype.itemsize // 4)
+    return -(-int(leaf.size) * int(leaf.dtype.itemsize) // 4)
 
 
 def to_uint(leaf: jax.Array) -> jax.Array:
@@ -136,7 +137,7 @@ def substitute(uint: jax.Array, table: jax.Array) -> jax.Array:
     return lax.bitcast_convert_type(table.at[wide].get(mode="promise_in_bounds"), uint.dtype)
 
 
-def non_differentiable(scheme: str) -> Callable[[Callable[..., Params]], Callable[..., Params]]:
+def non_differentiable(scheme: str) -> Callable[[Callable[..., _Found]], Callable[..., _Found]]:
     """Make a function on bits raise `TypeError` when differentiated, instead of giving zeros."""
 
     @jax.custom_jvp
@@ -153,9 +154,9 @@ def non_differentiable(scheme: str) -> Callable[[Callable[..., Params]], Callabl
     def guarded(leaf: Any) -> Any:
         return leaf.on_leaf(guard) if isinstance(leaf, Stacked) else guard(leaf)
 
-    def decorate(function: Callable[..., Params]) -> Callable[..., Params]:
+    def decorate(function: Callable[..., _Found]) -> Callable[..., _Found]:
         @functools.wraps(function)
-        def on_bits(*trees: Params) -> Params:
+        def on_bits(*trees: Params) -> _Found:
             with _unchecked():
                 return function(*jax.tree.map(guarded, trees))
 

@@ -69,7 +69,7 @@ def output_axes(lock: str, params: Params, outputs: Outputs | None = None) -> di
 
 def _axis_of(leaf: _Leaf, has_bias: bool) -> int | None:
     if leaf.name in ("kernel", "lora_b"):
-        return max(leaf.value.ndim - 1, 0)
+        return max(int(leaf.value.ndim) - 1, 0)
     if leaf.name != "weight" or leaf.value.ndim < 2:
         return None
     module = re.split(r"[/.]", leaf.layer[:-1])[-1].lower()

@@ -1,7 +1,7 @@
 """A function of many keys at once, in chunks and over devices."""
 
 from collections.abc import Callable
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -12,10 +12,12 @@ from modellock_jax.core.bits import bits_as_floats, floats_as_bits
 
 __all__ = ["over_keys"]
 
+_Tree = TypeVar("_Tree")
+
 
 def over_keys(
-    function: Callable[..., Any], *keys: Any, chunk: int = 16, mesh: Mesh | None = None
-) -> Any:
+    function: Callable[..., _Tree], *keys: Any, chunk: int = 16, mesh: Mesh | None = None
+) -> _Tree:
     """Compute `vmap(function)(*keys)` in chunks: one program, memory for `chunk` keys at a time.
 
     Args:
@@ -77,4 +79,5 @@ def over_keys(
 
     found = over_chunks(jax.tree.map(in_chunks, floats_as_bits(keys)))
     found = jax.tree.map(lambda leaf: leaf.reshape(chunks * chunk, *leaf.shape[2:])[:n], found)
-    return bits_as_floats(found, jax.eval_shape(batch, *keys))
+    as_given: _Tree = bits_as_floats(found, jax.eval_shape(batch, *keys))
+    return as_given

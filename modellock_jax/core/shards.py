@@ -8,7 +8,7 @@ itself.
 
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -41,7 +41,8 @@ class Part(NamedTuple):
     is_layer: bool = False
 
 
-Body = Callable[..., Any]
+Body = Callable[..., list[jax.Array]]
+_Tree = TypeVar("_Tree")
 
 as_on_tpus = jax.make_user_context(default_value=False)
 """`with as_on_tpus(True)`: take the TPUs' way on any platform, to test it."""
@@ -117,8 +118,8 @@ def sum_over_parts(
 
 
 def _compiled(
-    body: Body,
-    plain: Body,
+    body: Callable[..., Any],
+    plain: Callable[..., Any],
     on_mesh: Callable[..., Callable[..., Any]],
     results: Callable[[Any, list[Any]], Any],
     rule: Callable[..., SdyShardingRule],
@@ -129,7 +130,7 @@ def _compiled(
     `results(mesh, shardings)` says how what that gives is sharded, and `rule` tells XLA.
     """
 
-    def on_whole(body: Body) -> Callable[..., Any]:
+    def on_whole(body: Callable[..., Any]) -> Callable[..., Any]:
         # Compiled, so that constants in `body` are its own: custom_partitioning takes none.
         @partial(jax.jit, static_argnums=0)
         def whole(static: Hashable, args: Any, leaves: Sequence[jax.Array]) -> Any:
@@ -209,11 +210,12 @@ def _parts(whole: Any, names: list[tuple[Any, ...]]) -> list[Part]:
     ]
 
 
-def by_platform(plain: Callable[..., Any], usual: Callable[..., Any], *args: Any) -> Any:
+def by_platform(plain: Callable[..., _Tree], usual: Callable[..., _Tree], *args: Any) -> _Tree:
     """`plain(*args)` on TPUs, and `usual(*args)` elsewhere: trees of arrays, of the same bits."""
     if plain is usual or as_on_tpus.value:
         return plain(*args)
-    return lax.platform_dependent(*args, tpu=plain, default=usual)
+    chosen: _Tree = lax.platform_dependent(*args, tpu=plain, default=usual)
+    return chosen
 
 
 def _choose(

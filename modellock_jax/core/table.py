@@ -93,7 +93,8 @@ class Table(Mapping[str, _Record], Generic[_Record]):
     def _loaded(self, name: str, value: str) -> _Record:
         module, _, attribute = value.partition(":")
         if name in self._own:
-            return getattr(importlib.import_module(module), attribute)
+            own: _Record = getattr(importlib.import_module(module), attribute)
+            return own
         point = self._announced()[name]
         try:
             record = point.load()

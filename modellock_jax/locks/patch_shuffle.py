@@ -62,7 +62,7 @@ def patch_shuffle(patch: int, channels: int = 3) -> Lock:
     def embedding(params: Params) -> str:
         check_leaves("patch_shuffle", params)
         named = zip(jax.tree.leaves(paths(params)), jax.tree.leaves(params))
-        fits = [
+        fits: list[str] = [
             path
             for path, leaf in named
             if path.split("/")[-1] == "kernel"

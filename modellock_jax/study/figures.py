@@ -191,7 +191,8 @@ def spread(heights: list[float], gap: float) -> list[float]:
     placed = np.array(heights, float)
     for before, after in itertools.pairwise(order):
         placed[after] = max(placed[after], placed[before] + gap)
-    return (placed - (placed - np.array(heights)).mean()).tolist()
+    apart: list[float] = (placed - (placed - np.array(heights)).mean()).tolist()
+    return apart
 
 
 LOCKS: dict[str, Drawing] = {"hero": _hero, "thief": _thief, "wrong_keys": _wrong_keys}

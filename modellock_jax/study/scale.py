@@ -1,6 +1,7 @@
 """How the numbers of rows are read: in which unit, and which of two is better."""
 
-from typing import Any, NamedTuple
+from collections.abc import Iterable
+from typing import NamedTuple
 
 from modellock_jax.study.store import Rows
 
@@ -51,7 +52,7 @@ class Scale(NamedTuple):
         """Return a value that an interval ends at, not beyond what is possible."""
         return min(value, self.best) if self.sign > 0 else max(value, self.best)
 
-    def better(self, values: Any) -> float:
+    def better(self, values: Iterable[float]) -> float:
         """Return the best of some values."""
         return max(values, key=lambda value: self.sign * value)
 

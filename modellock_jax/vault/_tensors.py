@@ -5,7 +5,7 @@ import math
 import re
 from array import array
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, SupportsIndex, overload
 
 import ml_dtypes
 import numpy as np
@@ -135,7 +135,11 @@ class Tensors(Sequence[Tensor]):
     def __len__(self) -> int:
         return len(self._entries)
 
-    def __getitem__(self, i: Any) -> Any:
+    @overload
+    def __getitem__(self, i: SupportsIndex) -> Tensor: ...
+    @overload
+    def __getitem__(self, i: slice) -> tuple[Tensor, ...]: ...
+    def __getitem__(self, i: SupportsIndex | slice) -> Tensor | tuple[Tensor, ...]:
         if isinstance(i, slice):
             return tuple(self[j] for j in range(*i.indices(len(self))))
         member = MEMBER.match(self._head, int(self._entries[i]))
@@ -157,7 +161,7 @@ class Tensors(Sequence[Tensor]):
         for i in range(int(np.searchsorted(self._hashes, wanted)), len(self)):
             if self._hashes[i] != wanted:
                 break
-            if (tensor := self[self._order[i]]).name == name:
+            if (tensor := self[int(self._order[i])]).name == name:
                 return tensor
         return None
 

@@ -12,7 +12,8 @@ from modellock_jax.attacks.case import Case, Entry, Found, with_key
 from modellock_jax.attacks.keys.key_search import Answers, Search
 from modellock_jax.attacks.keys.relaxation import relaxed_signs
 from modellock_jax.attacks.keys.relaxed_key import relaxed_key
-from modellock_jax.attacks.keys.sign_algebra import SIGNS, as_mask, converge, linear_flips
+from modellock_jax.attacks.keys.sign_algebra import converge, linear_flips
+from modellock_jax.attacks.keys.sign_search import SIGNS, as_mask
 from modellock_jax.core.lock import Forward, Lock, Params
 from modellock_jax.locks.sign import SignKey
 from modellock_jax.tasks import Task, classify

@@ -17,7 +17,8 @@ from modellock_jax.vault.locked import _file_schemes
 from modellock_jax.vault.locked.files import Done, lock_file
 from modellock_jax.vault.locked.sets import lock_set
 from modellock_jax.vault.sealed._content import directory_of
-from modellock_jax.vault.sealed.sets import LOCKED, check_folder
+from modellock_jax.vault.sealed.members import LOCKED
+from modellock_jax.vault.sealed.sets import check_folder
 
 __all__ = ["Issued", "issue", "unfinished", "user_secret"]
 

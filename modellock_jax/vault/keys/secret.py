@@ -14,6 +14,7 @@ import hmac
 import json
 import os
 import secrets
+from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import NamedTuple, NoReturn
@@ -62,7 +63,7 @@ class Secret:
                 "Secret: `raw` must be 32 random bytes; use generate_key() or load_key(path)"
             )
         # A closure, because whatever prints an object's attributes does not look into one.
-        self._reveal = lambda: raw
+        self._reveal: Callable[[], bytes] = lambda: raw
         self._ids: dict[str, str] = {}
         self.origin = origin
 

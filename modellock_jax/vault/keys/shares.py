@@ -11,7 +11,7 @@ import importlib
 import math
 import os
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from itertools import combinations
 from typing import Any, NamedTuple, NoReturn
 
@@ -39,7 +39,8 @@ class Share:
     def __init__(
         self, words: Any, key_id: str, count: int, passphrase: bool, name: str = ""
     ) -> None:
-        self._reveal = lambda: words  # a share of shamir-mnemonic, whose repr shows everything
+        # A share of shamir-mnemonic, whose repr shows everything.
+        self._reveal: Callable[[], Any] = lambda: words
         self.key_id, self.count, self.passphrase = key_id, count, passphrase
         self.index, self.threshold = words.index + 1, words.member_threshold
         self.name = name or f"share {self.index} of {count}"

@@ -20,7 +20,7 @@ from modellock_jax.vault.issuing import revocation
 from modellock_jax.vault.keys.secret import Secret
 from modellock_jax.vault.locked import _file_schemes, _format
 from modellock_jax.vault.locked._format import FIELD, MARK, LockedInfo
-from modellock_jax.vault.sealed import _chunks, _header
+from modellock_jax.vault.sealed import _chunks, _header_fields
 from modellock_jax.vault.sealed._content import directory_of
 
 if TYPE_CHECKING:
@@ -240,7 +240,7 @@ def _read_plain(source: AnySource) -> tuple[Directory, np.ndarray, int]:
         directory, name = directory_of(reader), printable(_sources.name_of(source))
         body, mode = _body(reader, directory), reader.mode
     mark = (directory.field(FIELD) or b"").decode()
-    if mark == _header.MARK:
+    if mark == _header_fields.MARK:
         raise ValueError(f"{name} is sealed; open it first, lock the plain file, then seal that")
     if mark == MARK:
         raise ValueError(f"{name} is locked already; unlock it first, or chain locks as in A+B")

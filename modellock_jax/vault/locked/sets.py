@@ -22,7 +22,8 @@ from modellock_jax.vault.keys.secret import Secret
 from modellock_jax.vault.locked import _file_schemes
 from modellock_jax.vault.locked.files import lock_file, unlock_file
 from modellock_jax.vault.sealed import _header_fields
-from modellock_jax.vault.sealed.sets import LOCKED, LONGEST, check_folder
+from modellock_jax.vault.sealed.members import LOCKED, LONGEST
+from modellock_jax.vault.sealed.sets import check_folder
 
 __all__ = [
     "LockedMember",

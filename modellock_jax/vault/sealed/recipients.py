@@ -5,7 +5,7 @@ import hmac
 import os
 import re
 import unicodedata
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, NoReturn
 
 from cryptography.exceptions import InvalidTag
@@ -43,7 +43,7 @@ class Passphrase:
         if any("\ud800" <= sign <= "\udfff" for sign in text):
             del text, raw  # a traceback shows what a frame still holds
             raise ValueError("the passphrase is no Unicode text; set it in UTF-8")
-        self._reveal = lambda: raw
+        self._reveal: Callable[[], bytes] = lambda: raw
 
     @clears_frames
     def key(self, salt: bytes) -> bytes:
