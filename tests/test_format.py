@@ -56,7 +56,7 @@ def test_the_page_has_the_versions_of_the_code():
         _header.MARK: int(_header.VERSION),
         locked._format.MARK: int(locked._format.VERSION),
         keys._text.FORMAT: keys._text.VERSION,
-        identity._FORMAT: identity.VERSION,
+        identity._FORMAT: identity._VERSION,
         share: int(version),
         register.FORMAT: _lines.VERSION,
         _revocation_text.FORMAT: _lines.VERSION,

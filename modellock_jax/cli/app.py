@@ -9,6 +9,8 @@ from typer.core import TyperGroup
 import modellock_jax
 from modellock_jax.cli import streams
 
+__all__ = ["ABOUT", "FILES", "KEYS", "RESEARCH", "USERS", "ListOption", "app"]
+
 FILES, KEYS, USERS = "Files", "Keys", "Users and recipients"
 RESEARCH, ABOUT = "Research", "About"
 """The groups in which `--help` shows the commands."""

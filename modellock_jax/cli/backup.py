@@ -19,12 +19,14 @@ from modellock_jax.vault.keys.secret import save_key_pair
 from modellock_jax.vault.keys.shares import Share
 from modellock_jax.vault.sealed.recipients import Passphrase
 
+__all__ = ["backup", "drill", "join", "split"]
+
 backup = typer.Typer(
     no_args_is_help=True, help="A key in shares: any k of n restore it, fewer tell nothing."
 )
 app.add_typer(backup, name="backup", rich_help_panel=KEYS)
 
-Shares = Annotated[list[Path], typer.Argument(help="Share files, as many as are needed or more.")]
+_Shares = Annotated[list[Path], typer.Argument(help="Share files, as many as are needed or more.")]
 
 
 @backup.command()
@@ -63,7 +65,7 @@ def split(
 @backup.command()
 @on_files
 def join(
-    sources: Shares,
+    sources: _Shares,
     output: Annotated[Path, typer.Argument(parser=paths.parse_path, help="The key file to write.")],
     passphrase_file: PassphraseFile = None,
     as_json: Json = False,
@@ -87,7 +89,7 @@ def join(
 @backup.command()
 @on_files
 def drill(
-    sources: Shares,
+    sources: _Shares,
     key: Annotated[
         Path | None,
         typer.Option("--key", parser=paths.parse_path, help="The key file they must restore."),

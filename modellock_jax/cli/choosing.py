@@ -18,8 +18,19 @@ from modellock_jax.vault.sealed import recipients
 from modellock_jax.vault.sealed._header_fields import Header
 from modellock_jax.vault.sealed.recipients import Passphrase, Unlocker
 
+__all__ = [
+    "KEY",
+    "Choice",
+    "KeyFile",
+    "NewPassphraseFile",
+    "PassphraseFile",
+    "ask_passphrase",
+    "default_key_file",
+    "load_secret",
+]
+
 KEY = "MODELLOCK_KEY"
-PASSPHRASE = "MODELLOCK_PASSPHRASE"
+_PASSPHRASE = "MODELLOCK_PASSPHRASE"
 _LONGEST = 65_536  # bytes of a passphrase's file
 
 KeyFile = Annotated[
@@ -50,7 +61,7 @@ PassphraseFile = Annotated[
 ]
 
 
-class Place(NamedTuple):
+class _Place(NamedTuple):
     """Where a key may be: `name` for people; the secret, or why there is none."""
 
     name: str
@@ -88,7 +99,7 @@ class Choice:
         by_words = any(s["type"] == recipients.PASSPHRASE for s in made.stanzas)
         if self._passphrase is not None:
             self.tried = f"the passphrase in {printable(self._passphrase)}"
-            return passphrase_in(self._passphrase)
+            return _passphrase_in(self._passphrase)
         names = [recipients.name_of(stanza) for stanza in made.stanzas]
         try:
             return self._of(names)
@@ -112,7 +123,7 @@ class Choice:
             secret = load_secret(self._named)
             self.tried = f"{printable(self._named)} (key {secret.id})"
             return secret
-        places: list[Place] = []
+        places: list[_Place] = []
         for place in _places():  # the next is not looked at if this one will do
             places.append(place)
             self.tried = ", ".join(one.told for one in places)
@@ -126,7 +137,7 @@ class Choice:
         raise ValueError(f"no key: give --key FILE; tried {self.tried}")
 
 
-def _mention(places: list[Place]) -> None:
+def _mention(places: list[_Place]) -> None:
     """Go on where a place is broken, which does not stop another, but tell its owner."""
     for place in places:
         if place.broken:
@@ -139,11 +150,11 @@ def _some(ids: Collection[str]) -> str:
     return ", ".join(map(printable, shown)) + more
 
 
-def _places() -> Iterator[Place]:
+def _places() -> Iterator[_Place]:
     yield _place(f"${KEY}", _from_environment, "not set")
     default = default_key_file()
     if default is None:
-        yield Place("the default key file", None, "there is no home folder")
+        yield _Place("the default key file", None, "there is no home folder")
     else:
         name = f"the default key file {printable(default)}"
         yield _place(
@@ -152,13 +163,13 @@ def _places() -> Iterator[Place]:
     yield _place("the keyring", _from_keyring, "has none")
 
 
-def _place(name: str, look: Callable[[], Secret | None], absent: str) -> Place:
+def _place(name: str, look: Callable[[], Secret | None], absent: str) -> _Place:
     try:
         found = look()
     except Exception as error:  # a keyring raises whatever it likes
         kind = "" if isinstance(error, (OSError, ValueError)) else f"{type(error).__name__}: "
-        return Place(name, None, kind + printable(error), True)
-    return Place(name, found, "" if found else absent)
+        return _Place(name, None, kind + printable(error), True)
+    return _Place(name, found, "" if found else absent)
 
 
 @clears_frames
@@ -206,7 +217,7 @@ def load_secret(path: Path) -> Secret:
 
 
 @clears_frames
-def passphrase_in(path: Path) -> Passphrase:
+def _passphrase_in(path: Path) -> Passphrase:
     """Return the passphrase in a file, without the line end behind it. Raises `ValueError`."""
     data = paths.content(path, _LONGEST + 1)
     if len(data) > _LONGEST:
@@ -225,15 +236,16 @@ def ask_passphrase(confirm: bool, file: Path | None = None, tried: str = "") -> 
     The terminal is asked even if standard input is what is opened. Raises `ValueError` without any.
     """
     if file is not None:
-        return passphrase_in(file)
-    if text := os.environ.get(PASSPHRASE):
+        return _passphrase_in(file)
+    if text := os.environ.get(_PASSPHRASE):
         return Passphrase(text)
     try:
         os.close(os.open("/dev/tty", os.O_RDWR | os.O_NOCTTY))
     except OSError:
         after = f"; tried {tried}" if tried else ""
         raise ValueError(
-            f"no passphrase: set ${PASSPHRASE}, give --passphrase-file, or run this in a terminal{after}"
+            f"no passphrase: set ${_PASSPHRASE}, give --passphrase-file, or run this in a "
+            f"terminal{after}"
         ) from None
     text = getpass.getpass("Passphrase: ")
     if confirm and getpass.getpass("Again: ") != text:

@@ -25,7 +25,19 @@ from modellock_jax.vault.sealed.members import FORMAT as SET_FORMAT
 from modellock_jax.vault.sealed.members import LOCKED, MANIFEST, Member, OpenedSet
 from modellock_jax.vault.sealed.opened import BYTES
 
-SHOWN = 20  # paths that a line names
+__all__ = [
+    "inspect",
+    "lock",
+    "open_",
+    "opened",
+    "rewritten",
+    "rotate",
+    "seal",
+    "size_of",
+    "unlock",
+]
+
+_SHOWN = 20  # paths that a line names
 
 
 def seal(
@@ -158,8 +170,8 @@ def rewritten(path: Path) -> Path:
 
 
 def _listed(paths: Any) -> str:
-    more = f" and {len(paths) - SHOWN} more" if len(paths) > SHOWN else ""
-    return ", ".join(paths[:SHOWN]) + more
+    more = f" and {len(paths) - _SHOWN} more" if len(paths) > _SHOWN else ""
+    return ", ".join(paths[:_SHOWN]) + more
 
 
 def inspect(source: Path, as_json: bool) -> None:

@@ -6,6 +6,8 @@ from modellock_jax.vault.issuing import _naming
 from modellock_jax.vault.sealed import _header, _header_fields, recipients
 from modellock_jax.vault.sealed._header_fields import Header
 
+__all__ = ["describe_head"]
+
 
 def describe_head(made: Header, kind: str, size: int) -> tuple[list[str], dict[str, Any]]:
     """Return a header for people, whose first line goes behind the file's name, and for programs."""

@@ -21,6 +21,27 @@ from modellock_jax.vault.keys.identity import PublicKey
 from modellock_jax.vault.keys.secret import Secret
 from modellock_jax.vault.sealed import recipients
 
+__all__ = [
+    "DryRun",
+    "Expect",
+    "Json",
+    "Name",
+    "RevokedBy",
+    "Serial",
+    "Sign",
+    "SignedBy",
+    "To",
+    "WithPassphrase",
+    "chosen_recipients",
+    "moment",
+    "on_files",
+    "progress",
+    "publics",
+    "show",
+    "signers",
+    "tell",
+]
+
 To = Annotated[
     list[Path],
     typer.Option("--to", parser=paths.parse_path, help="A recipient's public key file; repeat it."),
@@ -64,7 +85,7 @@ Expect = Annotated[
         "Only with --signed-by does more than the recipients' word stand behind it.",
     ),
 ]
-EVERY = 10.0
+_EVERY = 10.0
 """Seconds between two lines of progress where there is no terminal."""
 
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
@@ -154,12 +175,12 @@ class _Lines:
 
     def __init__(self, what: str, total: int | None) -> None:
         self._what, self._of = what, f" of {total / 1e6:.0f}" if total else ""
-        self._count, self._next = 0, time.monotonic() + EVERY
+        self._count, self._next = 0, time.monotonic() + _EVERY
 
     def advance(self, count: int) -> None:
         self._count += count
         if time.monotonic() >= self._next:
-            self._next += EVERY
+            self._next += _EVERY
             streams.say(f"{self._what}: {self._count / 1e6:.0f}{self._of} MB")
 
 

@@ -20,6 +20,8 @@ from modellock_jax.vault.errors import Unreadable
 from modellock_jax.vault.locked._format import FIELD, MARK, read_head
 from modellock_jax.vault.sealed import _content, _header, _header_fields, rewrite
 
+__all__ = ["inspect"]
+
 _SHOWN = 4000  # bytes of a stranger's field
 _TEXT = 2**24  # bytes of the longest text file of ours
 

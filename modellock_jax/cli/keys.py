@@ -12,6 +12,8 @@ from modellock_jax.cli.inputs import Json, on_files, tell
 from modellock_jax.vault.keys import identity
 from modellock_jax.vault.keys.secret import Secret, generate_key, save_key_pair
 
+__all__ = ["keygen"]
+
 
 @app.command(rich_help_panel=KEYS)
 @on_files

@@ -10,6 +10,8 @@ from modellock_jax.cli.choosing import Choice, KeyFile
 from modellock_jax.cli.inputs import Json, RevokedBy, on_files, progress, tell
 from modellock_jax.cli.paths import Force, In, Out
 
+__all__ = ["lock", "unlock"]
+
 
 @app.command(rich_help_panel=FILES)
 @on_files

@@ -14,6 +14,27 @@ from modellock_jax._atomic import need_directory
 from modellock_jax._printing import printable
 from modellock_jax.cli import streams
 
+__all__ = [
+    "STANDARD",
+    "Force",
+    "In",
+    "Out",
+    "Source",
+    "Stream",
+    "Target",
+    "check",
+    "content",
+    "hold_in_memory",
+    "is_folder",
+    "is_output",
+    "is_stream",
+    "key_file",
+    "parse_path",
+    "reading",
+    "size_of",
+    "writing",
+]
+
 STANDARD = Path("-")
 
 
@@ -112,7 +133,7 @@ def writing(path: Path, force: bool) -> Iterator[Target]:
         with open(path, "wb") as stream:
             yield stream
     else:
-        check_new(path, force)
+        _check_new(path, force)
         yield path
 
 
@@ -133,10 +154,10 @@ def check(path: Path, force: bool) -> None:
     if path == STANDARD:
         streams.output()
     elif _descriptor(path) is None and not is_stream(path):
-        check_new(path, force)
+        _check_new(path, force)
 
 
-def check_new(path: Path, force: bool) -> None:
+def _check_new(path: Path, force: bool) -> None:
     """Refuse to write to a path; raises as `writing`."""
     need_directory(path)
     if os.path.isdir(path):

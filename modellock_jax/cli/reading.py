@@ -15,6 +15,8 @@ from modellock_jax.cli.choosing import default_key_file
 from modellock_jax.cli.inputs import Json, show
 from modellock_jax.vault.sealed import recipients
 
+__all__ = ["doctor", "explain"]
+
 
 @app.command(rich_help_panel=ABOUT)
 def explain(

@@ -25,10 +25,12 @@ from modellock_jax.vault import threats
 from modellock_jax.vault.sealed import recipients, rewrite
 from modellock_jax.vault.sealed._header_fields import Header
 
+__all__ = ["add", "expire", "list_", "people", "rewrap", "rm"]
+
 people = typer.Typer(no_args_is_help=True, help="Who can open a sealed file.")
 app.add_typer(people, name="recipients", rich_help_panel=USERS)
 
-File = Annotated[
+_File = Annotated[
     Path, typer.Argument(parser=paths.parse_path, help="A sealed file, which is changed in place.")
 ]
 
@@ -46,7 +48,7 @@ def list_(source: paths.In, as_json: Json = False) -> None:
 @people.command()
 @on_files
 def add(
-    file: File,
+    file: _File,
     to: To = [],  # noqa: B006
     passphrase: WithPassphrase = False,
     passphrase_file: NewPassphraseFile = None,
@@ -68,7 +70,7 @@ def add(
 @people.command()
 @on_files
 def rm(
-    file: File,
+    file: _File,
     ids: Annotated[list[str], typer.Argument(help="Key ids, as `recipients list` shows them.")],
     key: KeyFile = None,
     sign: Sign = [],  # noqa: B006
@@ -92,7 +94,7 @@ def rm(
 @app.command(rich_help_panel=USERS)
 @on_files
 def rewrap(
-    file: File,
+    file: _File,
     to: To = [],  # noqa: B006
     passphrase: WithPassphrase = False,
     passphrase_file: NewPassphraseFile = None,
@@ -114,7 +116,7 @@ def rewrap(
 @app.command(rich_help_panel=USERS)
 @on_files
 def expire(
-    file: File,
+    file: _File,
     date: Annotated[str, typer.Argument(help="As 2027-01-31; an empty text takes the date away.")],
     key: KeyFile = None,
     sign: Sign = [],  # noqa: B006

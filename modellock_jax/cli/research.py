@@ -9,13 +9,15 @@ import typer
 from modellock_jax.cli import streams
 from modellock_jax.cli.app import RESEARCH, ListOption, app
 
+__all__ = ["attack", "bench", "study"]
+
 if TYPE_CHECKING:
     from modellock_jax.study.record import Study
     from modellock_jax.study.store import Store
 
-Data = Annotated[str, typer.Option(help="mnist5k, digits, fashion_mnist, or any TFDS image set.")]
-ModelName = Annotated[str, typer.Option("--model", help="mlp, cnn or resnet.")]
-Locks = Annotated[
+_Data = Annotated[str, typer.Option(help="mnist5k, digits, fashion_mnist, or any TFDS image set.")]
+_ModelName = Annotated[str, typer.Option("--model", help="mlp, cnn or resnet.")]
+_Locks = Annotated[
     str,
     typer.Option(
         help='Locks with ";" between them, each a name, a name with settings, or a chain: '
@@ -23,7 +25,7 @@ Locks = Annotated[
         "and ours, with variants in league and sweep."
     ),
 ]
-Out = Annotated[Path, typer.Option(help="The folder in which the run folder is made.")]
+_Out = Annotated[Path, typer.Option(help="The folder in which the run folder is made.")]
 
 
 @app.command(rich_help_panel=RESEARCH)
@@ -35,16 +37,16 @@ def study(
             "sweep: the fine-tuning thief with every setting. evasion: adversarial examples."
         ),
     ] = "main",
-    data: Data = "mnist5k",
-    model: ModelName = "cnn",
-    locks: Locks = "",
+    data: _Data = "mnist5k",
+    model: _ModelName = "cnn",
+    locks: _Locks = "",
     seeds: Annotated[
         int | None,
         typer.Option(
             help="How many seeds, each with its own models and keys. Default: the study's."
         ),
     ] = None,
-    out: Out = Path("runs"),
+    out: _Out = Path("runs"),
     quick: Annotated[
         bool, typer.Option("--quick", help="One seed, fewer steps: under a minute.")
     ] = False,
@@ -136,13 +138,13 @@ def attack(
             help='A lock, with settings if need be, or a chain: "pixel_shuffle(block=4)".'
         ),
     ] = "",
-    data: Data = "mnist5k",
-    model: ModelName = "cnn",
+    data: _Data = "mnist5k",
+    model: _ModelName = "cnn",
     budget: Annotated[
         float, typer.Option(help="The attacker's share of the training images, in (0, 1].")
     ] = 0.01,
     seeds: Annotated[int, typer.Option(help="How many models and keys.")] = 1,
-    out: Out = Path("runs"),
+    out: _Out = Path("runs"),
     listed: ListOption = False,
 ) -> None:
     """Train a model, lock it, and attack it: `attack NAME --lock LOCK`.

@@ -12,6 +12,8 @@ import modellock_jax
 from modellock_jax.cli import signals, streams
 from modellock_jax.vault.errors import VaultError
 
+__all__ = ["command", "main"]
+
 _PACKAGE = Path(modellock_jax.__file__).parent
 
 

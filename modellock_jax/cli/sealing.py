@@ -34,11 +34,13 @@ from modellock_jax.vault.sealed import _content, envelope
 from modellock_jax.vault.sealed._header_fields import Header
 from modellock_jax.vault.sealed.opened import BYTES, Sealed
 
-Expires = Annotated[
+__all__ = ["open_", "rotate", "seal", "verify"]
+
+_Expires = Annotated[
     str, typer.Option("--expires", help="A date, as 2027-01-31, after which it is not opened.")
 ]
 
-AS_BYTES = (
+_AS_BYTES = (
     "It is no safetensors file and was sealed as bytes: it opens as a whole, without names, single "
     "arrays or shards, and nothing in it was looked at."
 )
@@ -52,7 +54,7 @@ def seal(
     to: To = [],  # noqa: B006
     passphrase: WithPassphrase = False,
     passphrase_file: NewPassphraseFile = None,
-    expires: Expires = "",
+    expires: _Expires = "",
     sign: Sign = [],  # noqa: B006
     name: Name = None,
     serial: Serial = None,
@@ -98,7 +100,7 @@ def seal(
             as_json,
             [
                 f"{source} {word} into {output} for {len(whom)} recipients, {size} bytes",
-                *([AS_BYTES] if kind == BYTES else []),
+                *([_AS_BYTES] if kind == BYTES else []),
             ],
             output=str(output),
             kind=kind,
@@ -192,7 +194,7 @@ def rotate(
     to: To = [],  # noqa: B006
     passphrase: WithPassphrase = False,
     passphrase_file: NewPassphraseFile = None,
-    expires: Expires = "",
+    expires: _Expires = "",
     key: KeyFile = None,
     sign: Sign = [],  # noqa: B006
     name: Name = None,

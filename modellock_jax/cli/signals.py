@@ -9,6 +9,8 @@ from typing import Any
 
 from modellock_jax import _temporary
 
+__all__ = ["Stopped", "catch", "over"]
+
 # Left alone: what stops a process, or tells of windows, children and urgent data; what the processor
 # raises, from which Python cannot return; and what Python ignores, since the call fails then.
 _SPARED = {

@@ -7,6 +7,8 @@ from typing import BinaryIO, TextIO
 
 from modellock_jax._printing import printable
 
+__all__ = ["flush", "output", "prepare", "put", "say", "take_input"]
+
 _closed: set[int] = set()  # of 0, 1, 2: those that were closed when the command began
 _taken = ""  # what standard input is
 

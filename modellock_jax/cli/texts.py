@@ -8,6 +8,8 @@ from modellock_jax.vault.issuing import register, revocation
 from modellock_jax.vault.keys import identity, share_files
 from modellock_jax.vault.keys.secret import load_key
 
+__all__ = ["Told", "describe"]
+
 Told = tuple[list[str], dict[str, Any]]  # for people, and for programs
 
 

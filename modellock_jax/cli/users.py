@@ -24,6 +24,8 @@ from modellock_jax.vault.issuing import register, revocation
 from modellock_jax.vault.keys import identity
 from modellock_jax.vault.keys.secret import Secret
 
+__all__ = ["book", "issue", "list_", "revoke"]
+
 book = typer.Typer(no_args_is_help=True, help="Who has which copy, under which key.")
 app.add_typer(book, name="register", rich_help_panel=USERS)
 

@@ -12,97 +12,36 @@ images. What the attacker has:
 For each model one more row has the signs of gradient masking at eps 0.1.
 """
 
-import dataclasses
 import functools
 from collections.abc import Callable
 from pathlib import Path
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-import modellock_jax
 from modellock_jax.attacks.evasion.auto_pgd import apgd
 from modellock_jax.attacks.evasion.gradient_masking import gradient_masking
 from modellock_jax.attacks.evasion.methods import expectation, fgsm, pgd, square, transfer
 from modellock_jax.core.lock import Key, Lock, Params, owner_forward, user_forward
 from modellock_jax.study import context as contexts
-from modellock_jax.study.config import Settings
 from modellock_jax.study.context import Context
 from modellock_jax.study.engine import Row, Unit
+from modellock_jax.study.evasion_config import ATTACKERS, QUICK, Config, EvasionRow, FlagsRow
 from modellock_jax.study.record import Study
 from modellock_jax.study.report import Grid, seeds_text
-from modellock_jax.study.rows import Kind
 from modellock_jax.study.store import Rows, load_params, save_params
 from modellock_jax.study.training import PLAIN
 from modellock_jax.train import fit
 
-__all__ = ["STUDY", "Config", "EvasionRow", "FlagsRow", "evasion_rows", "flags_rows", "units"]
-
-GRADIENTS = ("fgsm", "pgd", "apgd-ce", "apgd-dlr")
-ATTACKERS: dict[str, tuple[str, ...]] = {
-    "known": GRADIENTS,
-    "nothing": ("noise",),
-    "queries": ("square",),
-    "surrogate": GRADIENTS,
-    "unknown": GRADIENTS,
-    "expectation": GRADIENTS,
-}
-"""By name: the attacks of every attacker; the last three are of locked models."""
+__all__ = ["STUDY", "evasion_rows", "flags_rows", "train", "units"]
 
 _FREE = Lock(lambda rng, params: ())
 
 
-@dataclasses.dataclass(frozen=True)
-class Config(Settings):
-    """The study's settings.
-
-    `eps` in the images' unit; `keys` that expectations are taken over; `steps` of PGD and APGD;
-    `queries` of the random search.
-    """
-
-    data: str = "mnist5k"
-    model: str = "cnn"
-    locks: tuple[str, ...] = ("pixel_shuffle(block=14)", "sign_mask(per='unit')")
-    seeds: int = 2
-    epochs: int = 15
-    batch_size: int = 128
-    learning_rate: float = 4e-3
-    eps: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3)
-    images: int = 256
-    keys: int = 8
-    steps: int = 40
-    queries: int = 300
-    version: str = modellock_jax.__version__
-
-
-QUICK = {"seeds": 1, "epochs": 4, "images": 64, "keys": 2, "steps": 5, "queries": 20}
-"""What `--quick` changes."""
-
-
-class EvasionRow(Kind):
-    """One attack on what the user's model answers, of one lock and seed."""
-
-    lock: Annotated[str, 'the lock\'s text, or "plain"']
-    seed: Annotated[int, "the seed of the model, the key and the attacker's draws, from 0"]
-    clean: Annotated[float, "the user's accuracy on the images as they are, in [0, 1]"]
-    attacker: Annotated[str, "what the attacker has"]
-    attack: Annotated[str, "how the images are changed"]
-    accuracy: Annotated[list[float], "the user's accuracy on the changed images, for each eps"]
-
-
-class FlagsRow(Kind):
-    """Signs of gradient masking, of one lock and seed."""
-
-    lock: Annotated[str, 'the lock\'s text, or "plain"']
-    seed: Annotated[int, "the seed of the model and the key, from 0"]
-    clean: Annotated[float, "the user's accuracy on the images as they are, in [0, 1]"]
-    flags: Annotated[dict[str, float], "what `gradient_masking` gives at eps 0.1"]
-
-
-def prepare(config: Config, folder: Path) -> Context:
+def _prepare(config: Config, folder: Path) -> Context:
     """Check the configuration as all studies do, and that the data are images with classes."""
     context = contexts.prepare(config, folder)
     if context.task.name != "classify" or context.data.train_x.ndim != 4:
@@ -268,7 +207,7 @@ def flags_rows(context: Context, text: str, seed: int) -> list[Row]:
     return [begin | {"flags": found}]
 
 
-def grids(rows: Rows, config: Config) -> list[Grid]:
+def _grids(rows: Rows, config: Config) -> list[Grid]:
     """One row for each model, attacker and attack: means over seeds."""
     together: dict[tuple[str, str, str], list[list[float]]] = {}
     for row in rows.of("evasion"):
@@ -290,9 +229,9 @@ STUDY = Study(
     about="adversarial examples against the user's model, with and without the key",
     config=Config,
     quick=QUICK,
-    prepare=prepare,
+    prepare=_prepare,
     units=units,
     kinds={"evasion": EvasionRow, "flags": FlagsRow},
-    grids=grids,
+    grids=_grids,
     drawings={},
 )

@@ -17,9 +17,9 @@ from modellock_jax.study.report import interval
 from modellock_jax.study.scale import scale_of
 from modellock_jax.study.store import Rows, write
 
-__all__ = ["COLOURS", "LOCKS", "Drawing", "save_figures", "spread"]
+__all__ = ["COLOURS", "LOCKS", "MUTED", "SCRATCH", "Drawing", "save_figures", "spread"]
 
-INK, MUTED, SCRATCH = "#1b1b1f", "#6b6b76", "#8c8c96"
+_INK, MUTED, SCRATCH = "#1b1b1f", "#6b6b76", "#8c8c96"
 COLOURS = ("#0b6e99", "#c1440e", "#3f7d20", "#8e3b8a", "#b08900", "#1f3a93", "#7a4b2a", "#008080")
 
 
@@ -44,8 +44,8 @@ def save_figures(folder: Path, rows: Rows, config: Any, drawings: dict[str, Draw
         "axes.spines.top": False,
         "axes.spines.right": False,
         "axes.edgecolor": MUTED,
-        "axes.labelcolor": INK,
-        "text.color": INK,
+        "axes.labelcolor": _INK,
+        "text.color": _INK,
         "xtick.color": MUTED,
         "ytick.color": MUTED,
         "svg.hashsalt": "modellock_jax",
@@ -93,7 +93,7 @@ def _hero(plt: Any, rows: Rows, config: Config) -> tuple[Any, list[list[Any]]]:
         for i, key in enumerate(keys):
             for j, row in enumerate(mine):
                 value = grid[i, j]
-                shade = "white" if shades[i, j] > 0.55 else INK
+                shade = "white" if shades[i, j] > 0.55 else _INK
                 text_ = f"{100 * value:.0f}" if scale.factor == 100 else f"{value:.3g}"
                 axis.text(j, i, text_, ha="center", va="center", color=shade)
                 table.append([text, key, users[row["seed"]], value])

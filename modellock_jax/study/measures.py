@@ -18,7 +18,7 @@ from modellock_jax.study.training import Locked
 
 __all__ = ["FALSE_POSITIVES", "MEASURES", "Measure", "agreement", "distance", "roc"]
 
-CHANGES, DRAWS, IMAGES = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256), 8, 2000
+_CHANGES, _DRAWS, _IMAGES = (0, 1, 2, 4, 8, 16, 32, 64, 128, 256), 8, 2000
 FALSE_POSITIVES = tuple(float(f) for f in np.geomspace(1e-5, 1, 26).round(7))
 
 
@@ -29,7 +29,7 @@ def distance(context: Context, subject: Subject, seed: int, owned: Locked) -> di
     `[changes][draws]`, on the first 2,000 test images.
     """
     user = user_forward(subject.lock, context.model.forward)
-    x, y = (jnp.asarray(a[:IMAGES]) for a in (context.data.test_x, context.data.test_y))
+    x, y = (jnp.asarray(a[:_IMAGES]) for a in (context.data.test_x, context.data.test_y))
 
     @jax.jit
     def measure(rngs: jax.Array, right: Key, locked: Params) -> tuple[jax.Array, jax.Array]:
@@ -37,8 +37,8 @@ def distance(context: Context, subject: Subject, seed: int, owned: Locked) -> di
             def change(key: Key, rng: jax.Array) -> tuple[Key, Key]:
                 return subject.spec.near(rng, key), key
 
-            keys = lax.scan(change, right, jax.random.split(rng, CHANGES[-1] + 1))[1]
-            return jax.tree.map(lambda leaf: leaf[jnp.array(CHANGES)], keys)
+            keys = lax.scan(change, right, jax.random.split(rng, _CHANGES[-1] + 1))[1]
+            return jax.tree.map(lambda leaf: leaf[jnp.array(_CHANGES)], keys)
 
         keys = jax.tree.map(
             lambda leaf: leaf.swapaxes(0, 1).reshape(-1, *leaf.shape[2:]), jax.vmap(walk)(rngs)
@@ -47,12 +47,12 @@ def distance(context: Context, subject: Subject, seed: int, owned: Locked) -> di
             lambda k: context.measure(partial(user, k, locked), x, y).value, keys, chunk=4
         )
         share = jax.vmap(lambda k: agreement(k, right))(keys)
-        return found.reshape(-1, DRAWS), share.reshape(-1, DRAWS).mean(1)
+        return found.reshape(-1, _DRAWS), share.reshape(-1, _DRAWS).mean(1)
 
     accuracy, share = measure(
-        jax.random.split(rng_for(seed, "distance"), DRAWS), owned.key, owned.locked
+        jax.random.split(rng_for(seed, "distance"), _DRAWS), owned.key, owned.locked
     )
-    return {"changes": CHANGES, "share": share.tolist(), "accuracy": accuracy.tolist()}
+    return {"changes": _CHANGES, "share": share.tolist(), "accuracy": accuracy.tolist()}
 
 
 def agreement(found: Key, right: Key) -> jax.Array:

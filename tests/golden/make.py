@@ -33,7 +33,7 @@ VERSIONS = {
     _header.MARK: int(_header.VERSION),
     locked._format.MARK: int(locked._format.VERSION),
     keys._text.FORMAT: keys._text.VERSION,
-    identity._FORMAT: identity.VERSION,
+    identity._FORMAT: identity._VERSION,
     share_files._FORMAT.split(",")[0]: int(share_files._FORMAT.split()[-1]),
     register.FORMAT: _lines.VERSION,
     _revocation_text.FORMAT: _lines.VERSION,

@@ -22,7 +22,7 @@ from modellock_jax.vault.sealed.sets import check_folder
 
 __all__ = ["Issued", "issue", "unfinished", "user_secret"]
 
-Plain = str | os.PathLike[str] | bytes  # a path, or the file itself
+_Plain = str | os.PathLike[str] | bytes  # a path, or the file itself
 
 
 class Issued(NamedTuple):
@@ -59,7 +59,7 @@ def unfinished(folder: str | os.PathLike[str], users: Iterable[str], book: Regis
 
 
 def issue(
-    source: Plain,
+    source: _Plain,
     folder: str | os.PathLike[str],
     users: Iterable[str],
     secret: Secret,
@@ -139,7 +139,7 @@ def issue(
 
 
 def _one(
-    source: Plain,
+    source: _Plain,
     folder: Path,
     user: str,
     secret: Secret,
@@ -196,7 +196,7 @@ def _some(users: list[str]) -> str:
     return ", ".join(users[:5]) + more
 
 
-def _digest(source: Plain) -> str:
+def _digest(source: _Plain) -> str:
     """SHA-256 of a file; of a folder, of the canonical JSON of its files' digests by path."""
     if not isinstance(source, bytes) and os.path.isdir(source):
         digests = {one: _sha256(Path(source) / one) for one in check_folder(source).files}

@@ -18,7 +18,7 @@ from modellock_jax.vault.keys import identity
 from modellock_jax.vault.keys.identity import PublicKey
 from modellock_jax.vault.keys.secret import Secret
 
-__all__ = ["Entry", "Register", "Writer", "extending", "read"]
+__all__ = ["FORMAT", "USER", "Entry", "Register", "Writer", "extending", "read"]
 
 FORMAT = "modellock-jax register"
 USER = r"\w[\w.@+-]{0,49}"  # so that it is the beginning of a file's name on every system

@@ -29,16 +29,16 @@ from modellock_jax.vault.sealed import _header
 from modellock_jax.vault.sealed._header_fields import Header
 from modellock_jax.vault.sealed.recipients import Unlocker
 
-__all__ = ["RevocationList", "read", "refused", "revoke", "update"]
+__all__ = ["LISTS", "RevocationList", "read", "refused", "revoke", "update"]
 
 LISTS = "MODELLOCK_REVOKED"
-BESIDE = "revoked.json"
+_BESIDE = "revoked.json"
 
-AnyPath = str | os.PathLike[str]
+_AnyPath = str | os.PathLike[str]
 
 
 def revoke(
-    path: AnyPath, ids: Iterable[str], secret: Secret, reason: str = "", *, dry_run: bool = False
+    path: _AnyPath, ids: Iterable[str], secret: Secret, reason: str = "", *, dry_run: bool = False
 ) -> RevocationList:
     """Put keys on a list, which is made if there is none, and sign it anew.
 
@@ -109,7 +109,7 @@ def _check_asked(ids: list[str], reason: str) -> None:
         raise ValueError(f"the reason must be one line of at most {REASON} characters")
 
 
-def read(path: AnyPath) -> RevocationList:
+def read(path: _AnyPath) -> RevocationList:
     """Read a list and check its signature; whether its signer is the right one, it cannot know.
 
     Raises `Tampered` if it was changed or cut off, `Unreadable` if it is no list.
@@ -117,7 +117,7 @@ def read(path: AnyPath) -> RevocationList:
     return decode(_bytes_of(path), path)
 
 
-def update(path: AnyPath, newer: AnyPath) -> RevocationList:
+def update(path: _AnyPath, newer: _AnyPath) -> RevocationList:
     """Put a newer list in the place of a reader's, which may be absent, and give what is then there.
 
     Raises `Tampered` if `newer` is older, lacks a key that the reader's list refuses, or has another
@@ -145,7 +145,7 @@ def update(path: AnyPath, newer: AnyPath) -> RevocationList:
 
 
 def refused(
-    path: AnyPath | None, lists: Iterable[AnyPath] = (), made: Header | None = None
+    path: _AnyPath | None, lists: Iterable[_AnyPath] = (), made: Header | None = None
 ) -> dict[str, str]:
     """Return the ids of the keys that may not open the file `path`, each with a sentence on why.
 
@@ -182,14 +182,14 @@ def refused(
     return found
 
 
-def check(path: AnyPath | None, secret: Secret, lists: Iterable[AnyPath] = ()) -> None:
+def check(path: _AnyPath | None, secret: Secret, lists: Iterable[_AnyPath] = ()) -> None:
     """Raise `Expired` if a key may not open the file `path`, by whichever id; else as `refused`."""
     _check(refused(path, lists), *secret.ids.values())
 
 
 @clears_frames
 def file_key_of(
-    path: AnyPath | None, made: Header, unlocker: Unlocker, lists: Iterable[AnyPath] = ()
+    path: _AnyPath | None, made: Header, unlocker: Unlocker, lists: Iterable[_AnyPath] = ()
 ) -> bytes:
     """Return the key of a sealed file, 32 bytes, for a recipient who was not revoked.
 
@@ -207,7 +207,7 @@ def _check(found: dict[str, str], *names: str) -> None:
             raise Expired(found[name])
 
 
-def _places(path: AnyPath | None, lists: Iterable[AnyPath]) -> dict[Path, str]:
+def _places(path: _AnyPath | None, lists: Iterable[_AnyPath]) -> dict[Path, str]:
     """Return the lists to be read, each once, and why: whose fault it is if one cannot be."""
     named = os.environ.get(LISTS)
     entries = [] if named is None else named.split(os.pathsep)
@@ -224,14 +224,14 @@ def _places(path: AnyPath | None, lists: Iterable[AnyPath]) -> dict[Path, str]:
     if path is None:  # what came through a pipe lies nowhere
         return found
     for target in dict.fromkeys((Path(path), Path(os.path.realpath(path)))):
-        for place in (target.with_name(f"{target.name}.{BESIDE}"), target.with_name(BESIDE)):
+        for place in (target.with_name(f"{target.name}.{_BESIDE}"), target.with_name(_BESIDE)):
             if os.path.lexists(place) and os.path.realpath(place) not in known:
                 known.add(os.path.realpath(place))
                 found[place] = _beside(path)
     return found
 
 
-def _beside(path: AnyPath) -> str:
+def _beside(path: _AnyPath) -> str:
     return (
         f"it was read because it lies beside {printable(path)}, where lists are looked for: "
         "put the right list "
@@ -247,7 +247,7 @@ def _is_signed_by(made: Header, signer: PublicKey) -> bool:
 
 
 @contextlib.contextmanager
-def _only_one(path: AnyPath) -> Iterator[Path]:
+def _only_one(path: _AnyPath) -> Iterator[Path]:
     """Yield the file that a path names, while no other process changes a list in its directory."""
     target = Path(os.path.realpath(path))
     need_directory(target)
@@ -259,7 +259,7 @@ def _only_one(path: AnyPath) -> Iterator[Path]:
         os.close(directory)
 
 
-def _bytes_of(path: AnyPath) -> bytes:
+def _bytes_of(path: _AnyPath) -> bytes:
     with os.fdopen(open_to_read(path), "rb") as file:
         return file.read(LONGEST + 1)
 

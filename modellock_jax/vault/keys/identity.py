@@ -34,7 +34,7 @@ if TYPE_CHECKING:
 __all__ = ["PublicKey", "load_public_key", "public_key", "save_public_key", "sign", "verify"]
 
 _FORMAT = "modellock-jax public key"
-VERSION = 2
+_VERSION = 2
 _LONGEST = 16_384  # bytes of a file
 _SIZES = {"x25519": 32, "mlkem768": 1184, "ed25519": 32, "mldsa65": 1952}
 _SUITES = {
@@ -184,7 +184,7 @@ def from_document(fields: Any) -> PublicKey:
 
 def text_of(public: PublicKey) -> bytes:
     """Return the content of a public key file."""
-    fields = {"format": _FORMAT, "version": VERSION, "extra": {}}
+    fields = {"format": _FORMAT, "version": _VERSION, "extra": {}}
     return canonical(fields | document(public)) + b"\n"
 
 
@@ -248,8 +248,8 @@ def _parse(data: bytes) -> PublicKey | str:
     try:
         fields: Any = strict_json(_texts.without_mark(data)) if len(data) <= _LONGEST else None
         head = {name: fields.pop(name) for name in ("format", "version", "extra")}
-        if type(head["version"]) is not int or head["version"] != VERSION:
-            return f"is not of version {VERSION}, the only one that this release reads; {_AGAIN}"
+        if type(head["version"]) is not int or head["version"] != _VERSION:
+            return f"is not of version {_VERSION}, the only one that this release reads; {_AGAIN}"
         if head["format"] != _FORMAT or not isinstance(head["extra"], dict):
             return f"is a damaged public key file; {_AGAIN}"
         return from_document(fields)

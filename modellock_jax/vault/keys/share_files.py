@@ -17,7 +17,7 @@ from modellock_jax.vault.keys.shares import Share
 
 __all__ = ["load", "save"]
 
-WORDS = 33  # of a share of 32 bytes
+_WORDS = 33  # of a share of 32 bytes
 _FORMAT = "modellock-jax share of a key, version 2"
 _COLUMNS = 3
 _LONGEST = 8192  # bytes of a file
@@ -67,7 +67,7 @@ def save(split: Sequence[Share], folder: str | os.PathLike[str]) -> list[Path]:
 def _text(share: Share) -> str:
     cells = [f"{number:2} {word:12}" for number, word in enumerate(share._reveal().words(), 1)]
     added = " and the passphrase" if share.passphrase else ""
-    rows = ["".join(cells[i : i + _COLUMNS]).rstrip() for i in range(0, WORDS, _COLUMNS)]
+    rows = ["".join(cells[i : i + _COLUMNS]).rstrip() for i in range(0, _WORDS, _COLUMNS)]
     return "\n".join(
         [
             _FORMAT,
@@ -133,9 +133,9 @@ def _parse(data: bytes, name: str) -> Share | VaultError:
     if unknown:
         places = ", ".join(map(str, unknown[:5]))
         return Tampered(f"{name}: no word of SLIP-39 stands at {places}; compare it with the print")
-    if len(words) != WORDS:
+    if len(words) != _WORDS:
         return Tampered(
-            f"{name} has {len(words)} words and needs {WORDS}; compare it with the print"
+            f"{name} has {len(words)} words and needs {_WORDS}; compare it with the print"
         )
     try:
         share = slip39.Share.from_mnemonic(" ".join(words))

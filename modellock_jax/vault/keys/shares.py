@@ -22,9 +22,9 @@ from modellock_jax.vault.sealed.recipients import Passphrase
 
 __all__ = ["Drill", "Share", "drill", "join", "split"]
 
-MOST = 16  # shares of one key, by SLIP-39
-MOST_TRIED = 1000  # combinations in one drill, or a few more
-STRETCH = 6  # a passphrase goes through 10,000 * 2**6 rounds of PBKDF2
+_MOST = 16  # shares of one key, by SLIP-39
+_MOST_TRIED = 1000  # combinations in one drill, or a few more
+_STRETCH = 6  # a passphrase goes through 10,000 * 2**6 rounds of PBKDF2
 
 
 class Share:
@@ -87,9 +87,9 @@ def split(
     True
     """
     slip39 = package()
-    if not 2 <= threshold <= count <= MOST:
+    if not 2 <= threshold <= count <= _MOST:
         raise ValueError(
-            f"{threshold} of {count} shares cannot be: choose 2 <= threshold <= shares <= {MOST}"
+            f"{threshold} of {count} shares cannot be: choose 2 <= threshold <= shares <= {_MOST}"
         )
     if passphrase and not re.fullmatch("[ -~]+", passphrase._reveal().decode()):
         raise ValueError("the passphrase of shares must be printable ASCII; choose another")
@@ -98,7 +98,7 @@ def split(
         passphrase._reveal() if passphrase else b"",
         identifier=int.from_bytes(os.urandom(2), "big") >> 1,  # of this split, 15 bits
         extendable=True,
-        iteration_exponent=STRETCH if passphrase else 0,
+        iteration_exponent=_STRETCH if passphrase else 0,
     )
     (group,) = slip39.split_ems(1, [(threshold, count)], hidden)
     return [Share(words, secret.id, count, passphrase is not None) for words in group]
@@ -132,7 +132,7 @@ def drill(
     shares = _belonging(shares)
     k = shares[0].threshold
     possible = math.comb(len(shares), k)
-    some = [*combinations(shares, k)][:: -(-possible // MOST_TRIED)]
+    some = [*combinations(shares, k)][:: -(-possible // _MOST_TRIED)]
     picks = [*dict.fromkeys([*some, *_each_once(shares)])]
     found = _restore(picks, passphrase)
     if (found.id if isinstance(key, str) else found) != key:

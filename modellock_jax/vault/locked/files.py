@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 __all__ = ["LockedInfo", "load_locked", "lock_file", "locked_info", "unlock_file"]
 
 Done = Callable[[int], None]  # told how many bytes are written
-Lists = Iterable[str | os.PathLike[str]]
+_Lists = Iterable[str | os.PathLike[str]]
 
 
-class Verified(NamedTuple):
+class _Verified(NamedTuple):
     """A locked file that is whole and for this key: what its head says, and its locked bytes."""
 
     info: LockedInfo
@@ -130,7 +130,7 @@ def unlock_file(
     target: AnyTarget,
     secret: Secret,
     *,
-    revoked: Lists = (),
+    revoked: _Lists = (),
     done: Done = lambda _: None,
 ) -> None:
     """Write the file that `lock_file` locked, to the bit; `lock_file` has an example.
@@ -159,7 +159,7 @@ def unlock_file(
 
 @clears_frames
 def load_locked(
-    source: AnySource, secret: Secret, *, like: "Params | None" = None, revoked: Lists = ()
+    source: AnySource, secret: Secret, *, like: "Params | None" = None, revoked: _Lists = ()
 ) -> "dict[str, np.ndarray] | Params":
     """Return the plain arrays of a locked file, by name or as a tree.
 
@@ -211,13 +211,13 @@ def locked_info(source: AnySource) -> LockedInfo:
 
 
 @clears_frames
-def verify(source: AnySource, secret: Secret, revoked: Lists = ()) -> Verified:
+def verify(source: AnySource, secret: Secret, revoked: _Lists = ()) -> _Verified:
     """Return a locked file, read and checked as a whole, still locked; raises as `unlock_file`."""
     with _sources.hold_in_memory(source) as reader:
         info, directory = _format.read_head(reader)
         _format.check_key(info, secret)
         revocation.check(reader.path, secret, revoked)
-        found = Verified(info, directory, _body(reader, directory), reader.mode)
+        found = _Verified(info, directory, _body(reader, directory), reader.mode)
     if not hmac.compare_digest(
         _format.tag_of(info, found.body, secret).encode(), info.tag.encode()
     ):
@@ -226,7 +226,7 @@ def verify(source: AnySource, secret: Secret, revoked: Lists = ()) -> Verified:
     return found
 
 
-def _opened(found: Verified, secret: Secret) -> np.ndarray:
+def _opened(found: _Verified, secret: Secret) -> np.ndarray:
     source, parts = _format.source_of(found.info, secret), tuple(found.directory.tensors)
     return _file_schemes.unlock_body(found.info.scheme, source, found.finish, parts, found.body)
 

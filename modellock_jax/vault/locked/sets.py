@@ -26,6 +26,8 @@ from modellock_jax.vault.sealed.members import LOCKED, LONGEST
 from modellock_jax.vault.sealed.sets import check_folder
 
 __all__ = [
+    "FORMAT",
+    "VERSION",
     "LockedMember",
     "LockedSet",
     "is_locked_set",
@@ -39,8 +41,8 @@ _FIELDS = {"format", "version", "key_id", "nonce", "check", "scheme", "members",
 _FIELDS |= {"extra", "tag"}
 _BESIDE = {LOCKED, "revoked.json", f"{LOCKED}.revoked.json"}
 
-AnyPath = str | os.PathLike[str]
-Done = Callable[[int], None]
+_AnyPath = str | os.PathLike[str]
+_Done = Callable[[int], None]
 
 
 class LockedMember(NamedTuple):
@@ -65,14 +67,14 @@ class LockedSet(NamedTuple):
     tag: str = ""
 
 
-def is_locked_set(path: AnyPath) -> bool:
+def is_locked_set(path: _AnyPath) -> bool:
     """Whether a folder holds a locked set."""
     return os.path.isdir(path) and os.path.lexists(Path(path) / LOCKED)
 
 
 @clears_frames
 def lock_set(
-    folder: AnyPath, target: AnyPath, secret: Secret, scheme: str, *, done: Done = lambda _: None
+    folder: _AnyPath, target: _AnyPath, secret: Secret, scheme: str, *, done: _Done = lambda _: None
 ) -> LockedSet:
     """Lock each safetensors file of a folder into a new one, as `vault.lock_file`; copy the others.
 
@@ -113,12 +115,12 @@ def lock_set(
 
 @clears_frames
 def unlock_set(
-    folder: AnyPath,
-    target: AnyPath,
+    folder: _AnyPath,
+    target: _AnyPath,
     secret: Secret,
     *,
-    revoked: Iterable[AnyPath] = (),
-    done: Done = lambda _: None,
+    revoked: Iterable[_AnyPath] = (),
+    done: _Done = lambda _: None,
 ) -> LockedSet:
     """Give back, in a new folder, the one that was locked; raises as `vault.unlock_file`.
 
@@ -149,7 +151,7 @@ def unlock_set(
     return made
 
 
-def read_locked_set(folder: AnyPath) -> LockedSet:
+def read_locked_set(folder: _AnyPath) -> LockedSet:
     """Return what a locked set says of itself, without a key: not to be believed before it is unlocked.
 
     Raises `Unreadable` if it is none, `Tampered` if its manifest is damaged.
@@ -221,7 +223,7 @@ def _is_model(path: Path) -> bool:
         return _kinds.is_safetensors(file.read(_kinds.START), path)
 
 
-def _copy(source: Path, target: Path, done: Done) -> None:
+def _copy(source: Path, target: Path, done: _Done) -> None:
     with os.fdopen(open_to_read(source), "rb") as file, contextlib.ExitStack() as stack:
         new = stack.enter_context(replacing(target, os.fstat(file.fileno()).st_mode & 0o666))
         with os.fdopen(os.dup(new), "wb") as copy:

@@ -18,7 +18,7 @@ from modellock_jax.vault.sealed.opened import Sealed
 __all__ = ["on_devices"]
 
 # Bytes of the rows that are decrypted at once where only a part of each is wanted.
-BLOCK = 4 * CHUNK
+_BLOCK = 4 * CHUNK
 
 
 def on_devices(
@@ -126,13 +126,13 @@ def _fill(
     row = math.prod(shape[1:]) * tensor.dtype.itemsize
     if inner == tuple((0, size) for size in shape[1:]):
         return sealed.read(tensor, at + start * row, _bytes_of(out))
-    if row > BLOCK:
+    if row > _BLOCK:
         for i in range(start, stop):
             _fill(sealed, tensor, out[i - start], at + i * row, shape[1:], inner)
         return
     cut = tuple(slice(*pair) for pair in inner)
-    for first in range(start, stop, BLOCK // row):
-        rows = np.empty((min(BLOCK // row, stop - first), *shape[1:]), tensor.dtype)
+    for first in range(start, stop, _BLOCK // row):
+        rows = np.empty((min(_BLOCK // row, stop - first), *shape[1:]), tensor.dtype)
         sealed.read(tensor, at + first * row, _bytes_of(rows))
         out[first - start :][: len(rows)] = rows[:, *cut]
 

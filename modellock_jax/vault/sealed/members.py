@@ -26,7 +26,7 @@ FORMAT, VERSION = "modellock-jax set", 1
 LONGEST = 2**24  # bytes of a manifest's text
 BESIDE = {MANIFEST, "revoked.json", f"{MANIFEST}.revoked.json", journal_of(MANIFEST).name}
 
-AnyPath = str | os.PathLike[str]
+_AnyPath = str | os.PathLike[str]
 
 
 class Member(NamedTuple):
@@ -44,7 +44,7 @@ def member_key(key: bytes, member_id: bytes) -> bytes:
     return _header.file_key_use(key, member_id, "member")
 
 
-class Listed(NamedTuple):
+class _Listed(NamedTuple):
     """What a manifest lists: members by path, empty folders, and fields of later releases."""
 
     members: dict[str, Member]
@@ -52,7 +52,7 @@ class Listed(NamedTuple):
     extra: dict[str, str]
 
 
-def parse_listed(text: bytes) -> Listed:
+def parse_listed(text: bytes) -> _Listed:
     """Return what the text of a manifest lists. Raises `Tampered`, `Unreadable` for another version."""
     try:
         fields = strict_json(text)
@@ -72,7 +72,7 @@ def parse_listed(text: bytes) -> Listed:
             raise ValueError("has a field or a member that none has")
     except (KeyError, TypeError, ValueError):
         raise Tampered("the manifest is not as it was written; get the set again") from None
-    return Listed({one.path: one for one in members}, empty, fields["extra"])
+    return _Listed({one.path: one for one in members}, empty, fields["extra"])
 
 
 _FIELDS = {"format", "version", "members", "empty", "extra"}
@@ -88,7 +88,7 @@ class OpenedSet(contextlib.AbstractContextManager["OpenedSet"]):
         self,
         folder: Path,
         made: Header,
-        listed: Listed,
+        listed: _Listed,
         signed: bool,
         key: bytes,
     ) -> None:
@@ -154,7 +154,7 @@ class OpenedSet(contextlib.AbstractContextManager["OpenedSet"]):
             with self.member(path) as sealed:
                 sealed.check(done)
 
-    def export(self, target: AnyPath, done: Done = quiet) -> None:
+    def export(self, target: _AnyPath, done: Done = quiet) -> None:
         """Write the folder that was sealed, whole or not at all. Raises `Tampered`, `OSError`."""
         with _folders.creating_folder(target, os.stat(self.folder).st_mode) as temp:
             for path in self.empty:

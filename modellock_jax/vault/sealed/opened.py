@@ -20,7 +20,7 @@ __all__ = ["Sealed"]
 
 INDEX = 16  # bytes at the beginning of the body: the kind of what follows, and zeros
 TENSORS, BYTES, SET = "safetensors", "bytes", "set"
-KINDS = {name.encode().ljust(INDEX, b"\0"): name for name in (TENSORS, BYTES, SET)}
+_KINDS = {name.encode().ljust(INDEX, b"\0"): name for name in (TENSORS, BYTES, SET)}
 
 
 class Sealed(contextlib.AbstractContextManager["Sealed"]):
@@ -43,9 +43,9 @@ class Sealed(contextlib.AbstractContextManager["Sealed"]):
     def begin(self) -> None:
         """Read the index, and the directory of tensors. Raises `Tampered` and `Unreadable`."""
         size = self._body.size
-        if size < INDEX or (index := bytes(self._body.read(0, INDEX))) not in KINDS:
+        if size < INDEX or (index := bytes(self._body.read(0, INDEX))) not in _KINDS:
             raise Unreadable("holds what this release does not know; open it with a newer one")
-        self.kind, self.size = KINDS[index], size - INDEX
+        self.kind, self.size = _KINDS[index], size - INDEX
         if self.kind != TENSORS:
             return
         try:

@@ -17,7 +17,7 @@ from modellock_jax.vault.keys import identity
 from modellock_jax.vault.keys.identity import PublicKey
 from modellock_jax.vault.keys.secret import Secret
 
-__all__ = ["Passphrase", "Recipient"]
+__all__ = ["Passphrase", "Recipient", "wrap"]
 
 PASSPHRASE = "passphrase"
 _WRAPPED = {PASSPHRASE: 48, identity.CLASSIC: 80, identity.HYBRID: 1168}  # bytes of 32 wrapped ones
@@ -139,7 +139,7 @@ def name_of(stanza: Stanza) -> str:
     return stanza["id"]
 
 
-class Changes(NamedTuple):
+class _Changes(NamedTuple):
     """The names of stanzas that are new, that were made anew, and that are gone."""
 
     added: list[str]
@@ -147,10 +147,10 @@ class Changes(NamedTuple):
     removed: list[str]
 
 
-def changes(old: Iterable[Stanza], new: Iterable[Stanza]) -> Changes:
+def changes(old: Iterable[Stanza], new: Iterable[Stanza]) -> _Changes:
     """Return what was done to the recipients of a file, in order of the stanzas."""
     before, after = ({name_of(stanza): stanza for stanza in side} for side in (old, new))
-    return Changes(
+    return _Changes(
         [name for name in after if name not in before],
         [name for name in after if name in before and after[name] != before[name]],
         [name for name in before if name not in after],

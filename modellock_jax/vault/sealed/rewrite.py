@@ -36,7 +36,7 @@ def read_header(source: AnySource) -> Header:
         return head_of(reader)[0]
 
 
-ATTEMPTS = 3  # to read a head that may be written, and its journal removed, at this moment
+_ATTEMPTS = 3  # to read a head that may be written, and its journal removed, at this moment
 
 
 def head_of(reader: Reader) -> tuple[Header, int]:
@@ -49,7 +49,7 @@ def head_of(reader: Reader) -> tuple[Header, int]:
     except Unreadable as error:
         raise Unreadable(_kinds.instead(reader, "sealed") or str(error)) from None
     seen, fault = b"", None
-    for _ in range(ATTEMPTS):
+    for _ in range(_ATTEMPTS):
         head = reader.read(length)
         if seen == (seen := hashlib.sha256(head).digest()):
             break

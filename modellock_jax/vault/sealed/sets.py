@@ -35,23 +35,23 @@ from modellock_jax.vault.sealed.rewrite import AnyUnlocker
 
 __all__ = ["inspect_set", "is_set", "open_set", "rotate_set", "seal_set"]
 
-AnyPath = str | os.PathLike[str]
+_AnyPath = str | os.PathLike[str]
 
 
-def manifest_of(path: AnyPath) -> Path:
+def manifest_of(path: _AnyPath) -> Path:
     """Return the file that names a folder's recipients: what is rewritten when they change."""
     return Path(path) / MANIFEST
 
 
-def is_set(path: AnyPath) -> bool:
+def is_set(path: _AnyPath) -> bool:
     """Whether a folder holds a sealed set."""
     return os.path.isdir(path) and os.path.lexists(manifest_of(path))
 
 
 @clears_frames
 def seal_set(
-    folder: AnyPath,
-    target: AnyPath,
+    folder: _AnyPath,
+    target: _AnyPath,
     whom: Iterable[Recipient],
     *,
     expires: datetime | None = None,
@@ -93,7 +93,7 @@ def seal_set(
     return _write(found, {}, content, target, about, os.stat(folder).st_mode, done)
 
 
-def check_folder(folder: AnyPath) -> _folders.Found:
+def check_folder(folder: _AnyPath) -> _folders.Found:
     """Return what a folder that shall become a set holds. Raises `Unreadable` if it cannot."""
     found = _folders.walk(folder)
     if not found.files:
@@ -110,7 +110,7 @@ def _write(
     found: _folders.Found,
     extra: dict[str, str],
     content: Callable[[str], contextlib.AbstractContextManager[Content]],
-    target: AnyPath,
+    target: _AnyPath,
     about: Cover,
     mode: int,
     done: Done,
@@ -144,12 +144,12 @@ _OF_A_SET = Cover((), "", (), "", 0, hashed=True)
 
 @clears_frames
 def open_set(
-    folder: AnyPath,
+    folder: _AnyPath,
     unlocker: AnyUnlocker,
     *,
     signed_by: Iterable[PublicKey] = (),
     expect: str | None = None,
-    revoked: Iterable[AnyPath] = (),
+    revoked: Iterable[_AnyPath] = (),
     now: datetime | None = None,
 ) -> "OpenedSet":
     """Open a sealed set; `vault.open` has the arguments and the errors.
@@ -178,7 +178,7 @@ def open_set(
 @clears_frames
 def rotate_set(
     opened: OpenedSet,
-    target: AnyPath,
+    target: _AnyPath,
     whom: Iterable[Recipient],
     *,
     expires: datetime | None = None,
@@ -204,7 +204,7 @@ def rotate_set(
     return _write(found, opened.extra, content, target, about, mode, done)
 
 
-def inspect_set(folder: AnyPath) -> dict[str, Any]:
+def inspect_set(folder: _AnyPath) -> dict[str, Any]:
     """Return what a folder tells without a key: how many files, of how many bytes. Raises `OSError`."""
     files = [path for path in _folders.walk(folder).files if path not in BESIDE]
     return {"files": len(files), "bytes": sum((Path(folder) / p).stat().st_size for p in files)}
