@@ -96,7 +96,7 @@ def test_no_key_where_there_is_none(bits):
 def test_evidence_is_a_likelihood_ratio(dtype):
     # Bytes at random have mean exp(evidence) 1, on which the bound on false keys rests.
     search = ciphertext_only.SEARCHES[dtype]
-    tables = ciphertext_only.evidence_tables(dtype, search.scales)
+    tables = ciphertext_only._evidence_tables(dtype, search.scales)
     assert tables.shape == (4, 256)
     np.testing.assert_allclose((2.0**tables).mean(1), 1, atol=1e-3)
     assert tables[3].max() > 1

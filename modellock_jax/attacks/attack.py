@@ -32,12 +32,13 @@ class Attack(NamedTuple):
 def run_batches(attack: Attack, state: State, steps: Any) -> tuple[State, Any]:
     """Step through batches, `steps`, a tree of arrays `[steps, ...]`, in one `lax.scan`.
 
-    Returns the last state and the `info` of every step, `[steps, ...]`.
-
     Args:
         attack: Any attack.
         state: The attack's state.
         steps: Batches, a tree of arrays `[steps, ...]`.
+
+    Returns:
+        The last state, and the `info` of every step, a tree `[steps, ...]`.
     """
     return lax.scan(attack.step, state, steps)
 
@@ -53,10 +54,7 @@ def run_shuffled(
     batch_size: int = 64,
     augment: Callable[[jax.Array, Any], Any] | None = None,
 ) -> tuple[State, Any]:
-    """Step through random batches of inputs x and what is known of them, y: trees `[N, ...]`.
-
-    y may be None. Batches have at most N entries; `augment(rng, x)`, the task's, changes each. Returns
-    what `run_batches` returns. Pure.
+    """Step through random batches of inputs x and what is known of them, y. Pure.
 
     Args:
         attack: Any attack.
@@ -67,6 +65,9 @@ def run_shuffled(
         steps: How many batches.
         batch_size: Entries of a batch, at most N.
         augment: `augment(rng, x) -> x`, the task's; None for none.
+
+    Returns:
+        The last state, and the `info` of every step, a tree `[steps, ...]`.
     """
     n = len(jax.tree.leaves(x)[0])
     size = min(batch_size, n)
@@ -92,11 +93,7 @@ def run_seeds(
     mesh: Mesh | None = None,
     **settings: Any,
 ) -> tuple[State, Any]:
-    """`init` and `run_shuffled` for each generator of `rngs` `[K]`, in one program.
-
-    `chunk` seeds are trained at a time, and the devices of a `mesh` of one axis share them (see
-    `over_keys`). `settings` are those of `run_shuffled`. Returns its last states and `info`,
-    trees `[K, ...]`. Pure.
+    """`init` and `run_shuffled` for each generator of `rngs` `[K]`, in one program. Pure.
 
     Args:
         attack: Any attack.
@@ -107,6 +104,9 @@ def run_seeds(
         chunk: How many seeds are trained at a time.
         mesh: A mesh of one axis, whose devices share the work; see `over_keys`.
         **settings: Those of `run_shuffled`.
+
+    Returns:
+        The last states and every step's `info`, trees `[K, ...]`.
 
     **Guarantees.** Seed number i starts from `attack.init(a, locked)` and draws its batches with `b`,
     where `a, b = jax.random.split(rngs[i])`.
@@ -120,7 +120,14 @@ def run_seeds(
 
 
 def blank(example: Any) -> Any:
-    """One input of zeros, of the shapes and dtypes of `example`, a tree `[B, ...]`: for `Model.init`."""
+    """One input of zeros, of the shapes and dtypes of `example`, a tree `[B, ...]`: for `Model.init`.
+
+    Args:
+        example: Inputs, a tree `[B, ...]`, of which only shapes and dtypes count.
+
+    Returns:
+        A tree `[1, ...]` of zeros.
+    """
     return jax.tree.map(lambda leaf: jnp.zeros((1, *leaf.shape[1:]), leaf.dtype), example)
 
 
@@ -139,6 +146,9 @@ def sanitise(
         fresh: A newly initialised tree of the same shapes: the attacker knows the architecture.
         largest: Absolute values above it are unusable.
         smallest: So are those below it that are not 0.
+
+    Returns:
+        A tree like `locked` whose float leaves hold usable numbers alone.
 
     **Guarantees.** Compares and selects only, so it may be run on ciphertext. Weights that hold
     nothing unusable come back bit for bit.

@@ -120,13 +120,28 @@ class Case:
     def only(self, *names: str) -> "Case":
         """Return the same case for an attacker who has these rights and no others.
 
+        Args:
+            *names: Rights of `RIGHTS` that the case has.
+
+        Returns:
+            The case without its other rights.
+
         Raises:
             NotGiven: For one that this case lacks.
         """
         return self.replace(**{name: getattr(self, name) for name in names})
 
     def replace(self, model: Model | None = None, **rights: Any) -> "Case":
-        """Give the same locked model another set of rights, and count through another `model`."""
+        """Give the same locked model another set of rights, and count through another `model`.
+
+        Args:
+            model: Another model to count through; None for the same.
+            **rights: What the attacker has besides, by the names of `RIGHTS`; the present ones are
+                dropped.
+
+        Returns:
+            A new case.
+        """
         return Case(
             self.lock,
             model or self.model,
@@ -173,7 +188,14 @@ class Entry(NamedTuple):
     gives: Literal["key", "weights", "inputs", "control"]
 
     def fits(self, scheme: str) -> bool:
-        """Whether it is an attack on locks of that scheme."""
+        """Whether it is an attack on locks of that scheme.
+
+        Args:
+            scheme: The name of a lock's record, as "sign_mask".
+
+        Returns:
+            True if it attacks that scheme, or any.
+        """
         return self.against == ANY or scheme in self.against
 
     @property
@@ -186,7 +208,15 @@ class Entry(NamedTuple):
 
 
 def with_key(case: Case, key: Key | None) -> Found | None:
-    """Return the user's forward under a key that was found; None for none."""
+    """Return the user's forward under a key that was found; None for none.
+
+    Args:
+        case: What the attacker has.
+        key: The key found; None where the attack gave up.
+
+    Returns:
+        The key and the forward under it; None without a key.
+    """
     if key is None:
         return None
     user = user_forward(case.lock, case.model.forward)
@@ -194,5 +224,13 @@ def with_key(case: Case, key: Key | None) -> Found | None:
 
 
 def with_weights(case: Case, params: Params) -> Found:
-    """Return the plain forward on parameters that were recovered."""
+    """Return the plain forward on parameters that were recovered.
+
+    Args:
+        case: What the attacker has.
+        params: The parameters recovered, a tree like the locked one.
+
+    Returns:
+        The parameters and the plain forward on them.
+    """
     return Found(partial(case.model.forward, params))

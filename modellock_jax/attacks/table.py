@@ -52,12 +52,15 @@ ATTACKS: Table[Entry] = Table(
 def attempt(name: str, case: Case, **settings: Any) -> Found | None:
     """Let the attack of that name loose on a case, and count what it takes.
 
-    It gets the rights that it needs and no others. Returns None where it gives up.
+    It gets the rights that it needs and no others.
 
     Args:
         name: A name of `ATTACKS`.
         case: What the attacker has.
         **settings: Those of the attack.
+
+    Returns:
+        What it found and what that took; None where it gives up.
 
     Raises:
         ValueError: For an unknown name or an attack on other schemes.

@@ -70,6 +70,9 @@ def apgd(
         loss: "cross_entropy", or "dlr", from three classes on.
         bounds: The least and the largest value of an input.
 
+    Returns:
+        The inputs found `[B, ...]`, and where the classifier withstood them.
+
     Threat model: whoever can differentiate `f`; see the module.
 
     **Guarantees.** As for `pgd`; no step size to tune.

@@ -63,6 +63,9 @@ def gradient_masking(
         queries: How often `square` asks, at least 1.
         bounds: The least and the largest value of an input.
 
+    Returns:
+        What speaks for gradient masking, float32 in [0, 1] each, 0 if all is well; see `Flags`.
+
     **Guarantees.** A flag raised proves nothing by itself, and nor do flags at zero.
 
     Source: the checks of Athalye et al. (2018) and of AutoAttack, Croce & Hein (2020).

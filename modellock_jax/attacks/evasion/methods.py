@@ -56,6 +56,9 @@ def expectation(f: Callable[[Key, jax.Array], jax.Array], keys: Key) -> Classifi
         f: `f(key, x) -> logits`, `[B, classes]`.
         keys: A tree `[K, ...]`; may be PRNG keys.
 
+    Returns:
+        `f(x) -> logits`, `[K, B, classes]`, for any attack of this module.
+
     Threat model: the attacker has the locked weights and the scheme, not the key, and draws keys.
 
     Source: expectation over transformation, Athalye et al. (2018).
@@ -76,6 +79,9 @@ def fgsm(
         y: Labels, int `[B]`.
         eps: The largest change of an entry, above 0; may be traced.
         bounds: The least and the largest value of an input.
+
+    Returns:
+        The inputs found `[B, ...]`, and where the classifier withstood them.
 
     Source: Goodfellow et al. (2015).
     """
@@ -107,6 +113,9 @@ def pgd(
         steps: How many, at least 1.
         step_size: 2.5 eps / steps by default.
         bounds: The least and the largest value of an input.
+
+    Returns:
+        The inputs found `[B, ...]`, and where the classifier withstood them.
 
     Raises:
         ValueError: For `steps` below 1, or inputs, labels or `eps` that do not fit.
@@ -167,6 +176,9 @@ def square(
         queries: How often `f` is asked, at least 1.
         bounds: The least and the largest value of an input.
 
+    Returns:
+        The images found `[B, H, W, C]`, and where the classifier withstood them.
+
     Raises:
         ValueError: For `queries` below 1, inputs that are no images, or shapes that do not fit.
 
@@ -226,6 +238,9 @@ def transfer(
         y: Labels, int `[B]`.
         moved: Inputs made elsewhere from x, of its shape.
         bounds: The least and the largest value of an input.
+
+    Returns:
+        The given inputs, and where the classifier withstood them.
     """
     sound = check(f, x, y, bounds[1] - bounds[0], 1, bounds) & in_range(moved, bounds)
     if moved.shape != x.shape:

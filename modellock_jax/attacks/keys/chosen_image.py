@@ -25,7 +25,7 @@ __all__ = [
 
 
 def chosen_images(block: int, shape: tuple[int, int, int]) -> jax.Array:
-    """Make images whose shuffled form shows the key: uint8 `[Q, H, W, C]` for `shape` (H, W, C).
+    """Make images whose shuffled form shows the key.
 
     Entry j of a block holds a digit of j in base 256, block after block the next one, so that one
     image is enough unless a block has more than 256 entries and there is no other block to hold the
@@ -34,6 +34,9 @@ def chosen_images(block: int, shape: tuple[int, int, int]) -> jax.Array:
     Args:
         block: The side of a block, which divides H and W.
         shape: `(H, W, C)` of an image.
+
+    Returns:
+        Images, uint8 `[Q, H, W, C]`.
 
     Raises:
         ValueError: If `block` does not divide the sides.
@@ -50,14 +53,17 @@ def chosen_images(block: int, shape: tuple[int, int, int]) -> jax.Array:
 
 
 def pixel_shuffle_chosen_image(scrambled: jax.Array, block: int) -> PixelKey | None:
-    """Return the key from the shuffled form of `chosen_images(block, shape)`, uint8 `[Q, H, W, C]`.
-
-    Returns None if no shuffle makes these images: another transform did, or another block. Raises
-    `ValueError` if `block` does not divide the sides.
+    """Return the key from the shuffled form of `chosen_images(block, shape)`.
 
     Args:
         scrambled: The shuffled form of `chosen_images(block, shape)`, uint8 `[Q, H, W, C]`.
         block: The side of a block, which divides H and W.
+
+    Returns:
+        The key; None if no shuffle makes these images: another transform did, or another block.
+
+    Raises:
+        ValueError: If `block` does not divide the sides.
 
     Threat model: the attacker can have one image of their choice scrambled by the key's owner, as
     a preprocessing service or camera does, and sees the result. The model is not needed.
@@ -80,17 +86,19 @@ def pixel_shuffle_chosen_image(scrambled: jax.Array, block: int) -> PixelKey | N
 def pixel_shuffle_known_pairs(
     plain: jax.Array, scrambled: jax.Array, block: int
 ) -> tuple[PixelKey, np.ndarray] | None:
-    """Return the key from images and their shuffled forms, both `[B, H, W, C]`, of one dtype.
+    """Return the key from images and their shuffled forms. On the host.
 
-    Entry i of a shuffled block can only be an entry j that equals it in every block of every image.
-    Returns the key, and which of its entries have one candidate only, bool `[block * block * C]`;
-    those that are alike throughout take their candidates in order. Returns None if no permutation
-    fits. On the host.
+    Entry i of a shuffled block can only be an entry j that equals it in every block of every image;
+    entries that are alike throughout take their candidates in order.
 
     Args:
         plain: Images `[B, H, W, C]`.
         scrambled: Their shuffled forms, of the same shape and dtype.
         block: The side of a block, which divides H and W.
+
+    Returns:
+        The key, and which of its entries have one candidate only, bool `[block * block * C]`; None
+        if no permutation fits.
 
     Raises:
         ValueError: If the shapes differ or `block` does not divide the sides.
@@ -132,7 +140,19 @@ def _digits(n: int) -> int:
 
 
 def block_counts(name: str, block: int, shape: tuple[int, ...]) -> tuple[int, int]:
-    """How many blocks an image has, and how many entries a block."""
+    """How many blocks an image has, and how many entries a block.
+
+    Args:
+        name: Of the attack, for the message.
+        block: The side of a block.
+        shape: `(H, W, C)` of an image.
+
+    Returns:
+        The blocks of an image, and the entries of a block.
+
+    Raises:
+        ValueError: If `block` does not divide the sides.
+    """
     height, width, channels = shape
     if block < 1 or height % block or width % block:
         raise ValueError(f"{name}: block {block} does not divide images of {height} x {width}")
@@ -140,14 +160,31 @@ def block_counts(name: str, block: int, shape: tuple[int, ...]) -> tuple[int, in
 
 
 def to_blocks(x: Any, block: int) -> Any:
-    """Cut images `[..., H, W, C]` into blocks `[..., blocks, entries]`, in the order of the scheme."""
+    """Cut images `[..., H, W, C]` into blocks `[..., blocks, entries]`, in the order of the scheme.
+
+    Args:
+        x: Images `[..., H, W, C]`.
+        block: The side of a block, which divides H and W.
+
+    Returns:
+        Blocks `[..., blocks, entries]`.
+    """
     *lead, height, width, channels = x.shape
     x = x.reshape(*lead, height // block, block, width // block, block, channels)
     return x.swapaxes(-4, -3).reshape(*lead, -1, block * block * channels)
 
 
 def from_blocks(parts: Any, block: int, shape: tuple[int, int, int]) -> Any:
-    """Invert `to_blocks` for images of that shape."""
+    """Invert `to_blocks` for images of that shape.
+
+    Args:
+        parts: Blocks `[..., blocks, entries]`.
+        block: The side of a block.
+        shape: `(H, W, C)` of an image.
+
+    Returns:
+        Images `[..., H, W, C]`.
+    """
     height, width, channels = shape
     lead = parts.shape[:-2]
     parts = parts.reshape(*lead, height // block, width // block, block, block, channels)
@@ -155,7 +192,14 @@ def from_blocks(parts: Any, block: int, shape: tuple[int, int, int]) -> Any:
 
 
 def image_shape(case: Case) -> tuple[int, int, int]:
-    """Return the shape (H, W, C) of one image of a case."""
+    """Return the shape (H, W, C) of one image of a case.
+
+    Args:
+        case: What the attacker has.
+
+    Returns:
+        `(H, W, C)`.
+    """
     height, width, channels = case.example.shape[1:]
     return height, width, channels
 

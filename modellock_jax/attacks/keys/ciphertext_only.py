@@ -22,7 +22,7 @@ from modellock_jax.core.lock import Params
 from modellock_jax.locks._schedules import round_keys
 from modellock_jax.locks.deep_lock import DeepLockKey
 
-__all__ = ["ENTRIES", "SEARCHES", "deep_lock_ciphertext_only", "evidence_tables"]
+__all__ = ["ENTRIES", "SEARCHES", "deep_lock_ciphertext_only"]
 
 _SURE = 40  # bits of evidence, beyond the size of a chain, before a key is believed
 
@@ -53,20 +53,24 @@ SEARCHES = {
 
 
 def deep_lock_ciphertext_only(locked: Params, key_bits: int = 128) -> DeepLockKey | None:
-    """Return the master key from locked weights alone, or `None`: no plain weight is needed.
+    """Return the master key from locked weights alone: no plain weight is needed.
 
-    `locked`: a tree locked by `deep_lock(key_bits)`, or its first leaf. One leaf of float32,
-    bfloat16, float16 or int8 weights is used, the largest first. Weights of a network are small and
-    alike, so their top bytes take few values; guessing four (eight) of them in a chain of the
-    schedule fixes the chain, and the rest of the leaf says whether the guess was right.
+    One leaf of float32, bfloat16, float16 or int8 weights is used, the largest first. Weights of a
+    network are small and alike, so their top bytes take few values; guessing four (eight) of them in a
+    chain of the schedule fixes the chain, and the rest of the leaf says whether the guess was right.
 
     Args:
         locked: A tree locked by `deep_lock(key_bits)`, or its first leaf.
         key_bits: 128 or 256.
 
+    Returns:
+        The key; None where no leaf gives one.
+
+    Raises:
+        ValueError: For other `key_bits`.
+
     Threat model: the attacker holds the locked weights and knows the scheme. Under
-    `restart="leaf"` pass one leaf: the key that comes out opens that leaf and no other. Raises
-    `ValueError` for other `key_bits`.
+    `restart="leaf"` pass one leaf: the key that comes out opens that leaf and no other.
 
     **Guarantees.** A key is returned only on evidence that uniform bytes, such as `stream_lock`
     leaves, give with probability below 2**-100. `None` proves nothing: rates of success are in
@@ -100,7 +104,7 @@ def deep_lock_ciphertext_only(locked: Params, key_bits: int = 128) -> DeepLockKe
         block = jnp.int32((start + skip) // (words // 4))
         guesses = [search.scales] if search.blend else [(scale,) for scale in search.scales]
         for scales in guesses:
-            tables = evidence_tables(str(leaf.dtype), scales)
+            tables = _evidence_tables(str(leaf.dtype), scales)
             master, evidence = _solve(seen, block, tables, search)
             if bool((evidence > 8 * words + _SURE).all()):
                 return DeepLockKey(master)
@@ -108,7 +112,7 @@ def deep_lock_ciphertext_only(locked: Params, key_bits: int = 128) -> DeepLockKe
 
 
 @functools.cache
-def evidence_tables(dtype: str, scales: tuple[float, ...]) -> np.ndarray:
+def _evidence_tables(dtype: str, scales: tuple[float, ...]) -> np.ndarray:
     """How much likelier than chance each byte is, in bits, by place in a word: float32 `[4, 256]`.
 
     Bytes of weights drawn from normal and Laplace distributions of these standard deviations, with

@@ -1,4 +1,4 @@
-"""Key search: how a key is scored, keys drawn at random, and what every search holds on its way.
+"""Key search: how a key is scored, and keys drawn at random.
 
 Each search needs only the user's forward and a few inputs of the model's kind. The loss is the
 task's on truths `y`; where `y` are `Answers`, an unlocked model's logits `[B, ..., classes]`, the mean
@@ -7,7 +7,6 @@ entropy of their mean (Krause et al. 2010), which needs no labels. A key under w
 finite has loss infinity.
 """
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -16,7 +15,6 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh
 
-from modellock_jax.attacks.attack import Attack
 from modellock_jax.attacks.case import ANY, Case, Entry, Found, with_key
 from modellock_jax.core.lock import Forward, Key, Lock, Params, user_forward
 from modellock_jax.core.over_keys import over_keys
@@ -27,15 +25,9 @@ __all__ = [
     "ENTRIES",
     "Answers",
     "KeyScores",
-    "Search",
-    "accept",
-    "best_forward",
-    "init_search",
     "key_loss",
     "log_probabilities",
-    "losses_of_keys",
     "random_keys",
-    "run_search",
 ]
 
 CHUNK = 16  # keys scored at a time: their activations on 8 inputs should fit a CPU's cache
@@ -67,28 +59,6 @@ class KeyScores(NamedTuple):
     first_losses: jax.Array
     survivors: jax.Array
     losses: jax.Array
-
-
-class Search(NamedTuple):
-    """A search on its way.
-
-    Attributes:
-        keys: A tree `[restarts, ...]`.
-        losses: Theirs, float32 `[restarts]`.
-        best: The best key so far.
-        best_loss: Its loss, float32.
-        steps: How many were made, int32.
-        locked: The locked parameters.
-        rng: The generator.
-    """
-
-    keys: Key
-    losses: jax.Array
-    best: Key
-    best_loss: jax.Array
-    steps: jax.Array
-    locked: Params
-    rng: jax.Array
 
 
 def random_keys(
@@ -127,6 +97,9 @@ def random_keys(
         survivors: How many keys are scored on all inputs, at most `keys`.
         chunk: How many keys are scored at a time on the first inputs.
         mesh: A mesh of one axis, whose devices share the work; see `over_keys`.
+
+    Returns:
+        The best key, and what every key scored; see `KeyScores`.
 
     Raises:
         ValueError: For counts below 1 or more than there are.
@@ -177,6 +150,14 @@ def random_keys(
 def key_loss(out: Any, y: Any, task: Task = classify()) -> jax.Array:
     """Return the loss that a key is scored by (see the module): answers `[B, ...]`, one float32.
 
+    Args:
+        out: The model's answers under a key, `[B, ...]`.
+        y: Truths `[B, ...]`, `Answers`, or None.
+        task: What the model is for.
+
+    Returns:
+        The loss, a float32; infinity where an answer is not finite.
+
     Raises:
         ValueError: Where y are no truths and `out` are no logits.
 
@@ -200,7 +181,17 @@ def key_loss(out: Any, y: Any, task: Task = classify()) -> jax.Array:
 
 
 def log_probabilities(logits: Any) -> jax.Array:
-    """Log-probabilities, float32 `[B, ..., classes]`; raises `ValueError` for what cannot be logits."""
+    """Return log-probabilities of logits.
+
+    Args:
+        logits: float `[B, ..., classes]`.
+
+    Returns:
+        float32 `[B, ..., classes]`.
+
+    Raises:
+        ValueError: For what cannot be logits.
+    """
     if not isinstance(logits, jax.Array) or logits.ndim < 2 or logits.shape[-1] < 2:
         found = [getattr(leaf, "shape", leaf) for leaf in jax.tree.leaves(logits)]
         raise ValueError(
@@ -210,88 +201,11 @@ def log_probabilities(logits: Any) -> jax.Array:
     return jax.nn.log_softmax(logits.astype(jnp.float32))
 
 
-def losses_of_keys(
-    lock: Lock, forward: Forward, chunk: int, task: Task = classify()
-) -> Callable[..., jax.Array]:
-    """`f(locked, keys, x, y)`: the losses `[restarts, candidates]` of keys of that shape."""
-    if chunk < 1:
-        raise ValueError(f"key search: chunks must hold at least 1 key, not {chunk}")
-    user = user_forward(lock, forward)
-
-    def losses(locked: Params, keys: Key, x: Any, y: Any) -> jax.Array:
-        shape = jax.tree.leaves(keys)[0].shape[:2]
-        flat = jax.tree.map(lambda leaf: leaf.reshape(-1, *leaf.shape[2:]), keys)
-        found = over_keys(lambda key: key_loss(user(key, locked, x), y, task), flat, chunk=chunk)
-        return found.reshape(shape)
-
-    return losses
-
-
-def init_search(
-    name: str, lock: Lock, kind: Any, restarts: int
-) -> Callable[[jax.Array, Params], Search]:
-    """Make the `init` of a search of keys of the type `kind`, from `restarts` keys of the lock."""
-    if restarts < 1:
-        raise ValueError(f"{name}: needs at least one key to start from, not {restarts}")
-
-    def init(rng: jax.Array, locked: Params) -> Search:
-        rng, draw = jax.random.split(rng)
-        keys = jax.vmap(lambda r: lock.init(r, locked))(jax.random.split(draw, restarts))
-        if not isinstance(keys, kind):
-            raise TypeError(
-                f"{name}: searches a {kind.__name__}, but this lock's key is a "
-                f"{type(keys).__name__}; see the attacks on that lock"
-            )
-        worst = jnp.float32(jnp.inf)
-        first = jax.tree.map(lambda leaf: leaf[0], keys)
-        losses = jnp.full((restarts,), worst)
-        return Search(keys, losses, first, worst, jnp.int32(0), locked, rng)
-
-    return init
-
-
-def best_forward(lock: Lock, forward: Forward) -> Callable[[Search, Any], Any]:
-    """Return the `forward` of a search: the user's, with the best key so far."""
-    user = user_forward(lock, forward)
-    return lambda state, x: user(state.best, state.locked, x)
-
-
-def accept(
-    state: Search, keys: Key, losses: jax.Array, choice: jax.Array | None
-) -> tuple[Search, jax.Array]:
-    """Take candidate `choice` `[restarts]` of keys `[restarts, candidates, ...]`, or all as they are."""
-    if choice is not None:
-        rows = jnp.arange(choice.shape[0])
-        keys, losses = jax.tree.map(lambda leaf: leaf[rows, choice], (keys, losses))
-    leader = jnp.argmin(losses)
-    better = losses[leader] < state.best_loss
-    best, best_loss = jax.tree.map(
-        lambda new, old: jnp.where(better, new[leader], old),
-        (keys, losses),
-        (state.best, state.best_loss),
-    )
-    moved = state._replace(
-        keys=keys, losses=losses, best=best, best_loss=best_loss, steps=state.steps + 1
-    )
-    return moved, losses
-
-
 def _random_keys(case: Case, **counts: Any) -> Found | None:
     x, y = case.labels
     counts = {"keys": 2000, "first": 8, "survivors": 256} | counts
     search = partial(random_keys, case.lock, case.model.forward, task=case.task, **counts)
     return with_key(case, jax.jit(search)(case.locked, x[:64], y[:64], case.rng).key)
-
-
-def run_search(case: Case, attack: Attack, steps: int, batch: Any) -> Found | None:
-    """Return the best key after so many steps of a search on one batch."""
-
-    @jax.jit
-    def go(locked: Params, batch: Any) -> Key:
-        state = attack.init(case.rng, locked)
-        return lax.scan(lambda s, _: attack.step(s, batch), state, length=steps)[0].best
-
-    return with_key(case, go(case.locked, batch))
 
 
 ENTRIES = (Entry("random_keys", _random_keys, ANY, ("labels",), "key"),)

@@ -28,9 +28,6 @@ def deep_lock_known_plaintext(
 ) -> DeepLockKey:
     """Return the master key from 16 (or 32) consecutive known bytes anywhere: four float32 weights.
 
-    `locked` and `known`: the same entries locked and plain, of one dtype, in C order, 16 bytes of
-    them for 128 `key_bits`, 32 for 256; more are ignored. `offset`, int32, counts the bytes of key
-    stream before them: leaves before, each rounded up to 16 bytes, and entries of the same leaf.
     Jitted; `vmap` over keys and places.
 
     Args:
@@ -40,6 +37,9 @@ def deep_lock_known_plaintext(
         offset: Bytes of key stream before them, int32: leaves before, each rounded up to 16 bytes,
             and entries of the same leaf.
         key_bits: 128 or 256.
+
+    Returns:
+        The key that the bytes imply, whether or not the lock was `deep_lock`.
 
     Raises:
         ValueError: For too few bytes or other `key_bits`.
@@ -72,14 +72,15 @@ def deep_lock_known_plaintext(
 def deep_lock_base_model(locked: Params, base: Params, key_bits: int = 128) -> DeepLockKey | None:
     """Find the master key by a public base model that shares a leaf, no matter which, with the locked.
 
-    `base`: plain parameters of the same structure. Each leaf of more than 16 (32) bytes, whose
-    shape and dtype agree, is tried in turn; a key is returned when it opens its whole leaf to the
-    base model's bits, and `None` if no leaf does.
+    Each leaf of more than 16 (32) bytes, whose shape and dtype agree, is tried in turn.
 
     Args:
         locked: The locked parameters, a tree of arrays.
         base: Plain parameters of the same structure.
         key_bits: 128 or 256.
+
+    Returns:
+        The key that opens its whole leaf to the base model's bits; None if no leaf gives one.
 
     Threat model: the locked model was fine-tuned from a public one, and some layer was frozen.
     """
@@ -100,7 +101,15 @@ def deep_lock_base_model(locked: Params, base: Params, key_bits: int = 128) -> D
 
 
 def leaf_bytes(leaf: jax.Array, locked: bool = True) -> jax.Array:
-    """Return the bytes of a leaf, the S-box undone if it is locked: uint8, weights XOR key stream."""
+    """Return the bytes of a leaf, the S-box undone if it is locked: uint8, weights XOR key stream.
+
+    Args:
+        leaf: A leaf `[...]`, locked or plain.
+        locked: Whether it is locked.
+
+    Returns:
+        uint8 `[bytes of the leaf]`.
+    """
     uint = to_uint(leaf)
     if locked:
         uint = substitute(uint, jnp.asarray(aes.INV_SBOX))
@@ -131,7 +140,15 @@ def _known_bytes(locked: jax.Array, known: jax.Array, offset: jax.Array) -> Deep
 
 
 def decrypt_as_deep_lock(case: Case, key: DeepLockKey | None) -> Found | None:
-    """Return the weights opened as `deep_lock` would with this key, whatever lock they are under."""
+    """Return the weights opened as `deep_lock` would with this key, whatever lock they are under.
+
+    Args:
+        case: What the attacker has.
+        key: The key found; None where the attack gave up.
+
+    Returns:
+        The opened weights and the plain forward on them; None without a key.
+    """
     if key is None:
         return None
     params = jax.jit(deep_lock(case.settings.get("key_bits", 128)).decrypt)(key, case.locked)

@@ -48,14 +48,11 @@ def pixel_shuffle_logit_oracle(
 ) -> OracleKey | None:
     """Return the key through an unlocked device that shows logits only: one image for 16 entries.
 
-    `oracle(x)` takes floats `[images, H, W, C]` in [0, 1] and gives the user's logits or
-    log-probabilities `[images, classes]`. The images are grey, which no shuffle changes, but for
-    `entries` entries that differ a little in every block, by a random sign there and each less than
-    the one before (0.002 to 0.00001). Their places follow from the strongest to the weakest: all
-    are tried on the attacker's own copy of the model, what the weaker ones add is noise of a known
-    covariance, and the `beam` partial keys that fit best are kept. A block of more than `entries`
-    entries takes several rounds of `images` images. Returns None if the answer of the best key is
-    off by more than `tolerance`.
+    The images are grey, which no shuffle changes, but for `entries` entries that differ a little in
+    every block, by a random sign there and each less than the one before (0.002 to 0.00001). Their
+    places follow from the strongest to the weakest: all are tried on the attacker's own copy of the
+    model, what the weaker ones add is noise of a known covariance, and the `beam` partial keys that fit
+    best are kept. A block of more than `entries` entries takes several rounds of `images` images.
 
     Args:
         oracle: `oracle(x)` of floats `[images, H, W, C]` in [0, 1] gives the user's logits or
@@ -69,6 +66,10 @@ def pixel_shuffle_logit_oracle(
         images: How many images a round asks, at least 1.
         beam: How many partial keys are kept, at least 1.
         tolerance: The largest misfit of a key that explains the answers.
+
+    Returns:
+        The key and what it took; None if the answer of the best key is off by more than
+        `tolerance`.
 
     Raises:
         ValueError: For settings below 1 or a block that does not divide the sides.

@@ -9,9 +9,10 @@ import jax.numpy as jnp
 
 from modellock_jax.attacks.attack import run_shuffled
 from modellock_jax.attacks.case import Case, Entry, Found, with_key
-from modellock_jax.attacks.keys.key_search import Answers, Search
+from modellock_jax.attacks.keys.key_search import Answers
 from modellock_jax.attacks.keys.relaxation import relaxed_signs
 from modellock_jax.attacks.keys.relaxed_key import relaxed_key
+from modellock_jax.attacks.keys.search import Search
 from modellock_jax.attacks.keys.sign_algebra import converge, linear_flips
 from modellock_jax.attacks.keys.sign_search import SIGNS, as_mask
 from modellock_jax.core.lock import Forward, Lock, Params
@@ -55,13 +56,11 @@ def sign_mask_oracle(
 ) -> OracleSigns | None:
     """Return the key of `sign_mask(bits)` through an unlocked device: each input of x is asked once.
 
-    `oracle(x)` gives the user's logits or log-probabilities `[Q, ..., classes]` for inputs x
-    `[Q, ...]`, natural ones best; their labels need not be known. First `relaxed_key` learns from
-    the classes that the oracle named, on the inputs as the task augments them, which gets most
-    signs right. Then `linear_flips` on the answers themselves corrects the rest: near the right key
-    the answers are linear in the wrong signs, or nearly so. If after `max_steps` of them no key
-    explains the answers to within `tolerance`, both begin anew, from other starts and on the same
-    answers; returns None after `attempts` of them.
+    First `relaxed_key` learns from the classes that the oracle named, on the inputs as the task
+    augments them, which gets most signs right. Then `linear_flips` on the answers themselves corrects
+    the rest: near the right key the answers are linear in the wrong signs, or nearly so. If after
+    `max_steps` of them no key explains the answers to within `tolerance`, both begin anew, from other
+    starts and on the same answers.
 
     Args:
         oracle: `oracle(x)` gives the user's logits or log-probabilities `[Q, ..., classes]`.
@@ -77,6 +76,9 @@ def sign_mask_oracle(
         tolerance: The largest misfit of a key that explains the answers.
         attempts: How often both begin anew, at least 1.
         task: What the model is for.
+
+    Returns:
+        The key and what it took; None after `attempts` in vain.
 
     Raises:
         ValueError: For settings below 1.

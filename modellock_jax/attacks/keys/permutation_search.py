@@ -8,8 +8,8 @@ import jax.numpy as jnp
 
 from modellock_jax.attacks.attack import Attack
 from modellock_jax.attacks.case import Case, Entry, Found
-from modellock_jax.attacks.keys.key_search import (
-    CHUNK,
+from modellock_jax.attacks.keys.key_search import CHUNK
+from modellock_jax.attacks.keys.search import (
     Search,
     accept,
     best_forward,
@@ -45,6 +45,9 @@ def hill_climb(
         swaps: How many swaps a step scores, at least 1.
         chunk: How many keys are scored at a time, at least 1.
         task: What the model is for.
+
+    Returns:
+        An attack whose `step(state, (x, y))` gives the losses, float32 `[restarts]`.
 
     Threat model: as for `random_keys`.
 
@@ -85,6 +88,9 @@ def anneal(
         swaps: How many swaps a step scores, at least 1.
         chunk: How many keys are scored at a time, at least 1.
         task: What the model is for.
+
+    Returns:
+        An attack whose `step(state, (x, y))` gives the losses, float32 `[restarts]`.
 
     Source: Kirkpatrick, Gelatt & Vecchi (1983).
     """

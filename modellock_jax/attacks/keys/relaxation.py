@@ -45,6 +45,9 @@ def relaxed_signs(lock: Lock, bits: int) -> Relaxation:
         lock: A lock with a differentiable `SignKey`: `sign_mask(bits)`.
         bits: The length of the key, at least 1.
 
+    Returns:
+        The key space made continuous, for `relaxed_key`.
+
     **Guarantees.** The loss that is descended is that of a real key. With tanh in both directions
     the descent settles on keys of fractions, whose rounding is worth little: of 32 restarts on the
     study's CNN 3 came near the right key, and all 32 this way.
@@ -75,6 +78,9 @@ def relaxed_permutation(block: int, channels: int = 3) -> Relaxation:
     Args:
         block: The side of a block, which divides H and W.
         channels: C, at least 1.
+
+    Returns:
+        The key space made continuous, for `relaxed_key`.
 
     Raises:
         ValueError: As `pixel_shuffle` does.

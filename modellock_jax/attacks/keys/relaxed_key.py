@@ -68,6 +68,9 @@ def relaxed_key(
         learning_rate: That of the first step.
         task: What the model is for.
 
+    Returns:
+        An attack whose `step(state, (x, y))` gives the losses, float32 `[restarts]`.
+
     Raises:
         ValueError: For settings below 1.
 
@@ -135,6 +138,9 @@ def best_key(relaxation: Relaxation, state: Relaxed) -> Key:
     Args:
         relaxation: A key space made continuous.
         state: A state of `relaxed_key`.
+
+    Returns:
+        A key of the lock.
     """
     best = jnp.argmin(state.losses)
     return relaxation.hard(jax.tree.map(lambda leaf: leaf[best], state.theta))

@@ -9,15 +9,12 @@ from jax import lax
 
 from modellock_jax.attacks.attack import Attack
 from modellock_jax.attacks.case import Case, Entry, Found
-from modellock_jax.attacks.keys.key_search import (
-    CHUNK,
-    Answers,
+from modellock_jax.attacks.keys.key_search import CHUNK, Answers, key_loss, log_probabilities
+from modellock_jax.attacks.keys.search import (
     Search,
     accept,
     best_forward,
     init_search,
-    key_loss,
-    log_probabilities,
     losses_of_keys,
     run_search,
 )
@@ -41,15 +38,13 @@ def linear_flips(
 ) -> Attack:
     """Correct sign keys by what each sign negated would change in the answers, all at once.
 
-    `lock` has a `SignKey`: `sign_mask`, `sign_flip`. A step takes `(x, y)`, inputs `[B, ...]` and
-    their labels, int `[B, ...]`, or an unlocked model's `Answers`, of a task whose model answers with
-    logits `[B, ..., classes]`. It computes the answers of `bits` keys for each restart, each with one
-    sign negated, and by `iterations` of projected gradient the shares in [0, 1] of these changes that
-    together explain y best: by cross-entropy for labels, by least squares for answers. Of the sets of
-    signs above one half, of the largest 1, 2, 4, ... shares, and of the 1, 2, 4, ... that help most
-    alone, it negates the one that explains y best, if any does better than the key; it gives the
-    losses, float32 `[restarts]`. `forward(state, x)` answers with the best key so far. Raises
-    `TypeError` for another kind of key, `ValueError` for settings below 1.
+    A step takes `(x, y)`, inputs `[B, ...]` and their labels, int `[B, ...]`, or an unlocked model's
+    `Answers`, of a task whose model answers with logits `[B, ..., classes]`. It computes the answers of
+    `bits` keys for each restart, each with one sign negated, and by `iterations` of projected gradient
+    the shares in [0, 1] of these changes that together explain y best: by cross-entropy for labels, by
+    least squares for answers. Of the sets of signs above one half, of the largest 1, 2, 4, ... shares,
+    and of the 1, 2, 4, ... that help most alone, it negates the one that explains y best, if any does
+    better than the key. `forward(state, x)` answers with the best key so far.
 
     Args:
         lock: `sign_mask` or `sign_flip`.
@@ -58,6 +53,13 @@ def linear_flips(
         iterations: Of projected gradient, at least 1.
         chunk: How many keys are scored at a time, at least 1.
         task: What the model is for.
+
+    Returns:
+        An attack whose `step(state, (x, y))` gives the losses, float32 `[restarts]`; its `init`
+        raises `TypeError` for another kind of key.
+
+    Raises:
+        ValueError: For settings below 1.
 
     Threat model: the attacker has the locked weights, the scheme and labelled inputs of the right
     kind; with answers for y, an unlocked device.
@@ -106,7 +108,18 @@ def linear_flips(
 
 
 def converge(attack: Attack, state: Search, batch: Any, max_steps: int, tolerance: float) -> Search:
-    """Step on one batch until no loss falls, the best is within `tolerance`, or `max_steps` are made."""
+    """Step on one batch until no loss falls, the best is within `tolerance`, or `max_steps` are made.
+
+    Args:
+        attack: `linear_flips`, or another search.
+        state: Its state.
+        batch: `(x, y)`, what each step takes.
+        max_steps: How many at most, at least 1.
+        tolerance: A loss that is low enough.
+
+    Returns:
+        The last state.
+    """
 
     def improving(carry: tuple[Search, jax.Array]) -> jax.Array:
         state, before = carry
@@ -132,9 +145,20 @@ def correct_signs(
 ) -> Search:
     """Return a sign key after up to ten `linear_flips` on labelled inputs and augmented copies of them.
 
-    x and y `[N, ...]`. With the copies there are about 2000 inputs, though no input comes more than 20
-    times. The result's `best` is the key, `steps` how many flips were made. The last step of the
-    strongest attack with labels, after `relaxed_key`.
+    With the copies there are about 2000 inputs, though no input comes more than 20 times. The last step
+    of the strongest attack with labels, after `relaxed_key`.
+
+    Args:
+        lock: `sign_mask` or `sign_flip`.
+        forward: `forward(params, x, tap)` of the architecture.
+        locked: The locked parameters, a tree of arrays.
+        key: Where it starts.
+        x: Inputs `[N, ...]`.
+        y: Their labels, int `[N, ...]`.
+        task: What the model is for.
+
+    Returns:
+        The search: `best` is the key, `steps` how many flips were made.
     """
     times = copies(len(jax.tree.leaves(x)[0]))
     more = [task.augment(jax.random.key(i), x) for i in range(1, times)]
@@ -145,7 +169,14 @@ def correct_signs(
 
 
 def copies(inputs: int) -> int:
-    """How often `correct_signs` looks at each of its inputs."""
+    """How often `correct_signs` looks at each of its inputs.
+
+    Args:
+        inputs: How many there are, at least 1.
+
+    Returns:
+        Copies of each, in [1, 20].
+    """
     return max(1, min(20, 2000 // inputs))
 
 

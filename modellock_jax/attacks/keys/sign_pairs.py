@@ -34,21 +34,19 @@ class Writer(NamedTuple):
 def sign_pairs(forward: Forward, params: Params, example: Any) -> list[Writer]:
     """Find the kernels that write channels and those that read them, in the order of the model.
 
-    `forward(params, x)` is traced on `example`, inputs `[1, ...]` whose values do not matter, and
-    nothing of it runs but what depends on the parameters alone. A kernel is what a matrix product or a
-    convolution multiplies data with. Channels are followed through all that acts entry by entry,
-    through norms, pooling, reshaping, flattening, transposition and up to two residual sums; where
-    those are met, rows and columns count by direction alone. Not through concatenation, attention or
-    loops, nor depthwise convolutions.
+    `forward(params, x)` is traced, and nothing of it runs but what depends on the parameters alone. A
+    kernel is what a matrix product or a convolution multiplies data with. Channels are followed through
+    all that acts entry by entry, through norms, pooling, reshaping, flattening, transposition and up to
+    two residual sums; where those are met, rows and columns count by direction alone. Not through
+    concatenation, attention or loops, nor depthwise convolutions.
 
-    >>> import jax
-    >>> from modellock_jax.models import cnn
-    >>> model, x = cnn(10), jax.numpy.ones((1, 28, 28, 1))
-    >>> layers = sign_pairs(model.forward, model.init(jax.random.key(0), x), x)
-    >>> [(one.kernel.shape, one.positions) for one in layers]
-    [((49, 32), 16), ((288, 32), 16), ((512, 256), 1), ((256, 10), 1)]
-    >>> [one.reader.shape for one in layers if one.reader is not None]
-    [(32, 288), (32, 4096), (256, 10)]
+    Args:
+        forward: `forward(params, x)` of the architecture.
+        params: The locked parameters, a tree of arrays.
+        example: Inputs `[1, ...]` whose values do not matter.
+
+    Returns:
+        The writers, each with its kernel `[inputs, units]` and its readers.
     """
     leaves = jax.tree.leaves(params)
     closed = jax.make_jaxpr(forward)(params, example)

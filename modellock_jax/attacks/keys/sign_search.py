@@ -7,8 +7,8 @@ import jax.numpy as jnp
 
 from modellock_jax.attacks.attack import Attack
 from modellock_jax.attacks.case import Case, Entry, Found
-from modellock_jax.attacks.keys.key_search import (
-    CHUNK,
+from modellock_jax.attacks.keys.key_search import CHUNK
+from modellock_jax.attacks.keys.search import (
     Search,
     accept,
     best_forward,
@@ -45,6 +45,9 @@ def coordinate_flips(
         restarts: How many keys are searched side by side, at least 1.
         chunk: How many keys are scored at a time, at least 1.
         task: What the model is for.
+
+    Returns:
+        An attack whose `step(state, (x, y))` gives the losses, float32 `[restarts]`.
 
     Raises:
         TypeError: For another kind of key.
@@ -95,6 +98,9 @@ def genetic(
         chunk: How many keys are scored at a time, at least 1.
         task: What the model is for.
 
+    Returns:
+        An attack whose `step(state, (x, y))` gives the losses, float32 `[population]`.
+
     Threat model: as for `random_keys`.
 
     **Guarantees.** On one batch the best loss never rises, for the `elite` best keys live on.
@@ -126,7 +132,14 @@ def genetic(
 
 
 def lowest_sets(scores: jax.Array) -> jax.Array:
-    """Return the sets of the 0, 1, 2, 4, ... lowest scores `[R, bits]`, as bool `[R, sets, bits]`."""
+    """Return the sets of the 0, 1, 2, 4, ... lowest scores `[R, bits]`, as bool `[R, sets, bits]`.
+
+    Args:
+        scores: float `[R, bits]`.
+
+    Returns:
+        bool `[R, sets, bits]`, from the empty set to the largest.
+    """
     rank = jnp.argsort(jnp.argsort(scores, axis=1), axis=1)
     counts = jnp.asarray([0, *(2**i for i in range(scores.shape[1].bit_length()))])
     return rank[:, None, :] < counts[None, :, None]
@@ -136,7 +149,14 @@ SIGNS = ("sign_mask", "sign_flip")
 
 
 def as_mask(case: Case) -> tuple[Lock, int]:
-    """Return a sign lock as a mask with a gradient, and its bits: `sign_flip` is its own twin."""
+    """Return a sign lock as a mask with a gradient, and its bits: `sign_flip` is its own twin.
+
+    Args:
+        case: What the attacker has, of a sign lock.
+
+    Returns:
+        The mask, and the length of its key.
+    """
     bits = case.settings.get("bits", 256)
     return (case.lock if case.scheme == "sign_mask" else sign_mask(bits)), bits
 

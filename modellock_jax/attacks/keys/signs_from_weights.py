@@ -93,11 +93,18 @@ def signs_from_weights(pairs: Sequence[Pair], bits: int) -> SignKey | None:
 def read_signs(pairs: Sequence[Pair], bits: int) -> SignReading | None:
     """Weigh all that `pairs` say about the signs, and how sure each is; as `signs_from_weights`.
 
-    None if there is no layer of finite weights, two columns or more, not all zero. Two tests, of which
-    the worse counts: the readers of each layer in random order fit worse, which holds its level for
-    whatever weights that do not depend on each other; and, of two layers or more, layers under random
-    signs of their own agree less, which holds it for signs without a common part, as under even
-    activations.
+    Two tests, of which the worse counts: the readers of each layer in random order fit worse, which
+    holds its level for whatever weights that do not depend on each other; and, of two layers or more,
+    layers under random signs of their own agree less, which holds it for signs without a common part, as
+    under even activations.
+
+    Args:
+        pairs: Writers and readers, as `sign_pairs` finds them.
+        bits: The length of the key, at least 1.
+
+    Returns:
+        The signs and how sure they are; None if there is no layer of finite weights, two columns or
+        more, not all zero.
     """
     if bits < 1:
         raise ValueError(f"read_signs: bits must be at least 1, not {bits}")

@@ -19,6 +19,14 @@ def signed_pairs(layers: Sequence[Writer], bits: int, per: str) -> list[Pair]:
 
     Per unit, a convolution's positions have signs of their own, unless rounds of the key end with its
     channels.
+
+    Args:
+        layers: The model's kernels, as `sign_pairs` finds them.
+        bits: The length of the key, at least 1.
+        per: "unit" or "channel", as in `sign_mask`.
+
+    Returns:
+        The pairs, in the order of the model.
     """
     return [
         (one.kernel, one.reader)
@@ -33,6 +41,13 @@ def head_votes(layers: Sequence[Writer], signs: jax.Array) -> float:
 
     A softmax head over several classes reads activations that are mostly positive, as those of relu,
     and learns columns with a negative mean; the locked ones' means have the sign of minus the key.
+
+    Args:
+        layers: The model's kernels, as `sign_pairs` finds them.
+        signs: A key, +1 and -1, int8 `[bits]`.
+
+    Returns:
+        The vote, a float.
     """
     kernel = layers[-1].kernel
     if layers[-1].reader is not None:

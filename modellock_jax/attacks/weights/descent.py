@@ -25,10 +25,9 @@ def adv_params_descent(
 ) -> Params:
     """Return the paper's adaptive attacker: the lock's own search on the thief's data, descending.
 
-    Inputs x and truths y, `[B, ...]`; `rng` draws the random half of the layers of every
-    iteration. In an open layer the weight is stepped for which gradient times change promises most, by a
-    whole range against the sign of the gradient, and clamped; at most `count` weights. The loss is
-    the task's. Returns the parameters. Jit with `forward` and `count` closed over.
+    In an open layer the weight is stepped for which gradient times change promises most, by a whole
+    range against the sign of the gradient, and clamped; at most `count` weights. The loss is the
+    task's. Jit with `forward` and `count` closed over.
 
     Args:
         forward: `forward(params, x, tap)` of the architecture.
@@ -38,6 +37,9 @@ def adv_params_descent(
         rng: Draws the random half of the layers of every iteration.
         count: The number of weights that the lock changes at most, at least 1.
         task: What the model is for.
+
+    Returns:
+        The parameters with up to `count` weights changed back.
 
     Threat model: the attacker has the locked weights, the scheme and a little labelled data.
 

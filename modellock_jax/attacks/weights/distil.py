@@ -21,16 +21,18 @@ def distil(model: Model, learning_rate: Any, example: Any, task: Task = classify
     """Train with Adam on the oracle's answers to inputs without labels.
 
     `init(rng, locked)` starts from the locked weights, sanitised, or from fresh ones if `locked` is
-    `model.init(...)`. `example` are inputs `[B, ...]`, of which only shape and dtype count. A step
-    takes `(x, answers)`, inputs and what the oracle answers, and gives the loss: the mean of
-    `task.match`, for classes KL(oracle || copy). Answers that are not finite are left out.
-    `learning_rate` may be traced.
+    `model.init(...)`. A step takes `(x, answers)`, inputs and what the oracle answers, and gives the
+    loss: the mean of `task.match`, for classes KL(oracle || copy). Answers that are not finite are left
+    out.
 
     Args:
         model: The architecture.
         learning_rate: Adam's; may be traced.
         example: Inputs `[B, ...]`, of which only shapes and dtypes count.
         task: What the model is for.
+
+    Returns:
+        An attack whose `step(state, (x, answers))` gives the loss, a float32.
 
     Threat model: the attacker may ask a model that has the key, a user's device or a service, for its
     answers to inputs of the attacker's own, and has no labels and no key. A lock guards the file, not

@@ -48,6 +48,9 @@ def fine_tune(
         optimizer: `optimizer(learning_rate)` of optax.
         task: What the model is for.
 
+    Returns:
+        An attack whose `step(state, (x, y))` gives the loss, a float32.
+
     Raises:
         ValueError: For an unknown variant.
 
@@ -93,6 +96,14 @@ def fine_tune(
 
 def in_last_layer(model: Model, params: Params, example: Any) -> Params:
     """Which leaves are of the layer that the model calls last: a tree like `params` of bools.
+
+    Args:
+        model: The architecture.
+        params: Its parameters, a tree of arrays.
+        example: Inputs `[B, ...]`, of which only shapes and dtypes count.
+
+    Returns:
+        A tree like `params` of bools.
 
     Raises:
         ValueError: Where no leaf lies at the path that the model taps last.

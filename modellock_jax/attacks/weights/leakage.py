@@ -63,6 +63,9 @@ def fine_tune_under_key(
         example: Inputs `[B, ...]`, of which only shapes and dtypes count.
         task: What the model is for.
 
+    Returns:
+        An attack whose `step(state, (x, y))` gives the loss, a float32.
+
     Threat model: the user with `key` holds another user's copy and labelled data, and does not use
     that own copy plus key already are the plain model.
 
@@ -80,6 +83,9 @@ def compare_copies(copies: Sequence[Params]) -> Params:
 
     Args:
         copies: Two or more locked trees of one structure.
+
+    Returns:
+        A tree like each of the copies, of bools of the leaves' shapes.
 
     Raises:
         ValueError: For fewer copies, or trees that do not fit each other.
@@ -106,6 +112,9 @@ def average_copies(copies: Sequence[Params]) -> Params:
 
     Args:
         copies: Two or more locked trees of one structure.
+
+    Returns:
+        A tree like each of the copies.
 
     Raises:
         ValueError: For fewer than two copies, or trees that do not fit each other.
@@ -137,6 +146,9 @@ def vote_copies(copies: Sequence[Params]) -> Params:
     Args:
         copies: Three or more locked trees of one structure.
 
+    Returns:
+        A tree like each of the copies.
+
     Raises:
         ValueError: For fewer than three copies, or trees that do not fit each other.
 
@@ -165,15 +177,18 @@ def vote_copies(copies: Sequence[Params]) -> Params:
 
 
 def sign_flip_known_plaintext(locked: Params, known: Params, bits: int = 256) -> SignKey | None:
-    """Return the signs by which `sign_flip(bits)` changed `known` into `locked`, or None if it did not.
+    """Return the signs by which `sign_flip(bits)` changed `known` into `locked`.
 
-    Both are trees of one structure. Bits that reach no channel are +1. Two users' locked copies
-    give the product of their keys: one key then opens both.
+    Bits that reach no channel are +1. Two users' locked copies give the product of their keys: one key
+    then opens both.
 
     Args:
         locked: The locked parameters, a tree of arrays.
         known: The plain parameters, or what another key made of them.
         bits: The length of the key, at least 1.
+
+    Returns:
+        The key, +1 and -1, int8 `[bits]`; None if no key did that.
 
     Raises:
         ValueError: For trees that do not fit each other or a tree on which the lock does not act.

@@ -77,6 +77,12 @@ def range_position(params: Params) -> jax.Array:
 
     Threat model: the locked weights, nothing else.
 
+    Args:
+        params: The locked parameters, a tree of arrays.
+
+    Returns:
+        Scores, float32 `[P]`, in [0, 1].
+
     >>> import jax.numpy as jnp
     >>> range_position({"w": jnp.array([[0.0, 1.0], [2.0, 4.0]])}).tolist()
     [1.0, 0.5, 0.0, 1.0]
@@ -90,6 +96,12 @@ def filter_z(params: Params) -> jax.Array:
     The deviation is 1.4826 times the median absolute one, `[P]`, at least 0.
 
     Threat model: the locked weights, nothing else.
+
+    Args:
+        params: The locked parameters, a tree of arrays.
+
+    Returns:
+        Scores, float32 `[P]`, at least 0.
     """
     return map_layers(params, lambda v: jnp.abs(_robust_z(v, tuple(range(v.ndim - 1)))))
 
@@ -104,6 +116,13 @@ def robust_distance(params: Params, steps: int = 10) -> jax.Array:
     Threat model: the locked weights, nothing else.
 
     Source: the minimum covariance determinant of Rousseeuw & Van Driessen (1999).
+
+    Args:
+        params: The locked parameters, a tree of arrays.
+        steps: Concentration steps, at least 1.
+
+    Returns:
+        Scores, float32 `[P]`, at least 0.
     """
     z = jnp.stack(
         [
@@ -140,6 +159,9 @@ def clamped(params: Params, margin: Any = 0.01) -> jax.Array:
         params: The model's parameters, a tree of arrays.
         margin: The lock's setting, or what `shared_margin` finds.
 
+    Returns:
+        Scores, float32 `[P]`, at most 0.
+
     Threat model: the attacker knows the scheme, and so that steps of a whole range end at a bound.
 
     **Guarantees.** float32 layers, `step` at least 1: every weight that the lock changed scores above
@@ -164,6 +186,12 @@ def shared_margin(params: Params) -> Margin:
     at its bounds all do. Without a lock `votes` stays near what chance gives, below about ten.
 
     Threat model: the locked weights, nothing else.
+
+    Args:
+        params: The locked parameters, a tree of arrays.
+
+    Returns:
+        The margin, and how many weights voted for it.
     """
     share = jnp.sort(_edge_distance(params))
     # A layer's own ends are at 0 by definition.
@@ -180,6 +208,12 @@ def heal(params: Params) -> Params:
     weights were found. Pure; needs no data.
 
     Threat model: the locked weights and the scheme, not its settings.
+
+    Args:
+        params: The locked parameters, a tree of arrays.
+
+    Returns:
+        A tree like it.
 
     >>> import jax, modellock_jax as ml
     >>> params = {"kernel": jax.random.normal(jax.random.key(1), (64, 64))}
@@ -199,7 +233,15 @@ def heal(params: Params) -> Params:
 
 
 def changed_weights(locked: Params, params: Params) -> jax.Array:
-    """Return the truth, for `roc`: which weights differ, bool `[P]`."""
+    """Return the truth, for `roc`: which weights differ, bool `[P]`.
+
+    Args:
+        locked: The locked parameters, a tree of arrays.
+        params: The plain ones, of its structure.
+
+    Returns:
+        bool `[P]`, of all weights in leaves of two axes or more.
+    """
     pairs = zip(layer_values(locked), layer_values(params))
     return jnp.concatenate([(a != b).ravel() for a, b in pairs])
 
@@ -213,6 +255,9 @@ def roc(scores: jax.Array, changed: jax.Array) -> Roc:
     Args:
         scores: float32 `[P]`, the higher, the more suspect.
         changed: The truth, bool `[P]`.
+
+    Returns:
+        The curve and the area under it; see `Roc`.
 
     >>> import jax.numpy as jnp
     >>> float(roc(jnp.array([3.0, 1.0, 2.0]), jnp.array([True, False, False])).auc)

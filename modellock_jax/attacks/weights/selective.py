@@ -38,21 +38,16 @@ class _Best(NamedTuple):
 def neutral_key(locked: Params, suspects: jax.Array, count: int = 48) -> AdvParamsKey:
     """Return a key that puts suspect weights to the median of their layer; needs no data at all.
 
-    `suspects`: bool `[P]`, as `clamped(locked) > -TOLERANCE`; of more than `count`, the first ones.
     The key opens with `adv_params(count).decrypt`.
 
     Args:
         locked: The locked parameters, a tree of arrays.
-        suspects: bool `[P]`, the weights that are suspect.
+        suspects: The weights that are suspect, bool `[P]`, as `clamped(locked) > -TOLERANCE`; of
+            more than `count`, the first ones.
         count: The number of weights that the lock changes at most, at least 1.
 
-    Threat model: the locked weights and the scheme.
-
-    >>> import jax, modellock_jax as ml
-    >>> locked = {"w": jax.numpy.array([[0.0, 9.0], [0.5, 1.0]])}
-    >>> key = neutral_key(locked, jax.numpy.array([False, True, False, False]), count=2)
-    >>> ml.adv_params(count=2).decrypt(key, locked)["w"].tolist()
-    [[0.0, 0.75], [0.5, 1.0]]
+    Returns:
+        A key of `adv_params(count)`.
     """
     return _key(locked, map_layers(locked, jnp.median), suspects, count)
 
@@ -84,6 +79,9 @@ def restore(
         count: The number of weights that the lock changes at most, at least 1.
         steps: How many steps are made, at least 1.
         task: What the model is for.
+
+    Returns:
+        A key of `adv_params(count)`.
 
     Threat model: the attacker has the locked weights, the scheme and a little labelled data, and has
     found the places, as with `clamped`.
@@ -127,6 +125,9 @@ def selective(
         new: How many weights each adds, at least 1.
         steps: Of Adam in each, at least 1.
         task: What the model is for.
+
+    Returns:
+        A key of `adv_params(count)`.
 
     Raises:
         ValueError: For fewer than four inputs or numbers below 1.

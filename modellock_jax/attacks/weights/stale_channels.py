@@ -11,17 +11,18 @@ __all__ = ["stale_channels"]
 
 
 def stale_channels(model: Model, locked: Params, x: jax.Array) -> dict[str, jax.Array]:
-    """Scores of the channels of every BatchNorm: how far the stored statistics are from the data's.
+    """Score the channels of every BatchNorm: how far the stored statistics are from the data's.
 
-    `locked` holds a `batch_stats` collection, as `resnet(norm="batch")` does; unlabelled inputs x
-    `[B, ...]`, as many as may be, prepared as in training. For each layer, by path and in the order
-    of their numbers, float32 `[C]`: the difference of the means in stored deviations plus the
-    absolute log ratio of the variances, over the median of the layer.
+    A score is the difference of the means in stored deviations plus the absolute log ratio of the
+    variances, over the median of the layer.
 
     Args:
         model: The architecture.
         locked: Parameters with a `batch_stats` collection, as `resnet(norm="batch")` has.
         x: Unlabelled inputs `[B, ...]`, as many as may be, prepared as in training.
+
+    Returns:
+        By each layer's path, in the order of their numbers, float32 `[C]`.
 
     Raises:
         ValueError: Without stored statistics.

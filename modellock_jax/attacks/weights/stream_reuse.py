@@ -21,8 +21,7 @@ def stream_reuse(
 ) -> Params:
     """One checkpoint's plain weights from another's, where one key stream locked both.
 
-    `locked`, `other_locked`: two locked trees of one structure; `other`: the plain weights of the
-    second. The key stream cancels: what is left is how the two differ, bit by bit. With zeros for
+    The key stream cancels: what is left is how the two differ, bit by bit. With zeros for
     `other` the result is that difference, zero bits wherever a weight stayed the same. Composes
     with `jit` and `vmap`.
 
@@ -31,6 +30,9 @@ def stream_reuse(
         other_locked: Another, of one structure.
         other: The plain weights of the other.
         scheme: The lock: "deep_lock" or "stream_lock".
+
+    Returns:
+        The plain weights of `locked`, a tree like it.
 
     Raises:
         ValueError: For another scheme, or trees that do not fit.

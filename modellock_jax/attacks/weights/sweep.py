@@ -57,6 +57,19 @@ def trial(
     augmented as the task says; `example` is that of `fine_tune`. `rate` and `size` may be traced,
     so that one program serves all budgets; `vmap` it over `rng`, models, rates and data.
 
+    Args:
+        model: The architecture.
+        example: Inputs `[B, ...]`, of which only shapes and dtypes count.
+        variant: As in `fine_tune`.
+        optimizer: Its name, of `OPTIMIZERS`.
+        steps: How many batches, at least 1.
+        batch_size: Entries of a batch, at least 1.
+        stops: How often the thief looks, a divisor of `steps`.
+        task: What the model is for.
+
+    Returns:
+        `f(rng, locked, rate, x, y, size) -> Trial`.
+
     Raises:
         ValueError: For an unknown optimiser or variant, or stops that do not divide the steps.
     """
@@ -109,16 +122,17 @@ def _tally(task: Task, out: Any, y: Any, counts: jax.Array) -> Any:
 
 
 def best_so_far(merit: jax.Array, loss: jax.Array) -> tuple[jax.Array, jax.Array]:
-    """Return what the thief holds after each stop: `(setting, stop)`, each int32 `[stops]`.
+    """Return what the thief holds after each stop.
 
-    `merit` (see `tasks.merit`) and `loss`, float32 `[settings, stops]`, of inputs that choose. The
-    highest merit of all settings up to that stop, of equals the one with the lowest loss, and of those
-    the first; a loss that is not finite comes last.
+    The highest merit of all settings up to that stop, of equals the one with the lowest loss, and of
+    those the first; a loss that is not finite comes last.
 
-    >>> import jax.numpy as jnp
-    >>> merit = jnp.array([[0.5, 0.5, 0.9], [0.5, 0.6, 0.7]])
-    >>> [v.tolist() for v in best_so_far(merit, jnp.array([[2.0, 1, 1], [1.0, 1, 1]]))]
-    [[1, 1, 0], [0, 1, 2]]
+    Args:
+        merit: Of inputs that choose (see `tasks.merit`), float32 `[settings, stops]`.
+        loss: Of the same inputs, float32 `[settings, stops]`.
+
+    Returns:
+        The setting and the stop, each int32 `[stops]`.
     """
     loss = jnp.where(jnp.isfinite(loss), loss, jnp.inf)
     # Stop by stop, so that of equals the earlier one comes first.
