@@ -26,6 +26,9 @@ def explain(name: str) -> str:
     Args:
         name: The name of a lock of `locks.SCHEMES`, or of a command.
 
+    Returns:
+        Markdown, which ends with a newline.
+
     Raises:
         ValueError: If nothing has that name.
     """
@@ -43,17 +46,29 @@ def explain(name: str) -> str:
 
 
 def names() -> list[str]:
-    """Give the names of all locks and commands that `explain` knows."""
+    """Give the names of all locks and commands that `explain` knows.
+
+    Returns:
+        First the locks, in the table's order.
+    """
     return [*SCHEMES, *COMMANDS]
 
 
 def page() -> str:
-    """Give all of it, as the page `docs/threat-model.md`."""
+    """Give all of it, as the page `docs/threat-model.md`.
+
+    Returns:
+        Markdown.
+    """
     return "\n".join([_FIRST, *map(explain, SCHEMES), *map(explain, COMMANDS)])
 
 
 def lock_table() -> str:
-    """Give the table of all locks as Markdown: source, where and when each acts, what broke it."""
+    """Give the table of all locks as Markdown: source, where and when each acts, what broke it.
+
+    Returns:
+        Markdown, a line for each lock.
+    """
     head = ["| lock | source | acts on | when | locks files | broken |", "|" + 6 * " --- |"]
     return "\n".join([*head, *map(_row, SCHEMES.values())])
 

@@ -26,15 +26,16 @@ _tapped = jax.make_user_context(default_value=False)  # a trace without taps is 
 def from_linen(module: "nn.Module", layer_types: tuple[type, ...] = ()) -> Forward:
     """Make a forward of a Linen module, tapped at every layer.
 
-    Returns `forward(variables, x, tap=untapped, **kwargs)`; `variables` is all that `module.init`
-    gives, normalisation statistics included, and keyword arguments (`rngs`, `method`, the module's own)
-    go to `module.apply`. With `mutable=[...]` it returns `(y, variables)`, the collections that changed
-    put in.
-
     Args:
         module: Any Linen module, also under Flax's lifted transforms (`nn.jit`, `nn.scan`, ...).
         layer_types: Module types of yours that are layers, beside Flax's own. What their `__call__`
             returns, one array, is the pre-activation.
+
+    Returns:
+        `forward(variables, x, tap=untapped, **kwargs)`; `variables` is all that `module.init`
+        gives, normalisation statistics included, and keyword arguments (`rngs`, `method`, the
+        module's own) go to `module.apply`. With `mutable=[...]` it returns `(y, variables)`, the
+        collections that changed put in.
 
     Raises:
         TypeError: If `layer_types` holds something else than module types, or a layer returns no array.
@@ -117,9 +118,6 @@ def from_nnx(
 ) -> Forward:
     """Make a forward of an NNX module, tapped at every layer.
 
-    Returns `forward(params, x, tap=untapped, rng=None, **kwargs)`; `params` is `nnx_params(module)`,
-    a tree like it or an `nnx.State`, and other keyword arguments go to the module's call.
-
     | state | what becomes of it |
     | --- | --- |
     | mode | that of `module` when the forward runs: it follows `module.train()` and `module.eval()`; a
@@ -135,6 +133,10 @@ def from_nnx(
         mutable: Whether the forward returns `(y, params)`.
         layer_types: Module types of yours that are layers, beside Flax's own. What their `__call__`
             returns, one array, is the pre-activation.
+
+    Returns:
+        `forward(params, x, tap=untapped, rng=None, **kwargs)`; `params` is `nnx_params(module)`, a
+        tree like it or an `nnx.State`, and other keyword arguments go to the module's call.
 
     Raises:
         TypeError: If `layer_types` holds something else than module types, or a layer returns no array.

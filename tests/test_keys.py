@@ -19,7 +19,7 @@ from helpers.hidden import RAW, SECRET, SECRET_64, shows, told
 
 import modellock_jax as ml
 from modellock_jax.ciphers import chacha
-from modellock_jax.core import lock as base
+from modellock_jax.core import source as base
 from modellock_jax.vault.keys import identity
 from modellock_jax.vault.keys.secret import KeySource, Secret, generate_key
 

@@ -53,23 +53,23 @@ class Case:
     """A locked model and what one attacker has: rights that were not given cannot be read.
 
     Args:
-        lock: the scheme with its settings, as a `Lock`; public.
-        model: the architecture, as `Model(init, forward, train)`.
-        locked: the locked parameters.
-        rng: draws the attack's random numbers.
-        example: one input of the model, `[1, ...]`; its values do not matter.
-        task: what the model is for; classification by default.
-        scheme: the lock's name in `locks.SCHEMES`; with none, only attacks on any lock apply.
-        settings: the lock's settings by name.
-        **rights: what else the attacker has, by the names of `RIGHTS`: `unlabelled`, inputs `[N, ...]`;
+        lock: The scheme with its settings, as a `Lock`; public.
+        model: The architecture, as `Model(init, forward, train)`.
+        locked: The locked parameters.
+        rng: Draws the attack's random numbers.
+        example: One input of the model, `[1, ...]`; its values do not matter.
+        task: What the model is for; classification by default.
+        scheme: The lock's name in `locks.SCHEMES`; with none, only attacks on any lock apply.
+        settings: The lock's settings by name.
+        **rights: What else the attacker has, by the names of `RIGHTS`: `unlabelled`, inputs `[N, ...]`;
             `labels`, `(x [N, ...], y [N, ...])`; `device`, `f(x) -> outputs` of the user's model;
             `chosen_input`, `f(x) -> x` as the user's lock scrambles it; `known_weights` and
             `public_base`, parameters like `locked`; `other_copy`, a `Copy`; `more_copies`, two locked
             trees; `reused_stream`, `(locked, plain)`.
 
     Raises:
-        TypeError: for a right that is not in `RIGHTS`.
-        NotGiven: when a right is read that was not given.
+        TypeError: For a right that is not in `RIGHTS`.
+        NotGiven: When a right is read that was not given.
 
     >>> import jax, modellock_jax as ml
     >>> from modellock_jax.models import mlp

@@ -28,7 +28,14 @@ _VERDICTS = {True: "met", False: "missed", None: ""}
 
 
 def run(only: Sequence[str] = (), quick: bool = False) -> list[Row]:
-    """Measure the parts named by `only`, or all; `quick` takes small sizes and few rounds.
+    """Measure parts of the bench, side by side with their limits.
+
+    Args:
+        only: Names of `PARTS`; none for all.
+        quick: Whether to take small sizes and few rounds.
+
+    Returns:
+        The lines of the table.
 
     Raises:
         ValueError: For a part that is not in `PARTS`, before anything is measured.
@@ -40,7 +47,15 @@ def run(only: Sequence[str] = (), quick: bool = False) -> list[Row]:
 
 
 def grid(rows: Sequence[Row], part: str) -> Grid:
-    """Return the table of one part: each contestant, its ratio to its limit, and its target."""
+    """Return the table of one part: each contestant, its ratio to its limit, and its target.
+
+    Args:
+        rows: Lines of the bench.
+        part: A name of `PARTS`.
+
+    Returns:
+        The table.
+    """
     header = ["", "", "limit", "ratio [5, 95 %]", "target", ""]
     lines, notes, case = [], [], None
     for row in rows:
@@ -63,7 +78,13 @@ def grid(rows: Sequence[Row], part: str) -> Grid:
 
 
 def save(path: Path, rows: Sequence[Row], words: Sequence[str]) -> None:
-    """Write the rows as JSON, with the command's words, the date, the machine and the versions."""
+    """Write the rows as JSON, with the date, the machine and the versions.
+
+    Args:
+        path: Where to, replaced at once.
+        rows: Lines of the bench.
+        words: Those of the command that measured them.
+    """
     packages = {"modellock-jax", "modellock-jax-native", "jax", "jaxlib", "numpy", "cryptography"}
     about: dict[str, Any] = {"command": shlex.join(words), "date": today(), "machine": machine()}
     versions = {d.name: d.version for d in distributions() if d.name in packages}
@@ -72,5 +93,9 @@ def save(path: Path, rows: Sequence[Row], words: Sequence[str]) -> None:
 
 
 def today() -> str:
-    """Return the date, as it is printed and written."""
+    """Return the date, as it is printed and written.
+
+    Returns:
+        As "2026-01-31".
+    """
     return datetime.date.today().isoformat()

@@ -38,13 +38,22 @@ def alternate(
     max_rounds: int = 301,
     warm: bool = False,
 ) -> dict[str, np.ndarray]:
-    """Measure the seconds of each contestant in each round: one float64 `[rounds]` a name.
+    """Measure the seconds of each contestant in each round.
 
-    Every contestant has warmed up, compilation included, before the first round; as many rounds
-    follow as about `seconds` hold, between `min_rounds` and `max_rounds`. Every second round runs
-    backwards, so a busy machine slows all contestants alike. What a contestant returns is awaited,
-    and freed after the clock stops. With `warm`, each round is two calls and the second counts, so
-    that it finds the caches as its own call left them, not another's.
+    Every contestant has warmed up, compilation included, before the first round. Every second round runs
+    backwards, so a busy machine slows all contestants alike. What a contestant returns is awaited, and
+    freed after the clock stops.
+
+    Args:
+        contestants: Functions of no argument, by name.
+        seconds: About how long all rounds take together.
+        min_rounds: How many there are at least.
+        max_rounds: How many at most.
+        warm: Whether each round is two calls and the second counts, so that it finds the caches as
+            its own call left them, not another's.
+
+    Returns:
+        Seconds by name, float64 `[rounds]`.
     """
     names = list(contestants)
     for name in names:
@@ -71,9 +80,17 @@ def in_pairs(
 ) -> dict[str, tuple[np.ndarray, np.ndarray]]:
     """Measure each contestant but `limit` beside that one, in turns of these two alone.
 
-    A pair of float64 `[rounds]` a name: `(taken, limit's)`. Where one contestant leaves the caches
-    full of its own, a third would be slowed by it and not by itself. `seconds` says for how long by
-    name; `given` are settings of `alternate`.
+    Where one contestant leaves the caches full of its own, a third would be slowed by it and not by
+    itself.
+
+    Args:
+        limit: The name of the one that all are compared with.
+        contestants: Functions of no argument, by name.
+        seconds: For how long, by name.
+        **given: Settings of `alternate`.
+
+    Returns:
+        By name, `(taken, limit's)`, float64 `[rounds]` each.
     """
     found = {}
     for name, call in contestants.items():
@@ -85,7 +102,14 @@ def in_pairs(
 
 
 def matmul(quick: bool) -> tuple[Callable[[], Any], Callable[[np.ndarray], float], str]:
-    """Give what the machine can do: a product of matrices, its GFLOP/s by seconds, and its name."""
+    """Give what the machine can do: a product of matrices.
+
+    Args:
+        quick: Whether to take a small one.
+
+    Returns:
+        The call, its GFLOP/s from seconds, and its name.
+    """
     side = 256 if quick else 2048
     a = jax.random.normal(jax.random.key(4), (side, side))
     product = jax.jit(jnp.matmul)
@@ -98,6 +122,12 @@ def matmul(quick: bool) -> tuple[Callable[[], Any], Callable[[np.ndarray], float
 
 def median_with_interval(values: np.ndarray) -> tuple[float, float, float]:
     """Return the median, and the 5th and 95th percentile of the medians of 2,000 resamples.
+
+    Args:
+        values: float `[rounds]`, at least one.
+
+    Returns:
+        Median, 5th percentile, 95th percentile.
 
     >>> median_with_interval(np.array([2.0, 2.0, 2.0]))
     (2.0, 2.0, 2.0)
@@ -121,10 +151,26 @@ def row(
     note: str = "",
     **more: Any,
 ) -> Row:
-    """Make one line of the table: what `name` did, and its `ratios` `[rounds]` to the named `limit`.
+    """Make one line of the table.
 
-    A target is for the median ratio or, without ratios, for the value; `met` compares them as they
-    are, whatever the interval.
+    A target is for the median ratio or, without ratios, for the value; `met` compares them as they are,
+    whatever the interval.
+
+    Args:
+        part: Of the bench, a name of `PARTS`.
+        case: What was worked on.
+        name: The contestant.
+        value: What it did, in `unit`; None if it could not be measured.
+        unit: Of the value.
+        limit: The contestant that it is compared with.
+        ratios: To the limit, float `[rounds]`.
+        sense: Whether a target is an upper or a lower bound.
+        target: Of the median ratio, or of the value; None for none.
+        note: What a reader should know.
+        **more: Further fields of the row.
+
+    Returns:
+        A row that JSON takes.
     """
     found: Row = {"part": part, "case": case, "name": name, "value": value, "unit": unit}
     if ratios is not None:

@@ -13,6 +13,16 @@ import numpy as np
 from jax import lax
 
 from modellock_jax.ciphers import native
+from modellock_jax.ciphers._aes_tables import (
+    INV_PAIRS,
+    INV_SBOX,
+    PAIRS,
+    RCON,
+    SBOX,
+    sub_rotated_word,
+    sub_word,
+    xtime,
+)
 
 __all__ = [
     "INV_SBOX",
@@ -31,52 +41,7 @@ __all__ = [
 ]
 
 
-def _tables() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-    # FIPS-197, 5.1.1: invert in GF(2^8), then an affine map. Powers of 3 run through every unit.
-    power, element = [], 1
-    for _ in range(255):
-        power.append(element)
-        element ^= (element << 1) ^ (0x11B if element & 0x80 else 0)
-    sbox = np.zeros(256, np.uint8)
-    for i in range(256):
-        inverse = 0 if i == 0 else power[-power.index(i) % 255]
-        rotations = [(inverse << r | inverse >> (8 - r)) & 0xFF for r in range(5)]
-        sbox[i] = 0x63 ^ np.bitwise_xor.reduce(rotations)
-    # The powers of 2, which is power 25 of 3; they come round after 51.
-    rcon = np.array([power[25 * i % 255] for i in range(51)], np.uint8)
-    return sbox, np.argsort(sbox).astype(np.uint8), rcon
-
-
-SBOX, INV_SBOX, _RCON = _tables()
-_LANES = [SBOX.astype(np.uint32) << (8 * lane) for lane in range(4)]
 _UNROLL = 2  # steps of a schedule in one iteration
-# Two bytes at a time.
-_PAIRS, _INV_PAIRS = (
-    (box.astype(np.uint16) | box[:, None].astype(np.uint16) << 8).reshape(-1)
-    for box in (SBOX, INV_SBOX)
-)
-
-
-def _look_up(tables: list[np.ndarray], word: jax.Array) -> jax.Array:
-    parts = [
-        jnp.asarray(table).at[(word >> (8 * lane)) & 0xFF].get(mode="promise_in_bounds")
-        for lane, table in enumerate(tables)
-    ]
-    return parts[0] | parts[1] | parts[2] | parts[3]
-
-
-def _sub_word(word: jax.Array) -> jax.Array:
-    """Return the S-box on the four bytes of a word."""
-    return _look_up(_LANES, word)
-
-
-def _sub_rotated_word(word: jax.Array) -> jax.Array:
-    """Return the S-box on the four bytes of a word that is rotated by one byte, RotWord of FIPS-197."""
-    return _look_up([_LANES[3], *_LANES[:3]], word)
-
-
-def _xtime(byte: jax.Array) -> jax.Array:
-    return ((byte << 1) ^ ((byte >> 7) * 0x1B)) & 0xFF
 
 
 class Schedule(NamedTuple):
@@ -92,18 +57,32 @@ class Schedule(NamedTuple):
 
 
 def init_schedule(master: jax.Array) -> Schedule:
-    """Begin the schedule of a master key, uint32 `[4]` or `[8]`, before its first round key."""
+    """Begin the schedule of a master key, before its first round key.
+
+    Args:
+        master: uint32 `[4]` or `[8]`.
+
+    Returns:
+        The schedule.
+    """
     words = tuple(master[i] for i in range(master.shape[0]))
     return Schedule(words, jnp.uint32(1), jnp.bool_(False))
 
 
 def advance(at: Schedule) -> Schedule:
-    """Go on by one round key."""
-    rotated = _sub_rotated_word(at.words[-1]) ^ at.rcon
-    middle, rcon = at.middle, _xtime(at.rcon)
+    """Go on by one round key.
+
+    Args:
+        at: Where the schedule stands.
+
+    Returns:
+        Where it stands one round key later.
+    """
+    rotated = sub_rotated_word(at.words[-1]) ^ at.rcon
+    middle, rcon = at.middle, xtime(at.rcon)
     if len(at.words) == 8:
         # AES-256 rotates every other round key; the one between is substituted only.
-        rotated = jnp.where(at.middle, _sub_word(at.words[-1]), rotated)
+        rotated = jnp.where(at.middle, sub_word(at.words[-1]), rotated)
         middle, rcon = ~at.middle, jnp.where(at.middle, at.rcon, rcon)
     new = [rotated ^ at.words[0]]
     for old in at.words[1:4]:
@@ -113,7 +92,15 @@ def advance(at: Schedule) -> Schedule:
 
 @functools.partial(jax.jit, static_argnames="rounds")
 def expand(schedule: Schedule, rounds: int) -> tuple[Schedule, jax.Array]:
-    """Make the next `rounds` round keys, uint32 `[rounds, 4]`, and the schedule after them."""
+    """Make the next round keys.
+
+    Args:
+        schedule: Where the schedule stands.
+        rounds: How many, at least 0.
+
+    Returns:
+        The schedule after them, and the round keys, uint32 `[rounds, 4]`.
+    """
 
     def step(at: Schedule, _: None) -> tuple[Schedule, jax.Array]:
         return advance(at), jnp.stack(at.words[:4])
@@ -125,7 +112,14 @@ def expand(schedule: Schedule, rounds: int) -> tuple[Schedule, jax.Array]:
 def snapshots(schedule: Schedule, times: int, rounds: int) -> tuple[Schedule, Schedule]:
     """Go on by `times * rounds` round keys, and keep the schedule every `rounds`, from the start.
 
-    Each of the second, leaves `[times, ...]`, makes the round keys up to the next alone.
+    Args:
+        schedule: Where the schedule stands.
+        times: How many are kept, at least 1.
+        rounds: Round keys from one to the next, at least 1.
+
+    Returns:
+        The schedule after all, and those kept, leaves `[times, ...]`: each makes the round keys up
+        to the next alone.
     """
 
     def step(at: Schedule, _: None) -> tuple[Schedule, Schedule]:
@@ -138,10 +132,19 @@ def snapshots(schedule: Schedule, times: int, rounds: int) -> tuple[Schedule, Sc
 def substitute_blocks(
     schedule: Schedule, blocks: jax.Array, inverse: bool, in_place: bool = False
 ) -> tuple[Schedule, jax.Array]:
-    """Pass each block, `[rounds, 4]` of 32 bits an entry, through the S-box with its own round key.
+    """Pass each block through the S-box with its own round key.
 
-    SBOX(block ^ key), or with `inverse` INV_SBOX(block) ^ key; and the schedule after them. On CPUs
-    one compiled call, where it is installed, `in_place` if nothing else needs the blocks.
+    SBOX(block ^ key), or with `inverse` INV_SBOX(block) ^ key. On CPUs one compiled call, where it is
+    installed.
+
+    Args:
+        schedule: Where the schedule stands.
+        blocks: `[rounds, 4]` of 32 bits an entry.
+        inverse: Whether to undo it.
+        in_place: Whether the result takes the memory of `blocks`, which nothing else needs.
+
+    Returns:
+        The schedule after them, and the blocks, like `blocks`.
     """
     if not blocks.size:
         return schedule, blocks
@@ -169,8 +172,17 @@ def substitute_blocks(
 def substitute_blocks_in_jax(
     schedule: Schedule, blocks: jax.Array, inverse: bool
 ) -> tuple[Schedule, jax.Array]:
-    """Compute `substitute_blocks` by JAX alone: a block is looked up while the schedule waits."""
-    pairs = jnp.asarray(_INV_PAIRS if inverse else _PAIRS)
+    """Compute `substitute_blocks` by JAX alone: a block is looked up while the schedule waits.
+
+    Args:
+        schedule: Where the schedule stands.
+        blocks: `[rounds, 4]` of 32 bits an entry.
+        inverse: Whether to undo it.
+
+    Returns:
+        The schedule after them, and the blocks, like `blocks`.
+    """
+    pairs = jnp.asarray(INV_PAIRS if inverse else PAIRS)
 
     def sub(word: jax.Array) -> jax.Array:
         low, high = (
@@ -213,19 +225,34 @@ def key_schedule(master: jax.Array, rounds: int) -> jax.Array:
 
 
 def rcon(block: jax.Array) -> jax.Array:
-    """Return the round constant, uint8, that makes block number `block` of the schedule, from 1."""
-    return jnp.asarray(_RCON)[(block - 1) % len(_RCON)]
+    """Return the round constant that makes a block of the schedule.
+
+    Args:
+        block: Its number, an integer from 1 on.
+
+    Returns:
+        uint8, of the number's shape.
+    """
+    return jnp.asarray(RCON)[(block - 1) % len(RCON)]
 
 
 def rewind(words: jax.Array, block: jax.Array) -> jax.Array:
-    """Go back to the first block of a schedule, uint32 `[4]` or `[8]`, from number `block`, int32."""
+    """Go back to the first block of a schedule.
+
+    Args:
+        words: A block, uint32 `[4]` or `[8]`.
+        block: Its number, int32.
+
+    Returns:
+        The first block, of the same shape: the master key.
+    """
     n = words.shape[0]
 
     def back(i: jax.Array, words: jax.Array) -> jax.Array:
         old = [words[c] ^ words[c - 1] for c in range(n)]
         if n == 8:
-            old[4] = words[4] ^ _sub_word(words[3])
-        rotated = _sub_rotated_word(old[-1])
+            old[4] = words[4] ^ sub_word(words[3])
+        rotated = sub_rotated_word(old[-1])
         old[0] = words[0] ^ rotated ^ rcon(block - i).astype(jnp.uint32)
         return jnp.stack(old)
 
@@ -263,4 +290,4 @@ def _mix_columns(state: jax.Array) -> jax.Array:
     column = state.reshape(*state.shape[:-1], 4, 4)
     following = jnp.roll(column, -1, axis=-1)
     every = column[..., :1] ^ column[..., 1:2] ^ column[..., 2:3] ^ column[..., 3:]
-    return (column ^ every ^ _xtime(column ^ following)).reshape(state.shape)
+    return (column ^ every ^ xtime(column ^ following)).reshape(state.shape)

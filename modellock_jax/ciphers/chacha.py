@@ -61,9 +61,16 @@ def blocks(
 
 
 def prf(key: jax.Array, words: jax.Array) -> jax.Array:
-    """Derive eight words, uint32 `[8]`, from a key, uint32 `[8]`, and four words, uint32 `[4]`.
+    """Derive eight words from a key and four words.
 
     The first half of ChaCha20's block whose counter and nonce are the four words.
+
+    Args:
+        key: uint32 `[8]`.
+        words: uint32 `[4]`.
+
+    Returns:
+        uint32 `[8]`.
     """
     return blocks(key, words[1:], words[:1])[0, :8]
 
@@ -71,7 +78,12 @@ def prf(key: jax.Array, words: jax.Array) -> jax.Array:
 def match_varying(tree: Any, *others: Any) -> Any:
     """Make arrays vary over one set of axes of a `shard_map`, as what a loop carries must.
 
-    That of all of them and of `others`.
+    Args:
+        tree: A tree of arrays.
+        *others: Arrays whose axes count too.
+
+    Returns:
+        A tree like it, varying over the axes of all of them and of `others`.
     """
 
     def axes_of(leaf: Any) -> frozenset[str]:
@@ -89,9 +101,15 @@ def match_varying(tree: Any, *others: Any) -> Any:
 
 
 def words(key: jax.Array, nonce: list[jax.Array], counters: jax.Array) -> list[jax.Array]:
-    """Make the sixteen words of the blocks of these counters, each like `counters`, of any shape.
+    """Make the sixteen words of the blocks of these counters.
 
-    `key`: uint32 `[8]`; `nonce`: three words, each a scalar or like `counters`.
+    Args:
+        key: uint32 `[8]`.
+        nonce: Three words, each a uint32 scalar or like `counters`.
+        counters: uint32 `[...]`.
+
+    Returns:
+        Sixteen arrays, each like `counters`.
     """
     first = [*(jnp.uint32(c) for c in _CONSTANTS), *key, counters, *nonce]
     start = match_varying(tuple(jnp.broadcast_to(word, counters.shape) for word in first))

@@ -59,12 +59,20 @@ def _target(name: str) -> str:
 
 
 def has_chacha20() -> bool:
-    """Whether `chacha20` can be called here."""
+    """Whether `chacha20` can be called here.
+
+    Returns:
+        True where it can.
+    """
     return "chacha20" in _registered()
 
 
 def has_aes() -> bool:
-    """Whether `aes_through` can be called here: it needs a processor with AES instructions too."""
+    """Whether `aes_through` can be called here: it needs a processor with AES instructions too.
+
+    Returns:
+        True where it can.
+    """
     return "aes_through" in _registered()
 
 
@@ -78,10 +86,17 @@ def chacha20(
 ) -> jax.Array:
     """XOR spans of bytes with the key stream of ChaCha20 (RFC 8439), each from its own place on.
 
-    `key`: uint32 `[8]`; `nonce`: uint32 `[3]`; `first`: uint32 `[spans]`, the block in which each span
-    begins; `skip`: uint32 `[spans]`, the bytes of that block before it, 0 to 63; `data`: the spans one
-    after the other, of any dtype and as many bytes each, at least one. With `in_place` the result
-    takes the memory of `data`, which is copied first if it is needed later.
+    Args:
+        key: uint32 `[8]`.
+        nonce: uint32 `[3]`.
+        first: The block in which each span begins, uint32 `[spans]`.
+        skip: The bytes of that block before it, uint32 `[spans]`, 0 to 63.
+        data: The spans one after the other, of any dtype and as many bytes each, at least one.
+        in_place: Whether the result takes the memory of `data`, which is copied first if it is
+            needed later.
+
+    Returns:
+        Like `data`.
     """
     call = jax.ffi.ffi_call(
         _target("chacha20"),
@@ -96,8 +111,15 @@ def aes_through(
 ) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Pass blocks of 16 bytes through the S-box of AES, each with its own round key.
 
-    `words`: uint32 `[4]` or `[8]`, and `counts`: uint32 `[2]`, rcon and middle, of the schedule;
-    `blocks`: any dtype and whole blocks. Returns all three, after. `in_place` as in `chacha20`.
+    Args:
+        words: Of the schedule, uint32 `[4]` or `[8]`.
+        counts: Its rcon and middle, uint32 `[2]`.
+        blocks: Whole blocks, of any dtype.
+        inverse: Whether to undo it.
+        in_place: As in `chacha20`.
+
+    Returns:
+        All three, after.
     """
     call = jax.ffi.ffi_call(
         _target("aes_through"),
@@ -109,7 +131,11 @@ def aes_through(
 
 
 def has_digest() -> bool:
-    """Whether `tree_digest` can be called here."""
+    """Whether `tree_digest` can be called here.
+
+    Returns:
+        True where it can.
+    """
     return "tree_digest" in _registered()
 
 
@@ -160,7 +186,15 @@ def on_cpu(native: Body, default: Body) -> Body:
     """Call `native` where it is lowered for a CPU to run here; elsewhere `default`, of the same bits.
 
     Elsewhere: on accelerators, under `vmap`, and in `jax.export`, whose programs run without our
-    package. Both take arrays and give a list of arrays with the shapes and dtypes of the last.
+    package.
+
+    Args:
+        native: Takes arrays, and gives a list of arrays with the shapes and dtypes of the last
+            ones.
+        default: The same in JAX alone.
+
+    Returns:
+        Such a function too.
     """
 
     def choose(*args: jax.Array) -> list[jax.Array]:

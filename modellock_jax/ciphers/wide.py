@@ -25,13 +25,27 @@ class Wide(NamedTuple):
 
     @classmethod
     def of(cls, low: Any) -> "Wide":
-        """Widen numbers below 2^32."""
+        """Widen numbers below 2^32.
+
+        Args:
+            low: Integers `[...]`.
+
+        Returns:
+            The same numbers.
+        """
         low = jnp.asarray(low, jnp.uint32)
         return cls(jnp.zeros_like(low), low)
 
     @classmethod
     def of_int(cls, number: int) -> "Wide":
-        """Widen any int from 0 to 2^64 - 1."""
+        """Widen any int from 0 to 2^64 - 1.
+
+        Args:
+            number: The int.
+
+        Returns:
+            The same number, scalars.
+        """
         return cls(jnp.uint32(number >> 32), jnp.uint32(number & 0xFFFFFFFF))
 
     def __add__(self, other: Any) -> "Wide":

@@ -74,29 +74,66 @@ def _whole_bytes(dtype: Any) -> bool:
 
 
 def word_count(leaf: Any) -> int:
-    """Return the number of 32-bit words that the bytes of `leaf` begin to fill."""
+    """Return the number of 32-bit words that the bytes of `leaf` begin to fill.
+
+    Args:
+        leaf: An array, or its shape and dtype.
+
+    Returns:
+        ceil(bytes / 4), an int.
+    """
     return -(-int(leaf.size) * int(leaf.dtype.itemsize) // 4)
 
 
 def to_uint(leaf: jax.Array) -> jax.Array:
-    """Return the bits of `leaf`, as unsigned integers of the same shape and width."""
+    """Return the bits of `leaf`, as unsigned integers of the same shape and width.
+
+    Args:
+        leaf: An array `[...]` of whole bytes.
+
+    Returns:
+        Unsigned integers `[...]` of its width.
+    """
     return lax.bitcast_convert_type(leaf, _UINT[leaf.dtype.itemsize])
 
 
 def from_uint(uint: jax.Array, dtype: Any) -> jax.Array:
-    """Invert `to_uint`."""
+    """Invert `to_uint`.
+
+    Args:
+        uint: Unsigned integers `[...]`.
+        dtype: Of the same width.
+
+    Returns:
+        The same bits as `dtype`, `[...]`.
+    """
     return lax.bitcast_convert_type(uint, dtype)
 
 
 def floats_as_bits(tree: Params) -> Params:
-    """Turn float leaves into unsigned integers, for a `scan`, which on CPU may quiet NaNs."""
+    """Turn float leaves into unsigned integers, for a `scan`, which on CPU may quiet NaNs.
+
+    Args:
+        tree: A tree of arrays.
+
+    Returns:
+        A tree like it, floats as unsigned integers of their width.
+    """
     return jax.tree.map(
         lambda leaf: to_uint(leaf) if jnp.issubdtype(leaf.dtype, jnp.floating) else leaf, tree
     )
 
 
 def bits_as_floats(tree: Params, like: Params) -> Params:
-    """Invert `floats_as_bits`; `like` holds the dtypes."""
+    """Invert `floats_as_bits`; `like` holds the dtypes.
+
+    Args:
+        tree: What `floats_as_bits` gave, a tree of arrays.
+        like: A tree of its structure that holds the dtypes, as of `jax.eval_shape`.
+
+    Returns:
+        The floats, bit for bit, in a tree like it.
+    """
 
     def back(leaf: jax.Array, old: Any) -> jax.Array:
         return from_uint(leaf, old.dtype) if jnp.issubdtype(old.dtype, jnp.floating) else leaf
@@ -105,7 +142,15 @@ def bits_as_floats(tree: Params, like: Params) -> Params:
 
 
 def words_to_uints(words: jax.Array, dtype: Any) -> jax.Array:
-    """Return a key stream, uint32 `[N]`, as unsigned integers of another width."""
+    """Return a key stream, uint32 `[N]`, as unsigned integers of another width.
+
+    Args:
+        words: uint32 `[N]`.
+        dtype: Whose width it is, 1, 2, 4 or 8 bytes.
+
+    Returns:
+        Unsigned integers `[4 N / width]`, in the order of the stream's bytes.
+    """
     size = jnp.dtype(dtype).itemsize
     if size == 8:
         words = words.reshape(-1, 2)
@@ -116,6 +161,13 @@ def to_blocks(leaf: jax.Array, blocks: int) -> jax.Array:
     """Return the bits of `leaf` as `[blocks, 4]` of 32 bits an entry, with zeros at the end.
 
     They are uint32, except those of a float32 leaf that fills its blocks: it stays as it is.
+
+    Args:
+        leaf: An array `[...]` of whole bytes.
+        blocks: How many blocks of 16 bytes, enough for the leaf.
+
+    Returns:
+        `[blocks, 4]`, uint32 or float32.
     """
     size = leaf.dtype.itemsize
     if leaf.dtype == jnp.float32 and leaf.size == 4 * blocks:
@@ -126,19 +178,42 @@ def to_blocks(leaf: jax.Array, blocks: int) -> jax.Array:
 
 
 def words_like(words: jax.Array, leaf: Any) -> jax.Array:
-    """Give words, uint32 `[at least word_count(leaf)]`, as unsigned integers in the shape of `leaf`."""
+    """Give words, uint32 `[at least word_count(leaf)]`, as unsigned integers in the shape of `leaf`.
+
+    Args:
+        words: uint32 `[at least word_count(leaf)]`.
+        leaf: An array, or its shape and dtype.
+
+    Returns:
+        Unsigned integers of the leaf's shape and width.
+    """
     return words_to_uints(words, leaf.dtype)[: leaf.size].reshape(leaf.shape)
 
 
 def substitute(uint: jax.Array, table: jax.Array) -> jax.Array:
-    """Replace every byte by its entry in `table`, uint8 `[256]`."""
+    """Replace every byte by its entry in `table`, uint8 `[256]`.
+
+    Args:
+        uint: Unsigned integers `[...]`.
+        table: What each byte becomes, uint8 `[256]`.
+
+    Returns:
+        Like `uint`.
+    """
     wide = lax.bitcast_convert_type(uint, jnp.uint8)
     # A byte cannot be out of bounds, and saying so saves the clamp.
     return lax.bitcast_convert_type(table.at[wide].get(mode="promise_in_bounds"), uint.dtype)
 
 
 def non_differentiable(scheme: str) -> Callable[[Callable[..., _Found]], Callable[..., _Found]]:
-    """Make a function on bits raise `TypeError` when differentiated, instead of giving zeros."""
+    """Make a function on bits raise `TypeError` when differentiated, instead of giving zeros.
+
+    Args:
+        scheme: The lock's name, for the message.
+
+    Returns:
+        A decorator of functions of trees.
+    """
 
     @jax.custom_jvp
     def guard(leaf: jax.Array) -> jax.Array:

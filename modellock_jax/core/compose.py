@@ -7,19 +7,10 @@ import jax
 import numpy as np
 
 from modellock_jax.core.keys import describe
-from modellock_jax.core.lock import (
-    Key,
-    Lock,
-    Loss,
-    Params,
-    Rng,
-    for_lock,
-    split,
-    unmasked,
-    unscrambled,
-)
+from modellock_jax.core.lock import Key, Lock, Loss, Params, unmasked, unscrambled
 from modellock_jax.core.masks import Chained, Mask, Selected
 from modellock_jax.core.paths import paths
+from modellock_jax.core.source import Rng, for_lock, split
 
 __all__ = ["chain", "only"]
 

@@ -42,13 +42,27 @@ def check_key(
 
 
 def describe(key: Any) -> str:
-    """Name the type of a key, and its length, for a message."""
+    """Name the type of a key, and its length, for a message.
+
+    Args:
+        key: A key, or whatever came in its place.
+
+    Returns:
+        A few words, with nothing of what is in it.
+    """
     length = f" of {len(key)}" if type(key) in (tuple, list) else ""
     return f"a {type(key).__name__}{length}"
 
 
 def redacted(key: Any) -> str:
-    """Write the repr of a lock's key: what its fields are, and not what is in them."""
+    """Write the repr of a lock's key: what its fields are, and not what is in them.
+
+    Args:
+        key: A NamedTuple of arrays.
+
+    Returns:
+        As `SignKey(signs=int8[256])`.
+    """
     fields = ", ".join(
         f"{name}={jnp.result_type(value)}{list(jnp.shape(value))}"
         if hasattr(value, "shape")

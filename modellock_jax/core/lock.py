@@ -9,13 +9,14 @@ the key::
 """
 
 from collections.abc import Callable
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 
 from modellock_jax.core.masks import check_mask_applied
 from modellock_jax.core.paths import paths
+from modellock_jax.core.source import Rng
 from modellock_jax.core.stacked import as_lazy_layers, as_stacked
 
 __all__ = [
@@ -24,13 +25,8 @@ __all__ = [
     "Lock",
     "Loss",
     "Params",
-    "Rng",
-    "Source",
     "Tap",
-    "for_lock",
     "owner_forward",
-    "random_words",
-    "split",
     "unmasked",
     "unscrambled",
     "untapped",
@@ -51,23 +47,6 @@ Forward = Callable[..., Any]
 
 Loss = Callable[[Params], jax.Array]
 """`loss(params) -> scalar`, the owner's loss on a batch of the owner's choice."""
-
-
-class Source(Protocol):
-    """A host-side stream of secret words, such as `vault.keys.KeySource`."""
-
-    def words(self, n: int, /) -> Any:
-        """Return the next `n` words, uint32 `[n]`."""
-
-    def split(self, n: int, /) -> list["Source"]:
-        """Return `n` independent sources."""
-
-    def for_lock(self, lock: str, /) -> "Source":
-        """Return the source for one lock, whose words no other lock gets."""
-
-
-Rng = Any
-"""A JAX PRNG key (studies only) or a `Source` (keys that protect something)."""
 
 
 def untapped(site: str, h: jax.Array) -> jax.Array:
@@ -92,12 +71,29 @@ def _decrypt(key: Key, locked: Params) -> Params:
 
 
 def unscrambled(key: Key, x: jax.Array) -> jax.Array:
-    """Return the inputs as they are: the default of a lock."""
+    """Return the inputs as they are: the default of a lock.
+
+    Args:
+        key: Any key.
+        x: Inputs `[B, ...]`.
+
+    Returns:
+        `x`.
+    """
     return x
 
 
 def unmasked(key: Key, site: str, h: jax.Array) -> jax.Array:
-    """Return a pre-activation as it is: the default of a lock."""
+    """Return a pre-activation as it is: the default of a lock.
+
+    Args:
+        key: Any key.
+        site: Where it is.
+        h: A pre-activation `[B, ..., C]`.
+
+    Returns:
+        `h`.
+    """
     return h
 
 
@@ -220,30 +216,3 @@ def _mark_stacked(chooses: Callable[[str], bool], locked: Params) -> Params:
         if is_chosen and not jnp.ndim(leaf):
             raise ValueError(f"user_forward: `{path}` has no axis of layers; leave it out")
     return as_stacked(locked, chosen)
-
-
-def for_lock(rng: Rng, lock: str) -> Rng:
-    """Return a host `Source` for one lock, named with all settings; a JAX PRNG key stays as it is."""
-    return rng.for_lock(lock) if hasattr(rng, "words") else rng
-
-
-def random_words(rng: Rng, n: int, lock: str) -> jax.Array:
-    """Draw random words for one lock.
-
-    Args:
-        rng: A JAX PRNG key, or a host `Source`.
-        n: How many, at least 0.
-        lock: The lock with all settings that its key depends on, as a text. Exact twins, which open one
-            another's models with one key, name themselves alike.
-
-    Returns:
-        uint32 `[n]`; from a host `Source` those of `lock`.
-    """
-    if hasattr(rng, "words"):
-        return jnp.asarray(rng.for_lock(lock).words(n), jnp.uint32)
-    return jax.random.bits(rng, (n,), jnp.uint32)
-
-
-def split(rng: Rng, n: int) -> list[Rng]:
-    """Split one JAX PRNG key or host `Source` into `n` independent ones."""
-    return rng.split(n) if hasattr(rng, "words") else list(jax.random.split(rng, n))

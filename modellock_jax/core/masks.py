@@ -42,7 +42,11 @@ class Chained:
 
 
 def check_mask_applied(mask: Mask, sites: Sequence[str]) -> None:
-    """Refuse a trace in which a mask acted nowhere; `sites` are those that the forward tapped.
+    """Refuse a trace in which a mask acted nowhere.
+
+    Args:
+        mask: A lock's `mask`.
+        sites: The sites that the forward tapped.
 
     Raises:
         ValueError: That names the sites there are.

@@ -8,37 +8,29 @@ itself.
 
 from collections.abc import Callable, Hashable, Sequence
 from functools import partial
-from typing import Any, NamedTuple, TypeVar
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import NamedSharding, P, lax
 from jax.custom_batching import custom_vmap
 from jax.experimental.custom_partitioning import (
-    ArrayMapping,
     SdyShardingRule,
     custom_partitioning,
 )
 from jax.sharding import AxisType
 
+from modellock_jax.core._parts import (
+    Part,
+    axes_of,
+    mesh_axes,
+    parts_here,
+    sharding_rule,
+    whole_parts,
+)
 from modellock_jax.core.stacked import Stacked
 
 __all__ = ["Body", "Part", "as_on_tpus", "by_leaves", "by_parts", "by_platform", "sum_over_parts"]
-
-
-class Part(NamedTuple):
-    """Which part of a leaf a device holds.
-
-    `shape`: that of the whole leaf. `numbers`: for each axis, which of its equal parts this is, from
-    0, an int or an int32 scalar. `names`: for each axis, the mesh axes over which it is split, or
-    None. The last parts of an axis may reach past its end: what they hold there is thrown away.
-    `is_layer`: whether it is a layer of a `Stacked` leaf, fetched from it to be used once.
-    """
-
-    shape: tuple[int, ...]
-    numbers: tuple[Any, ...]
-    names: tuple[Any, ...]
-    is_layer: bool = False
 
 
 Body = Callable[..., list[jax.Array]]
@@ -53,13 +45,18 @@ def by_parts(
 ) -> Callable[[Hashable, Any, Sequence[jax.Array]], list[jax.Array]]:
     """Compile `f(static, args, leaves) -> leaves` that keeps shapes and shardings.
 
-    `body(static, args, parts, leaves)` gets all of `args`, a tree of arrays, on every device, and
-    the parts of `leaves` that lie on one device, each with its `Part`; it returns as many parts, of
-    the same shapes. Leaves that are not sharded are whole, and so are those under `vmap`
-    on a mesh with automatic axes. Inside a `shard_map` the part there is the leaf.
+    Leaves that are not sharded are whole, and so are those under `vmap` on a mesh with automatic axes.
+    Inside a `shard_map` the part there is the leaf.
 
-    `plain`, by default `body`, takes its place on TPUs: of the same bits, in operations that XLA splits
-    without collectives, since with automatic axes its parts are whole leaves there.
+    Args:
+        body: `body(static, args, parts, leaves)` gets all of `args`, a tree of arrays, on every
+            device, and the parts of `leaves` that lie on one device, each with its `Part`; it
+            returns as many parts, of the same shapes.
+        plain: Takes its place on TPUs, by default `body`: of the same bits, in operations that XLA
+            splits without collectives, since with automatic axes its parts are whole leaves there.
+
+    Returns:
+        `f(static, args, leaves)`, whose `static` is hashable.
 
     **Guarantees.** On a mesh whose axes are all automatic, or all explicit, no device talks to another
     unless `body` does so or `args` are sharded. `jax.export` saves a program for several devices only
@@ -68,14 +65,16 @@ def by_parts(
     plain = plain or body
 
     def on_mesh(static: Hashable, _: Any, shardings: Any, whole: Any) -> Callable[..., Any]:
-        names = _names(shardings, whole)
+        names = mesh_axes(shardings, whole)
 
         def on_parts(body: Body, args: Any, leaves: Sequence[jax.Array]) -> list[jax.Array]:
-            return body(static, args, _parts(whole, names), leaves)
+            return body(static, args, parts_here(whole, names), leaves)
 
         return partial(_choose, plain, body, on_parts)
 
-    return _compiled(body, plain, on_mesh, lambda _, shardings: shardings, partial(_rule, True))
+    return _compiled(
+        body, plain, on_mesh, lambda _, shardings: shardings, partial(sharding_rule, True)
+    )
 
 
 def sum_over_parts(
@@ -83,9 +82,13 @@ def sum_over_parts(
 ) -> Callable[[Hashable, jax.Array, Sequence[jax.Array]], jax.Array]:
     """Compile `f(static, arg, leaves) -> sum`, whatever the leaves' shardings.
 
-    `body(static, arg, parts, leaves)` gets what that of `by_parts` does, and returns integers
-    `[leaves, N]`: what each leaf's part adds to the sum `[N]`. `plain` takes its place on TPUs with
-    automatic axes, where its parts are whole leaves.
+    Args:
+        body: `body(static, arg, parts, leaves)` gets what that of `by_parts` does, and returns
+            integers `[leaves, N]`: what each leaf's part adds to the sum `[N]`.
+        plain: Takes its place on TPUs with automatic axes, where its parts are whole leaves.
+
+    Returns:
+        `f(static, arg, leaves)`, integers `[N]`.
 
     **Guarantees.** The only thing that devices exchange are the N integers, once. (On TPUs with
     automatic axes XLA adds them up leaf by leaf, and once for each axis of a leaf that is split.)
@@ -95,12 +98,12 @@ def sum_over_parts(
         return lambda *given: added(*given).sum(0, dtype=jnp.uint32)
 
     def on_mesh(static: Hashable, mesh: Any, shardings: Any, whole: Any) -> Callable[..., Any]:
-        names = _names(shardings, whole)
-        split = [{n for axis in axes for n in _each(axis)} for axes in names]
+        names = mesh_axes(shardings, whole)
+        split = [{n for axis in axes for n in axes_of(axis)} for axes in names]
         used = tuple(name for name in mesh.axis_names if any(name in one for one in split))
 
         def here(arg: jax.Array, leaves: Sequence[jax.Array]) -> jax.Array:
-            added = body(static, arg, _parts(whole, names), leaves)
+            added = body(static, arg, parts_here(whole, names), leaves)
             # What several devices hold is counted on the first of them.
             counts = [
                 jnp.all(jnp.array([lax.axis_index(n) == 0 for n in used if n not in one], bool))
@@ -114,7 +117,7 @@ def sum_over_parts(
     def results(mesh: Any, _: Any) -> NamedSharding:
         return NamedSharding(mesh, P())
 
-    return _compiled(total(body), total(plain), on_mesh, results, partial(_rule, False))
+    return _compiled(total(body), total(plain), on_mesh, results, partial(sharding_rule, False))
 
 
 def _compiled(
@@ -134,7 +137,7 @@ def _compiled(
         # Compiled, so that constants in `body` are its own: custom_partitioning takes none.
         @partial(jax.jit, static_argnums=0)
         def whole(static: Hashable, args: Any, leaves: Sequence[jax.Array]) -> Any:
-            return body(static, args, _whole(leaves), leaves)
+            return body(static, args, whole_parts(leaves), leaves)
 
         return whole
 
@@ -188,30 +191,17 @@ def _without_jit() -> bool:
     return bool(jax.config.jax_disable_jit)  # type: ignore[attr-defined]
 
 
-def _each(names: Any) -> tuple[str, ...]:
-    return () if names is None else (names,) if isinstance(names, str) else tuple(names)
-
-
-def _names(shardings: Any, leaves: Any) -> list[tuple[Any, ...]]:
-    """For each leaf and axis, the mesh axes over which it is split, or None."""
-    return [(*s.spec, *[None] * (leaf.ndim - len(s.spec))) for s, leaf in zip(shardings, leaves)]
-
-
-def _whole(leaves: Sequence[jax.Array]) -> list[Part]:
-    """Return the parts of leaves that are whole."""
-    return [Part(leaf.shape, (0,) * leaf.ndim, (None,) * leaf.ndim) for leaf in leaves]
-
-
-def _parts(whole: Any, names: list[tuple[Any, ...]]) -> list[Part]:
-    """Return the parts of leaves on the device where this is traced."""
-    return [
-        Part(leaf.shape, tuple(0 if not n else lax.axis_index(n) for n in axes), axes)
-        for leaf, axes in zip(whole, names)
-    ]
-
-
 def by_platform(plain: Callable[..., _Tree], usual: Callable[..., _Tree], *args: Any) -> _Tree:
-    """`plain(*args)` on TPUs, and `usual(*args)` elsewhere: trees of arrays, of the same bits."""
+    """Compute a function on TPUs, and another, of the same bits, elsewhere.
+
+    Args:
+        plain: TPUs' function.
+        usual: That of all other platforms.
+        *args: Trees of arrays.
+
+    Returns:
+        What the function of the platform gives, a tree of arrays.
+    """
     if plain is usual or as_on_tpus.value:
         return plain(*args)
     chosen: _Tree = lax.platform_dependent(*args, tpu=plain, default=usual)
@@ -233,6 +223,13 @@ def by_leaves(
     """`by_parts` for a body that treats each leaf alone: `f(static for each leaf, args, leaves)`.
 
     Of a `Stacked` leaf the body gets one layer, when it is used.
+
+    Args:
+        body: As that of `by_parts`.
+        plain: As that of `by_parts`.
+
+    Returns:
+        `f(static for each leaf, args, leaves) -> leaves`.
     """
     at_once, plain = by_parts(body, plain), plain or body
 
@@ -269,19 +266,3 @@ def _on_layer(
         return body((static,), args, [part], [layer[None]])
 
     return _choose(plain, body, on_part, args, (number, layer))[0][0]
-
-
-def _rule(keeps: bool, _: Hashable, mesh: Any, given: Any, results: Any) -> SdyShardingRule:
-    """Tell XLA that any axis of any leaf may be split, and then that of its result if it `keeps` it.
-
-    All that comes before the leaves, and a sum over them, is whole on every device.
-    """
-    axes = [
-        ArrayMapping(*(f"axis{i}_{k}" for k in range(len(value.shape))))
-        for i, value in enumerate(given)
-    ]
-    first = len(given) - len(results) if keeps else 1
-    made = axes[first:] if keeps else [ArrayMapping("sum")]
-    alone = axes[:first] if keeps else axes[:first] + made
-    names = tuple(name for mapping in alone for name in mapping)
-    return SdyShardingRule(tuple(axes), tuple(made), need_replication_factors=names)

@@ -30,15 +30,37 @@ class Stacked:
         self.ndim, self.size = leaf.ndim, leaf.size
 
     def then(self, step: Step, states: Any) -> "Stacked":
-        """With one more step; `states` is a tree of arrays `[L, ...]`, one entry for each layer."""
+        """Add one more step.
+
+        Args:
+            step: What a lock does to one layer.
+            states: What it needs, a tree of arrays `[L, ...]`, one entry for each layer.
+
+        Returns:
+            A leaf with all steps so far and this one.
+        """
         return Stacked(self.leaf, (*self.steps, step), (*self.states, states))
 
     def everywhere(self, tree: Any) -> Any:
-        """Repeat one state for every layer: leaves `[L, ...]`."""
+        """Repeat one state for every layer: leaves `[L, ...]`.
+
+        Args:
+            tree: A tree of arrays `[...]`.
+
+        Returns:
+            The same in every layer, `[L, ...]`.
+        """
         return jax.tree.map(lambda a: jnp.broadcast_to(a, (self.shape[0], *jnp.shape(a))), tree)
 
     def on_leaf(self, function: Callable[[jax.Array], jax.Array]) -> "Stacked":
-        """With `function` of the whole locked leaf in its place."""
+        """With `function` of the whole locked leaf in its place.
+
+        Args:
+            function: Of the locked leaf `[L, ...]`, which keeps its shape and dtype.
+
+        Returns:
+            A leaf with the same steps.
+        """
         return Stacked(function(self.leaf), self.steps, self.states)
 
     def __jax_array__(self) -> jax.Array:
@@ -108,12 +130,27 @@ for _name in ("neg", *_BINARY, *(f"r{name}" for name in _BINARY)):
 
 
 def as_stacked(tree: Any, chosen: Any) -> Any:
-    """`tree` with its chosen leaves as `Stacked`; `chosen` is a tree of bools like it."""
+    """Make the chosen leaves `Stacked`.
+
+    Args:
+        tree: A tree of arrays.
+        chosen: A tree of bools like it.
+
+    Returns:
+        A tree whose chosen leaves wait to be opened.
+    """
     return jax.tree.map(lambda leaf, is_chosen: Stacked(leaf) if is_chosen else leaf, tree, chosen)
 
 
 def as_lazy_layers(tree: Any) -> Any:
-    """`tree` with each `Stacked` leaf as `LazyLayers`, for a forward."""
+    """Replace each `Stacked` leaf by `LazyLayers`, for a forward.
+
+    Args:
+        tree: A tree whose leaves are arrays or `Stacked`.
+
+    Returns:
+        A tree of arrays and `LazyLayers`.
+    """
 
     def as_lazy(leaf: Any) -> Any:
         if not isinstance(leaf, Stacked):

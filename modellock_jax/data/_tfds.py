@@ -32,9 +32,9 @@ def load_splits(
     `name`, `size`, `data_dir` and what is raised are those of `modellock_jax.data.load`.
 
     Returns:
-      The training part, the test part, and the number of classes; images are uint8
-      `[N, H, W, C]`, labels int64 `[N]`. The test part is the first of the splits test and
-      validation that has labels, and None where neither has.
+        The training part, the test part, and the number of classes; images are uint8
+        `[N, H, W, C]`, labels int64 `[N]`. The test part is the first of the splits test and
+        validation that has labels, and None where neither has.
 
     **Guarantees**
       * Nothing is written to stdout, whatever TFDS prints.

@@ -27,26 +27,28 @@ def load(name: str, *, size: tuple[int, int] | None = None, data_dir: str | None
     """Load a data set by name.
 
     Args:
-      name: one of those above, or any TFDS image classification set, with its config where it has
-        several (`emnist/balanced`). The images must be uint8, and of one size unless `size` is given.
-      size: the (height, width) to resize every image to, bilinearly and rounded to steps of 1/255
-        (`digits`: 1/240); None keeps the images as they are.
-      data_dir: where TFDS keeps its sets; its own default (`TFDS_DATA_DIR`, else
-        `~/tensorflow_datasets`) if None. A set that is not there is downloaded and prepared.
+        name: One of those above, or any TFDS image classification set, with its config where it has
+            several (`emnist/balanced`). The images must be uint8, and of one size unless `size` is
+            given.
+        size: The (height, width) to resize every image to, bilinearly and rounded to steps of 1/255
+            (`digits`: 1/240); None keeps the images as they are.
+        data_dir: Where TFDS keeps its sets; its own default (`TFDS_DATA_DIR`, else
+            `~/tensorflow_datasets`) if None. A set that is not there is downloaded and prepared.
 
     Returns:
-      A `Data`; of images its arrays are float32 `[N, H, W, C]` in [0, 1] and int32 `[N]`.
+        Arrays of images, float32 `[N, H, W, C]` in [0, 1], and of labels, int32 `[N]`; of other
+        sets as they say.
 
     Raises:
-      ValueError: no set has this name, it is not an image classification set, its images differ
-        in size and no `size` is given, they are not uint8, its copy is in a format without random
-        access, a Fashion-MNIST file is damaged, or `size` is not two positive whole numbers, or is
-        given for `story` or `shapes`.
-      ConnectionError: the set is not prepared in `data_dir` and cannot be downloaded, or what came
-        has a wrong checksum. Without a network this takes seconds, not the minutes of TFDS's
-        retries.
-      FileNotFoundError: the set needs files that must be downloaded by hand, and they are missing.
-      ImportError: a package that the set needs is not installed.
+        ValueError: For a name that no set has, a set that is not for image classification, images
+            that differ in size without `size` or are not uint8, a copy in a format without random
+            access, a damaged Fashion-MNIST file, or a `size` that is not two positive whole numbers
+            or is given for `story` or `shapes`.
+        ConnectionError: For a set that is not prepared in `data_dir` and cannot be downloaded, or
+            that came with a wrong checksum. Without a network this takes seconds, not the minutes
+            of TFDS's retries.
+        FileNotFoundError: For files that must be downloaded by hand, and are missing.
+        ImportError: For a package that the set needs and that is not installed.
 
     **Guarantees**
       * `story`, `shapes`, `mnist5k` and `digits` never touch the network; nor does `fashion_mnist`

@@ -15,6 +15,10 @@ def shapes() -> Data:
     Each holds one to three shapes of random place, size and brightness, the later over the earlier,
     under a little noise.
 
+    Returns:
+        400 images to train on and 100 to test, float32 `[N, 16, 16, 1]` in [0, 1], and their
+        pixels' classes, int32 `[N, 16, 16]`.
+
     **Guarantees.** Every call gives the same arrays.
 
     >>> data = shapes()

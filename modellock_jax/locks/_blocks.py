@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
-from modellock_jax.core.lock import Rng, random_words
+from modellock_jax.core.source import Rng, random_words
 from modellock_jax.locks._scheme import Break
 
 BYPASSED = Break(

@@ -57,12 +57,28 @@ class Files:
 
 
 def new_key(lock: "Lock", rng: "jax.Array", locked: "Params") -> "Key":
-    """Guess a key as the owner would draw one."""
+    """Guess a key as the owner would draw one.
+
+    Args:
+        lock: The lock with its settings.
+        rng: A JAX PRNG key.
+        locked: The locked parameters, a tree of arrays.
+
+    Returns:
+        A key of the lock.
+    """
     return lock.init(rng, locked)
 
 
 def no_settings(shape: Shape) -> dict[str, Any]:
-    """Take nothing from the data."""
+    """Take nothing from the data.
+
+    Args:
+        shape: That of one input.
+
+    Returns:
+        An empty dict.
+    """
     return {}
 
 
@@ -70,23 +86,30 @@ def no_settings(shape: Shape) -> dict[str, Any]:
 class Scheme:
     """What studies, attacks, files, the command line and documents know of a lock.
 
-    Attributes: name: The name in lock texts, that of the factory. factory:
-    `factory(**settings) -> Lock`. paper: Author (year) and where, or "ours". acts: What it acts on,
-    and how, as in "every byte, by the AES key schedule and S-box". trained_under: Whether the model
-    is trained under the key, as of a lock that has `scramble` or `mask`; otherwise it is locked
-    after training. protects: One sentence, of somebody without the key. lies_open: What the
-    attacker has all the same, one sentence. near: `near(rng, key) -> key`, the nearest wrong key:
-    one bit or swap off. bits: `bits(params, sites, **settings) -> float`, the key space in bits on
-    one model; `sites` maps a name to the shape of its pre-activation `[B, ..., C]`. bits_of: What
-    `bits` counts where that is not the whole key; "" where it is. files: `Files` if it can lock
-    files, otherwise why not and what to use instead: half a sentence after "it cannot lock a file:
-    it". guess: `guess(lock, rng, locked) -> key`, what an attacker who knows the scheme would try.
-    broken: How it was broken, the worst first; () if no way is known. wrong_key: Why a wrong key
-    may open the model, half a sentence after "because"; "" if it does not. twin: The lock that
-    computes the same function and shares the key, by name; "" for none. from_data: From the shape
-    of one input, such as `(H, W, C)`, to those settings that the data decides. study: The text
-    under which a study runs it unless told otherwise; "" for none. variants: More texts, which the
-    league and the sweep run before it.
+    Attributes:
+        name: The name in lock texts, that of the factory.
+        factory: `factory(**settings) -> Lock`.
+        paper: Author (year) and where, or "ours".
+        acts: What it acts on, and how, as in "every byte, by the AES key schedule and S-box".
+        trained_under: Whether the model is trained under the key, as of a lock that has `scramble`
+            or `mask`; otherwise it is locked after training.
+        protects: One sentence, of somebody without the key.
+        lies_open: What the attacker has all the same, one sentence.
+        near: `near(rng, key) -> key`, the nearest wrong key: one bit or swap off.
+        bits: `bits(params, sites, **settings) -> float`, the key space in bits on one model;
+            `sites` maps a name to the shape of its pre-activation `[B, ..., C]`.
+        bits_of: What `bits` counts where that is not the whole key; "" where it is.
+        files: `Files` if it can lock files, otherwise why not and what to use instead: half a
+            sentence after "it cannot lock a file: it".
+        guess: `guess(lock, rng, locked) -> key`, what an attacker who knows the scheme would try.
+        broken: How it was broken, the worst first; () if no way is known.
+        wrong_key: Why a wrong key may open the model, half a sentence after "because"; "" if it
+            does not.
+        twin: The lock that computes the same function and shares the key, by name; "" for none.
+        from_data: From the shape of one input, such as `(H, W, C)`, to those settings that the data
+            decides.
+        study: The text under which a study runs it unless told otherwise; "" for none.
+        variants: More texts, which the league and the sweep run before it.
 
     Raises:
         ValueError: For data that the lock cannot take.
@@ -132,7 +155,15 @@ class Scheme:
 
 
 def flip_one_bit(rng: "jax.Array", key: "Key") -> "Key":
-    """Find the nearest wrong key: one bit of the first field, uint32 words, flipped."""
+    """Find the nearest wrong key: one bit of the first field, uint32 words, flipped.
+
+    Args:
+        rng: A JAX PRNG key, which draws the bit.
+        key: A key whose first field is uint32 words.
+
+    Returns:
+        A key of the same type.
+    """
     # Imported here, because who opens a file under `stream_lock` need not wait for JAX.
     import jax
 

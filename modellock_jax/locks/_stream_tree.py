@@ -11,9 +11,10 @@ from modellock_jax.ciphers import chacha
 from modellock_jax.ciphers.nonces import leaf_nonce
 from modellock_jax.core.bits import check_leaves, non_differentiable
 from modellock_jax.core.keys import check_key, redacted
-from modellock_jax.core.lock import Key, Lock, Loss, Params, Rng, random_words
+from modellock_jax.core.lock import Key, Lock, Loss, Params
 from modellock_jax.core.paths import paths
 from modellock_jax.core.shards import by_leaves
+from modellock_jax.core.source import Rng, random_words
 from modellock_jax.locks import _stream, _stream_plain
 from modellock_jax.locks._digest import structure, tree_digest
 

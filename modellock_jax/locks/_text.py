@@ -39,7 +39,14 @@ class Link(NamedTuple):
         return self._build(self.settings)
 
     def complete(self, shape: Shape | None = None) -> "Link":
-        """Write out every setting: what the data decides, if its `shape` is given, and defaults."""
+        """Write out every setting: what the data decides, if its `shape` is given, and defaults.
+
+        Args:
+            shape: That of one input; None if it is not known.
+
+        Returns:
+            The link with all settings.
+        """
         try:
             derived = {} if shape is None else self.scheme.from_data(shape)
         except ValueError as error:
@@ -103,6 +110,9 @@ class LockText(NamedTuple):
             shape: The shape of one input, `(H, W, C)` of images, which decides some settings of some
                 locks. Without it those must be given.
 
+        Returns:
+            A text with all settings.
+
         Raises:
             ValueError: If a setting is missing or wrong, or the lock cannot take such data.
 
@@ -114,7 +124,15 @@ class LockText(NamedTuple):
         return LockText(tuple(link.complete(shape) for link in self.links))
 
     def near(self, rng: "jax.Array", key: "Key") -> "Key":
-        """Find the nearest wrong key: one bit or swap off, of a chain in one link at random."""
+        """Find the nearest wrong key: one bit or swap off, of a chain in one link at random.
+
+        Args:
+            rng: A JAX PRNG key, which draws the place.
+            key: The right key.
+
+        Returns:
+            A key of the same type.
+        """
         import jax
         import jax.numpy as jnp
 
@@ -128,7 +146,15 @@ class LockText(NamedTuple):
         )
 
     def guess(self, rng: "jax.Array", locked: "Params") -> "Key":
-        """Draw a key that an attacker who knows the lock would try, of a chain one for each link."""
+        """Draw a key that an attacker who knows the lock would try, of a chain one for each link.
+
+        Args:
+            rng: A JAX PRNG key.
+            locked: The locked parameters, a tree of arrays.
+
+        Returns:
+            A key of the lock.
+        """
         import jax
 
         if len(self.links) == 1:
@@ -137,7 +163,15 @@ class LockText(NamedTuple):
         return tuple(link.scheme.guess(link.lock, r, locked) for link, r in zip(self.links, rngs))
 
     def bits(self, params: "Params", sites: Any) -> float:
-        """Count the bits of the key space on one model, of a chain those of all links together."""
+        """Count the bits of the key space on one model, of a chain those of all links together.
+
+        Args:
+            params: The model's parameters, or their shapes and dtypes, a tree.
+            sites: From the names of pre-activations to their shapes `[B, ..., C]`.
+
+        Returns:
+            log2 of the number of keys.
+        """
         return sum(link.scheme.bits(params, sites, **link.settings) for link in self.links)
 
 
@@ -148,6 +182,9 @@ def parse(text: str) -> LockText:
 
     Args:
         text: At most 1,000 characters.
+
+    Returns:
+        The links of the chain, with the settings that the text gives.
 
     Raises:
         ValueError: If the text cannot be read, or names a lock or a setting that there is not. Whether

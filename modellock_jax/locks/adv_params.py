@@ -12,7 +12,8 @@ import numpy as np
 
 from modellock_jax.core.bits import check_leaves, non_differentiable, to_uint
 from modellock_jax.core.keys import check_key, redacted
-from modellock_jax.core.lock import Key, Lock, Loss, Params, Rng, random_words
+from modellock_jax.core.lock import Key, Lock, Loss, Params
+from modellock_jax.core.source import Rng, random_words
 from modellock_jax.locks._adv_search import Changes, Settings, search
 from modellock_jax.locks._entries import check_entries, overwrite
 from modellock_jax.locks._scheme import Break, Scheme
@@ -169,8 +170,14 @@ def _restore(key: AdvParamsKey, locked: Params) -> Params:
 def target_leaves(params: Params) -> list[int]:
     """Return the leaves that the lock may change, by number.
 
+    Args:
+        params: A tree of arrays, or of shapes and dtypes.
+
+    Returns:
+        Indices into `jax.tree.leaves(params)`: those of floats with two axes or more.
+
     Raises:
-        ValueError: there is none, or one has more weights than an int32 can number.
+        ValueError: If there is none, or one has more weights than an int32 can number.
     """
     leaves = jax.tree.leaves(params)
     layers = [

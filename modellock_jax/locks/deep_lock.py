@@ -21,8 +21,9 @@ from modellock_jax.core.bits import (
     words_like,
 )
 from modellock_jax.core.keys import check_key, redacted
-from modellock_jax.core.lock import Key, Lock, Loss, Params, Rng, random_words
+from modellock_jax.core.lock import Key, Lock, Loss, Params
 from modellock_jax.core.shards import Part, by_parts, by_platform
+from modellock_jax.core.source import Rng, random_words
 from modellock_jax.core.stacked import Stacked
 from modellock_jax.locks._plain import entries_from, fill
 from modellock_jax.locks._schedules import (
@@ -64,6 +65,9 @@ def deep_lock(key_bits: int = 128, restart: Literal["never", "leaf"] = "never") 
         restart: With "leaf" every leaf starts from its own master key, AES of the leaf's number
             under the key, so that the schedules run side by side, and knowing one leaf does not
             give the others.
+
+    Returns:
+        A lock with `init`, `encrypt` and `decrypt`; its key is a `DeepLockKey`.
 
     Raises:
         ValueError: For other settings.

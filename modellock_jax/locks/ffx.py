@@ -12,7 +12,8 @@ import numpy as np
 from jax.sharding import AxisType
 
 from modellock_jax.core.keys import check_key, redacted
-from modellock_jax.core.lock import Key, Lock, Params, Rng, random_words
+from modellock_jax.core.lock import Key, Lock, Params
+from modellock_jax.core.source import Rng, random_words
 from modellock_jax.locks._blocks import (
     BYPASSED,
     INPUTS_ONLY,
@@ -51,6 +52,9 @@ def ffx(block: int, channels: int = 3, image_shape: ImageShape = None) -> Lock:
         block: The side of a block, at least 1, which divides H and W.
         channels: C, at least 1.
         image_shape: `(H, W, C)`, to check the sides when the lock is made; None for no check.
+
+    Returns:
+        A lock with `init` and `scramble`; its key is an `FfxKey`.
 
     Raises:
         ValueError: If a side is no multiple of `block`, or the channels differ.

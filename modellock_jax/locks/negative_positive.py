@@ -9,7 +9,8 @@ import jax
 import jax.numpy as jnp
 
 from modellock_jax.core.keys import check_key, redacted
-from modellock_jax.core.lock import Key, Lock, Params, Rng
+from modellock_jax.core.lock import Key, Lock, Params
+from modellock_jax.core.source import Rng
 from modellock_jax.locks._blocks import (
     BYPASSED,
     INPUTS_ONLY,
@@ -46,6 +47,9 @@ def negative_positive(block: int, channels: int = 3, image_shape: ImageShape = N
         block: The side of a block, at least 1, which divides H and W.
         channels: C, at least 1.
         image_shape: `(H, W, C)`, to check the sides when the lock is made; None for no check.
+
+    Returns:
+        A lock with `init` and `scramble`; its key is a `NegativeKey`.
 
     Raises:
         ValueError: If a side is no multiple of `block`, or the channels differ.

@@ -8,9 +8,10 @@ from jax import lax
 
 from modellock_jax.core.bits import check_leaves, from_uint, non_differentiable, to_uint
 from modellock_jax.core.keys import check_key
-from modellock_jax.core.lock import Key, Lock, Loss, Params, Rng
+from modellock_jax.core.lock import Key, Lock, Loss, Params
 from modellock_jax.core.paths import paths
 from modellock_jax.core.shards import Part, by_parts
+from modellock_jax.core.source import Rng
 from modellock_jax.core.stacked import Stacked
 from modellock_jax.locks._blocks import (
     BYPASSED,
@@ -39,6 +40,9 @@ def patch_shuffle(patch: int, channels: int = 3) -> Lock:
     Args:
         patch: The side of a patch, at least 1.
         channels: Those of an image, at least 1.
+
+    Returns:
+        A lock with `init`, `encrypt` and `decrypt`; its key is a `PixelKey`.
 
     Raises:
         ValueError: If no leaf fits, or more than one (`only(lock, where)` then picks one).
@@ -151,7 +155,14 @@ def _patch_bits(params: Params, sites: Any, patch: int, channels: int = 3) -> fl
 
 
 def patch_side(shape: tuple[int, ...]) -> int:
-    """Return the side of a patch for images `(H, W, C)`: 7, 4, 2 or 1."""
+    """Return the side of a patch for images `(H, W, C)`: 7, 4, 2 or 1.
+
+    Args:
+        shape: `(H, W, C)`.
+
+    Returns:
+        The largest of them that divides both sides.
+    """
     return largest_side(shape, (7, 4, 2, 1))
 
 

@@ -14,7 +14,8 @@ import numpy as np
 from jax import lax
 
 from modellock_jax.core.keys import check_key, redacted
-from modellock_jax.core.lock import Key, Lock, Params, Rng
+from modellock_jax.core.lock import Key, Lock, Params
+from modellock_jax.core.source import Rng
 from modellock_jax.locks._blocks import (
     BYPASSED,
     INPUTS_ONLY,
@@ -57,6 +58,9 @@ def pixel_shuffle(block: int, channels: int = 3, image_shape: ImageShape = None)
         channels: C, at least 1.
         image_shape: `(H, W, C)`, to check the sides when the lock is made; None for no check.
 
+    Returns:
+        A lock with `init` and `scramble`; its key is a `PixelKey`.
+
     Raises:
         ValueError: If a side is no multiple of `block`, or the channels differ.
 
@@ -94,12 +98,31 @@ def pixel_shuffle(block: int, channels: int = 3, image_shape: ImageShape = None)
 
 
 def shuffle_name(block: int, channels: int) -> str:
-    """Return the one name of `pixel_shuffle` and its twin `patch_shuffle`, which share their key."""
+    """Return the one name of `pixel_shuffle` and its twin `patch_shuffle`, which share their key.
+
+    Args:
+        block: The side of a block.
+        channels: C.
+
+    Returns:
+        As "shuffle(block=2, channels=3)".
+    """
     return f"shuffle(block={block}, channels={channels})"
 
 
 def permutation_bits(params: Params, sites: Any, block: int, channels: int = 3, **_: Any) -> float:
-    """Key space in bits: log2 of the number of permutations of a block."""
+    """Key space in bits: log2 of the number of permutations of a block.
+
+    Args:
+        params: The model's parameters, which do not matter.
+        sites: Its pre-activations, which do not matter.
+        block: The side of a block.
+        channels: C.
+        **_: Other settings, which do not matter.
+
+    Returns:
+        Bits, a float.
+    """
     return math.lgamma(block * block * channels + 1) / math.log(2)
 
 

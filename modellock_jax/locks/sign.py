@@ -13,10 +13,11 @@ import numpy as np
 
 from modellock_jax.core.bits import check_leaves, from_uint, non_differentiable, to_uint
 from modellock_jax.core.keys import check_key, redacted
-from modellock_jax.core.lock import Key, Lock, Loss, Params, Rng, random_words
+from modellock_jax.core.lock import Key, Lock, Loss, Params
 from modellock_jax.core.outputs import Outputs, output_axes
 from modellock_jax.core.paths import paths
 from modellock_jax.core.shards import Part, by_leaves
+from modellock_jax.core.source import Rng, random_words
 from modellock_jax.locks._scheme import Break, Files, Scheme
 
 __all__ = ["SIGN_FLIP", "SIGN_MASK", "SignKey", "sign_flip", "sign_mask"]
@@ -41,6 +42,9 @@ def sign_mask(bits: int = 256, per: Literal["channel", "unit"] = "channel") -> L
         bits: Length of the key, at least 1.
         per: With "channel" units are counted along the last axis; with "unit" every entry after the
             batch axis counts, in C order, as the paper's accelerator does.
+
+    Returns:
+        A lock with `init` and `mask`; its key is a `SignKey`.
 
     Raises:
         ValueError: For other settings, or a key of another length.
@@ -95,6 +99,9 @@ def sign_flip(bits: int = 256, outputs: Outputs | None = None) -> Lock:
         bits: Length of the key, at least 1.
         outputs: For other names and axes, `outputs(path) -> axis` for each leaf, biases too; None for
             one to leave as it is.
+
+    Returns:
+        A lock with `init`, `encrypt` and `decrypt`; its key is a `SignKey`.
 
     Raises:
         ValueError: For other settings, if there is no such leaf, or if one has no entries, no axes, or a

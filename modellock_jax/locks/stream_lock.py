@@ -28,6 +28,9 @@ def stream_lock() -> "Lock":
     Under `jax_debug_nans` a `jit` of your own that returns locked floats raises, since JAX searches all
     that it returns for NaN, and a lock cannot prevent it: call `encrypt` outside, or return the bits.
 
+    Returns:
+        A lock with `init`, `encrypt` and `decrypt`; its key is a `StreamKey`.
+
     Raises:
         TypeError: For leaves that are not whole bytes, and when differentiated.
         ValueError: Where two places in the tree read alike.
@@ -59,14 +62,22 @@ def stream_lock() -> "Lock":
 
 
 def in_jax() -> "Lock":
-    """Make `stream_lock` by JAX alone, even where the compiled calls are installed: its oracle."""
+    """Make `stream_lock` by JAX alone, even where the compiled calls are installed: its oracle.
+
+    Returns:
+        A lock of the same bits.
+    """
     from modellock_jax.locks import _stream_tree
 
     return _stream_tree.xor_lock(compiled=False)
 
 
 def is_compiled() -> bool:
-    """Say whether `native/` is installed, so that a CPU opens leaves by a compiled call."""
+    """Say whether `native/` is installed, so that a CPU opens leaves by a compiled call.
+
+    Returns:
+        True where it is.
+    """
     from modellock_jax.ciphers import native
 
     return native.has_chacha20()

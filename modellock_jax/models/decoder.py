@@ -23,6 +23,9 @@ def decoder(
         heads: Of attention.
         length: Tokens in the longest text.
 
+    Returns:
+        A model of tokens int `[B, T]`, T at most `length`.
+
     Raises:
         ValueError: For a width that is no multiple of the heads; in a forward, for a longer text.
 

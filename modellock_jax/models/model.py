@@ -59,6 +59,9 @@ def linen(module: "nn.Module", layer_types: tuple[type, ...] = ()) -> Model:
         module: Any Linen module of one input, which may be a tree.
         layer_types: Module types of yours that are layers, as in `from_linen`.
 
+    Returns:
+        A model whose parameters are the module's variables, statistics included.
+
     >>> import flax.linen as nn, jax
     >>> model = linen(nn.Sequential([nn.Dense(8), nn.relu, nn.Dense(2)]))
     >>> x = jax.numpy.ones((1, 4))
@@ -99,6 +102,9 @@ def nnx(
         make: `make(rngs)` builds the module, as `lambda rngs: Net(32, rngs=rngs)`. Two are built at
             once, one of which is set to `train()` and one to `eval()`.
         layer_types: Module types of yours that are layers, as in `from_nnx`.
+
+    Returns:
+        A model whose parameters are `nnx_params` of the module.
 
     >>> import jax
     >>> from flax import nnx as flax_nnx

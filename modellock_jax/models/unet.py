@@ -21,6 +21,9 @@ def unet(classes: int, width: int = 16, depth: int = 2) -> Model:
         depth: How many times the image is halved and the width doubled; on the way back up each size is
             joined with what came down at that size. H and W are multiples of 2 to the power of `depth`.
 
+    Returns:
+        A model of images float `[B, H, W, C]`.
+
     Raises:
         ValueError: In a forward, for images of other sides.
 

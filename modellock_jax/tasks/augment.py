@@ -10,7 +10,15 @@ __all__ = ["random_gain", "random_shift", "unchanged"]
 
 
 def unchanged(rng: jax.Array, x: Any) -> Any:
-    """Return the inputs as they are."""
+    """Return the inputs as they are.
+
+    Args:
+        rng: A JAX PRNG key, which is not used.
+        x: Inputs, a tree `[B, ...]`.
+
+    Returns:
+        `x`.
+    """
     return x
 
 
@@ -23,6 +31,9 @@ def random_shift(rng: jax.Array, x: jax.Array, pixels: int = 2) -> jax.Array:
         rng: A JAX PRNG key.
         x: Images `[B, H, W, C]`; inputs of another rank come back as they are.
         pixels: The largest shift in each direction, at least 0.
+
+    Returns:
+        Like `x`.
 
     >>> import jax, jax.numpy as jnp
     >>> moved = random_shift(jax.random.key(0), jnp.ones((3, 6, 6, 1)))
@@ -47,6 +58,9 @@ def random_gain(rng: jax.Array, x: jax.Array, max_change: float = 0.2) -> jax.Ar
         rng: A JAX PRNG key.
         x: Inputs `[B, ...]`, float.
         max_change: The largest change, as a share of the input.
+
+    Returns:
+        float `[B, ...]`, not clipped.
 
     >>> import jax, jax.numpy as jnp
     >>> bool((jnp.abs(random_gain(jax.random.key(0), jnp.ones((9, 4))) - 1) <= 0.2001).all())

@@ -27,6 +27,9 @@ def classify(classes: int = 10) -> Task:
     Args:
         classes: The number of classes, at least 2.
 
+    Returns:
+        A task whose value is in [0, 100]; 100 is the best.
+
     Raises:
         ValueError: For less than two classes.
 

@@ -11,13 +11,14 @@ __all__ = ["cross_entropy", "kl_divergence", "margin_loss"]
 
 
 def cross_entropy(logits: jax.Array, y: jax.Array) -> jax.Array:
-    """Return the mean cross-entropy of each example's positions, float `[B]`; infinite if not finite.
-
-    Logits `[B, ..., C]`, labels int `[B, ...]`.
+    """Return the mean cross-entropy of each example's positions; infinite if not finite.
 
     Args:
         logits: float `[B, ..., C]`.
         y: Labels, int `[B, ...]`.
+
+    Returns:
+        float `[B]`.
 
     >>> import jax.numpy as jnp
     >>> logits = jnp.array([[3.0, 0.0], [jnp.nan, 0.0]])
@@ -32,14 +33,16 @@ def cross_entropy(logits: jax.Array, y: jax.Array) -> jax.Array:
 def margin_loss(logits: jax.Array, y: jax.Array) -> jax.Array:
     """How far another class leads, in units of the batch's mean margin, through a sigmoid: a mean.
 
-    Logits `[B, ..., C]`, labels int `[B, ...]`; in (0, 1), a smooth count of errors, or infinite if
-    any logit is not finite. For locks that want a model to fail: cross-entropy makes few answers very
-    wrong, this one makes many wrong. The unit, which counts as a constant in the gradient, keeps
-    answers in reach whose logits grew.
+    A smooth count of errors. For locks that want a model to fail: cross-entropy makes few answers very
+    wrong, this one makes many wrong. The unit, which counts as a constant in the gradient, keeps answers
+    in reach whose logits grew.
 
     Args:
         logits: float `[B, ..., C]`.
         y: Labels, int `[B, ...]`.
+
+    Returns:
+        A float in (0, 1), or infinite if any logit is not finite.
 
     >>> import jax.numpy as jnp
     >>> round(float(margin_loss(jnp.array([[4.0, 0.0], [4.0, 0.0]]), jnp.array([0, 1]))), 3)
@@ -55,13 +58,16 @@ def margin_loss(logits: jax.Array, y: jax.Array) -> jax.Array:
 
 
 def kl_divergence(logits: jax.Array, answers: jax.Array) -> jax.Array:
-    """Return the mean KL(answers || logits) of each example's positions: float `[B]`.
+    """Return the mean KL(answers || logits) of each example's positions.
 
-    Both `[B, ..., C]`. An example whose answer is not finite gives 0: it teaches nothing.
+    An example whose answer is not finite gives 0: it teaches nothing.
 
     Args:
         logits: float `[B, ..., C]`.
         answers: Another model's logits, float `[B, ..., C]`.
+
+    Returns:
+        float `[B]`.
 
     >>> import jax.numpy as jnp
     >>> one = jnp.array([[3.0, 0.0], [jnp.nan, 0.0]])

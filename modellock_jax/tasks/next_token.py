@@ -30,6 +30,9 @@ def next_token(vocabulary: int = 256) -> Task:
     Args:
         vocabulary: The number of tokens there are, at least 2.
 
+    Returns:
+        A task whose value is the perplexity: 1 is the best.
+
     Raises:
         ValueError: For less than two tokens.
 

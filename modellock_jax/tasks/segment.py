@@ -30,6 +30,9 @@ def segment(classes: int = 4) -> Task:
     Args:
         classes: The number of classes, at least 2.
 
+    Returns:
+        A task whose value is in [0, 100]; 100 is the best.
+
     Raises:
         ValueError: For less than two classes.
 

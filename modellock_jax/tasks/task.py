@@ -16,9 +16,16 @@ Tally = Any
 
 
 def squared_error(out: Out, answers: Out) -> jax.Array:
-    """Compute the mean squared difference of each example, float `[B]`, of float trees `[B, ...]`.
+    """Compute the mean squared difference of each example.
 
     An example whose answer is not finite gives 0: it teaches nothing.
+
+    Args:
+        out: A model's answers, float, a tree `[B, ...]`.
+        answers: Another model's, of the same shapes.
+
+    Returns:
+        float `[B]`.
     """
     usable = finite(answers)
 
@@ -35,17 +42,18 @@ class Task(NamedTuple):
     """What a model is for: pure functions of its answers `out`, a tree `[B, ...]`, and the truth `y`.
 
     Attributes:
-      name: as in `TASKS`.
-      unit: of `value`, such as "accuracy in %".
-      loss: `(out, y) -> [B]`, what training lowers.
-      harm: `(out, y) -> scalar`, a smooth count of errors, which locks that want a model to fail raise.
-      tally: `(out, y) -> Tally`, a tree of numbers of which those of two batches are added.
-      value: `(Tally) -> scalar`, in `unit`.
-      chance: the value of a model that knows nothing.
-      best: the value of one that makes no error; more is better if it is above `chance`, else less.
-      augment: `(rng, x) -> x`, inputs changed so that y stays true.
-      match: `(out, answers) -> [B]`, how far a model's answers are from another's, 0 where they are
-        equal and where the other's are not finite.
+        name: As in `TASKS`.
+        unit: Of `value`, such as "accuracy in %".
+        loss: `(out, y) -> [B]`, what training lowers.
+        harm: `(out, y) -> scalar`, a smooth count of errors, which locks that want a model to fail
+            raise.
+        tally: `(out, y) -> Tally`, a tree of numbers of which those of two batches are added.
+        value: `(Tally) -> scalar`, in `unit`.
+        chance: The value of a model that knows nothing.
+        best: The value of one that makes no error; more is better if it is above `chance`, else less.
+        augment: `(rng, x) -> x`, inputs changed so that y stays true.
+        match: `(out, answers) -> [B]`, how far a model's answers are from another's, 0 where they are
+            equal and where the other's are not finite.
 
     **Guarantees** of the tasks here, and what any other should keep
       * An answer that is not finite counts as the worst there is, in `loss`, `harm` and `value`.
@@ -85,10 +93,13 @@ class Score(NamedTuple):
 
 
 def finite(out: Out) -> jax.Array:
-    """Which examples of a tree `[B, ...]` hold neither NaN nor infinity: bool `[B]`.
+    """Which examples hold neither NaN nor infinity.
 
     Args:
         out: Answers, a tree `[B, ...]`.
+
+    Returns:
+        bool `[B]`.
     """
     leaves = [jnp.isfinite(leaf).reshape(len(leaf), -1).all(-1) for leaf in jax.tree.leaves(out)]
     return jnp.stack(leaves).all(0)
@@ -96,6 +107,13 @@ def finite(out: Out) -> jax.Array:
 
 def share(part: jax.Array, whole: jax.Array) -> jax.Array:
     """Divide counts, part / whole, float32: 1 for all of them, whatever the number.
+
+    Args:
+        part: Counts, integers `[...]`.
+        whole: Counts, at least 1 and `part`, `[...]`.
+
+    Returns:
+        float32 `[...]`, in [0, 1].
 
     >>> import jax
     >>> float(jax.jit(lambda n: share(n, jax.numpy.int32(6)))(jax.numpy.int32(6)))
@@ -112,6 +130,9 @@ def merit(task: Task, value: jax.Array) -> jax.Array:
     Args:
         task: What the model is for.
         value: In the task's unit.
+
+    Returns:
+        float, of the value's shape.
     """
     return value if task.best > task.chance else -value
 
@@ -122,17 +143,18 @@ def measure(
     """Score a model at a task.
 
     Args:
-      task: what it is for.
-      forward: `forward(x) -> out`, its parameters and its key closed over.
-      x: inputs, a tree `[N, ...]`.
-      y: what is true of them, a tree `[N, ...]`.
-      batch: how many inputs `forward` gets at a time; all if None.
+        task: What the model is for.
+        forward: `forward(x) -> out`, its parameters and its key closed over.
+        x: Inputs, a tree `[N, ...]`.
+        y: What is true of them, a tree `[N, ...]`.
+        batch: How many inputs `forward` gets at a time; all if None.
 
     Returns:
-      `Score(value, non_finite)`. Pure: jit it with `task` and `forward` closed over.
+        The value in the task's unit, and the share of answers that are not finite, in [0, 1]. Pure:
+        jit it with `task` and `forward` closed over.
 
     Raises:
-      ValueError: there are no inputs, or not as many as truths, or `batch` is below 1.
+        ValueError: If there are no inputs, or not as many as truths, or `batch` is below 1.
 
     **Guarantees.** An answer that is not finite counts as the worst (see `Task`).
 

@@ -53,7 +53,9 @@ def functions() -> dict[str, Callable[..., object]]:
 def _methods(kind: type) -> Iterator[Callable[..., object]]:
     for name, value in vars(kind).items():
         plain = value.__func__ if isinstance(value, classmethod | staticmethod) else value
-        if not name.startswith("_") and inspect.isfunction(plain):
+        if not name.startswith(("_", "tree_")) and inspect.isfunction(
+            plain
+        ):  # JAX calls the latter
             yield plain
 
 
