@@ -23,7 +23,19 @@ def locks_and_variants() -> tuple[str, ...]:
 
 @dataclasses.dataclass(frozen=True)
 class Settings:
-    """What every study's configuration is: a frozen dataclass of plain values."""
+    """What every study's configuration is: plain values, all that decides its numbers.
+
+    These say how its models are trained and locked, and of which version the study is.
+    """
+
+    data: str = "mnist5k"
+    model: str = "cnn"
+    locks: tuple[str, ...] = ()
+    seeds: int = 3
+    epochs: int = 15
+    batch_size: int = 128
+    learning_rate: float = 4e-3
+    version: str = modellock_jax.__version__
 
     @property
     def id(self) -> str:
@@ -34,26 +46,19 @@ class Settings:
 
 @dataclasses.dataclass(frozen=True)
 class Config(Settings):
-    """A study's settings; everything that decides its numbers, the version included.
+    """The settings of the main study, the league and the sweep.
 
     `budgets` are shares of the training set that the thief holds, in (0, 1]; `thief_steps` steps of
     `thief_batch` images each, scored `thief_scores` times on the way.
     """
 
-    data: str = "mnist5k"
-    model: str = "cnn"
     locks: tuple[str, ...] = dataclasses.field(default_factory=default_locks)
-    seeds: int = 3
-    epochs: int = 15
-    batch_size: int = 128
-    learning_rate: float = 4e-3
     wrong_keys: int = 20
     budgets: tuple[float, ...] = (0.01, 0.02, 0.05, 0.10)
     thief_rates: tuple[float, ...] = (1e-3, 5e-3)
     thief_steps: int = 100
     thief_batch: int = 32
     thief_scores: int = 4
-    version: str = modellock_jax.__version__
 
 
 QUICK = {

@@ -14,7 +14,6 @@ For each model one more row has the signs of gradient masking at eps 0.1.
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 import jax
@@ -25,32 +24,26 @@ from jax import lax
 from modellock_jax.attacks.evasion.auto_pgd import apgd
 from modellock_jax.attacks.evasion.gradient_masking import gradient_masking
 from modellock_jax.attacks.evasion.methods import expectation, fgsm, pgd, square, transfer
-from modellock_jax.core.lock import Key, Lock, Params, owner_forward, user_forward
-from modellock_jax.study import context as contexts
-from modellock_jax.study.context import Context
+from modellock_jax.core.lock import Key, Lock, Params, user_forward
+from modellock_jax.study.context import Context, prepare
 from modellock_jax.study.engine import Row, Unit
 from modellock_jax.study.evasion_config import ATTACKERS, QUICK, Config, EvasionRow, FlagsRow
 from modellock_jax.study.record import Study
 from modellock_jax.study.report import Grid, seeds_text
-from modellock_jax.study.store import Rows, load_params, save_params
-from modellock_jax.study.training import PLAIN
-from modellock_jax.train import fit
+from modellock_jax.study.store import Rows
+from modellock_jax.study.training import PLAIN, Draws, lock_of, owned
 
 __all__ = ["STUDY", "evasion_rows", "flags_rows", "train", "units"]
 
-_FREE = Lock(lambda rng, params: ())
-
-
-def _prepare(config: Config, folder: Path) -> Context:
-    """Check the configuration as all studies do, and that the data are images with classes."""
-    context = contexts.prepare(config, folder)
-    if context.task.name != "classify" or context.data.train_x.ndim != 4:
-        raise ValueError(f"the study evasion is of images with classes, which {config.data} is not")
-    return context
-
 
 def units(context: Context) -> list[Unit]:
-    """Return the rows of each model and attacker together, and one row of flags for each model."""
+    """Return the rows of each model and attacker together, and one row of flags for each model.
+
+    Raises `ValueError` if the data are not images with classes.
+    """
+    if context.task.name != "classify" or context.data.train_x.ndim != 4:
+        of = context.config.data
+        raise ValueError(f"the study evasion is of images with classes, which {of} is not")
     found = []
     for seed in range(context.config.seeds):
         plain = Unit(train, (PLAIN, seed), ())
@@ -86,30 +79,16 @@ def train(context: Context, text: str, seed: int) -> list[Row]:
 
 @functools.lru_cache(maxsize=2)
 def _target(context: Context, text: str, seed: int) -> _Target:
-    c, data, model = context.config, context.data, context.model
-    lock = _FREE if text == PLAIN else context.subjects[text].lock
     inits, keys, fits, starts, draws = jax.random.split(jax.random.key(seed), 5)
-    fresh = model.init(inits, context.example)
-    key = lock.init(keys, fresh)
-    file = context.folder / "models" / f"{text}-{seed}.safetensors"
-    params = load_params(file, fresh)
-    if params is None:
-        params, _ = fit(
-            functools.partial(owner_forward(lock, model.train), key), fresh, data.train_x,
-            data.train_y, rng=fits, epochs=c.epochs, batch_size=c.batch_size,
-            learning_rate=c.learning_rate, loss=context.task.loss, augment=context.task.augment,
-            progress=f"training {text}-{seed}",
-        )  # fmt: skip
-        save_params(file, params)
+    fresh, params, key = owned(context, text, seed, Draws(inits, keys, fits))
     # Partials are trees: jit takes their weights as arguments, not as constants to fold.
     user = jax.tree_util.Partial(_answering(context, text), key, params)
-    return _Target(lock, fresh, params, user, starts, draws)
+    return _Target(lock_of(context, text), fresh, params, user, starts, draws)
 
 
 @functools.lru_cache(maxsize=2)
 def _answering(context: Context, text: str) -> Callable[[Key, Params, jax.Array], jax.Array]:
-    lock = _FREE if text == PLAIN else context.subjects[text].lock
-    return user_forward(lock, context.model.forward)
+    return user_forward(lock_of(context, text), context.model.forward)
 
 
 @functools.lru_cache(maxsize=1)
@@ -229,7 +208,7 @@ STUDY = Study(
     about="adversarial examples against the user's model, with and without the key",
     config=Config,
     quick=QUICK,
-    prepare=_prepare,
+    prepare=prepare,
     units=units,
     kinds={"evasion": EvasionRow, "flags": FlagsRow},
     grids=_grids,

@@ -3,7 +3,6 @@
 import dataclasses
 from typing import Annotated
 
-import modellock_jax
 from modellock_jax.study.config import Settings
 from modellock_jax.study.rows import Kind
 
@@ -29,19 +28,13 @@ class Config(Settings):
     `queries` of the random search.
     """
 
-    data: str = "mnist5k"
-    model: str = "cnn"
     locks: tuple[str, ...] = ("pixel_shuffle(block=14)", "sign_mask(per='unit')")
     seeds: int = 2
-    epochs: int = 15
-    batch_size: int = 128
-    learning_rate: float = 4e-3
     eps: tuple[float, ...] = (0.05, 0.1, 0.2, 0.3)
     images: int = 256
     keys: int = 8
     steps: int = 40
     queries: int = 300
-    version: str = modellock_jax.__version__
 
 
 QUICK = {"seeds": 1, "epochs": 4, "images": 64, "keys": 2, "steps": 5, "queries": 20}

@@ -8,12 +8,24 @@ import jax
 import jax.numpy as jnp
 
 from modellock_jax.core.lock import Key, Lock, Params, owner_forward
-from modellock_jax.study.context import Context, fresh, rng_for
+from modellock_jax.study.context import Context, rng_for
 from modellock_jax.study.engine import Row, Unit
 from modellock_jax.study.store import load_params, save_params
 from modellock_jax.train import fit
 
-__all__ = ["PLAIN", "Locked", "encrypting", "locked_models", "train", "trained", "trainings"]
+__all__ = [
+    "PLAIN",
+    "Draws",
+    "Locked",
+    "Owned",
+    "encrypting",
+    "lock_of",
+    "locked_models",
+    "owned",
+    "train",
+    "trained",
+    "trainings",
+]
 
 PLAIN = "plain"
 """In place of a lock's text: the model without any."""
@@ -29,18 +41,33 @@ class Locked(NamedTuple):
     key: Key
 
 
-def trained(context: Context, text: str, seed: int) -> tuple[Params, Key]:
-    """Train the model of one seed as the lock `text` wants it, and give the key it was trained under.
+class Draws(NamedTuple):
+    """The generators of one model: of its weights, of its key, and of its batches."""
 
-    `PLAIN` and locks that come after training: the plain model. It is read from the run folder, or
-    trained and kept there.
-    """
-    under = _under(context, text)
-    lock = _NONE if under == PLAIN else context.subjects[under].lock
-    name = f"{under}-{seed}"
-    start = fresh(context, seed)
-    key = jax.jit(lock.init)(rng_for(seed, "key"), start)
-    file = context.folder / "models" / f"{name}.safetensors"
+    init: jax.Array
+    key: jax.Array
+    fit: jax.Array
+
+
+class Owned(NamedTuple):
+    """Parameters before and after training, and the key that they were trained under."""
+
+    start: Params
+    params: Params
+    key: Key
+
+
+def lock_of(context: Context, text: str) -> Lock:
+    """Return a lock by its text; of `PLAIN` one that does nothing."""
+    return _NONE if text == PLAIN else context.subjects[text].lock
+
+
+def owned(context: Context, text: str, seed: int, draws: Draws) -> Owned:
+    """Train a model under the lock `text`, or `PLAIN`; or read it from the run folder."""
+    lock = lock_of(context, text)
+    start = context.model.init(draws.init, context.example)
+    key = jax.jit(lock.init)(draws.key, start)
+    file = context.folder / "models" / f"{text}-{seed}.safetensors"
     params = load_params(file, start)
     if params is None:
         c = context.config
@@ -49,16 +76,27 @@ def trained(context: Context, text: str, seed: int) -> tuple[Params, Key]:
             start,
             context.data.train_x,
             context.data.train_y,
-            rng=rng_for(seed, "fit"),
+            rng=draws.fit,
             epochs=c.epochs,
             batch_size=c.batch_size,
             learning_rate=c.learning_rate,
             loss=context.task.loss,
             augment=context.task.augment,
-            progress=f"training {name}",
+            progress=f"training {text}-{seed}",
         )
         save_params(file, params)
-    return params, key
+    return Owned(start, params, key)
+
+
+def trained(context: Context, text: str, seed: int) -> tuple[Params, Key]:
+    """Train the model of one seed as the lock `text` wants it, and give the key it was trained under.
+
+    `PLAIN` and locks that come after training: the plain model. It is read from the run folder, or
+    trained and kept there.
+    """
+    draws = Draws(*(rng_for(seed, purpose) for purpose in Draws._fields))
+    found = owned(context, _under(context, text), seed, draws)
+    return found.params, found.key
 
 
 def train(context: Context, text: str, seed: int) -> list[Row]:
