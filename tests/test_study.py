@@ -162,7 +162,7 @@ FAULTS = {
     "unknown data set": (["--data", "mnist5000"], "mnist5000"),
     "unknown study": (
         ["leage"],
-        "there is no study 'leage'; the studies are main, league, sweep, evasion",
+        f"there is no study 'leage'; the studies are {', '.join(STUDIES)}",
     ),
     "twice": (["--locks", "deep_lock; deep_lock"], "the lock 'deep_lock' is named twice"),
     "unknown model": (

@@ -12,53 +12,36 @@ def spread(values: list[float]) -> str:
     return low if low == high else f"{low}–{high}"
 
 
-SINGLE = (  # file, lock, attack in the rows, field, what the attacker has
-    (
-        "sign_mask_attacks",
-        "sign_mask(per='unit')",
-        "relaxed_key",
-        50,
-        "50 labelled images",
-    ),
-    (
-        "sign_mask_attacks",
-        "sign_mask(per='unit')",
-        "relaxed_key",
-        500,
-        "500 labelled images",
-    ),
-    (
-        "sign_mask_attacks",
-        "sign_mask(per='unit')",
-        "relaxed_key, no labels",
-        2000,
-        "2000 images, no labels",
-    ),
-    ("sign_mask_oracle", "sign_mask(per='unit')", "sign_mask_oracle", 16, "logits of 16 images"),
+SIGNS = (  # attack in the rows, its inputs, what the attacker has
+    ("relaxed_key", 50, "50 labelled images"),
+    ("relaxed_key", 500, "500 labelled images"),
+    ("relaxed_key, no labels", 2000, "2000 images, no labels"),
+    ("sign_mask_oracle", 16, "logits of 16 images"),
 )
+SETS = ("mnist5k", "fashion_mnist")
 
 
 def single_attacks(results: Results) -> str:
-    lines = []
-    for name, lock, attack, images, has in SINGLE:
-        rows = of(results.file(name)["rows"], model="cnn", per="unit", attack=attack, images=images)
-        cells = []
-        for data in ("mnist5k", "fashion_mnist"):
-            mine = of(rows, data=data)
-            got, right = ([row[f] for row in mine] for f in ("accuracy", "right_key"))
-            cells.append(f"{spread(got)} of {spread(right)}")
-        seconds = f"{np.median([row['seconds'] for row in rows]):.0f} s"
+    lines, lock = list[list[str]](), "sign_mask(per='unit')"
+    signs = {data: results.run("sign_masks", data) for data in SETS}
+    for attack, images, has in SIGNS:
+        mine = [of(signs[data], lock=lock, attack=attack, images=images) for data in SETS]
+        cells = [
+            f"{spread([row['accuracy'] for row in rows])} of "
+            f"{spread([row['right_key'] for row in rows])}"
+            for rows in mine
+        ]
+        seconds = f"{np.median([row['seconds'] for rows in mine for row in rows]):.0f} s"
         lines.append([f"`{lock}`", f"`{attack}`", has, *cells, seconds])
-    rows = of(results.file("adv_params_attacks")["rows"], step=1.0)
-    for attack in ("no_data", "descent", "selective", "restore"):
+    for attack in ("neutral_key", "adv_params_descent", "selective", "restore"):
         cells = []
-        for data in ("mnist5k", "fashion_mnist"):
-            mine = of(rows, data=data)
-            got, right = ([row[f] for row in mine] for f in (attack, "plain"))
-            cells.append(f"{spread(got)} of {spread(right)}")
-        has = "weights alone" if attack == "no_data" else "1 % of the data"
+        for data in SETS:
+            rows = of(results.run("adv_params", data), kind="adv_params", lock="adv_params")
+            got = spread([row["accuracy"][attack] for row in rows])
+            cells.append(f"{got} of {spread([row['right_key'] for row in rows])}")
+        has = "weights alone" if attack == "neutral_key" else "1 % of the data"
         lines.append(["`adv_params`", f"`{attack}`", has, *cells, ""])
-    header = ["lock", "attack", "the attacker has", "mnist5k", "fashion_mnist", "median seconds"]
+    header = ["lock", "attack", "the attacker has", *SETS, "median seconds"]
     return markdown(header, lines, 3)
 
 

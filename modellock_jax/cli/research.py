@@ -21,8 +21,8 @@ _Locks = Annotated[
     str,
     typer.Option(
         help='Locks with ";" between them, each a name, a name with settings, or a chain: '
-        '"deep_lock; pixel_shuffle(block=4); sign_flip+stream_lock". Default: those of the papers '
-        "and ours, with variants in league and sweep."
+        '"deep_lock; pixel_shuffle(block=4); sign_flip+stream_lock". Default: the study\'s; in main, '
+        "league and sweep those of the papers and ours."
     ),
 ]
 _Out = Annotated[Path, typer.Option(help="The folder in which the run folder is made.")]
@@ -34,7 +34,7 @@ def study(
         str,
         typer.Argument(
             help="main: who opens what, and the thief. league: every attack on each lock. "
-            "sweep: the fine-tuning thief with every setting. evasion: adversarial examples."
+            "sweep: the fine-tuning thief with every setting. --list names them all."
         ),
     ] = "main",
     data: _Data = "mnist5k",
@@ -63,7 +63,7 @@ def study(
     ] = "",
     listed: ListOption = False,
 ) -> None:
-    """Train, lock, open with right and wrong keys, send in the thief, and print the table.
+    """Train models, lock them, let attackers at them, and print what they are worth.
 
     Started again with the same options, it skips what is finished, whoever computed it.
 
