@@ -30,6 +30,12 @@ WIDE = Grid(
     ],
     ["A note that says how the numbers of this table were made, in more words than a line has."],
 )
+NUMBERS = Grid(
+    "Short cells under long headers",
+    ["lock", "images", "no key", "found", "right key", "signs right, %", "of those that matter"],
+    [["sign_mask(per='channel')", "2000", "11.9", "20.3", "95.7", "52.0", "100.0"]],
+    [],
+)
 
 
 def shown(grid, width):
@@ -39,16 +45,21 @@ def shown(grid, width):
 
 
 @pytest.mark.parametrize("width", [60, 80, 120, 400])
-@pytest.mark.parametrize("grid", [WIDE, league_grids.attack_grid()], ids=["wide", "attacks"])
+@pytest.mark.parametrize(
+    "grid", [WIDE, NUMBERS, league_grids.attack_grid()], ids=["wide", "numbers", "attacks"]
+)
 def test_a_table_fits_and_cuts_no_name(grid, width):
     lines = shown(grid, width)
     assert max(map(len, lines)) <= width
+    assert all(line[-1] in "┓┩┘│┃" for line in lines if line[0] in "┏┡└│┃")
     for row in grid.rows:
         assert any(row[0] in line for line in lines)
     for row in WIDE.rows if grid is WIDE else ():
         assert any(row[1] in line for line in lines)
         for cell in row[2:-1] if width >= 80 else ():
             assert any(cell in line for line in lines)
+    for word in " ".join(NUMBERS.header).split() if grid is NUMBERS else ():
+        assert any(word in line for line in lines)
 
 
 def test_a_table_is_one_where_there_is_room():

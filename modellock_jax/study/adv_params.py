@@ -31,7 +31,7 @@ from modellock_jax.study.record import Study
 from modellock_jax.study.report import Grid, seeds_text
 from modellock_jax.study.rows import Valued
 from modellock_jax.study.scale import scale_of
-from modellock_jax.study.single import by_data, grid_of, model_of, models_of, only
+from modellock_jax.study.single import RECIPES, by_data, grid_of, model_of, models_of, only
 from modellock_jax.study.store import Rows
 from modellock_jax.study.training import PLAIN, encrypting
 
@@ -45,7 +45,7 @@ __all__ = [
     "units",
 ]
 
-AUCS: dict[str, Callable[[Params], jax.Array]] = {
+_AUCS: dict[str, Callable[[Params], jax.Array]] = {
     "range": localise.range_position,
     "filter_z": localise.filter_z,
     "robust": localise.robust_distance,
@@ -65,9 +65,7 @@ class Config(Settings):
     budget: float = 0.01
 
 
-RECIPES: dict[str, dict[str, Any]] = {"fashion_mnist": {"epochs": 10, "learning_rate": 2e-3}}
-
-QUICK = {"seeds": 1, "epochs": 4, "locks": ("adv_params",)}
+_QUICK = {"seeds": 1, "epochs": 4, "locks": ("adv_params",)}
 """What `--quick` changes."""
 
 
@@ -138,7 +136,7 @@ def _programs(context: Context, count: int) -> _Programs:
         _timed(partial(restore, forward, **settings)),
         jax.jit(partial(neutral_key, count=count)),
         jax.jit(localise.shared_margin),
-        jax.jit(lambda p, t: {name: localise.roc(f(p), t).auc for name, f in AUCS.items()}),
+        jax.jit(lambda p, t: {name: localise.roc(f(p), t).auc for name, f in _AUCS.items()}),
     )
 
 
@@ -230,7 +228,7 @@ def control_rows(context: Context, seed: int) -> list[Row]:
     return [row | {"stream_selective": pursued(cipher)}]
 
 
-def grids(rows: Rows, config: Config) -> list[Grid]:
+def _grids(rows: Rows, config: Config) -> list[Grid]:
     """One line for each lock, and one of controls."""
     scale = scale_of(rows)
 
@@ -248,7 +246,7 @@ def grids(rows: Rows, config: Config) -> list[Grid]:
     cells = {"no key": mean("no_key"), **{name: mean("accuracy", name) for name in names}}
     cells |= {"right key": mean("right_key"), "named": total("places")}
     cells |= {"at the clamp": total("clamped_places")}
-    cells |= {f"AUC, {name}": partial(_auc, name) for name in AUCS}
+    cells |= {f"AUC, {name}": partial(_auc, name) for name in _AUCS}
     about = f"{config.data}, {config.model}, {seeds_text(config)}"
     title = (
         f"adv_params under attack: {about}, thieves with {100 * config.budget:g} % of the inputs"
@@ -268,10 +266,10 @@ STUDY = Study(
     name="adv_params",
     about="the attacks on adv_params, with controls",
     config=functools.partial(by_data, Config, RECIPES),
-    quick=QUICK,
+    quick=_QUICK,
     prepare=prepare,
     units=units,
     kinds={"adv_params": AdvParamsRow, "control": ControlRow},
-    grids=grids,
+    grids=_grids,
     drawings={},
 )

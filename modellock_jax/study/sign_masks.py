@@ -37,15 +37,23 @@ from modellock_jax.study.record import Study
 from modellock_jax.study.report import Grid, seeds_text
 from modellock_jax.study.rows import Valued
 from modellock_jax.study.scale import scale_of
-from modellock_jax.study.single import by_data, grid_of, key_value, model_of, models_of, only
+from modellock_jax.study.single import (
+    RECIPES,
+    by_data,
+    grid_of,
+    key_value,
+    model_of,
+    models_of,
+    only,
+)
 from modellock_jax.study.store import Rows
 
 __all__ = ["STUDY", "Config", "SignsRow", "sign_rows", "units"]
 
-HELD = 2000
+_HELD = 2000
 """How many training inputs attackers draw theirs from; whether a sign matters is seen on them too."""
 
-QUERIES = (4, 8, 16, 32, 64, 128)
+_QUERIES = (4, 8, 16, 32, 64, 128)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -58,19 +66,17 @@ class Config(Settings):
         ("relaxed_key", 50, 8, 400),
         ("relaxed_key", 500, 4, 1600),
         ("relaxed_key, no labels", 2000, 16, 800),
-        *(("sign_mask_oracle", queries, 4, 400) for queries in QUERIES),
+        *(("sign_mask_oracle", queries, 4, 400) for queries in _QUERIES),
     )
 
 
-RECIPES: dict[str, dict[str, Any]] = {"fashion_mnist": {"epochs": 10, "learning_rate": 2e-3}}
-
-QUICK = {
+_QUICK = {
     "seeds": 1,
     "epochs": 4,
     "locks": ("sign_mask(per='channel')",),
     "attempts": (
         ("tanh", 50, 1, 50),
-        ("relaxed_key", 50, 2, 100),
+        ("relaxed_key, no labels", 500, 2, 200),
         ("sign_mask_oracle", 16, 2, 100),
     ),
 }
@@ -131,10 +137,10 @@ def _attacked(context: Context, text: str, seed: int) -> _Attacked:
     subject, data = context.subjects[text], context.data
     bits = subject.settings["bits"]
     _, params, key = model_of(context, text, seed)
-    mine = jax.random.permutation(jax.random.key(4000 + seed), len(data.train_x))[:HELD]
+    mine = jax.random.permutation(jax.random.key(4000 + seed), len(data.train_x))[:_HELD]
     x, y = jnp.asarray(data.train_x)[mine], jnp.asarray(data.train_y)[mine]
     value = key_value(context, text)
-    seen = jnp.concatenate([x, jnp.asarray(data.test_x[:HELD])])
+    seen = jnp.concatenate([x, jnp.asarray(data.test_x[:_HELD])])
     live = np.asarray(_live(context, text)(params, key, seen))
     about = {**context.about, "lock": text, "seed": seed}
     about |= {"no_key": value(SignKey(jnp.ones(bits, jnp.int8)), params)}
@@ -233,7 +239,7 @@ _ATTACKS: dict[str, Callable[[_Attacked, int, int, int], SignKey | None]] = {
 }
 
 
-def grids(rows: Rows, config: Config) -> list[Grid]:
+def _grids(rows: Rows, config: Config) -> list[Grid]:
     """One line for each lock, attack and number of inputs."""
     scale = scale_of(rows)
 
@@ -264,10 +270,10 @@ STUDY = Study(
     name="sign_masks",
     about="keys of sign masks by gradients, and through an unlocked device",
     config=functools.partial(by_data, Config, RECIPES),
-    quick=QUICK,
+    quick=_QUICK,
     prepare=prepare,
     units=units,
     kinds={"signs": SignsRow},
-    grids=grids,
+    grids=_grids,
     drawings={},
 )

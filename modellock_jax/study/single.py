@@ -16,7 +16,10 @@ from modellock_jax.study.report import Grid
 from modellock_jax.study.store import Rows
 from modellock_jax.study.training import Draws, Owned, owned
 
-__all__ = ["by_data", "grid_of", "key_value", "model_of", "models_of", "only", "train"]
+__all__ = ["RECIPES", "by_data", "grid_of", "key_value", "model_of", "models_of", "only", "train"]
+
+RECIPES: dict[str, dict[str, Any]] = {"fashion_mnist": {"epochs": 10, "learning_rate": 2e-3}}
+"""By data set: how a model is trained where not as on mnist5k."""
 
 
 def by_data(

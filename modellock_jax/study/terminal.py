@@ -1,5 +1,7 @@
 """Tables on the terminal: as wide as it is, in several parts if need be, no name cut."""
 
+import textwrap
+
 from rich.console import Console
 from rich.table import Table
 
@@ -18,11 +20,12 @@ def show(grid: Grid, console: Console | None = None) -> None:
     console = console or Console()
     grid = _narrow(grid, console.width)
     for number, part in enumerate(parts(grid, console.width)):
+        header = _wrapped(grid, part) if _natural(grid, part) > console.width else grid.header
         table = Table(title=None if number else grid.title, title_justify="left")
         for i in part:
             left = "left" if i == 0 or _is_text(grid, i) else "right"
             table.add_column(
-                grid.header[i],
+                header[i],
                 justify=left,  # type: ignore[arg-type]
                 overflow="fold",
                 min_width=min(_least(grid, i), console.width - 4),
@@ -58,6 +61,24 @@ def _narrow(grid: Grid, width: int) -> Grid:
         return grid
     header, *rows = (["\n  ".join(row[:2]), *row[2:]] for row in (grid.header, *grid.rows))
     return grid._replace(header=header, rows=rows)
+
+
+def _natural(grid: Grid, part: list[int]) -> int:
+    """Return how wide a table of some columns is with nothing broken over lines."""
+    texts = [[grid.header[i], *(row[i] for row in grid.rows)] for i in part]
+    lines = [[line for text in column for line in text.split("\n")] for column in texts]
+    return 1 + sum(3 + max(map(len, column)) for column in lines)
+
+
+def _wrapped(grid: Grid, part: list[int]) -> list[str]:
+    """Return headers that are no wider than their columns must be.
+
+    Rich would break them too, but may first take the room from another column.
+    """
+    header = list(grid.header)
+    for i in part[1:]:
+        header[i] = textwrap.fill(header[i], _least(grid, i), break_long_words=False)
+    return header
 
 
 def _wide(grid: Grid, i: int) -> int:
