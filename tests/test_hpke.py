@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM, ChaCha20Poly1305
 from cryptography.hazmat.primitives.kdf.hkdf import HKDFExpand
 
-from modellock_jax.vault.keys import identity
+from modellock_jax.vault.keys import _private_keys, identity
 from modellock_jax.vault.keys.secret import Secret
 
 VECTORS = json.loads((Path(__file__).parent / "hpke_vectors.json").read_text())
@@ -103,8 +103,8 @@ def test_the_second_way_gives_the_published_values(kind):
 def test_a_message_to_a_published_key_is_opened(kind, monkeypatch):
     one = vector(kind)
     mlkem768, x25519 = private_keys(kind, one)
-    monkeypatch.setattr(identity, "_mlkem768", lambda secret: mlkem768)
-    monkeypatch.setattr(identity, "_x25519", lambda secret: x25519)
+    monkeypatch.setattr(_private_keys, "mlkem768", lambda secret: mlkem768)
+    monkeypatch.setattr(_private_keys, "x25519", lambda secret: x25519)
     key, nonce = context(one["kem_id"], OURS, one["shared_secret"], one["info"])
     if one["aead_id"] == OURS:
         assert (key, nonce) == (one["key"], one["base_nonce"])
@@ -118,8 +118,8 @@ def test_a_message_to_a_published_key_is_opened(kind, monkeypatch):
 def test_what_is_encrypted_the_second_way_opens(kind):
     public = identity.public_key(SECRET, classic=kind == identity.CLASSIC)
     message = identity.encrypt(b"of the file", public, b"info")
-    mlkem768 = None if kind == identity.CLASSIC else identity._mlkem768(SECRET)
+    mlkem768 = None if kind == identity.CLASSIC else _private_keys.mlkem768(SECRET)
     length = len(vector(kind)["enc"])
-    shared = shared_of(mlkem768, identity._x25519(SECRET), message[:length])
+    shared = shared_of(mlkem768, _private_keys.x25519(SECRET), message[:length])
     key, nonce = context(VECTORS[kind]["kem_id"], OURS, shared, b"info")
     assert AESGCM(key).decrypt(nonce, message[length:], b"") == b"of the file"

@@ -44,6 +44,9 @@ class Table(Mapping[str, _Record], Generic[_Record]):
     def register(self, record: _Record) -> None:
         """Add a record for the life of this process; a package announces its own by entry points.
 
+        Args:
+            record: Of the table's class, with a name of its own.
+
         Raises:
             TypeError: For what is no record.
             ValueError: If the name is taken, unless by the same definition, run again as in a notebook.

@@ -11,12 +11,20 @@ __all__ = ["QUICK", "Config", "Settings", "default_locks", "locks_and_variants"]
 
 
 def default_locks() -> tuple[str, ...]:
-    """Return the texts of the locks that a study runs unless told otherwise."""
+    """Return the texts of the locks that a study runs unless told otherwise.
+
+    Returns:
+        Lock texts, one a scheme that has one.
+    """
     return tuple(scheme.study for scheme in SCHEMES.values() if scheme.study)
 
 
 def locks_and_variants() -> tuple[str, ...]:
-    """Those of the league and the sweep: the variants of each lock before it."""
+    """Those of the league and the sweep: the variants of each lock before it.
+
+    Returns:
+        Lock texts.
+    """
     found = (scheme for scheme in SCHEMES.values() if scheme.study)
     return tuple(text for scheme in found for text in (*scheme.variants, scheme.study))
 

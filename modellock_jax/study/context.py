@@ -45,7 +45,17 @@ class Subject(NamedTuple):
 
 
 def subject_of(text: str, shape: tuple[int, ...]) -> Subject:
-    """Return a lock for inputs of this shape. Raises `ValueError` for a text without one.
+    """Return a lock for inputs of this shape.
+
+    Args:
+        text: A lock text, as "sign_mask(bits=64)".
+        shape: That of one input, `(H, W, C)` of images.
+
+    Returns:
+        The lock with all its settings.
+
+    Raises:
+        ValueError: For a text without a lock.
 
     >>> subject_of("pixel_shuffle", (28, 28, 1)).settings
     {'block': 14, 'channels': 1, 'image_shape': (28, 28, 1)}
@@ -78,7 +88,16 @@ class Context:
         return blank(self.data.train_x)
 
     def measure(self, forward: Callable[[Any], Any], x: Any, y: Any) -> Score:
-        """Return the score of a forward as rows have it: a unit in % as a share."""
+        """Return the score of a forward as rows have it: a unit in % as a share.
+
+        Args:
+            forward: `forward(x) -> out`, its parameters and its key closed over.
+            x: Inputs, a tree `[N, ...]`.
+            y: What is true of them, a tree `[N, ...]`.
+
+        Returns:
+            The value, and the share of answers that are not finite.
+        """
         found = measure(self.task, forward, x, y)
         return found._replace(value=found.value / 100) if self.percent else found
 
@@ -88,7 +107,14 @@ class Context:
         return "%" in self.task.unit
 
     def best(self, values: list[float]) -> float:
-        """Return the best of some values, as the task has it."""
+        """Return the best of some values, as the task has it.
+
+        Args:
+            values: As rows have them, at least one.
+
+        Returns:
+            One of them.
+        """
         return max(values, key=lambda value: float(merit(self.task, jnp.float32(value))))
 
     @property
@@ -104,8 +130,17 @@ class Context:
 def prepare(config: Any, folder: Path) -> Context:
     """Check the whole configuration before anything is written.
 
-    Raises `ValueError` for an unknown data set, model, lock or setting, one that does not fit the
-    data or the model, or a lock named twice; `ConnectionError` if the data set cannot be had.
+    Args:
+        config: The study's settings.
+        folder: That of the run, which need not exist.
+
+    Returns:
+        Model, task, data and locks, for the study's units.
+
+    Raises:
+        ValueError: For an unknown data set, model, lock or setting, one that does not fit the data
+            or the model, or a lock named twice.
+        ConnectionError: If the data set cannot be had.
     """
     if config.model not in MODELS:
         raise ValueError(f"there is no model {config.model!r}; the models are {', '.join(MODELS)}")
@@ -119,7 +154,21 @@ def prepare(config: Any, folder: Path) -> Context:
 
 
 def assemble(config: Any, folder: Path, model: Model, task: Task, data: Data) -> Context:
-    """Check that locks, model, task and data fit each other. Raises what `prepare` raises."""
+    """Check that locks, model, task and data fit each other.
+
+    Args:
+        config: The study's settings.
+        folder: That of the run, which need not exist.
+        model: Functions of the inputs of `data`.
+        task: What the model is for.
+        data: The arrays.
+
+    Returns:
+        All of it, for the study's units.
+
+    Raises:
+        ValueError: As in `prepare`.
+    """
     if config.seeds < 1:
         raise ValueError(f"a study needs at least one seed, not {config.seeds}")
     for text in config.locks:
@@ -154,11 +203,27 @@ def assemble(config: Any, folder: Path, model: Model, task: Task, data: Data) ->
 
 
 def rng_for(seed: int, purpose: str) -> jax.Array:
-    """Derive a generator for one purpose of one seed, by the hash of both: none is used twice."""
+    """Derive a generator for one purpose of one seed, by the hash of both: none is used twice.
+
+    Args:
+        seed: From 0 on.
+        purpose: In a few words.
+
+    Returns:
+        A JAX PRNG key.
+    """
     digest = hashlib.sha256(f"{purpose}/{seed}".encode()).digest()
     return jax.random.key(int.from_bytes(digest[:4]))
 
 
 def fresh(context: Context, seed: int) -> Params:
-    """Return the untrained model of one seed."""
+    """Return the untrained model of one seed.
+
+    Args:
+        context: The study.
+        seed: From 0 on.
+
+    Returns:
+        Parameters, a tree of arrays.
+    """
     return context.model.init(rng_for(seed, "init"), context.example)

@@ -58,12 +58,30 @@ class Unit(NamedTuple):
 
 
 def here(context: Any, unit: Unit) -> list[Row]:
-    """Do a unit."""
+    """Do a unit.
+
+    Args:
+        context: What the study's `prepare` gave.
+        unit: The unit.
+
+    Returns:
+        Its rows.
+    """
     return unit.work(context, *unit.args)
 
 
 def elsewhere(prepare: Any, config: Any, folder: Path, unit: Unit) -> list[Row]:
-    """Do a unit in a process that has not prepared the study."""
+    """Do a unit in a process that has not prepared the study.
+
+    Args:
+        prepare: That of the study.
+        config: The study's settings.
+        folder: That of the run.
+        unit: The unit.
+
+    Returns:
+        Its rows.
+    """
     return here(_context(prepare, config, folder), unit)
 
 
@@ -74,7 +92,14 @@ def _context(prepare: Any, config: Any, folder: Path) -> Any:
 
 
 def in_order(units: Iterable[Unit]) -> list[Unit]:
-    """Return these units and all that they need, each once and what is needed first."""
+    """Return these units and all that they need, each once and what is needed first.
+
+    Args:
+        units: Units that are wanted.
+
+    Returns:
+        Units that can be done one after the other.
+    """
     units, needed = list(units), dict[Unit, None]()
     for unit in units:
         needed |= dict.fromkeys(in_order(unit.needs))
@@ -85,11 +110,22 @@ def in_order(units: Iterable[Unit]) -> list[Unit]:
 def compute(
     units: list[Unit], call: Callable[[Unit], list[Row]], pool: Pool, room: int | None = None
 ) -> Generator[tuple[Unit, list[Row]]]:
-    """Do `units`, each when what it needs is done, and give each with its rows as it is finished.
+    """Do units, each when what it needs is done, and give each with its rows as it is finished.
 
-    `call(unit)` runs in an executor of `pool()`, at most `room` at a time. Units whose worker died are
-    done again in a new executor. After a fault in a unit no other is begun, and it is raised when
-    those that run have given their rows. Raises `ConnectionError` if workers die `TRIES` times in turn.
+    Units whose worker died are done again in a new executor. After a fault in a unit no other is begun,
+    and it is raised when those that run have given their rows.
+
+    Args:
+        units: In an order in which what a unit needs comes before it.
+        call: Does one unit, in an executor.
+        pool: Makes an executor.
+        room: How many units are in it at a time; None for all.
+
+    Yields:
+        Units and their rows, as they are finished.
+
+    Raises:
+        ConnectionError: If workers die `TRIES` times in turn.
     """
     left, deaths = dict.fromkeys(units), 0
     while left:
@@ -143,8 +179,15 @@ class _Here(Executor):
 def choose(workers: int, scheduler: str) -> tuple[Pool, int | None]:
     """Return an executor's factory, and how many units it is to be given at a time.
 
-    `workers` local processes, or the workers of the Dask `scheduler` at an address, or neither: here.
-    Raises `ValueError` for both, or less than no workers.
+    Args:
+        workers: Local processes; 0 for none.
+        scheduler: The address of a Dask scheduler, whose workers serve; "" for none.
+
+    Returns:
+        The factory, and the number; None for as many as there are. Without either units run here.
+
+    Raises:
+        ValueError: For both, or less than no workers.
     """
     if workers < 0 or (workers and scheduler):
         raise ValueError(

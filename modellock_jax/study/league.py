@@ -83,10 +83,19 @@ class RocRow(Valued):
 
 
 def units(context: Context, names: tuple[str, ...] = NAMES) -> list[Unit]:
-    """Return a row for each lock, seed and attack called in `names` that is against the lock.
+    """Return a row for each lock, seed and attack that is against the lock.
 
-    A league of all attacks measures the locks too. Raises `ValueError` for an unknown attack, or if
-    none is against any lock.
+    A league of all attacks measures the locks too.
+
+    Args:
+        context: The study.
+        names: Names of `attacks.ATTACKS`.
+
+    Returns:
+        Units of one row each.
+
+    Raises:
+        ValueError: For an unknown attack, or if none is against any lock.
     """
     for name in names:
         if name not in ATTACKS:
@@ -115,7 +124,17 @@ def _row_id(text: str, seed: int, name: str) -> str:
 
 
 def league_rows(context: Context, text: str, seed: int, name: str) -> list[Row]:
-    """Attack the model of one seed, or measure its lock."""
+    """Attack the model of one seed, or measure its lock.
+
+    Args:
+        context: The study.
+        text: The lock's text.
+        seed: Of the model, the key and the attacker, from 0 on.
+        name: An attack or a measure.
+
+    Returns:
+        One row.
+    """
     about, kind = case_of(context, text, seed)[1], "league"
     if name in MEASURES:
         kind, owned = name, locked_models(context, text)[seed]
@@ -145,7 +164,14 @@ STUDY = Study(
 
 
 def of(*names: str) -> Study:
-    """Return the league of some attacks alone."""
+    """Return the league of some attacks alone.
+
+    Args:
+        *names: Names of `attacks.ATTACKS`.
+
+    Returns:
+        A study of their rows.
+    """
     return STUDY._replace(
         units=functools.partial(units, names=names),
         grids=lambda rows, config: [grid(rows, config, names)],

@@ -4,7 +4,7 @@ import functools
 import operator
 import time
 from collections.abc import Callable
-from typing import Annotated, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -20,59 +20,14 @@ from modellock_jax.study.config import QUICK, Config
 from modellock_jax.study.context import Context, fresh, prepare, rng_for
 from modellock_jax.study.engine import Row, Unit
 from modellock_jax.study.main_grids import lock_grid, thief_grid
+from modellock_jax.study.main_rows import LockRow, ThiefRow
 from modellock_jax.study.record import Study
-from modellock_jax.study.rows import Valued
 from modellock_jax.study.training import PLAIN, encrypting, locked_models, trained, trainings
 from modellock_jax.tasks import Score
 
-__all__ = ["SCRATCH", "STUDY", "LockRow", "ThiefRow", "lock_rows", "thief_rows", "units"]
+__all__ = ["SCRATCH", "STUDY", "lock_rows", "thief_rows", "units"]
 
 SCRATCH = "scratch"
-
-
-class LockRow(Valued):
-    """One lock on the model of one seed: what opens it."""
-
-    lock: Annotated[str, "the lock's text"]
-    scheme: Annotated[str, "its scheme"]
-    seed: Annotated[int, "the seed of the model and the key, from 0"]
-    trained_under: Annotated[bool, "whether the key acts in training"]
-    plain: Annotated[float, "test value of the model without any lock"]
-    right: Annotated[float, "with the right key"]
-    right_is_plain: Annotated[
-        bool, "whether every answer then equals the plain model's, bit for bit"
-    ]
-    near: Annotated[float, "with a key that is one bit or swap off"]
-    cross: Annotated[list[float], "with the key of each seed's model; the right one among them"]
-    wrong: Annotated[list[float], "with each of the wrong keys"]
-    wrong_non_finite: Annotated[
-        float, "share of inputs with an answer that is not finite, mean over wrong keys"
-    ]
-    none: Annotated[float, "without a key"]
-    none_non_finite: Annotated[
-        float, "share of inputs with an answer that is not finite, without a key"
-    ]
-    prior: Annotated[
-        float,
-        "what no knowledge reaches: of classes, the share of the most frequent",
-    ]
-    key_bits: Annotated[float, "bits of the key that act on this model"]
-    changed: Annotated[int, "weights that encryption changed"]
-    parameters: Annotated[int, "weights of the model"]
-    encrypt_s: Annotated[float, "seconds of encryption, compiled"]
-    decrypt_s: Annotated[float, "seconds of decryption, compiled"]
-
-
-class ThiefRow(Valued):
-    """One fine-tuning thief of one model, budget and learning rate."""
-
-    lock: Annotated[str, 'the lock\'s text, or "scratch": fresh weights']
-    seed: Annotated[int, "the seed of the model and of the thief's draws, from 0"]
-    budget: Annotated[float, "the thief's share of the training set, in (0, 1]"]
-    images: Annotated[int, "how many inputs that is"]
-    rate: Annotated[float, "learning rate"]
-    curve: Annotated[list[float], "test value at each stop"]
-    best: Annotated[float, "the best of them"]
 
 
 class _Programs(NamedTuple):
@@ -85,7 +40,14 @@ class _Programs(NamedTuple):
 
 
 def units(context: Context) -> list[Unit]:
-    """Return a row for each lock and seed, and one for each theft."""
+    """Return a row for each lock and seed, and one for each theft.
+
+    Args:
+        context: The study.
+
+    Returns:
+        Units of one row each.
+    """
     c = context.config
     texts = {text: trainings(context, text, PLAIN) for text in context.subjects}
     found = [
@@ -130,7 +92,16 @@ def _programs(context: Context, text: str) -> _Programs:
 
 
 def lock_rows(context: Context, text: str, seed: int) -> list[Row]:
-    """Open the model of one seed with all sorts of keys."""
+    """Open the model of one seed with all sorts of keys.
+
+    Args:
+        context: The study.
+        text: The lock's text.
+        seed: Of the model and the keys, from 0 on.
+
+    Returns:
+        One row.
+    """
     c, subject, data = context.config, context.subjects[text], context.data
     programs, models = _programs(context, text), locked_models(context, text)
     params, locked, key = models[seed]
@@ -238,7 +209,18 @@ def _thief(context: Context) -> Any:
 
 
 def thief_rows(context: Context, text: str, seed: int, budget: float, rate: float) -> list[Row]:
-    """Fine-tune a locked model, or fresh weights, with a share of the data."""
+    """Fine-tune a locked model, or fresh weights, with a share of the data.
+
+    Args:
+        context: The study.
+        text: The lock's text, or `SCRATCH`.
+        seed: Of the model, the key and the thief, from 0 on.
+        budget: The share of the training data that the thief has, in (0, 1].
+        rate: The thief's learning rate, above 0.
+
+    Returns:
+        One row.
+    """
     size = max(1, round(budget * len(context.data.train_x)))
     # The same images for every lock of a seed: the rows compare locks, not draws.
     thief_rng, init_rng = jax.random.split(rng_for(seed, "thief"))

@@ -25,8 +25,15 @@ FALSE_POSITIVES = tuple(float(f) for f in np.geomspace(1e-5, 1, 26).round(7))
 def distance(context: Context, subject: Subject, seed: int, owned: Locked) -> dict[str, Any]:
     """Accuracy against distance: the right key after so many random changes, each by one bit or swap.
 
-    `share`, `[changes]`: entries of the key that are still right, a mean over draws; `accuracy`,
-    `[changes][draws]`, on the first 2,000 test images.
+    Args:
+        context: The study.
+        subject: The lock.
+        seed: Of the changes, from 0 on.
+        owned: The locked model and its key.
+
+    Returns:
+        `changes`, how many; `share` `[changes]`, entries of the key that are still right, a mean
+        over draws; `accuracy` `[changes][draws]`, on the first 2,000 test images.
     """
     user = user_forward(subject.lock, context.model.forward)
     x, y = (jnp.asarray(a[:_IMAGES]) for a in (context.data.test_x, context.data.test_y))
@@ -56,7 +63,15 @@ def distance(context: Context, subject: Subject, seed: int, owned: Locked) -> di
 
 
 def agreement(found: Key, right: Key) -> jax.Array:
-    """Return the share of a key's entries that are right, bit by bit where they are words: float32."""
+    """Return the share of a key's entries that are right, bit by bit where they are words: float32.
+
+    Args:
+        found: A key.
+        right: The right one, a tree of the same shapes and dtypes.
+
+    Returns:
+        float32, in [0, 1].
+    """
     shares = []
     for a, b in zip(jax.tree.leaves(found), jax.tree.leaves(right)):
         if a.dtype == jnp.uint32:
@@ -69,8 +84,15 @@ def agreement(found: Key, right: Key) -> jax.Array:
 def roc(context: Context, subject: Subject, seed: int, owned: Locked) -> dict[str, Any]:
     """Whether the changed weights can be found without data: true against false positives.
 
-    For each score of `localise.SCORES` the area under the curve, `auc`, and the curve, `tpr`, at the
-    false positive rates `fpr`.
+    Args:
+        context: The study.
+        subject: The lock.
+        seed: Of the model, from 0 on.
+        owned: The locked model and its key.
+
+    Returns:
+        For each score of `localise.SCORES` the area under the curve, `auc`, and the curve, `tpr`,
+        at the false positive rates `fpr`.
     """
     truth = localise.changed_weights(owned.locked, owned.params)
     aucs, curves = {}, {}
@@ -88,7 +110,14 @@ class Measure(NamedTuple):
     against: tuple[str, ...]
 
     def fits(self, scheme: str) -> bool:
-        """Whether it says something of locks of that scheme."""
+        """Whether it says something of locks of that scheme.
+
+        Args:
+            scheme: The name of a lock's record.
+
+        Returns:
+            True if it does.
+        """
         return self.against == ANY or scheme in self.against
 
 

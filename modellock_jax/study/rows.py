@@ -40,9 +40,14 @@ class Valued(Kind):
 
 
 def check(row: Mapping[str, Any], kinds: Mapping[str, type]) -> None:
-    """Compare a row with the fields of its kind, a `TypedDict`.
+    """Compare a row with the fields of its kind.
 
-    Raises `TypeError` that names the row and the field.
+    Args:
+        row: As JSON has it; its `kind` names the kind.
+        kinds: The study's kinds, `TypedDict`s by name.
+
+    Raises:
+        TypeError: Names the row and the field.
 
     >>> class Weight(Kind):
     ...     grams: float

@@ -19,12 +19,24 @@ __all__ = ["run", "steps"]
 def run(study: Study, config: Any, out: Path, *, workers: int = 0, scheduler: str = "") -> Store:
     """Run a study, or what an earlier run left of it, in the run folder `OUT/NAME-HASH`.
 
-    Units run here, or in `workers` processes of this machine, or on the workers of a Dask `scheduler`
-    at an address. Every row is kept as soon as it is finished, by this process alone; running again
-    skips finished rows, whoever computed them. The rows are the same wherever the units run, but for
-    measured times. Raises what `study.prepare` and `study.units` raise, before anything is written;
-    `ValueError` for a folder that does not fit; `ConnectionError` for a folder that another process
-    works in, and if workers die again and again.
+    Every row is kept as soon as it is finished, by this process alone; running again skips finished
+    rows, whoever computed them. The rows are the same wherever the units run, but for measured times.
+
+    Args:
+        study: Its record.
+        config: Its settings.
+        out: Where the run folder is, or will be.
+        workers: Local processes that do the units; 0 for this one.
+        scheduler: The address of a Dask scheduler, whose workers do them; "" for none.
+
+    Returns:
+        The folder, with all its rows.
+
+    Raises:
+        ValueError: For settings that do not fit, before anything is written, or a folder that does
+            not.
+        ConnectionError: For a folder that another process works in, and if workers die again and
+            again.
     """
     pool, room = choose(workers, scheduler)
     folder = (out / f"{study.name}-{config.id}").resolve()
@@ -49,7 +61,15 @@ def run(study: Study, config: Any, out: Path, *, workers: int = 0, scheduler: st
 
 @contextlib.contextmanager
 def steps(what: str, total: int) -> Iterator[Callable[[str], None]]:
-    """Show how far some work is: a bar on a terminal, elsewhere a line for each step, on stderr."""
+    """Show how far some work is: a bar on a terminal, elsewhere a line for each step, on stderr.
+
+    Args:
+        what: The work, in a word.
+        total: How many steps it has.
+
+    Yields:
+        `step(name)`, to be called after each.
+    """
     with bar() as shown:
         task, count = shown.add_task(what, total=total), itertools.count(1)
 

@@ -24,7 +24,14 @@ class Rows(dict[str, dict[str, Any]]):
     """Rows by their ids."""
 
     def of(self, kind: str) -> list[dict[str, Any]]:
-        """Return the rows of one kind, in order."""
+        """Return the rows of one kind, in order.
+
+        Args:
+            kind: A name of the study's kinds.
+
+        Returns:
+            Rows as JSON has them.
+        """
         return [row for row in self.values() if row["kind"] == kind]
 
 
@@ -60,14 +67,22 @@ class Store:
     def add(self, row: dict[str, Any]) -> None:
         """Keep a finished row: the whole file is replaced, so a crash leaves the old rows.
 
-        Raises `TypeError` for a row that is not of its kind.
+        Args:
+            row: A row of one of the study's kinds, with an `id`.
+
+        Raises:
+            TypeError: For a row that is not of its kind.
         """
         check(row, self.kinds)
         self.rows[row["id"]] = row
         self._write()
 
     def sort(self, ids: Iterable[str]) -> None:
-        """Put the rows in the order of `ids`, whatever order they were finished in."""
+        """Put the rows in one order, whatever order they were finished in.
+
+        Args:
+            ids: Those of all rows.
+        """
         place = {name: n for n, name in enumerate(ids)}
         ordered = sorted(self.rows.values(), key=lambda row: place.get(row["id"], -1))
         if ordered != list(self.rows.values()):
@@ -80,7 +95,17 @@ class Store:
 
 
 def read(folder: Path) -> Rows:
-    """Return the rows of a run folder. Raises `ValueError` for a line that is none."""
+    """Return the rows of a run folder.
+
+    Args:
+        folder: Of a run.
+
+    Returns:
+        The rows, in their order.
+
+    Raises:
+        ValueError: For a line that is no row.
+    """
     rows, file = Rows(), folder / "rows.jsonl"
     for number, line in enumerate(file.read_text().splitlines() if file.exists() else (), 1):
         try:
@@ -109,13 +134,26 @@ def _hold(folder: Path) -> int:
 
 
 def save_params(file: Path, params: Params) -> None:
-    """Keep a trained model in a file."""
+    """Keep a trained model in a file.
+
+    Args:
+        file: A path; its folder is made.
+        params: A tree of arrays.
+    """
     named = dict(zip(jax.tree.leaves(paths(params)), jax.tree.leaves(params)))
     write(file, save(named))
 
 
 def load_params(file: Path, like: Params) -> Params | None:
-    """Return the model kept in a file, in the shape of `like`, or None."""
+    """Return the model kept in a file.
+
+    Args:
+        file: A path, which need not exist.
+        like: A tree of arrays of the same shapes and dtypes.
+
+    Returns:
+        A tree like it; None if there is no file.
+    """
     if not file.exists():
         return None
     named = load_file(file)
@@ -123,7 +161,12 @@ def load_params(file: Path, like: Params) -> Params | None:
 
 
 def write(file: Path, content: bytes) -> None:
-    """Write a file atomically: a crash at any byte leaves the old file whole."""
+    """Write a file atomically: a crash at any byte leaves the old file whole.
+
+    Args:
+        file: A path; its folder is made.
+        content: All of it.
+    """
     file.parent.mkdir(parents=True, exist_ok=True)
     with replacing(file) as handle:
         write_all(handle, content, 0)

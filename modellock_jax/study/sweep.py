@@ -64,8 +64,17 @@ class SweepRow(Valued):
 def units(context: Context) -> list[Unit]:
     """Rows for each lock and budget, all seeds in one program.
 
-    The twin starts from fresh weights, another draw in place of each variant, so that both have as
-    many settings to choose from. Raises `ValueError` for a budget of less than two images, or of all.
+    The twin starts from fresh weights, another draw in place of each variant, so that both have as many
+    settings to choose from.
+
+    Args:
+        context: The study.
+
+    Returns:
+        Units, in the order of the rows.
+
+    Raises:
+        ValueError: For a budget of less than two images, or of all.
     """
     c, sizes = context.config, _sizes(context)
     if min(sizes) < 2 or max(sizes) >= len(context.data.train_x):
@@ -86,7 +95,16 @@ def units(context: Context) -> list[Unit]:
 
 
 def sweep_rows(context: Context, text: str, budget: float) -> list[Row]:
-    """Fine-tune the models of every seed with every setting."""
+    """Fine-tune the models of every seed with every setting.
+
+    Args:
+        context: The study.
+        text: The lock's text, or `SCRATCH`.
+        budget: The share of the training data that the thief has, in (0, 1].
+
+    Returns:
+        A row for each seed.
+    """
     size = round(budget * len(context.data.train_x))
     starts, about = _starts(context, text)
     return [

@@ -22,8 +22,16 @@ __all__ = ["read_checkpoint", "to_names", "to_tree", "write_orbax"]
 def to_names(params: Params) -> dict[str, np.ndarray]:
     """Return the leaves of a pytree by path, `"params/Dense_0/kernel"`, in tree order.
 
-    Raises `ValueError` for an empty tree, and where two leaves have one name or a name is both a leaf
-    and a branch (`"a"` and `"a/b"`); `TypeError` for a leaf that is no array of a safetensors dtype.
+    Args:
+        params: A tree of arrays.
+
+    Returns:
+        Arrays by name, on the host.
+
+    Raises:
+        ValueError: For an empty tree, and where two leaves have one name or a name is both a leaf
+            and a branch (`"a"` and `"a/b"`).
+        TypeError: For a leaf that is no array of a safetensors dtype.
 
     **Guarantees.** Bits are kept. `to_tree` gives dicts back as they were, whose keys are text
     without `/`; other containers with `like`.
@@ -44,10 +52,19 @@ def to_names(params: Params) -> dict[str, np.ndarray]:
 
 
 def to_tree(named: Mapping[str, Any], like: Params | None = None) -> Params:
-    """Return the inverse of `to_names`, for any leaves: nested dicts, cut at each `/`, or as `like`.
+    """Return the inverse of `to_names`, for any leaves.
 
-    Leaves of `like` need a shape and a dtype only (`jax.eval_shape`). Raises `ValueError` where a
-    name is both a leaf and a branch, or, with `like`, for names, shapes and dtypes that differ.
+    Args:
+        named: Leaves by name.
+        like: A tree of the same leaves, of which shapes and dtypes count (`jax.eval_shape`); None
+            for nested dicts, cut at each `/`.
+
+    Returns:
+        The tree.
+
+    Raises:
+        ValueError: Where a name is both a leaf and a branch, or, with `like`, for names, shapes and
+            dtypes that differ.
 
     >>> to_tree({"a/b": 1, "a/c": 2, "d": 3})
     {'a': {'b': 1, 'c': 2}, 'd': 3}
@@ -96,8 +113,17 @@ def read_checkpoint(path: str | os.PathLike[str]) -> dict[str, np.ndarray]:
     """Return the arrays of a safetensors file, in the order of their bytes, or of an Orbax directory.
 
     An Orbax directory is one that holds `_METADATA`, or a step of a CheckpointManager with one item
-    `default`. Raises `Unreadable` if it is neither or is damaged, `TypeError` if Orbax gives what
-    safetensors cannot hold.
+    `default`.
+
+    Args:
+        path: Of the file or the directory.
+
+    Returns:
+        Arrays by name.
+
+    Raises:
+        Unreadable: If it is neither, or is damaged.
+        TypeError: If Orbax gives what safetensors cannot hold.
 
     **Guarantees.** Bits are kept, 64-bit values too; nothing is unpickled.
     """
@@ -140,9 +166,15 @@ def _read_orbax(path: Path) -> dict[str, np.ndarray]:
 def write_orbax(named: Mapping[str, np.ndarray], path: str | os.PathLike[str]) -> None:
     """Write arrays as an Orbax directory of nested dicts, which `read_checkpoint` and Orbax read.
 
-    Raises `FileExistsError` if `path` exists, `FileNotFoundError` if its directory does not, and
-    `ValueError` for what Orbax cannot hold: no arrays, arrays without values, names that differ only
-    in `.` and `/`.
+    Args:
+        named: Arrays by name.
+        path: Of the directory, which is new.
+
+    Raises:
+        FileExistsError: If `path` exists.
+        FileNotFoundError: If its directory does not.
+        ValueError: For what Orbax cannot hold: no arrays, arrays without values, names that differ
+            only in `.` and `/`.
 
     **Guarantees.** Bits are kept. `path` is absent until it is whole; a killed process may leave
     `*.orbax-checkpoint-tmp` beside it.

@@ -44,8 +44,8 @@ def functions() -> dict[str, Callable[..., object]]:
                 waiting += [getattr(thing, name) for name in getattr(thing, "__all__", ())]
         elif inspect.isclass(thing):
             waiting += list(_methods(thing))
-        elif inspect.isfunction(inspect.unwrap(thing)):
-            plain = inspect.unwrap(thing)
+        elif inspect.isroutine(plain := inspect.unwrap(thing)):
+            plain = getattr(plain, "__func__", plain)
             found[f"{plain.__module__}.{plain.__qualname__}"] = plain
     return found
 
@@ -53,9 +53,8 @@ def functions() -> dict[str, Callable[..., object]]:
 def _methods(kind: type) -> Iterator[Callable[..., object]]:
     for name, value in vars(kind).items():
         plain = value.__func__ if isinstance(value, classmethod | staticmethod) else value
-        if not name.startswith(("_", "tree_")) and inspect.isfunction(
-            plain
-        ):  # JAX calls the latter
+        # `tree_flatten` and `tree_unflatten` are JAX's to call.
+        if not name.startswith(("_", "tree_")) and inspect.isfunction(plain):
             yield plain
 
 
@@ -65,8 +64,11 @@ def missing(function: Callable[..., object]) -> list[str]:
     signature = inspect.signature(function)
     parameters = [name for name in signature.parameters if name not in ("self", "cls")]
     listed = section(document, "Args")
-    lacks = [f"Args: {name}" for name in parameters if not re.search(
-        rf"^    \*{{0,2}}{name}(, [\w*, ]+)?:", listed, re.MULTILINE)]  # fmt: skip
+    lacks = [
+        f"Args: {name}"
+        for name in parameters
+        if not re.search(rf"^    \*{{0,2}}{name}:", listed, re.MULTILINE)
+    ]
     gives = signature.return_annotation
     if gives not in (None, "None", "NoReturn") and not (
         section(document, "Returns") or section(document, "Yields")

@@ -36,6 +36,15 @@ class Issued(NamedTuple):
 def user_secret(secret: Secret, register: str, user: str, salt: str) -> Secret:
     """Derive the key of a user's copy from the issuer's secret, the register's id and a line's salt.
 
+    Args:
+        secret: The issuer's.
+        register: Its id.
+        user: A name of the register.
+        salt: Of the line, hex.
+
+    Returns:
+        The user's secret.
+
     **Guarantees.** The same again, so none is stored; and one user's key tells nothing of the
     issuer's or of another user's, if HMAC-SHA256 is pseudo-random. The salt is fresh for each copy,
     so that none has another's key, whatever became of the register's lines.
@@ -48,6 +57,14 @@ def unfinished(folder: str | os.PathLike[str], users: Iterable[str], book: Regis
 
     A command that was killed left them, or lines were lost. Nothing of ours gives them out again:
     the next copy has another key.
+
+    Args:
+        folder: Where copies are.
+        users: Names of users.
+        book: The register.
+
+    Returns:
+        Paths of copies and key files.
     """
     names, known = set(users), {entry.key for entry in book.entries}
     found = []

@@ -112,16 +112,33 @@ def _check_asked(ids: list[str], reason: str) -> None:
 def read(path: _AnyPath) -> RevocationList:
     """Read a list and check its signature; whether its signer is the right one, it cannot know.
 
-    Raises `Tampered` if it was changed or cut off, `Unreadable` if it is no list.
+    Args:
+        path: Of the list.
+
+    Returns:
+        The list.
+
+    Raises:
+        Tampered: If it was changed or cut off.
+        Unreadable: If it is no list.
     """
     return decode(_bytes_of(path), path)
 
 
 def update(path: _AnyPath, newer: _AnyPath) -> RevocationList:
-    """Put a newer list in the place of a reader's, which may be absent, and give what is then there.
+    """Put a newer list in the place of a reader's, and give what is then there.
 
-    Raises `Tampered` if `newer` is older, lacks a key that the reader's list refuses, or has another
-    signer; else as `read`.
+    Args:
+        path: Of the reader's list, which may be absent.
+        newer: Path of the newer one.
+
+    Returns:
+        The list that is there.
+
+    Raises:
+        Tampered: If `newer` is older, lacks a key that the reader's list refuses, or has another
+            signer; else as `read`.
+        Unreadable: As `read`.
 
     **Guarantees.** Whatever is offered, no key that the reader's list refuses is let in again.
     """
@@ -147,13 +164,24 @@ def update(path: _AnyPath, newer: _AnyPath) -> RevocationList:
 def refused(
     path: _AnyPath | None, lists: Iterable[_AnyPath] = (), made: Header | None = None
 ) -> dict[str, str]:
-    """Return the ids of the keys that may not open the file `path`, each with a sentence on why.
+    """Return the ids of the keys that may not open a file, each with a sentence on why.
 
     Looked at are `lists`, those that the environment variable MODELLOCK_REVOKED names (like PATH),
     and beside the file, or where a link to it leads, `revoked.json` and `NAME.revoked.json`. All of
-    them count, so that an old list does not hide a newer one. Raises `Unreadable` and `Tampered` as
-    `read`, and `Unreadable` for an empty entry of the variable, and beside a signed file, whose header
-    is `made`, for a list of somebody who did not sign it.
+    them count, so that an old list does not hide a newer one.
+
+    Args:
+        path: Of the file; None for one without a path.
+        lists: Paths of lists.
+        made: The header of a sealed file; None for another file.
+
+    Returns:
+        Sentences by key id.
+
+    Raises:
+        Unreadable: As `read`; for an empty entry of the variable, and beside a signed file for a
+            list of somebody who did not sign it.
+        Tampered: As `read`.
 
     **Guarantees.** No list that is named or present is passed over: it counts, or is an error that
     says why it was read. Whoever names a list vouches for it, whoever signed it.

@@ -7,10 +7,10 @@ import os
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from cryptography.exceptions import InvalidSignature
-from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PrivateKey, MLDSA65PublicKey
-from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PrivateKey, MLKEM768PublicKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+from cryptography.hazmat.primitives.asymmetric.mldsa import MLDSA65PublicKey
+from cryptography.hazmat.primitives.asymmetric.mlkem import MLKEM768PublicKey
+from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PublicKey
 from cryptography.hazmat.primitives.hpke import (
     AEAD,
     KDF,
@@ -27,6 +27,7 @@ from modellock_jax.vault._files import read_small
 from modellock_jax.vault._frames import clears_frames
 from modellock_jax.vault._json import canonical, strict_json
 from modellock_jax.vault.errors import Unreadable
+from modellock_jax.vault.keys import _private_keys
 
 if TYPE_CHECKING:
     from modellock_jax.vault.keys.secret import Secret
@@ -91,12 +92,14 @@ def public_key(secret: "Secret", classic: bool = False) -> PublicKey:
 
     **Guarantees.** The same secret always gives the same keys, each by HKDF under a label of its own.
     """
-    post_quantum = b"" if classic else _mlkem768(secret).public_key().public_bytes_raw()
+    post_quantum = (
+        b"" if classic else _private_keys.mlkem768(secret).public_key().public_bytes_raw()
+    )
     return PublicKey(
-        _x25519(secret).public_key().public_bytes_raw(),
+        _private_keys.x25519(secret).public_key().public_bytes_raw(),
         post_quantum,
-        _ed25519(secret).public_key().public_bytes_raw(),
-        _mldsa65(secret).public_key().public_bytes_raw(),
+        _private_keys.ed25519(secret).public_key().public_bytes_raw(),
+        _private_keys.mldsa65(secret).public_key().public_bytes_raw(),
     )
 
 
@@ -119,20 +122,28 @@ def encrypt(message: bytes, public: PublicKey, info: bytes) -> bytes:
 @clears_frames
 def decrypt(ciphertext: bytes, secret: "Secret", kind: str, info: bytes) -> bytes:
     """Return what `encrypt` hid. Raises `InvalidTag` if it was not for this secret."""
-    x25519 = _x25519(secret)
+    x25519 = _private_keys.x25519(secret)
     if kind == CLASSIC:
         return _SUITES[CLASSIC].decrypt(ciphertext, x25519, info=info)
-    both = MLKEM768X25519PrivateKey(_mlkem768(secret), x25519)
+    both = MLKEM768X25519PrivateKey(_private_keys.mlkem768(secret), x25519)
     return _SUITES[HYBRID].decrypt(ciphertext, both, info=info)
 
 
 @clears_frames
 def sign(secret: "Secret", message: bytes) -> dict[str, str]:
-    """Sign by Ed25519 and by ML-DSA-65; both must hold."""
+    """Sign by Ed25519 and by ML-DSA-65; both must hold.
+
+    Args:
+        secret: The signer's.
+        message: Any bytes.
+
+    Returns:
+        The signer's id and both signatures, as texts.
+    """
     return {
         "id": secret.id,
-        "ed25519": base64.b64encode(_ed25519(secret).sign(message)).decode(),
-        "mldsa65": base64.b64encode(_mldsa65(secret).sign(message)).decode(),
+        "ed25519": base64.b64encode(_private_keys.ed25519(secret).sign(message)).decode(),
+        "mldsa65": base64.b64encode(_private_keys.mldsa65(secret).sign(message)).decode(),
     }
 
 
@@ -140,6 +151,14 @@ def verify(public: PublicKey, message: bytes, signature: Any) -> bool:
     """Whether both signatures are this key's, on this message, under its name if that is known.
 
     A classic public half does not know the id of the whole one, under which its secret signs.
+
+    Args:
+        public: The signer's public key.
+        message: Any bytes.
+        signature: What `sign` gave, or whatever came in its place.
+
+    Returns:
+        True if they hold.
     """
     try:
         if public.kind == HYBRID and signature["id"] != public.id:
@@ -268,19 +287,3 @@ _GIVE = (
 
 def _raw(public: PublicKey) -> dict[str, str]:
     return {name: base64.b64encode(getattr(public, name)).decode() for name in _SIZES}
-
-
-def _x25519(secret: "Secret") -> X25519PrivateKey:
-    return X25519PrivateKey.from_private_bytes(secret.derive(32, "x25519"))
-
-
-def _mlkem768(secret: "Secret") -> MLKEM768PrivateKey:
-    return MLKEM768PrivateKey.from_seed_bytes(secret.derive(64, "mlkem768"))
-
-
-def _ed25519(secret: "Secret") -> Ed25519PrivateKey:
-    return Ed25519PrivateKey.from_private_bytes(secret.derive(32, "ed25519"))
-
-
-def _mldsa65(secret: "Secret") -> MLDSA65PrivateKey:
-    return MLDSA65PrivateKey.from_seed_bytes(secret.derive(32, "mldsa65"))

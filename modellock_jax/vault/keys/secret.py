@@ -84,7 +84,16 @@ class Secret:
 
         A lock's key depends on its name, its settings and its place in a chain too, so that no two
         locks share one but exact twins, `sign_mask` per channel and `sign_flip`, `pixel_shuffle` and
-        `patch_shuffle`. Use a new label for each model. Raises `TypeError` if `label` is not a str.
+        `patch_shuffle`.
+
+        Args:
+            label: A new one for each model.
+
+        Returns:
+            A source of secret words.
+
+        Raises:
+            TypeError: If `label` is not a str.
         """
         if not isinstance(label, str):
             raise TypeError(f"source: the label must be a str, not {type(label).__name__}")
@@ -93,12 +102,18 @@ class Secret:
     def child(self, path: str) -> "Secret":
         """Return the key at `path` below this one, such as "acme/vision/alice/resnet18/conv1.kernel".
 
-        A name for each level, by custom organisation, team, user, model, tensor; names are in
-        Unicode's normal form NFC. Raises `ValueError` for a name that is empty, `.` or `..`, that
-        begins or ends with a space or cannot be printed, and for more than 1000 bytes; `TypeError`
-        if `path` is not a str.
+        A name for each level, by custom organisation, team, user, model, tensor.
 
-        Threat model: the attacker holds keys elsewhere in the tree, or below this one.
+        Args:
+            path: Names with `/` between them, in Unicode's normal form NFC, at most 1,000 bytes.
+
+        Returns:
+            The key.
+
+        Raises:
+            ValueError: For a name that is empty, `.` or `..`, that begins or ends with a space or
+                cannot be printed, and for too many bytes.
+            TypeError: If `path` is not a str.
 
         **Guarantees.** Level by level: `child("a/b")` is `child("a").child("b")`, the same each time.
         Each level is HKDF-SHA256 (Krawczyk & Eronen 2010) under a label of its own: if HMAC-SHA256
@@ -117,7 +132,15 @@ class Secret:
 
     @clears_frames
     def derive(self, length: int, *parts: str) -> bytes:
-        """`length` secret bytes for a purpose, named by `parts`; the caller keeps them hidden."""
+        """Derive secret bytes for a purpose; the caller keeps them hidden.
+
+        Args:
+            length: How many, at least 1.
+            *parts: Name the purpose.
+
+        Returns:
+            `length` bytes.
+        """
         encoded = [part.encode() for part in ("modellock-jax keys v2", *parts)]
         # Each part behind its length, so that no two lists of parts are the same bytes.
         info = b"".join(len(part).to_bytes(4, "big") + part for part in encoded)
@@ -134,7 +157,11 @@ class Secret:
 
 
 def generate_key() -> Secret:
-    """Make a new secret: 32 bytes from the operating system; `save_key` has an example."""
+    """Make a new secret: 32 bytes from the operating system; `save_key` has an example.
+
+    Returns:
+        The secret, in memory alone.
+    """
     return Secret(secrets.token_bytes(32))
 
 
@@ -168,7 +195,16 @@ def save_key(secret: Secret, path: str | os.PathLike[str]) -> None:
 def save_key_pair(secret: Secret, path: str | os.PathLike[str], classic: bool = False) -> PublicKey:
     """Write a key file, and its public half to `PATH.pub`, where a public half of it may be already.
 
-    Returns what is in `PATH.pub`. Raises `FileExistsError` if there is another file at either path.
+    Args:
+        secret: The key.
+        path: Of the key file, which is new.
+        classic: Whether the public half is X25519 and Ed25519 alone.
+
+    Returns:
+        What is in `PATH.pub`.
+
+    Raises:
+        FileExistsError: If there is another file at either path.
 
     **Guarantees.** As `save_key`; nothing is overwritten. Killed in between, or on an error, there may
     be a key file without its public half, which `save_public_key` makes again.

@@ -31,10 +31,19 @@ _FIELDS = {
 
 @clears_frames
 def save(split: Sequence[Share], folder: str | os.PathLike[str]) -> list[Path]:
-    """Write shares into a new folder, `share-1-of-5.txt` and so on; gives the paths.
+    """Write shares into a new folder, `share-1-of-5.txt` and so on.
 
-    Raises `FileExistsError` if there is such a folder and it is not empty, `FileNotFoundError` if the
-    one around it is missing, `OSError` if the disk refuses.
+    Args:
+        split: What `shares.split` gave.
+        folder: A path, new or empty.
+
+    Returns:
+        The paths.
+
+    Raises:
+        FileExistsError: If there is such a folder and it is not empty.
+        FileNotFoundError: If the one around it is missing.
+        OSError: If the disk refuses.
 
     **Guarantees.** Folder and files are for the owner's eyes alone (0700 and 0600). The folder is
     there with all shares, or not at all; a killed process may leave `.modellock-*.tmp` beside it.
@@ -92,9 +101,19 @@ def _text(share: Share) -> str:
 def load(path: str | os.PathLike[str]) -> Share:
     """Read a share file that `save` wrote, or that was typed from its print; `save` has an example.
 
-    Numbers before the words may be omitted. Raises `Unreadable` if it is no share file,
-    `PermissionError` if group or others have access (POSIX), `Tampered` if a word or a line was
-    changed, and says which one where that shows, `ImportError` without the package shamir-mnemonic.
+    Numbers before the words may be omitted.
+
+    Args:
+        path: Of the file.
+
+    Returns:
+        The share.
+
+    Raises:
+        Unreadable: If it is no share file.
+        PermissionError: If group or others have access (POSIX).
+        Tampered: If a word or a line was changed; it says which one where that shows.
+        ImportError: Without the package shamir-mnemonic.
 
     **Guarantees.** No error holds any of the words. Up to three mistyped words are always found.
     """

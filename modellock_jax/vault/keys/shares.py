@@ -65,12 +65,20 @@ class Drill(NamedTuple):
 def split(
     secret: Secret, threshold: int, count: int, passphrase: Passphrase | None = None
 ) -> list[Share]:
-    """`count` shares of a key, of which any `threshold` restore it.
+    """Split a key into shares, of which any `threshold` restore it.
 
-    Raises `ValueError` unless 2 <= threshold <= count <= 16, and for a passphrase that is not
-    printable ASCII; `ImportError` without the package shamir-mnemonic.
+    Args:
+        secret: The key.
+        threshold: How many restore it, at least 2.
+        count: How many there are, at most 16.
+        passphrase: Needed beside them, printable ASCII; None for none.
 
-    Threat model: the attacker has some of the shares.
+    Returns:
+        `count` shares.
+
+    Raises:
+        ValueError: For other numbers or another passphrase.
+        ImportError: Without the package shamir-mnemonic.
 
     **Guarantees.** Fewer than `threshold` shares tell nothing of the key, but for a checksum that a
     guess at the whole key can be tested against; its id is another, and is in the open with them, as
@@ -108,9 +116,18 @@ def split(
 def join(shares: Iterable[Share], passphrase: Passphrase | None = None) -> Secret:
     """Return the key that shares restore; `split` has an example.
 
-    Raises `ValueError` for too few shares, shares of two keys or two splits, a share twice, a
-    passphrase too much or too little; `WrongKey` for a wrong passphrase; `Tampered` if a share was
-    changed.
+    Args:
+        shares: As many as are needed, or more.
+        passphrase: That of the shares; None for none.
+
+    Returns:
+        The key.
+
+    Raises:
+        ValueError: For too few shares, shares of two keys or two splits, a share twice, a
+            passphrase too much or too little.
+        WrongKey: For a wrong passphrase.
+        Tampered: If a share was changed.
 
     **Guarantees.** The key whose id the shares name, or an error. Every share given takes part.
     """
@@ -122,10 +139,23 @@ def join(shares: Iterable[Share], passphrase: Passphrase | None = None) -> Secre
 def drill(
     shares: Iterable[Share], key: Secret | str, passphrase: Passphrase | None = None
 ) -> Drill:
-    """Prove that shares restore a key, which is given or named by its id; raises as `join`.
+    """Prove that shares restore a key.
 
     Every combination of as few as are needed is tried, if there are 1000 or fewer; else 1000 or so,
-    with each share among them. Raises `WrongKey` if they are shares of another key.
+    with each share among them.
+
+    Args:
+        shares: Shares of one key.
+        key: The key, or its id.
+        passphrase: That of the shares; None for none.
+
+    Returns:
+        What was tried.
+
+    Raises:
+        WrongKey: If they are shares of another key, or the passphrase is wrong.
+        ValueError: As `join`.
+        Tampered: As `join`.
 
     **Guarantees.** The key is given to nobody and written nowhere.
     """

@@ -34,22 +34,56 @@ class KeySource:
 
     @clears_frames
     def words(self, n: int, /) -> np.ndarray:
-        """Return the first `n` words, uint32 `[n]`. Raises `ValueError` unless 0 <= n <= 2**36."""
+        """Return the first words.
+
+        Args:
+            n: How many, 0 to 2**36.
+
+        Returns:
+            uint32 `[n]`.
+
+        Raises:
+            ValueError: For another number.
+        """
         key = algorithms.ChaCha20(self._secret.derive(32, "words", *self._path), bytes(16))
         stream = Cipher(key, mode=None).encryptor().update(bytes(4 * _count("words", n)))
         return np.frombuffer(stream, "<u4").astype(np.uint32)
 
     def split(self, n: int, /) -> list["KeySource"]:
-        """`n` sources, independent of one another and of this one. Raises as `words` does."""
+        """Split the source.
+
+        Args:
+            n: How many, at least 0.
+
+        Returns:
+            Sources, independent of one another and of this one.
+
+        Raises:
+            ValueError: As `words`.
+        """
         places = range(1, _count("split", n) + 1)
         return [KeySource(self._secret, *self._path, f"place {i} of {n}") for i in places]
 
     def for_lock(self, lock: str, /) -> "KeySource":
-        """Return the source of one lock, named with all its settings, independent of every other's."""
+        """Return the source of one lock, named with all its settings, independent of every other's.
+
+        Args:
+            lock: The lock's name with all its settings.
+
+        Returns:
+            The source.
+        """
         return KeySource(self._secret, *self._path, f"lock {lock}")
 
     def for_file(self, nonce: str, /) -> "KeySource":
-        """Return the source of one file, which has a nonce of its own."""
+        """Return the source of one file, which has a nonce of its own.
+
+        Args:
+            nonce: Of the file.
+
+        Returns:
+            The source.
+        """
         return KeySource(self._secret, *self._path, f"file {nonce}")
 
     def __repr__(self) -> str:

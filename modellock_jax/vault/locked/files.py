@@ -204,7 +204,15 @@ def load_locked(
 def locked_info(source: AnySource) -> LockedInfo:
     """Return what a locked file says of itself, without a key: not to be believed before it is unlocked.
 
-    Raises `Unreadable` if it is no locked file, `Tampered` if its head or its length is damaged.
+    Args:
+        source: A path, bytes, or a binary file object.
+
+    Returns:
+        Its scheme, key id, and what the scheme is worth.
+
+    Raises:
+        Unreadable: If it is no locked file.
+        Tampered: If its head or its length is damaged.
     """
     with _sources.hold_in_memory(source) as reader:
         return _format.read_head(reader)[0]

@@ -68,7 +68,14 @@ class LockedSet(NamedTuple):
 
 
 def is_locked_set(path: _AnyPath) -> bool:
-    """Whether a folder holds a locked set."""
+    """Whether a folder holds a locked set.
+
+    Args:
+        path: Of the folder.
+
+    Returns:
+        True if its manifest is there, whole or not.
+    """
     return os.path.isdir(path) and os.path.lexists(Path(path) / LOCKED)
 
 
@@ -78,9 +85,22 @@ def lock_set(
 ) -> LockedSet:
     """Lock each safetensors file of a folder into a new one, as `vault.lock_file`; copy the others.
 
-    `modellock.set.json` lists all with their digests, under an HMAC. Raises `Unreadable` as
-    `sealed.seal_set`, and if there is nothing to lock; `FileExistsError` if `target` is there and not
-    empty; else as `vault.lock_file`.
+    `modellock.set.json` lists all with their digests, under an HMAC.
+
+    Args:
+        folder: What is locked.
+        target: The new folder.
+        secret: The key that opens it.
+        scheme: As in `vault.lock_file`.
+        done: Told the number of bytes after each piece.
+
+    Returns:
+        What the set says of itself.
+
+    Raises:
+        Unreadable: As `sealed.seal_set`, and if there is nothing to lock.
+        FileExistsError: If `target` is there and not empty.
+        ValueError: As `vault.lock_file`.
 
     **Guarantees.** Each file has a lock's key of its own. `unlock_set` gives the folder back, or
     `Tampered` for a file that was changed, is missing, or is of another set, copies included. `target`
@@ -124,6 +144,16 @@ def unlock_set(
 ) -> LockedSet:
     """Give back, in a new folder, the one that was locked; raises as `vault.unlock_file`.
 
+    Args:
+        folder: A locked set.
+        target: The new folder.
+        secret: The key that it was locked with.
+        revoked: Revocation lists, beside all that `revocation.refused` finds.
+        done: Told the number of bytes after each piece.
+
+    Returns:
+        What the set says of itself.
+
     **Guarantees.** Nothing is given out unless the whole set is as it was locked.
     """
     made = read_locked_set(folder)
@@ -154,7 +184,15 @@ def unlock_set(
 def read_locked_set(folder: _AnyPath) -> LockedSet:
     """Return what a locked set says of itself, without a key: not to be believed before it is unlocked.
 
-    Raises `Unreadable` if it is none, `Tampered` if its manifest is damaged.
+    Args:
+        folder: A locked set.
+
+    Returns:
+        Its scheme, key id and files.
+
+    Raises:
+        Unreadable: If it is none.
+        Tampered: If its manifest is damaged.
     """
     path = Path(folder) / LOCKED
     with os.fdopen(open_to_read(path), "rb") as file:

@@ -28,10 +28,22 @@ def on_devices(
 ) -> Params:
     """Open a sealed file onto devices: a pytree of `jax.Array`, decrypted one by one.
 
-    `sharding`: one for all, a function of name, shape and dtype, or a tree of them like the result;
-    `like` as in `to_tree`. Each process reads the shards of its own devices. Raises `ValueError` if
-    a sharding is missing, has no array or does not fit it, and for 64-bit values unless
-    `jax_enable_x64` is set; `TypeError` for what is no sharding; `Tampered`; else as `to_tree`.
+    Each process reads the shards of its own devices.
+
+    Args:
+        sealed: An open sealed file of arrays.
+        sharding: One for all, a function of name, shape and dtype, or a tree of them like the
+            result.
+        like: As in `to_tree`.
+
+    Returns:
+        The tree.
+
+    Raises:
+        ValueError: If a sharding is missing, has no array or does not fit it; for 64-bit values
+            unless `jax_enable_x64` is set; else as `to_tree`.
+        TypeError: For what is no sharding.
+        Tampered: If the file was changed.
 
     **Guarantees.** Bits are kept; plain values are written to no file. A shard that is a run of whole
     rows is decrypted alone, to the chunk of 2 MiB, and once for all devices that hold it; others

@@ -180,8 +180,20 @@ def rotate(
 ) -> None:
     """Seal the content of an open sealed file anew, under a fresh file key; raises as `seal`.
 
-    `name`, `serial`: the old ones unless given. If one of `signers` signed the old file, its content
-    must be what they signed, else `Tampered`.
+    If one of `signers` signed the old file, its content must be what they signed.
+
+    Args:
+        sealed: An open sealed file.
+        target: A path, whose file is replaced, or a binary file object.
+        recipients: As in `seal`.
+        expires: As in `seal`.
+        signers: They vouch for the whole content, and for `name` and `serial`.
+        name: The old one unless given.
+        serial: The old one unless given.
+        done: Told the number of bytes after each piece.
+
+    Raises:
+        Tampered: If the content is not what was signed.
 
     **Guarantees.** Who could open the old file and is no recipient now cannot open the new one, even
     if they kept the old file's key. Plain values are written to no file. A file object gets nothing

@@ -121,7 +121,19 @@ class OpenedSet(contextlib.AbstractContextManager["OpenedSet"]):
 
     @clears_frames
     def member(self, path: str, done: Done = quiet) -> Sealed:
-        """Open one file of the set; to be closed. Raises `KeyError` for an unknown path, `Tampered`."""
+        """Open one file of the set; to be closed.
+
+        Args:
+            path: As in `members`.
+            done: Told the number of bytes after each piece that is checked.
+
+        Returns:
+            The file, open.
+
+        Raises:
+            KeyError: For an unknown path.
+            Tampered: If it was changed.
+        """
         if path not in self.members:
             raise KeyError(f"there is no file {path!r} in this set")
         one, reader = self.members[path], _sources.open_reader(self.folder / path)
@@ -149,13 +161,29 @@ class OpenedSet(contextlib.AbstractContextManager["OpenedSet"]):
             raise
 
     def check(self, done: Done = quiet) -> None:
-        """Decrypt everything, and give nothing. Raises `Tampered`."""
+        """Decrypt everything, and give nothing.
+
+        Args:
+            done: Told the number of bytes after each piece.
+
+        Raises:
+            Tampered: If anything was changed.
+        """
         for path in self.members:
             with self.member(path) as sealed:
                 sealed.check(done)
 
     def export(self, target: _AnyPath, done: Done = quiet) -> None:
-        """Write the folder that was sealed, whole or not at all. Raises `Tampered`, `OSError`."""
+        """Write the folder that was sealed, whole or not at all.
+
+        Args:
+            target: The new folder.
+            done: Told the number of bytes after each piece.
+
+        Raises:
+            Tampered: If anything was changed.
+            OSError: If the disk refuses.
+        """
         with _folders.creating_folder(target, os.stat(self.folder).st_mode) as temp:
             for path in self.empty:
                 (temp / path).mkdir(parents=True)

@@ -41,7 +41,12 @@ class Sealed(contextlib.AbstractContextManager["Sealed"]):
 
     @clears_frames
     def begin(self) -> None:
-        """Read the index, and the directory of tensors. Raises `Tampered` and `Unreadable`."""
+        """Read the index, and the directory of tensors.
+
+        Raises:
+            Tampered: If they were changed.
+            Unreadable: If they cannot be read.
+        """
         size = self._body.size
         if size < INDEX or (index := bytes(self._body.read(0, INDEX))) not in _KINDS:
             raise Unreadable("holds what this release does not know; open it with a newer one")
@@ -80,7 +85,19 @@ class Sealed(contextlib.AbstractContextManager["Sealed"]):
 
     @clears_frames
     def array(self, name: str, done: Done = quiet) -> np.ndarray:
-        """One array, decrypted alone. Raises `KeyError` for an unknown name, `Tampered`."""
+        """Decrypt one array alone.
+
+        Args:
+            name: Of `names`.
+            done: Told the number of bytes after each piece.
+
+        Returns:
+            The array.
+
+        Raises:
+            KeyError: For an unknown name.
+            Tampered: If it was changed.
+        """
         tensor = self.directory.tensors.find(name)
         if tensor is None:
             raise KeyError(f"there is no array {name!r} in this file")
@@ -90,7 +107,16 @@ class Sealed(contextlib.AbstractContextManager["Sealed"]):
 
     @clears_frames
     def load(self, done: Done = quiet) -> dict[str, np.ndarray]:
-        """All arrays by name. Raises `Tampered`.
+        """Decrypt all arrays.
+
+        Args:
+            done: Told the number of bytes after each piece.
+
+        Returns:
+            Arrays by name.
+
+        Raises:
+            Tampered: If anything was changed.
 
         **Guarantees.** Plain values are written to no file; peak memory is that of the arrays.
         """
@@ -103,7 +129,17 @@ class Sealed(contextlib.AbstractContextManager["Sealed"]):
 
     @clears_frames
     def read(self, tensor: Tensor, start: int, into: memoryview, done: Done = quiet) -> None:
-        """Fill a view of bytes with a tensor's, from `start` on. Raises `Tampered`."""
+        """Fill a view of bytes with a tensor's.
+
+        Args:
+            tensor: Of `directory`.
+            start: The first of its bytes that is wanted, from 0.
+            into: As many bytes as are wanted.
+            done: Told the number of bytes after each piece.
+
+        Raises:
+            Tampered: If it was changed.
+        """
         if start < 0 or start + len(into) > tensor.end - tensor.begin:
             raise ValueError(f"{tensor.name!r} has no {len(into)} bytes from {start} on")
         self._body.fill([(self._place(tensor) + start, into)], done)
@@ -112,21 +148,45 @@ class Sealed(contextlib.AbstractContextManager["Sealed"]):
         return INDEX + len(self.directory.head) + tensor.begin
 
     def plain(self, done: Done = quiet) -> Iterator[Any]:
-        """Return the plain file that was sealed, piece by piece. Raises `Tampered`."""
+        """Return the plain file that was sealed, piece by piece.
+
+        Args:
+            done: Told the number of bytes after each piece.
+
+        Returns:
+            Its bytes, in order.
+
+        Raises:
+            Tampered: If anything was changed.
+        """
         return self._body.pieces(INDEX, done)
 
     @clears_frames
     def check(self, done: Done = quiet) -> None:
-        """Decrypt all of it, and give nothing. Raises `Tampered`."""
+        """Decrypt all of it, and give nothing.
+
+        Args:
+            done: Told the number of bytes after each piece.
+
+        Raises:
+            Tampered: If anything was changed.
+        """
         for _ in self.plain(done):
             pass
 
     @clears_frames
     def export(self, target: AnyTarget, done: Done = quiet) -> None:
-        """Write the plain file, bit for bit what was sealed, to a path or a binary file object.
+        """Write the plain file, bit for bit what was sealed.
 
-        A file object, whose bytes cannot be taken back, gets none before all was checked. Raises
-        `Tampered` and `OSError`.
+        A file object, whose bytes cannot be taken back, gets none before all was checked.
+
+        Args:
+            target: A path, or a binary file object.
+            done: Told the number of bytes after each piece.
+
+        Raises:
+            Tampered: If anything was changed.
+            OSError: If the disk refuses.
 
         **Guarantees.** A new file is no more open to others than the sealed one; else as `replacing`.
         """
@@ -136,7 +196,14 @@ class Sealed(contextlib.AbstractContextManager["Sealed"]):
 
     @clears_frames
     def check_digest(self, done: Done = quiet) -> None:
-        """Read all, and hold every later read to it. Raises `Tampered` if it is not what was signed."""
+        """Read all, and hold every later read to it.
+
+        Args:
+            done: Told the number of bytes after each piece.
+
+        Raises:
+            Tampered: If it is not what was signed.
+        """
         self._body.check(self.header.digest, done)
 
     def close(self) -> None:

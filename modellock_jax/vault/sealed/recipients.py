@@ -47,7 +47,14 @@ class Passphrase:
 
     @clears_frames
     def key(self, salt: bytes) -> bytes:
-        """32 bytes by Argon2id (RFC 9106, its second recommended setting: 64 MiB, 3 passes)."""
+        """Stretch the passphrase by Argon2id (RFC 9106, its second setting: 64 MiB, 3 passes).
+
+        Args:
+            salt: 16 random bytes.
+
+        Returns:
+            32 bytes.
+        """
         stretch = Argon2id(salt=salt, length=32, iterations=3, lanes=4, memory_cost=65_536)
         return stretch.derive(self._reveal())
 
@@ -69,9 +76,19 @@ Unlocker = Secret | Passphrase
 
 @clears_frames
 def wrap(file_key: bytes, recipient: Recipient, file_id: bytes) -> Stanza:
-    """Return the key of the file `file_id` for one recipient, as text fields.
+    """Return the key of a file for one recipient, as text fields.
 
-    Raises `TypeError` if it is no recipient, `ValueError` if its id or its key is none.
+    Args:
+        file_key: 32 bytes.
+        recipient: A public key or a passphrase.
+        file_id: 16 bytes.
+
+    Returns:
+        A stanza of the header.
+
+    Raises:
+        TypeError: If it is no recipient.
+        ValueError: If its id or its key is none.
 
     **Guarantees.** Bound to the file's id: in another file it opens nothing.
     """

@@ -31,7 +31,18 @@ def unlocker_for(unlocker: AnyUnlocker, made: Header) -> Unlocker:
 
 
 def read_header(source: AnySource) -> Header:
-    """Return the header of a sealed file, which needs no key. Raises `Unreadable` and `Tampered`."""
+    """Return the header of a sealed file, which needs no key.
+
+    Args:
+        source: A path, bytes, or a binary file object.
+
+    Returns:
+        What it says, not proved.
+
+    Raises:
+        Unreadable: If it is no sealed file.
+        Tampered: If the header is damaged.
+    """
     with _sources.open_reader(source, _header.check_start) as reader:
         return head_of(reader)[0]
 
@@ -87,11 +98,23 @@ def rewrite(
 ) -> Header:
     """Put what `change` makes of the header and the file's key in its place, MAC and signatures anew.
 
-    Gives the new header, which with `dry_run` is not written.
     The signatures of all but `signers` go. Who signed before vouches for the same body again, unread;
-    who did not vouches for the body as it is now. Raises as `open`, for a key that is revoked
-    too, `ValueError` if nobody
-    could open the file afterwards, `OSError` if it cannot be written.
+    who did not vouches for the body as it is now.
+
+    Args:
+        path: Of the sealed file.
+        unlocker: A secret, a passphrase, or a function that chooses one by the `Header`.
+        change: `change(header, file_key) -> header`.
+        signers: They sign the new header.
+        dry_run: Whether to leave the file as it is.
+
+    Returns:
+        The new header.
+
+    Raises:
+        VaultError: As `open`, for a key that is revoked too.
+        ValueError: If nobody could open the file afterwards.
+        OSError: If it cannot be written.
 
     **Guarantees.** The body is not touched, so the time does not depend on the size, as long as the
     head has room and no new signer reads it. Killed at any moment, the file opens with the old head

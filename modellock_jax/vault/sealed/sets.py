@@ -44,7 +44,14 @@ def manifest_of(path: _AnyPath) -> Path:
 
 
 def is_set(path: _AnyPath) -> bool:
-    """Whether a folder holds a sealed set."""
+    """Whether a folder holds a sealed set.
+
+    Args:
+        path: Of the folder.
+
+    Returns:
+        True if its manifest is there, whole or not.
+    """
     return os.path.isdir(path) and os.path.lexists(manifest_of(path))
 
 
@@ -64,9 +71,26 @@ def seal_set(
 
     Each file keeps its path, which lies open, and is sealed as `vault.seal` seals it, under a
     key of its own that comes from the set's; `modellock.set` lists them and names the recipients. An
-    index of shards (`*.safetensors.index.json`) must agree with them. Raises `Unreadable` as
-    `folders.walk` and `folders.check_indexes`, `FileExistsError` if `target` is there and not empty;
-    else as `vault.seal`.
+    index of shards (`*.safetensors.index.json`) must agree with them.
+
+    Args:
+        folder: What is sealed.
+        target: The new folder.
+        whom: Recipients, as in `vault.seal`.
+        expires: As in `vault.seal`.
+        signers: As in `vault.seal`.
+        name: As in `vault.seal`.
+        serial: As in `vault.seal`.
+        done: Told the number of bytes after each piece.
+
+    Returns:
+        The files of the set.
+
+    Raises:
+        Unreadable: For a file that cannot be sealed, or an index that does not agree with the
+            shards.
+        FileExistsError: If `target` is there and not empty.
+        ValueError: As `vault.seal`.
 
     **Guarantees.** As `vault.seal`; the signatures, name and serial number are the whole set's: with
     a signature required, a file of another release, a missing or another one is `Tampered`. `target`
@@ -152,9 +176,21 @@ def open_set(
     revoked: Iterable[_AnyPath] = (),
     now: datetime | None = None,
 ) -> "OpenedSet":
-    """Open a sealed set; `vault.open` has the arguments and the errors.
+    """Open a sealed set; raises as `vault.open`.
 
-    Raises `Tampered`, which names the paths, if a file is missing or another is there too.
+    Args:
+        folder: A sealed set.
+        unlocker: As in `vault.open`.
+        signed_by: As in `vault.open`.
+        expect: As in `vault.open`.
+        revoked: As in `vault.open`.
+        now: As in `vault.open`.
+
+    Returns:
+        The set, to be closed, or used in `with`.
+
+    Raises:
+        Tampered: Names the paths, if a file is missing or another is there too.
 
     **Guarantees.** A member opens only if it is of this very set. With `signed_by`, each member's
     content is checked against what was signed before any of it is given out, and at every read.
@@ -187,7 +223,21 @@ def rotate_set(
     serial: int | None = None,
     done: Done = quiet,
 ) -> list[Member]:
-    """Seal an open set anew into a new folder, under fresh keys, as `rotate` does a file."""
+    """Seal an open set anew into a new folder, under fresh keys, as `rotate` does a file.
+
+    Args:
+        opened: An open set.
+        target: The new folder.
+        whom: Recipients, as in `vault.seal`.
+        expires: As in `vault.seal`.
+        signers: As in `rotate`.
+        name: The old one unless given.
+        serial: The old one unless given.
+        done: Told the number of bytes after each piece.
+
+    Returns:
+        The files of the new set.
+    """
     old, signers = opened.header, tuple(signers)
     about = envelope.cover_again(old, whom, expires, signers, name, serial)
     before = {signature["id"] for signature in old.signatures}
@@ -205,6 +255,16 @@ def rotate_set(
 
 
 def inspect_set(folder: _AnyPath) -> dict[str, Any]:
-    """Return what a folder tells without a key: how many files, of how many bytes. Raises `OSError`."""
+    """Return what a folder tells without a key.
+
+    Args:
+        folder: A sealed set.
+
+    Returns:
+        How many files it has, of how many bytes.
+
+    Raises:
+        OSError: If it cannot be read.
+    """
     files = [path for path in _folders.walk(folder).files if path not in BESIDE]
     return {"files": len(files), "bytes": sum((Path(folder) / p).stat().st_size for p in files)}

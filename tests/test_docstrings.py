@@ -1,0 +1,83 @@
+"""Every function that users call says what it takes, gives and raises."""
+
+import inspect
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from helpers import public
+
+ROOT = Path(__file__).parents[1]
+FUNCTIONS = public.functions()
+
+
+@pytest.mark.parametrize("name", sorted(FUNCTIONS))
+def test_a_function_says_what_it_takes_and_gives(name):
+    assert not public.missing(FUNCTIONS[name])
+
+
+def test_the_walk_reaches_every_room():
+    rooms = {name.split(".")[1] for name in FUNCTIONS}
+    assert rooms >= {
+        "attacks", "bench", "ciphers", "core", "data", "explain", "flax", "locks", "models", "study",
+        "tasks", "train", "vault",
+    }  # fmt: skip
+    below = {name.split(".")[2] for name in FUNCTIONS if name.split(".")[1] == "vault"}
+    assert below >= {"checkpoint", "issuing", "keys", "locked", "sealed"}
+
+
+def test_what_is_missing_is_found():
+    def bare(x: int) -> int:
+        """Give it back."""
+
+    def half(x: int, *rest: int) -> None:
+        """Take two.
+
+        Args:
+            x: The one.
+        """
+
+    def full(x: int, y: int) -> int:
+        """Add.
+
+        Args:
+            x: The one.
+            y: The other.
+
+        Returns:
+            Their sum.
+        """
+
+    assert public.missing(bare) == ["Args: x", "Returns"]
+    assert public.missing(half) == ["Args: rest"]
+    assert public.missing(full) == []
+
+
+def test_errors_lie_in_a_section_of_their_own():
+    for name, function in FUNCTIONS.items():
+        document = " ".join((inspect.getdoc(function) or "").split("\nRaises:")[0].split())
+        assert ". Raises `" not in document, name
+
+
+@pytest.mark.parametrize(
+    ("file", "entry"),
+    [
+        ("core/over_keys.py", r"\*keys"),
+        ("attacks/attack.py", "rng"),
+        ("study/runner.py", "config"),
+        ("vault/sealed/envelope.py", "serial"),
+        ("vault/issuing/register.py", "user"),
+    ],
+)
+def test_ruff_refuses_a_section_that_lacks_an_argument(file, entry):
+    path = ROOT / "modellock_jax" / file
+    shorter, count = re.subn(rf"(?m)^ +{entry}: .*\.\n", "", path.read_text(), count=1)
+    assert count == 1
+    ran = subprocess.run(
+        [sys.executable, "-m", "ruff", "check", "--stdin-filename", path, "-"],
+        cwd=ROOT, input=shorter, capture_output=True, text=True, check=False,
+    )  # fmt: skip
+    assert ran.returncode == 1
+    assert "D417" in ran.stdout
