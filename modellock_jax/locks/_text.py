@@ -46,6 +46,9 @@ class Link(NamedTuple):
 
         Returns:
             The link with all settings.
+
+        Raises:
+            ValueError: If a setting is missing or wrong, or the lock cannot take such data.
         """
         try:
             derived = {} if shape is None else self.scheme.from_data(shape)

@@ -1,8 +1,10 @@
 """What users call: the functions that the facades and the site's API pages reach."""
 
+import ast
 import importlib
 import inspect
 import re
+import textwrap
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from types import ModuleType
@@ -59,7 +61,7 @@ def _methods(kind: type) -> Iterator[Callable[..., object]]:
 
 
 def missing(function: Callable[..., object]) -> list[str]:
-    """Name what a function's docstring lacks: parameters, and what it returns or yields."""
+    """Name what a function's docstring lacks: parameters, what it returns or yields, and errors."""
     document = inspect.getdoc(function) or ""
     signature = inspect.signature(function)
     parameters = [name for name in signature.parameters if name not in ("self", "cls")]
@@ -74,7 +76,21 @@ def missing(function: Callable[..., object]) -> list[str]:
         section(document, "Returns") or section(document, "Yields")
     ):
         lacks.append("Returns")
-    return lacks
+    errors = section(document, "Raises")
+    return lacks + [f"Raises: {name}" for name in sorted(_raised(function)) if name not in errors]
+
+
+def _raised(function: Callable[..., object]) -> set[str]:
+    """The errors that a function's own lines raise."""
+    found: set[str] = set()
+    waiting = ast.parse(textwrap.dedent(inspect.getsource(function))).body[0].body  # type: ignore
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+            found.add(ast.unparse(node.exc.func))
+        if not isinstance(node, ast.FunctionDef | ast.Lambda):
+            waiting += ast.iter_child_nodes(node)
+    return {name for name in found if name[0].isupper()}
 
 
 def section(document: str, name: str) -> str:

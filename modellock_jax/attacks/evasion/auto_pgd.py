@@ -57,8 +57,8 @@ def apgd(
     The first step is 2 eps. At checkpoints that draw closer together it is halved, and the input
     goes back to its best point, if the loss rose in less than three quarters of the steps, or its
     best value and the step have not changed since the last checkpoint. `dlr`, the difference of
-    logits ratio, has a gradient where the cross-entropy of a very sure model has none. Start and
-    errors are those of `pgd`; `ValueError` also for another loss, and for `dlr` below three classes.
+    logits ratio, has a gradient where the cross-entropy of a very sure model has none. The start is
+    that of `pgd`.
 
     Args:
         f: `f(x) -> logits`, `[B, classes]` or `[K, B, classes]`.
@@ -72,6 +72,10 @@ def apgd(
 
     Returns:
         The inputs found `[B, ...]`, and where the classifier withstood them.
+
+    Raises:
+        ValueError: As `pgd`; for another loss, and for "dlr" below three classes.
+        TypeError: As `pgd`.
 
     Threat model: whoever can differentiate `f`; see the module.
 

@@ -241,6 +241,10 @@ def transfer(
 
     Returns:
         The given inputs, and where the classifier withstood them.
+
+    Raises:
+        ValueError: For shapes that differ, inputs, labels or bounds that do not fit.
+        TypeError: For other dtypes.
     """
     sound = check(f, x, y, bounds[1] - bounds[0], 1, bounds) & in_range(moved, bounds)
     if moved.shape != x.shape:

@@ -92,6 +92,9 @@ def anneal(
     Returns:
         An attack whose `step(state, (x, y))` gives the losses, float32 `[restarts]`.
 
+    Raises:
+        ValueError: For settings below 1, or temperatures that are not 0 < cold <= hot.
+
     Source: Kirkpatrick, Gelatt & Vecchi (1983).
     """
     if steps < 1 or not 0 < cold <= hot:

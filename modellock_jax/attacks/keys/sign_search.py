@@ -101,6 +101,9 @@ def genetic(
     Returns:
         An attack whose `step(state, (x, y))` gives the losses, float32 `[population]`.
 
+    Raises:
+        ValueError: For an `elite` out of range, or other settings below 1.
+
     Threat model: as for `random_keys`.
 
     **Guarantees.** On one batch the best loss never rises, for the `elite` best keys live on.

@@ -105,6 +105,9 @@ def read_signs(pairs: Sequence[Pair], bits: int) -> SignReading | None:
     Returns:
         The signs and how sure they are; None if there is no layer of finite weights, two columns or
         more, not all zero.
+
+    Raises:
+        ValueError: For `bits` below 1.
     """
     if bits < 1:
         raise ValueError(f"read_signs: bits must be at least 1, not {bits}")

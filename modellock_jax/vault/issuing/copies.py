@@ -109,6 +109,7 @@ def issue(
 
     Raises:
         ValueError: A name that is no file name, a user who has a copy already, or none with `again`.
+        TypeError: `users` is one text, and no list.
         Unreadable: The source is no whole safetensors file.
         WrongKey: Somebody else issues this register.
         OSError: The disk refuses.

@@ -142,7 +142,7 @@ def unlock_set(
     revoked: Iterable[_AnyPath] = (),
     done: _Done = lambda _: None,
 ) -> LockedSet:
-    """Give back, in a new folder, the one that was locked; raises as `vault.unlock_file`.
+    """Give back, in a new folder, the one that was locked.
 
     Args:
         folder: A locked set.
@@ -153,6 +153,13 @@ def unlock_set(
 
     Returns:
         What the set says of itself.
+
+    Raises:
+        WrongKey: If it was locked with another secret.
+        Expired: If the key was revoked.
+        Tampered: If anything in it was changed, cut off or added.
+        Unreadable: If it is no locked set.
+        FileExistsError: If `target` is there and not empty.
 
     **Guarantees.** Nothing is given out unless the whole set is as it was locked.
     """

@@ -178,7 +178,7 @@ def rotate(
     serial: int | None = None,
     done: Done = quiet,
 ) -> None:
-    """Seal the content of an open sealed file anew, under a fresh file key; raises as `seal`.
+    """Seal the content of an open sealed file anew, under a fresh file key.
 
     If one of `signers` signed the old file, its content must be what they signed.
 
@@ -193,7 +193,9 @@ def rotate(
         done: Told the number of bytes after each piece.
 
     Raises:
-        Tampered: If the content is not what was signed.
+        ValueError: As `seal`.
+        OSError: As `seal`.
+        Tampered: If the content was changed, or is not what was signed.
 
     **Guarantees.** Who could open the old file and is no recipient now cannot open the new one, even
     if they kept the old file's key. Plain values are written to no file. A file object gets nothing

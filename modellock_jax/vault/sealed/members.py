@@ -108,7 +108,11 @@ class OpenedSet(contextlib.AbstractContextManager["OpenedSet"]):
         return sum(one.size for one in self.members.values())
 
     def check_files(self) -> None:
-        """Raise `Tampered` if a file is missing, or one is there that is not of the set."""
+        """Look for files that are missing, or are not of the set.
+
+        Raises:
+            Tampered: Names them.
+        """
 
         def known(path: str) -> bool:
             return path in BESIDE or re.fullmatch(r"\.modellock-[0-9a-f]+\.tmp", path) is not None

@@ -138,6 +138,7 @@ class Sealed(contextlib.AbstractContextManager["Sealed"]):
             done: Told the number of bytes after each piece.
 
         Raises:
+            ValueError: For bytes that the tensor has not.
             Tampered: If it was changed.
         """
         if start < 0 or start + len(into) > tensor.end - tensor.begin:

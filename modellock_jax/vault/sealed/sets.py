@@ -176,7 +176,7 @@ def open_set(
     revoked: Iterable[_AnyPath] = (),
     now: datetime | None = None,
 ) -> "OpenedSet":
-    """Open a sealed set; raises as `vault.open`.
+    """Open a sealed set.
 
     Args:
         folder: A sealed set.
@@ -190,7 +190,10 @@ def open_set(
         The set, to be closed, or used in `with`.
 
     Raises:
-        Tampered: Names the paths, if a file is missing or another is there too.
+        WrongKey: As `vault.open`.
+        Expired: As `vault.open`.
+        Tampered: As `vault.open`; it names the paths if a file is missing or another is there too.
+        Unreadable: If the folder is no sealed set.
 
     **Guarantees.** A member opens only if it is of this very set. With `signed_by`, each member's
     content is checked against what was signed before any of it is given out, and at every read.
@@ -237,6 +240,12 @@ def rotate_set(
 
     Returns:
         The files of the new set.
+
+    Raises:
+        ValueError: If who signed the set before signs, and it was not opened with `signed_by`; else
+            as `vault.seal`.
+        FileExistsError: If `target` is there and not empty.
+        Tampered: If anything was changed.
     """
     old, signers = opened.header, tuple(signers)
     about = envelope.cover_again(old, whom, expires, signers, name, serial)
