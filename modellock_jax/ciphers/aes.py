@@ -11,6 +11,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import UInt32
 
 from modellock_jax.ciphers import native
 from modellock_jax.ciphers._aes_tables import (
@@ -205,7 +206,9 @@ def substitute_blocks_in_jax(
     return lax.fori_loop(0, blocks.shape[0], step, (schedule, blocks), unroll=_UNROLL)
 
 
-def key_schedule(master: jax.Array, rounds: int) -> jax.Array:
+def key_schedule(
+    master: UInt32[jax.Array, " words"], rounds: int
+) -> UInt32[jax.Array, "{rounds} 4"]:
     """Run the AES key schedule for as many round keys as asked.
 
     FIPS-197 defines 11 (15) round keys; beyond them the same recurrence runs on, its round constant
@@ -259,7 +262,9 @@ def rewind(words: jax.Array, block: jax.Array) -> jax.Array:
     return lax.fori_loop(0, block, back, words)
 
 
-def encrypt(master: jax.Array, blocks: jax.Array) -> jax.Array:
+def encrypt(
+    master: UInt32[jax.Array, " words"], blocks: UInt32[jax.Array, "*blocks 4"]
+) -> UInt32[jax.Array, "*blocks 4"]:
     """Encrypt single blocks by AES-128 or AES-256 (ECB).
 
     Args:

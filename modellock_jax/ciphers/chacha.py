@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.custom_batching import custom_vmap
+from jaxtyping import UInt32
 
 __all__ = ["WIDE", "blocks", "match_varying", "prf", "words"]
 
@@ -60,7 +61,7 @@ def blocks(
     return lax.platform_dependent(key, nonces, counters, cpu=by_blocks, default=by_rows)
 
 
-def prf(key: jax.Array, words: jax.Array) -> jax.Array:
+def prf(key: UInt32[jax.Array, "8"], words: UInt32[jax.Array, "4"]) -> UInt32[jax.Array, "8"]:
     """Derive eight words from a key and four words.
 
     The first half of ChaCha20's block whose counter and nonce are the four words.
@@ -100,7 +101,9 @@ def match_varying(tree: Any, *others: Any) -> Any:
     return jax.tree.map(to_varying, tree)
 
 
-def words(key: jax.Array, nonce: list[jax.Array], counters: jax.Array) -> list[jax.Array]:
+def words(
+    key: UInt32[jax.Array, "8"], nonce: list[jax.Array], counters: UInt32[jax.Array, "*shape"]
+) -> list[UInt32[jax.Array, "*shape"]]:
     """Make the sixteen words of the blocks of these counters.
 
     Args:

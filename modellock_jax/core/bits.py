@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jaxtyping import Shaped, UInt, UInt8
 
 from modellock_jax.core.lock import Params
 from modellock_jax.core.paths import paths
@@ -157,7 +158,7 @@ def words_to_uints(words: jax.Array, dtype: Any) -> jax.Array:
     return lax.bitcast_convert_type(words, _UINT[size]).reshape(-1)
 
 
-def to_blocks(leaf: jax.Array, blocks: int) -> jax.Array:
+def to_blocks(leaf: Shaped[jax.Array, "..."], blocks: int) -> Shaped[jax.Array, "{blocks} 4"]:
     """Return the bits of `leaf` as `[blocks, 4]` of 32 bits an entry, with zeros at the end.
 
     They are uint32, except those of a float32 leaf that fills its blocks: it stays as it is.
@@ -190,7 +191,9 @@ def words_like(words: jax.Array, leaf: Any) -> jax.Array:
     return words_to_uints(words, leaf.dtype)[: leaf.size].reshape(leaf.shape)
 
 
-def substitute(uint: jax.Array, table: jax.Array) -> jax.Array:
+def substitute(
+    uint: UInt[jax.Array, "*shape"], table: UInt8[jax.Array, "256"]
+) -> UInt[jax.Array, "*shape"]:
     """Replace every byte by its entry in `table`, uint8 `[256]`.
 
     Args:

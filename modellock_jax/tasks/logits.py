@@ -4,13 +4,16 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jaxtyping import Float, Integer
 
 from modellock_jax.tasks.task import finite
 
 __all__ = ["cross_entropy", "kl_divergence", "margin_loss"]
 
 
-def cross_entropy(logits: jax.Array, y: jax.Array) -> jax.Array:
+def cross_entropy(
+    logits: Float[jax.Array, "batch *positions classes"], y: Integer[jax.Array, " batch *positions"]
+) -> Float[jax.Array, " batch"]:
     """Return the mean cross-entropy of each example's positions; infinite if not finite.
 
     Args:
@@ -30,7 +33,9 @@ def cross_entropy(logits: jax.Array, y: jax.Array) -> jax.Array:
     return loss if loss.ndim == 1 else loss.reshape(len(loss), -1).mean(-1)
 
 
-def margin_loss(logits: jax.Array, y: jax.Array) -> jax.Array:
+def margin_loss(
+    logits: Float[jax.Array, "batch *positions classes"], y: Integer[jax.Array, " batch *positions"]
+) -> Float[jax.Array, ""]:
     """How far another class leads, in units of the batch's mean margin, through a sigmoid: a mean.
 
     A smooth count of errors. For locks that want a model to fail: cross-entropy makes few answers very
@@ -57,7 +62,10 @@ def margin_loss(logits: jax.Array, y: jax.Array) -> jax.Array:
     return jnp.where(jnp.isfinite(logits).all(), harm, jnp.inf)
 
 
-def kl_divergence(logits: jax.Array, answers: jax.Array) -> jax.Array:
+def kl_divergence(
+    logits: Float[jax.Array, "batch *positions classes"],
+    answers: Float[jax.Array, "batch *positions classes"],
+) -> Float[jax.Array, " batch"]:
     """Return the mean KL(answers || logits) of each example's positions.
 
     An example whose answer is not finite gives 0: it teaches nothing.

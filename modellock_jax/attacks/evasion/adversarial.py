@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Float, Integer
 
 __all__ = [
     "Bounds",
@@ -62,7 +63,9 @@ class Point(NamedTuple):
     fooled: jax.Array  # [B], share of keys
 
 
-def cross_entropy(logits: jax.Array, y: jax.Array) -> jax.Array:
+def cross_entropy(
+    logits: Float[jax.Array, "batch classes"], y: Integer[jax.Array, " batch"]
+) -> Float[jax.Array, " batch"]:
     """Return the cross-entropy of each input: logits `[B, classes]`, labels int `[B]`, `[B]`."""
     true = jax.nn.one_hot(y, logits.shape[-1], dtype=jnp.bool_)
     others = jax.nn.logsumexp(jnp.where(true, -jnp.inf, logits), -1)
@@ -75,14 +78,18 @@ def with_key_axis(logits: jax.Array) -> jax.Array:
     return logits if logits.ndim == 3 else logits[None]
 
 
-def margin(logits: jax.Array, y: jax.Array) -> jax.Array:
+def margin(
+    logits: Float[jax.Array, "batch classes"], y: Integer[jax.Array, " batch"]
+) -> Float[jax.Array, " batch"]:
     """How far another class leads, `[B]`: above zero where the input is misclassified."""
     true = jax.nn.one_hot(y, logits.shape[-1], dtype=jnp.bool_)
     other = jnp.where(true, -jnp.inf, logits).max(-1)
     return other - jnp.take_along_axis(logits, y[:, None], 1)[:, 0]
 
 
-def dlr(logits: jax.Array, y: jax.Array) -> jax.Array:
+def dlr(
+    logits: Float[jax.Array, "batch classes"], y: Integer[jax.Array, " batch"]
+) -> Float[jax.Array, " batch"]:
     """Return the difference of logits ratio of Croce & Hein (2020), `[B]`: the margin, free of scale."""
     if logits.shape[-1] < 3:
         raise ValueError(

@@ -23,6 +23,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Float, Integer
 
 from modellock_jax.attacks.evasion.adversarial import (
     Bounds,
@@ -67,7 +68,12 @@ def expectation(f: Callable[[Key, jax.Array], jax.Array], keys: Key) -> Classifi
 
 
 def fgsm(
-    f: Classifier, x: jax.Array, y: jax.Array, eps: Any, *, bounds: Bounds = (0.0, 1.0)
+    f: Classifier,
+    x: Float[jax.Array, " batch *entries"],
+    y: Integer[jax.Array, " batch"],
+    eps: Any,
+    *,
+    bounds: Bounds = (0.0, 1.0),
 ) -> Evasion:
     """Take one step of length `eps` along the sign of the cross-entropy's gradient.
 
@@ -90,8 +96,8 @@ def fgsm(
 
 def pgd(
     f: Classifier,
-    x: jax.Array,
-    y: jax.Array,
+    x: Float[jax.Array, " batch *entries"],
+    y: Integer[jax.Array, " batch"],
     eps: Any,
     rng: jax.Array | None = None,
     *,
@@ -155,8 +161,8 @@ def pgd(
 
 def square(
     f: Classifier,
-    x: jax.Array,
-    y: jax.Array,
+    x: Float[jax.Array, "batch height width channels"],
+    y: Integer[jax.Array, " batch"],
     eps: Any,
     rng: jax.Array,
     *,
@@ -228,7 +234,12 @@ def square(
 
 
 def transfer(
-    f: Classifier, x: jax.Array, y: jax.Array, moved: jax.Array, *, bounds: Bounds = (0.0, 1.0)
+    f: Classifier,
+    x: Float[jax.Array, " batch *entries"],
+    y: Integer[jax.Array, " batch"],
+    moved: Float[jax.Array, " batch *entries"],
+    *,
+    bounds: Bounds = (0.0, 1.0),
 ) -> Evasion:
     """Score inputs moved elsewhere, from x, against `f`: the attacker made them without this `f`.
 

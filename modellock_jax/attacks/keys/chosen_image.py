@@ -8,6 +8,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Shaped
 
 from modellock_jax.attacks.case import Case, Entry, Found, with_key
 from modellock_jax.locks.pixel_shuffle import PixelKey
@@ -84,7 +85,7 @@ def pixel_shuffle_chosen_image(scrambled: jax.Array, block: int) -> PixelKey | N
 
 
 def pixel_shuffle_known_pairs(
-    plain: jax.Array, scrambled: jax.Array, block: int
+    plain: Shaped[jax.Array, "B H W C"], scrambled: Shaped[jax.Array, "B H W C"], block: int
 ) -> tuple[PixelKey, np.ndarray] | None:
     """Return the key from images and their shuffled forms. On the host.
 

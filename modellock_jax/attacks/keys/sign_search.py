@@ -4,6 +4,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float
 
 from modellock_jax.attacks.attack import Attack
 from modellock_jax.attacks.case import Case, Entry, Found
@@ -134,7 +135,9 @@ def genetic(
     )
 
 
-def lowest_sets(scores: jax.Array) -> jax.Array:
+def lowest_sets(
+    scores: Float[jax.Array, "restarts bits"],
+) -> Bool[jax.Array, "restarts sets bits"]:
     """Return the sets of the 0, 1, 2, 4, ... lowest scores `[R, bits]`, as bool `[R, sets, bits]`.
 
     Args:

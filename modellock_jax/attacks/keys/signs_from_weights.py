@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
+from jaxtyping import Float
 
 from modellock_jax.locks.sign import SignKey
 
@@ -32,7 +33,10 @@ LEVEL = 1 / (1 + TRIES)
 ROUNDS, POWER, TEST_POWER = 5, 150, 40
 TESTED = 256  # units of each layer that the tests look at; more take time and add nothing
 
-Pair = tuple[Any, Any]
+Pair = tuple[
+    Float[jax.Array | np.ndarray, "*stack inputs units"],
+    Float[jax.Array | np.ndarray, "*stack units outputs"],
+]
 Grams = tuple[jax.Array, jax.Array]
 
 
@@ -141,7 +145,10 @@ def _checked(pairs: Sequence[Pair]) -> list[tuple[jax.Array, jax.Array]]:
     return arrays
 
 
-def _layers(writer: jax.Array, reader: jax.Array) -> list[Grams]:
+def _layers(
+    writer: Float[jax.Array, "*stack inputs units"],
+    reader: Float[jax.Array, "*stack units outputs"],
+) -> list[Grams]:
     """Return the two Gram matrices `[n, n]` of each layer that says something."""
     columns, rows = writer, reader.mT
     g = _grams(columns.reshape(-1, *columns.shape[-2:]))

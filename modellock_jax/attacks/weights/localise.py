@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+from jaxtyping import Bool, Float
 
 from modellock_jax.attacks.weights._layers import layer_values, map_layers, set_layer_values
 from modellock_jax.core.lock import Params
@@ -246,7 +247,7 @@ def changed_weights(locked: Params, params: Params) -> jax.Array:
     return jnp.concatenate([(a != b).ravel() for a, b in pairs])
 
 
-def roc(scores: jax.Array, changed: jax.Array) -> Roc:
+def roc(scores: Float[jax.Array, " weights"], changed: Bool[jax.Array, " weights"]) -> Roc:
     """Return the receiver operating characteristic of scores `[P]` against the truth, bool `[P]`.
 
     Equal scores count half in `auc`; NaN scores count as the lowest. With no changed weight, or
@@ -274,7 +275,7 @@ def roc(scores: jax.Array, changed: jax.Array) -> Roc:
     positive, negative = truth.sum(dtype=jnp.int32), (~truth).sum(dtype=jnp.int32)
 
     def rate(hits: jax.Array, of: jax.Array) -> jax.Array:
-        counts = jnp.cumsum(hits.astype(jnp.int32)) / of.astype(jnp.float32)
+        counts = jnp.cumsum(hits.astype(jnp.int32)).astype(jnp.float32) / of.astype(jnp.float32)
         return jnp.concatenate([jnp.where(of > 0, jnp.zeros(1), jnp.nan), counts])
 
     tpr, fpr = rate(truth, positive), rate(~truth, negative)

@@ -8,6 +8,7 @@ import jax
 import jax.numpy as jnp
 import optax
 from jax import lax
+from jaxtyping import Float, Int
 
 from modellock_jax.attacks.attack import run_batches
 from modellock_jax.attacks.weights.fine_tune import Variant, fine_tune
@@ -121,7 +122,9 @@ def _tally(task: Task, out: Any, y: Any, counts: jax.Array) -> Any:
     return jax.tree.map(total, jax.vmap(one)(out, y))
 
 
-def best_so_far(merit: jax.Array, loss: jax.Array) -> tuple[jax.Array, jax.Array]:
+def best_so_far(
+    merit: Float[jax.Array, "settings stops"], loss: Float[jax.Array, "settings stops"]
+) -> tuple[Int[jax.Array, " stops"], Int[jax.Array, " stops"]]:
     """Return what the thief holds after each stop.
 
     The highest merit of all settings up to that stop, of equals the one with the lowest loss, and of
