@@ -1,5 +1,6 @@
 """Strict settings for every test: no silent promotion of dtypes or ranks, several devices."""
 
+import gc
 import tempfile
 
 import jax
@@ -8,7 +9,30 @@ import pytest
 jax.config.update("jax_num_cpu_devices", 4)
 
 
+class Forgetful:
+    """JAX keeps what each program was lowered to, 2 MB of it, and builds the next one the slower."""
+
+    most, built = 600, 0
+
+    def count(self, event, seconds, **more):
+        self.built += event == "/jax/core/compile/backend_compile_duration"
+
+    def pytest_runtest_logfinish(self):
+        if self.built > self.most:
+            jax.clear_caches()
+            self.built = 0
+
+    def pytest_collection_finish(self):
+        # The collector need not walk all modules and tests again and again.
+        gc.collect()
+        gc.freeze()
+        gc.set_threshold(50_000, 20, 50)
+
+
 def pytest_configure(config):
+    forgetful = Forgetful()
+    jax.monitoring.register_event_duration_secs_listener(forgetful.count)
+    config.pluginmanager.register(forgetful)
     # Tests that build the same program again need not compile it again. Each process has a cache
     # of its own, since JAX writes an entry in place, where another would read it half written.
     config.compiled = tempfile.TemporaryDirectory(prefix="compiled-")

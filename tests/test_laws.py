@@ -208,14 +208,13 @@ def test_6_so_does_one_bit_or_swap(case, seed):
 
 @every_case
 def test_7_a_second_key_costs_no_second_trace(case):
-    x = images()
-    for seed in (1, 2, 3):
+    x, traces = images(), []
+    for seed in (1, 2, 3, 4):
         locked, key = case.pair(seed)
         case.jit.user(key, locked, x)
-    before = case.traces
-    locked, key = case.pair(4)
-    case.jit.user(key, locked, x)
-    assert before == case.traces == 1
+        traces.append(case.traces)
+    assert traces[0] > 0
+    assert len(set(traces)) == 1
 
 
 def test_the_loss_of_the_table_sees_the_layers():
