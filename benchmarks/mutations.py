@@ -21,7 +21,7 @@ class Pair(NamedTuple):
 
 
 def bits(pair: Pair, rng: Rng) -> bytes:
-    """One to three bits turned."""
+    """Flip one to three bits."""
     data = bytearray(pair.data)
     for at in rng.integers(0, len(data), int(rng.integers(1, 4))):
         data[at] ^= 1 << int(rng.integers(8))

@@ -35,7 +35,7 @@ from modellock_jax.attacks.keys.signs_from_weights import (
     Pair,
     read_signs,
 )
-from modellock_jax.attacks.keys.signs_of_model import head_votes, signed_pairs
+from modellock_jax.attacks.keys.signs_of_model import head_votes, pairs_by_bit
 from modellock_jax.data import load
 from modellock_jax.models import MODELS
 from modellock_jax.study.report import machine
@@ -64,7 +64,7 @@ def rows_of(name: str, architecture: str, seed: int) -> Iterator[dict[str, Any]]
         ("trained", params), ("untrained", start), ("shuffled", params), ("stream_lock", cipher)
     ):  # fmt: skip
         layers = sign_pairs(model.forward, weights, x[:1])
-        pairs: list[Pair] = signed_pairs(layers, BITS, "channel")
+        pairs: list[Pair] = pairs_by_bit(layers, BITS, "channel")
         if case == "shuffled":
             pairs = [(w, order.permutation(np.asarray(v))) for w, v in pairs]
         begin = time.process_time()

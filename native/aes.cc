@@ -29,10 +29,10 @@ WITH_AES __m128i InvSubThenXor(__m128i x, __m128i key) {
 }
 
 // The next four words after `old`, from the last word of `last`. Four equal words, whose rows the
-// S-box's instruction turns in vain.
-WITH_AES __m128i Next(__m128i old, __m128i last, bool turned, uint32_t rcon) {
-  const __m128i word = _mm_set1_epi32(turned ? 0x0c0f0e0d : 0x0f0e0d0c);
-  const __m128i constant = _mm_set1_epi32(turned ? rcon : 0);
+// S-box's instruction rotates in vain.
+WITH_AES __m128i Next(__m128i old, __m128i last, bool rotated, uint32_t rcon) {
+  const __m128i word = _mm_set1_epi32(rotated ? 0x0c0f0e0d : 0x0f0e0d0c);
+  const __m128i constant = _mm_set1_epi32(rotated ? rcon : 0);
   old = _mm_xor_si128(old, _mm_slli_si128(old, 4));
   old = _mm_xor_si128(old, _mm_slli_si128(old, 8));
   return _mm_xor_si128(old, _mm_aesenclast_si128(_mm_shuffle_epi8(last, word), constant));
@@ -53,11 +53,11 @@ WITH_AES void Run(Schedule& at, int64_t rounds, const uint8_t* in, uint8_t* out)
     const __m128i x = _mm_loadu_si128(reinterpret_cast<const __m128i*>(in + 16 * i));
     const __m128i y = inverse ? InvSubThenXor(x, first) : Sub(_mm_xor_si128(x, first));
     _mm_storeu_si128(reinterpret_cast<__m128i*>(out + 16 * i), y);
-    const bool turned = !wide || !middle;
-    const __m128i next = Next(first, wide ? second : first, turned, rcon);
+    const bool rotated = !wide || !middle;
+    const __m128i next = Next(first, wide ? second : first, rotated, rcon);
     first = wide ? second : next;
     second = next;
-    if (turned) rcon = ((rcon << 1) ^ ((rcon >> 7) * 0x1B)) & 0xFF;
+    if (rotated) rcon = ((rcon << 1) ^ ((rcon >> 7) * 0x1B)) & 0xFF;
     middle = wide && !middle;
   }
   at = {{first, second}, rcon, middle};

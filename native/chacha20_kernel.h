@@ -34,9 +34,9 @@ INLINE Words Pick(const Words& a, const Words& b, std::index_sequence<lane...>) 
                                     : (lane & step ? lane - step + LANES : lane))...);
 }
 
-// As many vectors as lanes, turned over: each then holds words of one block.
+// As many vectors as lanes, transposed: each then holds words of one block.
 template <int step = 1>
-INLINE void Turn(Words* words) {
+INLINE void Transpose(Words* words) {
   if constexpr (step < LANES) {
     constexpr auto lanes = std::make_index_sequence<LANES>();
 #pragma GCC unroll 16
@@ -46,7 +46,7 @@ INLINE void Turn(Words* words) {
       words[word] = Pick<step, false>(a, b, lanes);
       words[word + step] = Pick<step, true>(a, b, lanes);
     }
-    Turn<2 * step>(words);
+    Transpose<2 * step>(words);
   }
 }
 
@@ -70,7 +70,7 @@ INLINE void XorBlocks(const uint32_t* start, const uint8_t* in, uint8_t* out) {
   s[kCounter] += count;
 #pragma GCC unroll 4
   for (int part = 0; part < 16; part += LANES) {
-    Turn(s + part);
+    Transpose(s + part);
 #pragma GCC unroll 16
     for (int block = 0; block < LANES; ++block) {
       const int64_t at = kBlock * block + 4 * part;

@@ -60,11 +60,11 @@ def dense(seed, params, loss, count, step, margin, budget, pool, stop):
     flat, low, high = each(lambda v: v), each(jnp.min), each(jnp.max)
     layer = jnp.concatenate([jnp.full(leaves[i].size, n) for n, i in enumerate(layers)])
     in_pool = draw(0, flat.size) < jnp.uint32(min(int(pool * 2**32), 2**32 - 1))
-    turns = draw(1, count * len(layers)).reshape(count, len(layers))
-    is_open = turns <= jnp.maximum(jnp.uint32(2**31), turns.min(1, keepdims=True))
+    draws = draw(1, count * len(layers)).reshape(count, len(layers))
+    is_open = draws <= jnp.maximum(jnp.uint32(2**31), draws.min(1, keepdims=True))
     inset = margin * (high - low)
 
-    def turn(state):
+    def iterate(state):
         flat, uses, picks, t, _ = state
         gradient = jax.grad(lambda flat: loss(with_flat(flat)))(flat)
         moved = flat + step * (high - low) * jnp.sign(gradient)
@@ -79,7 +79,9 @@ def dense(seed, params, loss, count, step, margin, budget, pool, stop):
         return flat, uses, picks, t + 1, loss(with_flat(flat))
 
     state = flat, jnp.zeros(flat.size, jnp.int32), jnp.full(count, -1), jnp.int32(0), loss(params)
-    flat, _, picks, *_ = jax.lax.while_loop(lambda s: (s[3] < count) & (s[4] <= stop), turn, state)
+    flat, _, picks, *_ = jax.lax.while_loop(
+        lambda s: (s[3] < count) & (s[4] <= stop), iterate, state
+    )
     return flat, picks
 
 

@@ -58,15 +58,15 @@ def test_a_head_is_decoded_once(tmp_path, monkeypatch):
     assert len(calls) == 1
 
 
-def test_her_stanza_is_there_once_and_costs_one_opening(tmp_path, monkeypatch):
+def test_a_stanza_of_ones_own_is_there_once_and_costs_one_opening(tmp_path, monkeypatch):
     path = tmp_path / "m"
     envelope.seal(some(), path, [public(ALICE), public(MALLORY)])
     made = header_of(path)
     file_key = _header.file_key_of(made, MALLORY)
-    hers = made.stanzas[0]
+    own = made.stanzas[0]
     with pytest.raises(ValueError, match="the file has two recipients named"):
-        _header.finish(made._replace(stanzas=(hers, *made.stanzas)), file_key)
-    noise = [hers | {"wrapped": recipients._text(os.urandom(1168))} for _ in range(50)]
+        _header.finish(made._replace(stanzas=(own, *made.stanzas)), file_key)
+    noise = [own | {"wrapped": recipients._text(os.urandom(1168))} for _ in range(50)]
     many = made._replace(stanzas=(*noise, *made.stanzas))
     many = many._replace(mac=_header._mac(many, file_key), room=2**18)
     path.write_bytes(_header.encode(many) + path.read_bytes()[made.room :])

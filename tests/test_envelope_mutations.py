@@ -2,7 +2,7 @@
 
 Every file is opened by a recipient and without a required signature, so nothing but the file itself
 can give the change away. A file without a stanza for that recipient cannot be told from one that
-was never meant for her: there, and only there, the fault is the wrong key.
+was never meant for them: there, and only there, the fault is the wrong key.
 """
 
 import collections
@@ -53,9 +53,13 @@ def test_no_mutated_file_opens(case, total):
                 data = family(case, rng)
             code = case.try_to_open(data)
             codes[family.__name__][code] += 1
-            # Rewritten, checksum and all, without a stanza that names her.
-            not_hers = family in REWRITTEN and ALICE.id.encode() not in data
-            assert code in ((3, 4, 6) if not_hers else (4, 6)), (family.__name__, code, data[:200])
+            # Rewritten, checksum and all, without a stanza that names the recipient.
+            not_theirs = family in REWRITTEN and ALICE.id.encode() not in data
+            assert code in ((3, 4, 6) if not_theirs else (4, 6)), (
+                family.__name__,
+                code,
+                data[:200],
+            )
             if family is cut and case.data.startswith(data) and len(data) > 100:
                 assert code == 4  # a file that is cut off is told from a foreign one
     print({name: dict(counter) for name, counter in codes.items()})

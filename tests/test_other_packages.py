@@ -43,7 +43,7 @@ def test_a_lock_of_another_package_is_explained_and_in_the_tables(outside, tmp_p
 
 def test_a_lock_of_another_package_locks_files(outside, tmp_path):
     save_file({"w": np.linspace(-1, 1, 64, dtype=np.float32)}, tmp_path / "m.safetensors")
-    for text in ("toy_xor(turn=3)", "toy_xor+deep_lock"):
+    for text in ("toy_xor(rotate=3)", "toy_xor+deep_lock"):
         info = lock_file(tmp_path / "m.safetensors", tmp_path / "l", ALICE, text)
         assert info.scheme == str(parse(text).complete())
         assert not (
@@ -55,7 +55,7 @@ def test_a_lock_of_another_package_locks_files(outside, tmp_path):
 
 def test_a_lock_of_another_package_is_studied(outside, tmp_path):
     config = Config(
-        data="digits", model="mlp", locks=("toy_xor(turn=1)", "sign_flip+toy_xor"), seeds=1, epochs=1,
+        data="digits", model="mlp", locks=("toy_xor(rotate=1)", "sign_flip+toy_xor"), seeds=1, epochs=1,
         wrong_keys=2, budgets=(0.1,), thief_rates=(1e-3,), thief_steps=2, thief_scores=1,
     )  # fmt: skip
     rows = runner.run(main.STUDY, config, tmp_path).rows
@@ -117,7 +117,7 @@ def test_a_record_can_be_registered(monkeypatch):
     register(space["SCHEME"])
     exec(toy.SOURCE, space)  # a cell of a notebook, run again
     register(space["SCHEME"])
-    assert parse("toy_xor(turn=2)").lock
+    assert parse("toy_xor(rotate=2)").lock
     other = {"__name__": "elsewhere"}
     exec(toy.SOURCE, other)
     with pytest.raises(ValueError, match="the lock 'toy_xor' is there already"):

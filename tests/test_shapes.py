@@ -68,7 +68,7 @@ CALLS = {
         (zeros(2, 4, 4, 1), zeros(2, 4, 4, 1), 2), (zeros(2, 4, 4, 1), zeros(2, 4, 2, 1), 2),
     ],
     sign_search.lowest_sets: [(zeros(2, 5),), (zeros(5),), (labels(2, 5),)],
-    signs_from_weights._layers: [
+    signs_from_weights._grams_of: [
         (zeros(3, 4, 6), zeros(3, 6, 2)), (zeros(3, 4, 6), zeros(3, 5, 2)), (zeros(4, 6), zeros(3, 6, 2))
     ],
     localise.roc: [(zeros(5), truth(5)), (zeros(5), truth(4)), (zeros(5), labels(5))],

@@ -11,7 +11,7 @@ import pytest
 import modellock_jax as ml
 from modellock_jax.attacks import Case, attempt, read_signs, signs_from_weights
 from modellock_jax.attacks.keys.sign_pairs import sign_pairs
-from modellock_jax.attacks.keys.signs_of_model import signed_pairs
+from modellock_jax.attacks.keys.signs_of_model import pairs_by_bit
 from modellock_jax.data import load
 from modellock_jax.models import linen, mlp
 from modellock_jax.train import fit
@@ -212,7 +212,7 @@ def test_positions_under_signs_of_their_own_are_left_out():
     model, x = linen(Net()), jnp.ones((1, 8, 8, 1))
     layers = sign_pairs(model.forward, model.init(jax.random.key(0), x), x)
     widths = {
-        (bits, per): [w.shape[1] for w, _ in signed_pairs(layers, bits, per)]
+        (bits, per): [w.shape[1] for w, _ in pairs_by_bit(layers, bits, per)]
         for bits in (4, 6)
         for per in ("channel", "unit")
     }

@@ -112,13 +112,13 @@ def measure(quick: bool) -> list[Row]:
     rows = []
     for dtype in DTYPES:
         params = weights(dtype, leaves, size)
-        runs: dict[str, dict[str, Any]] = {"encrypt": limits(params), "decrypt": limits(params)}
+        calls: dict[str, dict[str, Any]] = {"encrypt": limits(params), "decrypt": limits(params)}
         for name in LOCKS:
             if name == "adv_params" and dtype == "int8":
                 continue  # its layers are floats
             for way, (program, key, given) in programs(name, params).items():
-                runs[way][name] = lambda f=program, k=key, p=given: f(k, p)
-        for way, contestants in runs.items():
+                calls[way][name] = lambda f=program, k=key, p=given: f(k, p)
+        for way, contestants in calls.items():
             seconds = alternate(contestants, 0.0 if quick else 4.0)
             for name, taken in seconds.items():
                 limit = "OpenSSL ChaCha20" if name.startswith("stream_lock") else "memcpy"

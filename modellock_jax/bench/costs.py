@@ -75,11 +75,11 @@ def measure_gpu(quick: bool) -> list[Row]:
     leaves, size = (2, 2**14) if quick else (16, 16 * MIB)
     params = weights("float32", leaves, size)
     copy = jax.jit(lambda p: jax.tree.map(lambda a: a.copy(), p))
-    runs: dict[str, Any] = {"device copy": lambda: copy(params)}
+    contestants: dict[str, Any] = {"device copy": lambda: copy(params)}
     for name in LOCKS:
         decrypt, key, locked = programs(name, params)["decrypt"]
-        runs[name] = lambda f=decrypt, k=key, p=locked: f(k, p)
-    seconds = alternate(runs, 0.0 if quick else 20.0)
+        contestants[name] = lambda f=decrypt, k=key, p=locked: f(k, p)
+    seconds = alternate(contestants, 0.0 if quick else 20.0)
     rows = []
     for name, taken in seconds.items():
         rate = leaves * size / 1e9 / float(np.median(taken))

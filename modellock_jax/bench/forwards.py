@@ -97,7 +97,7 @@ def contestants(name: str, batch: int) -> dict[str, Callable[[], Any]]:
     x = jax.random.uniform(jax.random.key(1), (batch, 28, 28, 1))
     plain = jax.jit(forward)
     more, scalar = jax.jit(lambda k, p, x: forward(p, x) + k), jnp.zeros(())
-    runs: dict[str, Callable[[], Any]] = {
+    found: dict[str, Callable[[], Any]] = {
         "plain": lambda: plain(params, x),
         "one scalar more": lambda: more(scalar, params, x),
     }
@@ -109,7 +109,7 @@ def contestants(name: str, batch: int) -> dict[str, Callable[[], Any]]:
     for lock_name, lock in acting.items():
         key = lock.init(jax.random.key(2), params)
         owner = jax.jit(ml.owner_forward(lock, forward))
-        runs[lock_name] = lambda f=owner, k=key: f(k, params, x)  # type: ignore[misc]
+        found[lock_name] = lambda f=owner, k=key: f(k, params, x)  # type: ignore[misc]
     locks = {
         "deep_lock": ml.deep_lock(),
         "stream_lock": ml.stream_lock(),
@@ -120,10 +120,10 @@ def contestants(name: str, batch: int) -> dict[str, Callable[[], Any]]:
         locked = jax.jit(lambda k, p, e=lock.encrypt: e(k, p)[0])(key, params)
         user = jax.jit(ml.user_forward(lock, forward))
         opened = jax.jit(lock.decrypt)(key, locked)
-        runs[f"{lock_name}, decrypt every call"] = lambda f=user, k=key, p=locked: f(k, p, x)  # type: ignore[misc]
+        found[f"{lock_name}, decrypt every call"] = lambda f=user, k=key, p=locked: f(k, p, x)  # type: ignore[misc]
         if lock_name == "stream_lock":
-            runs[f"{lock_name}, decrypt once"] = lambda p=opened: plain(p, x)  # type: ignore[misc]
-    return runs
+            found[f"{lock_name}, decrypt once"] = lambda p=opened: plain(p, x)  # type: ignore[misc]
+    return found
 
 
 def _target(lock: str, name: str, batch: int) -> float | None:

@@ -50,7 +50,7 @@ def measure(quick: bool) -> list[Row]:
         ) / CHUNK,
     }  # fmt: skip
     product, gflops, product_name = matmul(quick)
-    runs: dict[str, Callable[[], Any]] = {
+    contestants: dict[str, Callable[[], Any]] = {
         "one by one": lambda: [
             jax.block_until_ready(alone(rngs[i], params, x, y)) for i in range(looped)
         ],
@@ -58,7 +58,7 @@ def measure(quick: bool) -> list[Row]:
         "one program, early rejection": search(first=FIRST, survivors=survivors),
         "matmul": product,
     }
-    seconds = alternate(runs, 0.0 if quick else 30.0)
+    seconds = alternate(contestants, 0.0 if quick else 30.0)
     peak = gflops(seconds["matmul"])
     per_key = {"one by one": seconds["one by one"] / looped}
     per_key |= {name: seconds[name] / keys for name in flops if name != "one by one"}

@@ -60,11 +60,11 @@ def measure(quick: bool) -> list[Row]:
             lock = LOCKS[name]()
             key = lock.init(jax.random.key(2), params)
             locked = jax.jit(lambda k, p, e=lock.encrypt: e(k, p)[0])(key, params)
-            for way, layers in {
+            for way, stacked in {
                 "all at the start": None,
                 "layer by layer": lambda path: path.startswith("params/layers/"),
             }.items():
-                user = jax.jit(ml.user_forward(lock, forward, layers))
+                user = jax.jit(ml.user_forward(lock, forward, stacked))
                 program = user.lower(key, locked, x).compile()
                 label = f"{name}, {way}"
                 held[label] = _held(program)

@@ -28,12 +28,12 @@ def _fit(images: int) -> Callable[[], Any]:
     epoch = make_epoch(model.train, optimizer, images // BATCH, BATCH)
     held = [(params, optimizer.init(params))]
 
-    def run() -> jax.Array:
+    def one_epoch() -> jax.Array:
         *state, loss = epoch(*held.pop(), jax.random.key(3), x, y)
         held.append(tuple(state))
         return loss
 
-    return run
+    return one_epoch
 
 
 def _torch(images: int) -> Callable[[], Any] | None:
@@ -95,8 +95,8 @@ def measure(quick: bool) -> list[Row]:
     """Measure images a second of training, forward and backward."""
     images, steps = (128, 2) if quick else (4096, 50)
     other = _torch(images)
-    runs = {"fit": _fit(images)} | ({} if other is None else {"PyTorch": other})
-    seconds = alternate(runs, 0.0 if quick else 15.0)
+    contestants = {"fit": _fit(images)} | ({} if other is None else {"PyTorch": other})
+    seconds = alternate(contestants, 0.0 if quick else 15.0)
     case, rows = f"CNN, batch {BATCH}, Adam", []
     for name, taken in seconds.items():
         rate = images / float(np.median(taken))

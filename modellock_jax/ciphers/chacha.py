@@ -168,9 +168,9 @@ def _by_blocks(
 
     def step(i: jax.Array, done: jax.Array) -> jax.Array:
         # Slices move back into their array: the last chunk makes some blocks of the one before again.
-        begin, runs = i * (size // per_counter), size // per_counter
-        some = lax.dynamic_slice(counters, (begin,), (runs,))
-        each = lax.dynamic_slice(nonces, (0, begin), (3, runs)) if nonces.ndim == 2 else nonces
+        begin, count = i * (size // per_counter), size // per_counter
+        some = lax.dynamic_slice(counters, (begin,), (count,))
+        each = lax.dynamic_slice(nonces, (0, begin), (3, count)) if nonces.ndim == 2 else nonces
         stream = _stream(key, None if nonces.ndim == 2 else nonces, _own(each, some, per_counter))
         return lax.dynamic_update_slice(done, stream, (begin * per_counter, 0))
 

@@ -197,7 +197,7 @@ def on_files(command: Callable[..., None]) -> Callable[..., None]:
     """Make a command whose faults name its file, and for which an unreadable one is exit code 6."""
 
     @functools.wraps(command)
-    def run(*args: Any, **options: Any) -> None:
+    def explained(*args: Any, **options: Any) -> None:
         try:
             command(*args, **options)
         except (FileNotFoundError, PermissionError, IsADirectoryError, NotADirectoryError) as error:
@@ -208,4 +208,4 @@ def on_files(command: Callable[..., None]) -> Callable[..., None]:
                 raise
             raise type(error)(f"{name}: {error}") from None
 
-    return run
+    return explained

@@ -148,16 +148,16 @@ def _search(
     settings: Settings, seed: jax.Array, params: Params, loss: Loss
 ) -> tuple[Params, Changes, jax.Array]:
     leaves, tree = jax.tree.flatten(_guarded(params))
-    layers = target_leaves(params)
+    targets = target_leaves(params)
 
     def with_layers(values: list[jax.Array]) -> Params:
         new = list(leaves)
-        for i, value in zip(layers, values):
+        for i, value in zip(targets, values):
             new[i] = value
         return jax.tree.unflatten(tree, new)
 
     found, changes, is_finite = search(
-        settings, seed, [leaves[i] for i in layers], lambda values: loss(with_layers(values))
+        settings, seed, [leaves[i] for i in targets], lambda values: loss(with_layers(values))
     )
     return with_layers(found), changes, is_finite
 
@@ -180,7 +180,7 @@ def target_leaves(params: Params) -> list[int]:
         ValueError: If there is none, or one has more weights than an int32 can number.
     """
     leaves = jax.tree.leaves(params)
-    layers = [
+    targets = [
         i
         for i, leaf in enumerate(leaves)
         if jnp.issubdtype(leaf.dtype, jnp.floating)
@@ -188,16 +188,16 @@ def target_leaves(params: Params) -> list[int]:
         and leaf.ndim >= 2
         and leaf.size
     ]
-    if not layers:
+    if not targets:
         raise ValueError(
             "adv_params: no leaf is a layer, that is a float of at most 32 bits with two axes or more"
         )
-    if (most := max(leaves[i].size for i in layers)) >= 2**31:
+    if (most := max(leaves[i].size for i in targets)) >= 2**31:
         raise ValueError(
             f"adv_params: a layer has {most} weights, and at most 2**31 - 1 can be numbered; leave it "
             "out with only(lock, where)"
         )
-    return layers
+    return targets
 
 
 def _flip_one_true_bit(rng: jax.Array, key: AdvParamsKey) -> AdvParamsKey:
@@ -210,12 +210,12 @@ def _flip_one_true_bit(rng: jax.Array, key: AdvParamsKey) -> AdvParamsKey:
 def _guess(lock: Lock, rng: jax.Array, locked: Params) -> AdvParamsKey:
     """Return a key an attacker would try: random places, each set to another weight of its layer."""
     key = lock.init(rng, locked)
-    leaves, layers = jax.tree.leaves(locked), target_leaves(locked)
+    leaves, targets = jax.tree.leaves(locked), target_leaves(locked)
     count = key.leaf.shape[0]
     pick, place, other = jax.random.split(rng, 3)
-    leaf = jax.random.choice(pick, jnp.array(layers, jnp.int32), (count,))
+    leaf = jax.random.choice(pick, jnp.array(targets, jnp.int32), (count,))
     position, bits = key.position, key.bits
-    for i in layers:
+    for i in targets:
         here = jax.random.randint(place, (count,), 0, leaves[i].size)
         there = jax.random.randint(other, (count,), 0, leaves[i].size)
         value = to_uint(leaves[i]).ravel()[there].astype(jnp.uint32)

@@ -230,13 +230,13 @@ def _layer_by_layer(how: tuple[bool, str], master: jax.Array, leaves: list[Any])
             schedule, whole = opened(schedule, leaf)
             new.append(whole)
             continue
-        layers, size = leaf.shape[0], leaf.size * leaf.dtype.itemsize
-        if size % (16 * layers):
+        count, size = leaf.shape[0], leaf.size * leaf.dtype.itemsize
+        if size % (16 * count):
             raise TypeError(
-                f"deep_lock: {layers} layers of {list(leaf.shape[1:])} {leaf.dtype} are not whole "
+                f"deep_lock: {count} layers of {list(leaf.shape[1:])} {leaf.dtype} are not whole "
                 "blocks of 16 bytes each; leave that leaf out of `stacked` in user_forward"
             )
-        schedule, starts = aes.snapshots(schedule, layers, size // layers // 16)
+        schedule, starts = aes.snapshots(schedule, count, size // count // 16)
         new.append(leaf.then(open_layer, starts))
     return new
 

@@ -131,7 +131,7 @@ def sign_flip(bits: int = 256, outputs: Outputs | None = None) -> Lock:
         axes, names = output_axes("sign_flip", params, outputs), jax.tree.leaves(paths(params))
         for i, leaf in enumerate(jax.tree.leaves(params)):
             if i in axes:
-                _check_signed(names[i], leaf)
+                _check_negatable(names[i], leaf)
         return axes
 
     @non_differentiable("sign_flip")
@@ -162,7 +162,7 @@ def sign_flip(bits: int = 256, outputs: Outputs | None = None) -> Lock:
     return Lock(init, encrypt, decrypt)
 
 
-def _check_signed(path: str, leaf: Any) -> None:
+def _check_negatable(path: str, leaf: Any) -> None:
     if jnp.issubdtype(leaf.dtype, jnp.unsignedinteger):
         raise TypeError(
             f"sign_flip: the leaf `{path}` has dtype {leaf.dtype}, which has no negative values; "

@@ -138,7 +138,7 @@ def league_rows(context: Context, text: str, seed: int, name: str) -> list[Row]:
     about, kind = case_of(context, text, seed)[1], "league"
     if name in MEASURES:
         kind, owned = name, locked_models(context, text)[seed]
-        found = MEASURES[name].run(context, context.subjects[text], seed, owned)
+        found = MEASURES[name].measure(context, context.subjects[text], seed, owned)
     else:
         found = attacked(context, text, seed, name)
     return [{"id": _row_id(text, seed, name), "kind": kind, **about, **found}]

@@ -104,9 +104,9 @@ def roc(context: Context, subject: Subject, seed: int, owned: Locked) -> dict[st
 
 
 class Measure(NamedTuple):
-    """`run(context, subject, seed, owned)` gives a row; `against`: names of schemes, or `ANY`."""
+    """`measure(context, subject, seed, owned)` gives a row; `against`: names of schemes, or `ANY`."""
 
-    run: Callable[[Context, Subject, int, Locked], dict[str, Any]]
+    measure: Callable[[Context, Subject, int, Locked], dict[str, Any]]
     against: tuple[str, ...]
 
     def fits(self, scheme: str) -> bool:

@@ -44,7 +44,7 @@ def check(row: Mapping[str, Any], kinds: Mapping[str, type]) -> None:
 
     Args:
         row: As JSON has it; its `kind` names the kind.
-        kinds: The study's kinds, `TypedDict`s by name.
+        kinds: The study's kinds, each a `TypedDict`, by name.
 
     Raises:
         TypeError: Names the row and the field.

@@ -81,7 +81,7 @@ def sealed_texts(size: int) -> Iterator[tuple[str, bytes]]:
     yield "extra", canonical(fields | {"extra": {str(i): "" for i in range(size // 12)}})
     alice = {"type": "mlkem768-x25519", "id": ALICE.id}
     alice["wrapped"] = base64.b64encode(bytes(recipients._WRAPPED["mlkem768-x25519"])).decode()
-    yield "her stanza again and again", canonical(fields | {"recipients": [alice] * (size // 1700)})
+    yield "one stanza again and again", canonical(fields | {"recipients": [alice] * (size // 1700)})
     others = [alice | {"id": f"{i:032x}"} for i in range(size // 1700)]
     yield "legal, many recipients", canonical(fields | {"recipients": others})
 

@@ -67,7 +67,7 @@ def base64_noise(text, rng):
 
 
 def edit_stanzas(case, rng):
-    mine, his = case.made.stanzas
+    mine, other = case.made.stanzas
     others = case.made2.stanzas
     noise = mine | {"wrapped": base64_noise(mine["wrapped"], rng)}
     low = mine | {"wrapped": _header.recipients._text(bytes(1168))}
@@ -75,24 +75,24 @@ def edit_stanzas(case, rng):
     phrase = {"type": "passphrase", "salt": phrase[0], "wrapped": phrase[1]}
     news = [
         (mine,),
-        (his, mine),
-        (mine, his, his),
-        (mine, mine, his),
-        (mine, his, *others),
-        (others[0], his),
+        (other, mine),
+        (mine, other, other),
+        (mine, mine, other),
+        (mine, other, *others),
+        (others[0], other),
         (mine, others[1]),
-        (noise, his),
-        (noise, mine, his),
-        (low, his),
-        (mine, his | {"wrapped": base64_noise(his["wrapped"], rng)}),
-        (mine | {"type": "x25519"}, his),
-        (his | {"id": ALICE.id},),
-        (mine | {"id": BOB.id}, his),
-        (mine, his, phrase),
-        (mine | {"more": ""}, his),
-        (mine | {"wrapped": mine["wrapped"][:-4]}, his),
-        (mine | {"wrapped": mine["wrapped"] + "\n"}, his),
-        (his,),
+        (noise, other),
+        (noise, mine, other),
+        (low, other),
+        (mine, other | {"wrapped": base64_noise(other["wrapped"], rng)}),
+        (mine | {"type": "x25519"}, other),
+        (other | {"id": ALICE.id},),
+        (mine | {"id": BOB.id}, other),
+        (mine, other, phrase),
+        (mine | {"more": ""}, other),
+        (mine | {"wrapped": mine["wrapped"][:-4]}, other),
+        (mine | {"wrapped": mine["wrapped"] + "\n"}, other),
+        (other,),
         (),
         (phrase,) * 9,
     ]

@@ -20,16 +20,16 @@ class ToyKey(NamedTuple):
     word: jax.Array
 
 
-def toy_xor(turn: int = 0) -> ml.Lock:
-    """XOR every value with one secret word, turned by so many bits."""
+def toy_xor(rotate: int = 0) -> ml.Lock:
+    """XOR every value with one secret word, rotated by so many bits."""
 
     def init(rng, params):
         if hasattr(rng, "words"):
-            return ToyKey(jnp.asarray(rng.for_lock(f"toy_xor(turn={turn})").words(1), jnp.uint32))
+            return ToyKey(jnp.asarray(rng.for_lock(f"toy_xor(rotate={rotate})").words(1), jnp.uint32))
         return ToyKey(jax.random.bits(rng, (1,), jnp.uint32))
 
     def decrypt(key, params):
-        word = (key.word[0] << turn) | (key.word[0] >> (31 - turn) >> 1)
+        word = (key.word[0] << rotate) | (key.word[0] >> (31 - rotate) >> 1)
 
         def xor(leaf):
             kind = UINT[leaf.dtype.itemsize]
@@ -51,7 +51,7 @@ SCHEME = Scheme(
     lies_open="Equal values stay equal.",
     broken=(Break(how="one known weight gives the word", source="its authors, 2026"),),
     near=flip_one_bit,
-    bits=lambda params, sites, turn=0: 32.0,
+    bits=lambda params, sites, rotate=0: 32.0,
     files=Files(),
 )
 '''

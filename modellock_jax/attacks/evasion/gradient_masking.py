@@ -94,8 +94,8 @@ def gradient_masking(
     gradient = jax.jit(jax.grad(total))(x)
     flat = (~jnp.isfinite(gradient) | (gradient == 0)).reshape(len(x), -1).all(1)
     white_rng, black_rng = jax.random.split(rng)
-    run = jax.jit(lambda eps: attack(f, x, y, eps, white_rng, bounds=bounds))
-    white, far = run(jnp.float32(eps)), run(jnp.float32(bounds[1] - bounds[0]))
+    attacked = jax.jit(lambda eps: attack(f, x, y, eps, white_rng, bounds=bounds))
+    white, far = attacked(jnp.float32(eps)), attacked(jnp.float32(bounds[1] - bounds[0]))
     black = jax.jit(
         lambda: square(f, x, y, eps, black_rng, queries=queries, bounds=bounds)
     )().robust

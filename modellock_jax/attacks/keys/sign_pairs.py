@@ -52,7 +52,7 @@ def sign_pairs(forward: Forward, params: Params, example: Any) -> list[Writer]:
     closed = jax.make_jaxpr(forward)(params, example)
     data = [_Data({}, {}) for _ in jax.tree.leaves(example)]
     trace = _Trace()
-    trace.run(closed.jaxpr, closed.consts, [*leaves, *data])
+    trace.follow(closed.jaxpr, closed.consts, [*leaves, *data])
     return [_joined(*one) for one in zip(trace.kernels, trace.readers, trace.positions)]
 
 
@@ -102,7 +102,7 @@ class _Trace:
         self.readers: list[list[tuple[jax.Array, bool]]] = []
         self.positions: list[int] = []
 
-    def run(self, jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
+    def follow(self, jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
         """Return what the outputs hold: arrays, or `_Data`."""
         known: dict[Any, Any] = dict(zip(jaxpr.constvars, consts))
         known |= dict(zip(jaxpr.invars, args))
@@ -118,12 +118,12 @@ class _Trace:
         if name == "cond" and eqn.params.get("branches_platforms"):
             # The last branch is the one for no platform of its own, where a convolution is one.
             inner = eqn.params["branches"][-1]
-            return self.run(inner.jaxpr, inner.consts, values[1:])
+            return self.follow(inner.jaxpr, inner.consts, values[1:])
         for field in ("jaxpr", "call_jaxpr", "call", "fun_jaxpr"):
             inner = eqn.params.get(field)
             if name not in ("scan", "while") and inner is not None:
                 consts = getattr(inner, "consts", ())
-                return self.run(getattr(inner, "jaxpr", inner), consts, values)
+                return self.follow(getattr(inner, "jaxpr", inner), consts, values)
         if not any(isinstance(value, _Data) for value in values):
             out = eqn.primitive.bind(*values, **eqn.params)
             return out if eqn.primitive.multiple_results else [out]

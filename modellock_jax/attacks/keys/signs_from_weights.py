@@ -58,9 +58,9 @@ def signs_from_weights(pairs: Sequence[Pair], bits: int) -> SignKey | None:
     """Read a sign key off kernels that were trained together, all signs negated or not.
 
     Args:
-        pairs: Of each layer the kernel `[..., in, n]` whose columns are signed, column j by bit
-            j mod `bits`, and the kernel `[..., n, out]` that reads them, as `sign_pairs` finds them;
-            leading axes stack layers. float.
+        pairs: Of each layer the kernel `[..., in, n]` whose columns are multiplied by signs, column j
+            by bit j mod `bits`, and the kernel `[..., n, out]` that reads them, as `sign_pairs` finds
+            them; leading axes stack layers. float.
         bits: Length of the key, at least 1.
 
     Returns:
@@ -115,16 +115,16 @@ def read_signs(pairs: Sequence[Pair], bits: int) -> SignReading | None:
     """
     if bits < 1:
         raise ValueError(f"read_signs: bits must be at least 1, not {bits}")
-    layers = [grams for pair in _checked(pairs) for grams in _layers(*pair)]
-    if not layers:
+    grams = [both for pair in _checked(pairs) for both in _grams_of(*pair)]
+    if not grams:
         return None
-    used = min(bits, max(len(g) for g, _ in layers))
-    evidence = jnp.stack([_folded(g * h, used) for g, h in layers])
+    used = min(bits, max(len(g) for g, _ in grams))
+    evidence = jnp.stack([_folded(g * h, used) for g, h in grams])
     signs, certainty, fit = _solve(evidence)
     few, rng = min(used, TESTED), np.random.default_rng(0)
-    as_good = int(_by_order(*_part(layers), _orders(rng, layers), few))
-    if len(layers) > 1:
-        signs_of_layers = rng.choice(np.array([-1, 1], np.float32), (TRIES, len(layers), few))
+    as_good = int(_by_order(*_part(grams), _orders(rng, grams), few))
+    if len(grams) > 1:
+        signs_of_layers = rng.choice(np.array([-1, 1], np.float32), (TRIES, len(grams), few))
         as_good = max(as_good, int(_by_agreement(evidence[:, :few, :few], signs_of_layers)))
     rest = (0, bits - used)
     signs = jnp.pad(signs.astype(jnp.int8), rest, constant_values=1)
@@ -145,7 +145,7 @@ def _checked(pairs: Sequence[Pair]) -> list[tuple[jax.Array, jax.Array]]:
     return arrays
 
 
-def _layers(
+def _grams_of(
     writer: Float[jax.Array, "*stack inputs units"],
     reader: Float[jax.Array, "*stack units outputs"],
 ) -> list[Grams]:
@@ -196,7 +196,7 @@ def _cut(p: jax.Array, power: int) -> jax.Array:
     # Without a shift the power method may find the most negative eigenvalue.
     shift = jnp.abs(p).sum(1).max() / 4
 
-    def turn(_: int, v: jax.Array) -> jax.Array:
+    def iterate(_: int, v: jax.Array) -> jax.Array:
         v = p @ v + shift * v
         return v / jnp.maximum(jnp.linalg.norm(v), jnp.finfo(v.dtype).tiny)
 
@@ -205,7 +205,7 @@ def _cut(p: jax.Array, power: int) -> jax.Array:
         return jnp.where(new @ p @ new > s @ p @ s, new, s)
 
     start = jax.random.normal(jax.random.key(0), p.shape[:1], p.dtype)
-    return lax.fori_loop(0, 20, improve, _signs(lax.fori_loop(0, power, turn, start)))
+    return lax.fori_loop(0, 20, improve, _signs(lax.fori_loop(0, power, iterate, start)))
 
 
 def _signs(v: jax.Array) -> jax.Array:
@@ -220,7 +220,7 @@ def _fit(p: jax.Array, signs: jax.Array) -> jax.Array:
 def _solve(evidence: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
     """Signs, certainty and fit; a layer's weight is how far it agrees with the others' signs."""
 
-    def turn(_: int, carry: Any) -> Any:
+    def reweigh(_: int, carry: Any) -> Any:
         weights, *_ = carry
         p = jnp.tensordot(weights, evidence, 1)
         signs = _cut(p, POWER)
@@ -229,26 +229,26 @@ def _solve(evidence: jax.Array) -> tuple[jax.Array, jax.Array, jax.Array]:
 
     one = jnp.ones_like(evidence[0, 0, 0])
     start = (jnp.broadcast_to(one, len(evidence)), jnp.ones_like(evidence[0, 0]), evidence[0])
-    _, signs, p = lax.fori_loop(0, ROUNDS, turn, start)
+    _, signs, p = lax.fori_loop(0, ROUNDS, reweigh, start)
     return signs, jnp.abs(p @ signs), _fit(p, signs)
 
 
-def _part(layers: Sequence[Grams]) -> tuple[jax.Array, jax.Array]:
+def _part(grams: Sequence[Grams]) -> tuple[jax.Array, jax.Array]:
     """Return the Gram matrices of the first units, one shape for all layers."""
-    most = min(TESTED, max(len(g) for g, _ in layers))
+    most = min(TESTED, max(len(g) for g, _ in grams))
 
     def one(gram: jax.Array) -> jax.Array:
         gram = gram[:most, :most]
         return jnp.pad(gram, (0, most - len(gram)))
 
-    return jnp.stack([one(g) for g, _ in layers]), jnp.stack([one(h) for _, h in layers])
+    return jnp.stack([one(g) for g, _ in grams]), jnp.stack([one(h) for _, h in grams])
 
 
-def _orders(rng: np.random.Generator, layers: Sequence[Grams]) -> np.ndarray:
+def _orders(rng: np.random.Generator, grams: Sequence[Grams]) -> np.ndarray:
     """Random orders of each layer's first units, `[TRIES, layers, units]`."""
-    most = min(TESTED, max(len(g) for g, _ in layers))
-    orders = np.tile(np.arange(most), (TRIES, len(layers), 1))
-    for number, (g, _) in enumerate(layers):
+    most = min(TESTED, max(len(g) for g, _ in grams))
+    orders = np.tile(np.arange(most), (TRIES, len(grams), 1))
+    for number, (g, _) in enumerate(grams):
         orders[:, number, : len(g)] = rng.permuted(orders[:, number, : len(g)], axis=1)
     return orders
 

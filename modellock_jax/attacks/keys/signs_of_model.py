@@ -11,17 +11,17 @@ from modellock_jax.attacks.keys.sign_search import SIGNS, as_mask
 from modellock_jax.attacks.keys.signs_from_weights import Pair, signs_from_weights
 from modellock_jax.locks.sign import SignKey
 
-__all__ = ["ENTRIES", "head_votes", "signed_pairs"]
+__all__ = ["ENTRIES", "head_votes", "pairs_by_bit"]
 
 
-def signed_pairs(layers: Sequence[Writer], bits: int, per: str) -> list[Pair]:
-    """Keep the pairs of a model whose column j is signed by bit j mod `bits`, under `per`.
+def pairs_by_bit(writers: Sequence[Writer], bits: int, per: str) -> list[Pair]:
+    """Keep the pairs of a model whose column j is multiplied by bit j mod `bits`, under `per`.
 
     Per unit, a convolution's positions have signs of their own, unless rounds of the key end with its
     channels.
 
     Args:
-        layers: The model's kernels, as `sign_pairs` finds them.
+        writers: The model's kernels, as `sign_pairs` finds them.
         bits: The length of the key, at least 1.
         per: "unit" or "channel", as in `sign_mask`.
 
@@ -30,27 +30,27 @@ def signed_pairs(layers: Sequence[Writer], bits: int, per: str) -> list[Pair]:
     """
     return [
         (one.kernel, one.reader)
-        for one in layers
+        for one in writers
         if one.reader is not None
         and (per == "channel" or one.positions == 1 or one.kernel.shape[1] % bits == 0)
     ]
 
 
-def head_votes(layers: Sequence[Writer], signs: jax.Array) -> float:
+def head_votes(writers: Sequence[Writer], signs: jax.Array) -> float:
     """How far the last layer is for these signs, > 0, or for their negative, < 0.
 
     A softmax head over several classes reads activations that are mostly positive, as those of relu,
     and learns columns with a negative mean; the locked ones' means have the sign of minus the key.
 
     Args:
-        layers: The model's kernels, as `sign_pairs` finds them.
+        writers: The model's kernels, as `sign_pairs` finds them.
         signs: A key, +1 and -1, int8 `[bits]`.
 
     Returns:
         The vote, a float.
     """
-    kernel = layers[-1].kernel
-    if layers[-1].reader is not None:
+    kernel = writers[-1].kernel
+    if writers[-1].reader is not None:
         return 0.0
     column = -kernel.mean(0)
     return float(column @ signs[jnp.arange(len(column)) % len(signs)].astype(column.dtype))
@@ -58,10 +58,10 @@ def head_votes(layers: Sequence[Writer], signs: jax.Array) -> float:
 
 def _signs_from_weights(case: Case) -> Found | None:
     bits = as_mask(case)[1]
-    layers = sign_pairs(case.model.forward, case.locked, case.example)
-    pairs = signed_pairs(layers, bits, case.settings.get("per", "channel"))
+    writers = sign_pairs(case.model.forward, case.locked, case.example)
+    pairs = pairs_by_bit(writers, bits, case.settings.get("per", "channel"))
     key = signs_from_weights(pairs, bits) if pairs else None
-    if key is not None and head_votes(layers, key.signs) < 0:
+    if key is not None and head_votes(writers, key.signs) < 0:
         key = SignKey(-key.signs)
     return with_key(case, key)
 

@@ -38,10 +38,10 @@ def set_layer_values(flat: jax.Array, params: Params) -> Params:
 
 def leaf_positions(picks: jax.Array, params: Params) -> tuple[jax.Array, jax.Array]:
     """From positions in `[P]` to (leaf, position in leaf), int32, -1 where unused."""
-    layers = target_leaves(params)
+    targets = target_leaves(params)
     starts = np.cumsum([0] + [v.size for v in layer_values(params)]).astype(np.int32)
     layer = jnp.searchsorted(jnp.asarray(starts), picks, side="right") - 1
-    leaf = jnp.asarray(np.array(layers, np.int32))[layer]
+    leaf = jnp.asarray(np.array(targets, np.int32))[layer]
     return (
         jnp.where(picks < 0, -1, leaf),
         jnp.where(picks < 0, -1, picks - jnp.asarray(starts)[layer]),

@@ -205,7 +205,7 @@ def _check_new(users: list[str], writer: Writer, again: bool) -> None:
         raise ValueError(f"{_some(there)}: has no copy yet, so issue a first one instead")
     if there:
         raise ValueError(
-            f"{_some(there)}: has a copy already; leave out, or issue again on purpose"
+            f"{_some(there)}: has a copy already; omit the name, or issue again on purpose"
         )
 
 
