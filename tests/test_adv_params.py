@@ -138,3 +138,16 @@ def test_among_equals_the_first_is_changed():
 
 def test_nothing_changes_where_nothing_gains():
     assert check({"a": jnp.arange(12.0).reshape(3, 4)}, lambda p: 0.0 * p["a"].sum()) == 0
+
+
+@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float8_e5m2"])
+def test_a_layer_that_it_does_not_touch_keeps_every_bit(dtype):
+    """The search carries layers through a loop, where XLA may quiet NaNs."""
+    params = make() | {"any": random_bits(jax.random.key(5), (64, 32), dtype)}
+    assert jnp.isnan(params["any"]).any()
+    lock = ml.adv_params(count=4)
+    locked, _ = jax.jit(lambda k, p: lock.encrypt(k, p, loss))(
+        lock.init(jax.random.key(1), params), params
+    )
+    assert same_bits(locked["any"], params["any"])
+    assert not same_bits(locked, params)

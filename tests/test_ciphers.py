@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 import modellock_jax as ml
 from modellock_jax.ciphers import aes, chacha
 from modellock_jax.ciphers.nonces import tree_key
+from modellock_jax.ciphers.sbox import substitute_bytes
 
 hexed = bytes.fromhex
 sampled = settings(derandomize=True, max_examples=25, deadline=None)
@@ -48,6 +49,16 @@ def substitute(byte: int) -> int:
     return sum(
         (sum(bits[(i + j) % 8] for j in (0, 4, 5, 6, 7)) + (0x63 >> i)) % 2 << i for i in range(8)
     )
+
+
+@pytest.mark.parametrize("dtype", ["uint8", "uint16", "uint32"])
+def test_the_s_box_by_arithmetic_is_that_of_the_standard(dtype):
+    given = np.arange(256, dtype=np.uint8).view(dtype)
+    forward = substitute_bytes(jnp.asarray(given))
+    right = np.array([substitute(byte) for byte in range(256)], np.uint8)
+    assert bytes_of(forward) == right.tobytes()
+    back = substitute_bytes(forward, inverse=True)
+    assert bytes_of(back) == given.tobytes()
 
 
 SBOX = bytes(substitute(byte) for byte in range(256))

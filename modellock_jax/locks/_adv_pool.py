@@ -16,7 +16,7 @@ from modellock_jax.locks import _stream_plain
 from modellock_jax.locks._places import place_of
 
 _WORDS = 16  # in a block
-_CHUNK = 2**15  # blocks, about, that are made at a time: 2 MiB
+_CHUNKS = 2**8, 2**15  # blocks made at a time, at least and at most: 2 MiB
 
 
 def pool_of(seed: jax.Array, share: float, layers: Sequence[jax.Array]) -> list[jax.Array]:
@@ -79,8 +79,9 @@ def _drawn(
 def _below(limit: int, seed: jax.Array, nonces: jax.Array, counters: jax.Array) -> jax.Array:
     """Which words of these blocks `[N]` are below the limit, uint8 `[N, 16]`, a few blocks at a time."""
     total = counters.size
-    chunks = max(1, total // _CHUNK)
-    each = -(-total // chunks)
+    # A sixteenth of them: what is being made needs little memory beside the layers.
+    each = min(max(total // 16, _CHUNKS[0]), _CHUNKS[1], total)
+    chunks = -(-total // each)
 
     def chunk(given: tuple[jax.Array, jax.Array]) -> jax.Array:
         nonces, counters = given

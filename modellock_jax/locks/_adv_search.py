@@ -56,7 +56,7 @@ class _Best(NamedTuple):
 
 
 class _State(NamedTuple):
-    layers: list[jax.Array]  # as unsigned integers: a loop may quiet NaNs of floats
+    layers: list[jax.Array]  # as `_carried`
     free: list[jax.Array]  # uint8: in the pool, and uses left
     changes: Changes
     iteration: jax.Array
@@ -85,7 +85,7 @@ def search(
     is_open = draws <= jnp.maximum(jnp.uint32(2**31), draws.min(1, keepdims=True))
 
     def iterate(s: _State) -> _State:
-        now = [from_uint(uint, dtype) for uint, dtype in zip(s.layers, dtypes)]
+        now = [_opened(carried, dtype) for carried, dtype in zip(s.layers, dtypes)]
         value, gradients = jax.value_and_grad(loss)(now)
         goes_on = value <= settings.stop
         values = _values(settings.budget, s.changes, now)
@@ -114,7 +114,7 @@ def search(
     none = jnp.full(count, -1, jnp.int32)
     zero = jnp.zeros(count, jnp.uint32)
     start = _State(
-        [to_uint(layer) for layer in layers],
+        [_carried(layer) for layer in layers],
         pool_of(seed, settings.pool, layers),
         Changes(none, none, zero, jnp.zeros(count, jnp.float32), jnp.zeros(count, jnp.int32)),
         jnp.int32(0),
@@ -122,8 +122,20 @@ def search(
         jnp.bool_(True),
     )
     end = lax.while_loop(lambda s: (s.iteration < count) & s.goes_on, iterate, start)
-    found = [from_uint(uint, dtype) for uint, dtype in zip(end.layers, dtypes)]
+    found = [_opened(carried, dtype) for carried, dtype in zip(end.layers, dtypes)]
     return found, end.changes, end.is_finite
+
+
+def _carried(layer: jax.Array) -> jax.Array:
+    """Return what a loop may carry: it may quiet NaNs of narrow floats, so those as unsigned integers.
+
+    A float32 goes as it is: as an integer it would need memory of its own beside the result.
+    """
+    return layer if layer.dtype == jnp.float32 else to_uint(layer)
+
+
+def _opened(carried: jax.Array, dtype: Any) -> jax.Array:
+    return carried if carried.dtype == dtype else from_uint(carried, dtype)
 
 
 def _values(budget: int, changes: Changes, layers: list[jax.Array]) -> list[jax.Array]:

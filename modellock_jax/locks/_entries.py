@@ -51,7 +51,7 @@ def _write_one(
         place, inside = _place(part, old.shape, leaf == i, position)
         # XLA compiles it sooner than a scatter.
         before = lax.dynamic_slice(old, place, (1,) * old.ndim)
-        after = jnp.where(inside, bits.astype(old.dtype).reshape(before.shape), before)
+        after = jnp.where(inside, _as(bits, old.dtype).reshape(before.shape), before)
         new.append(lax.dynamic_update_slice(old, after, place))
     return new
 
@@ -62,15 +62,23 @@ def _plainly_write_one(
     new = []
     for (i, which), part, old in zip(numbers, parts, leaves):
         leaf, position, bits = (arg[which] for arg in args)
-        new.append(_scatter(part, old, leaf == i, position, bits.astype(old.dtype)))
+        place, inside = _place(part, old.shape, leaf == i, position)
+        # A scatter of one entry would become a slice, for which XLA gathers the leaf.
+        for k, at in enumerate(place):
+            inside = inside & (lax.broadcasted_iota(jnp.int32, old.shape, k) == at)
+        new.append(jnp.where(inside, _as(bits, old.dtype), old))
     return new
 
 
 write_one = by_leaves(_write_one, _plainly_write_one)
-"""Write one entry, or none, into each of some leaves of unsigned integers.
+"""Write one entry, or none, into each of some leaves of unsigned integers or float32; bits are given.
 
 A leaf's number is two: its own, and which of the entries in `args`, as in `overwrite`, may be its.
 """
+
+
+def _as(bits: jax.Array, dtype: Any) -> jax.Array:
+    return from_uint(bits, dtype) if dtype == jnp.float32 else bits.astype(dtype)
 
 
 def _place(

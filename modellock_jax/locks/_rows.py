@@ -12,7 +12,7 @@ from jax import lax
 
 from modellock_jax.ciphers.wide import Wide
 from modellock_jax.core.bits import to_uint
-from modellock_jax.core.shards import Part
+from modellock_jax.core.shards import Part, by_platform
 
 LANES = 8
 ROW = 4096  # bytes of the longest row
@@ -100,7 +100,16 @@ def _as_words(rows: jax.Array) -> jax.Array:
     if each == 1:
         return rows
     rows = jnp.pad(rows, ((0, 0), (0, -rows.shape[1] % each)))
-    return lax.bitcast_convert_type(rows.reshape(rows.shape[0], -1, each), jnp.uint32)
+
+    def strided(rows: jax.Array) -> jax.Array:
+        words = [rows[:, k::each].astype(jnp.uint32) << (32 // each * k) for k in range(each)]
+        return sum(words[1:], words[0])
+
+    def joined(rows: jax.Array) -> jax.Array:
+        return lax.bitcast_convert_type(rows.reshape(rows.shape[0], -1, each), jnp.uint32)
+
+    # TPUs pad a last axis of a few entries to 128.
+    return by_platform(strided, joined, rows)
 
 
 def _of_part(

@@ -11,6 +11,7 @@ import jax.numpy as jnp
 from jax import lax
 
 from modellock_jax.ciphers import aes, native
+from modellock_jax.ciphers.sbox import substitute_bytes
 from modellock_jax.core.bits import (
     check_leaves,
     from_uint,
@@ -161,8 +162,7 @@ def _plain_leaf(
         return aes.advance(at), entries_from(jnp.stack(at.words[:4]), bits.dtype.itemsize)
 
     at, mask = fill(Part(shape, numbers, names), leaf.shape, bits.dtype, 0, at, words)
-    table = jnp.asarray(aes.INV_SBOX if unlock else aes.SBOX)
-    bits = substitute(bits, table) ^ mask if unlock else substitute(bits ^ mask, table)
+    bits = substitute_bytes(bits, True) ^ mask if unlock else substitute_bytes(bits ^ mask)
     return at, from_uint(bits, leaf.dtype)
 
 
