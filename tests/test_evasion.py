@@ -13,7 +13,7 @@ from jax.experimental import io_callback
 import modellock_jax as ml
 from modellock_jax import attacks as evasion
 from modellock_jax import data, models, train
-from modellock_jax.attacks.evasion import adversarial, auto_pgd
+from modellock_jax.attacks.evasion import _adversarial, auto_pgd
 from modellock_jax.attacks.evasion.gradient_masking import gradient_masking
 
 RNG = jax.random.key(7)
@@ -160,8 +160,8 @@ def test_an_expectation_is_a_mean_over_keys(digits):
 
     @jax.jit
     def both(x):
-        look = adversarial.make_gradient(
-            evasion.expectation(f, keys), digits.y, adversarial.cross_entropy
+        look = _adversarial.make_gradient(
+            evasion.expectation(f, keys), digits.y, _adversarial.cross_entropy
         )
         return look(x), jax.grad(loss)(x), logits(x).argmax(-1) == digits.y[None]
 
@@ -169,7 +169,7 @@ def test_an_expectation_is_a_mean_over_keys(digits):
         return jnp.stack([f(ml.SignKey(keys.signs[i]), x) for i in range(4)])
 
     def loss(x):
-        return jax.vmap(adversarial.cross_entropy, (0, None))(logits(x), digits.y).mean(0).sum()
+        return jax.vmap(_adversarial.cross_entropy, (0, None))(logits(x), digits.y).mean(0).sum()
 
     look, gradient, right = both(digits.x)
     assert (jnp.sign(gradient) == look.direction).mean(dtype=jnp.float32) > 0.99

@@ -11,7 +11,7 @@ from beartype import beartype
 from jaxtyping import AbstractArray, TypeCheckError, jaxtyped
 
 import modellock_jax
-from modellock_jax.attacks.evasion import adversarial, methods
+from modellock_jax.attacks.evasion import _adversarial, methods
 from modellock_jax.attacks.keys import chosen_image, sign_search, signs_from_weights
 from modellock_jax.attacks.weights import localise, sweep
 from modellock_jax.ciphers import aes, chacha
@@ -47,9 +47,9 @@ CALLS = {
     ],
     logits.margin_loss: [(zeros(4, 5, 3), labels(4, 5)), (zeros(4, 5, 3), labels(4, 3))],
     logits.kl_divergence: [(zeros(4, 3), zeros(4, 3)), (zeros(4, 3), zeros(4, 2))],
-    adversarial.cross_entropy: [(zeros(4, 3), labels(4)), (zeros(4, 3), labels(3))],
-    adversarial.margin: [(zeros(4, 3), labels(4)), (zeros(4, 3), zeros(4))],
-    adversarial.dlr: [(zeros(4, 3), labels(4)), (zeros(4, 3), labels(4, 1))],
+    _adversarial.cross_entropy: [(zeros(4, 3), labels(4)), (zeros(4, 3), labels(3))],
+    _adversarial.margin: [(zeros(4, 3), labels(4)), (zeros(4, 3), zeros(4))],
+    _adversarial.dlr: [(zeros(4, 3), labels(4)), (zeros(4, 3), labels(4, 1))],
     methods.fgsm: [
         (classifier, zeros(4, 2), labels(4), 0.1), (classifier, zeros(4, 2), labels(3), 0.1),
     ],

@@ -2,6 +2,7 @@
 
 from modellock_jax.attacks.attack import Attack, run_batches, run_seeds, run_shuffled, sanitise
 from modellock_jax.attacks.case import ANY, RIGHTS, Case, Copy, Entry, Found, NotGiven
+from modellock_jax.attacks.evasion._adversarial import Evasion
 from modellock_jax.attacks.evasion.auto_pgd import apgd
 from modellock_jax.attacks.evasion.gradient_masking import gradient_masking
 from modellock_jax.attacks.evasion.methods import expectation, fgsm, pgd, square, transfer
@@ -51,6 +52,7 @@ __all__ = [
     "Case",
     "Copy",
     "Entry",
+    "Evasion",
     "Found",
     "NotGiven",
     "SignReading",

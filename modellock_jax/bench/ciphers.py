@@ -40,7 +40,16 @@ LOCKS: dict[str, Callable[[], ml.Lock]] = {
 
 
 def weights(dtype: str, leaves: int = 16, size: int = MIB) -> Any:
-    """Draw `leaves` kernels of `size` bytes: a patch embedding `[256, D]`, and others `[512, D]`."""
+    """Draw kernels: a patch embedding `[256, D]`, and others `[512, D]`.
+
+    Args:
+        dtype: Theirs, as "float32".
+        leaves: How many, at least 1.
+        size: Bytes of each.
+
+    Returns:
+        A tree of arrays.
+    """
     width = jnp.dtype(dtype).itemsize
 
     def leaf(rng: jax.Array, rows: int) -> jax.Array:
@@ -56,6 +65,13 @@ def programs(name: str, params: Any) -> dict[str, tuple[Any, Any, Any]]:
     """Return a lock's jitted `encrypt` and `decrypt`, each with its key and parameters.
 
     adv_params has decrypt alone, with a key that points at random entries: its encrypt is a search.
+
+    Args:
+        name: The lock's.
+        params: A tree of arrays.
+
+    Returns:
+        By way, the compiled function, its key and what it is given.
     """
     lock = LOCKS[name]()
     if name == "adv_params":
@@ -77,7 +93,14 @@ def programs(name: str, params: Any) -> dict[str, tuple[Any, Any, Any]]:
 
 
 def limits(params: Any) -> dict[str, Callable[[], Any]]:
-    """Time what the locks compete with, on the same bytes."""
+    """Time what the locks compete with, on the same bytes.
+
+    Args:
+        params: A tree of arrays.
+
+    Returns:
+        Calls by name.
+    """
     secret = bytes(range(32))
     buffers = [np.asarray(leaf).view(np.uint8).reshape(-1) for leaf in jax.tree.leaves(params)]
     xor = jax.jit(lambda p, word: jax.tree.map(lambda a: _xor(a, word), p))
@@ -107,7 +130,14 @@ def _xor(leaf: jax.Array, word: jax.Array) -> jax.Array:
 
 
 def measure(quick: bool) -> list[Row]:
-    """Measure GB/s of encrypt and decrypt by lock and dtype, all of one dtype and way in turns."""
+    """Measure GB/s of encrypt and decrypt by lock and dtype, all of one dtype and way in turns.
+
+    Args:
+        quick: Whether to take small sizes and few rounds.
+
+    Returns:
+        The lines of the table.
+    """
     leaves, size = (2, 2**14) if quick else (16, MIB)
     rows = []
     for dtype in DTYPES:

@@ -27,7 +27,14 @@ print(between - start, time.perf_counter() - between)
 
 
 def measure(quick: bool) -> list[Row]:
-    """Measure compilation and memory of each lock's decrypt on float32, and the package's import."""
+    """Measure compilation and memory of each lock's decrypt on float32, and the package's import.
+
+    Args:
+        quick: Whether to take small sizes and few rounds.
+
+    Returns:
+        The lines of the table.
+    """
     leaves, size = (2, 2**14) if quick else (16, MIB)
     params, rows = weights("float32", leaves, size), []
     for name in LOCKS:
@@ -68,7 +75,14 @@ def _peak_resident() -> float | None:
 
 
 def measure_gpu(quick: bool) -> list[Row]:
-    """Measure each lock's decrypt over a device copy of the same bytes; without a GPU, say so."""
+    """Measure each lock's decrypt over a device copy of the same bytes; without a GPU, say so.
+
+    Args:
+        quick: Whether to take small sizes and few rounds.
+
+    Returns:
+        The lines of the table.
+    """
     case = "decrypt float32, over a device copy"
     if jax.default_backend() != "gpu":
         return [row("gpu", case, "every lock", None, "GB/s", note="no GPU: not measured")]

@@ -67,7 +67,14 @@ _MODULES: dict[str, tuple[Callable[[], nn.Module], int]] = {
 
 
 def model(name: str) -> tuple[ml.Params, ml.Forward, int]:
-    """Make parameters and forward on `[B, 28, 28, 1]` by name, and the block that suits a shuffle."""
+    """Make parameters and forward on `[B, 28, 28, 1]` by name, and the block that suits a shuffle.
+
+    Args:
+        name: A model of `CASES`.
+
+    Returns:
+        The parameters, the forward, and the side of a block.
+    """
     x = jnp.zeros((1, 28, 28, 1))
     if name == "CNN":
         made = cnn(10)
@@ -92,6 +99,13 @@ def contestants(name: str, batch: int) -> dict[str, Callable[[], Any]]:
 
     Decrypting once leaves the user the owner's forward; the names say where every call decrypts. An
     argument that is added to the logits is the least that any key costs.
+
+    Args:
+        name: A model of `CASES`.
+        batch: How many images, at least 1.
+
+    Returns:
+        Calls by name.
     """
     params, forward, block = model(name)
     x = jax.random.uniform(jax.random.key(1), (batch, 28, 28, 1))
@@ -151,7 +165,14 @@ def _seconds(calls: dict[str, Callable[[], Any]], wanted: set[str], quick: bool)
 
 
 def measure(quick: bool) -> list[Row]:
-    """Measure milliseconds of each forward, and its ratio to the plain one in the same round."""
+    """Measure milliseconds of each forward, and its ratio to the plain one in the same round.
+
+    Args:
+        quick: Whether to take small sizes and few rounds.
+
+    Returns:
+        The lines of the table.
+    """
     rows = []
     for name, batches in {"CNN": (1,)}.items() if quick else CASES.items():
         for batch in batches:

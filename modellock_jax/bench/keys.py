@@ -18,7 +18,14 @@ IMAGES, FIRST, SURVIVORS, CHUNK = 64, 8, 16, 4
 
 
 def measure(quick: bool) -> list[Row]:
-    """Measure keys a second three ways, with the floating-point operations the compiler counts."""
+    """Measure keys a second three ways, with the floating-point operations the compiler counts.
+
+    Args:
+        quick: Whether to take small sizes and few rounds.
+
+    Returns:
+        The lines of the table.
+    """
     keys, looped = (32, 4) if quick else (1024, 64)
     survivors = min(SURVIVORS, keys)
     model, lock = cnn(10), ml.sign_mask(256, per="unit")

@@ -47,7 +47,14 @@ def _held(program: Any) -> int:
 
 
 def measure(quick: bool) -> list[Row]:
-    """Measure memory as the compiler counts it, and seconds, over those of the plain forward."""
+    """Measure memory as the compiler counts it, and seconds, over those of the plain forward.
+
+    Args:
+        quick: Whether to take small sizes and few rounds.
+
+    Returns:
+        The lines of the table.
+    """
     module, rows = _Transformer(), []
     forward = ml.from_linen(module)
     for batch in (1,) if quick else _BATCHES:

@@ -92,7 +92,14 @@ def _flops() -> float:
 
 
 def measure(quick: bool) -> list[Row]:
-    """Measure images a second of training, forward and backward."""
+    """Measure images a second of training, forward and backward.
+
+    Args:
+        quick: Whether to take small sizes and few rounds.
+
+    Returns:
+        The lines of the table.
+    """
     images, steps = (128, 2) if quick else (4096, 50)
     other = _torch(images)
     contestants = {"fit": _fit(images)} | ({} if other is None else {"PyTorch": other})

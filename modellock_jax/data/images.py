@@ -27,7 +27,22 @@ _SPLIT_SEED = 0
 def load_images(
     name: str, *, size: tuple[int, int] | None = None, data_dir: str | None = None
 ) -> Data:
-    """Load a set of labelled images; see `load`."""
+    """Load a set of labelled images; see `load`.
+
+    Args:
+        name: As in `load`.
+        size: As in `load`.
+        data_dir: As in `load`.
+
+    Returns:
+        Images float32 `[N, H, W, C]` in [0, 1] and labels int32 `[N]`.
+
+    Raises:
+        ValueError: As `load`.
+        ImportError: As `load`.
+        ConnectionError: As `load`.
+        FileNotFoundError: As `load`.
+    """
     match size:
         case None:
             pass

@@ -20,7 +20,16 @@ __all__ = ["attacked", "case_of", "value_of"]
 
 @functools.lru_cache(maxsize=1)
 def case_of(context: Context, text: str, seed: int) -> tuple[Case, dict[str, Any]]:
-    """Return a locked model with all that an attacker may have, and the beginning of its rows."""
+    """Return a locked model with all that an attacker may have, and the beginning of its rows.
+
+    Args:
+        context: The study.
+        text: The lock's text.
+        seed: Of the model, the key and the attacker, from 0 on.
+
+    Returns:
+        The case, and fields of rows by name.
+    """
     subject, model, data = context.subjects[text], context.model, context.data
     lock, (params, locked, key) = subject.lock, locked_models(context, text)[seed]
     count = max(10, round(context.config.budgets[0] * len(data.train_x)))
@@ -52,7 +61,17 @@ def _again(context: Context, text: str, params: Params, rng: jax.Array) -> Copy:
 
 
 def attacked(context: Context, text: str, seed: int, name: str) -> dict[str, Any]:
-    """Run an attack, and say what it came to."""
+    """Run an attack, and say what it came to.
+
+    Args:
+        context: The study.
+        text: The lock's text.
+        seed: Of the model, the key and the attacker, from 0 on.
+        name: A name of `attacks.ATTACKS`.
+
+    Returns:
+        What a row says of it.
+    """
     case, about = case_of(context, text, seed)
     key = locked_models(context, text)[seed].key
     begin = time.perf_counter()
@@ -89,6 +108,14 @@ def _flops(case: Case, passes: int) -> float | None:
 
 
 def value_of(context: Context, forward: Any) -> float:
-    """Return what `forward(x)` reaches on the test set."""
+    """Return what `forward(x)` reaches on the test set.
+
+    Args:
+        context: The study.
+        forward: `forward(x) -> out`, its parameters closed over.
+
+    Returns:
+        The value as rows have it.
+    """
     x, y = jnp.asarray(context.data.test_x), jnp.asarray(context.data.test_y)
     return float(jax.jit(lambda x, y: context.measure(forward, x, y).value)(x, y))

@@ -39,7 +39,14 @@ __all__ = ["STUDY", "evasion_rows", "flags_rows", "train", "units"]
 def units(context: Context) -> list[Unit]:
     """Return the rows of each model and attacker together, and one row of flags for each model.
 
-    Raises `ValueError` if the data are not images with classes.
+    Args:
+        context: The study.
+
+    Returns:
+        Units.
+
+    Raises:
+        ValueError: If the data are not images with classes.
     """
     if context.task.name != "classify" or context.data.train_x.ndim != 4:
         of = context.config.data
@@ -72,7 +79,16 @@ class _Target(NamedTuple):
 
 
 def train(context: Context, text: str, seed: int) -> list[Row]:
-    """Train a model for other units; no rows."""
+    """Train a model for other units; no rows.
+
+    Args:
+        context: The study.
+        text: The lock's text, or `PLAIN`.
+        seed: Of the model and the key, from 0 on.
+
+    Returns:
+        An empty list.
+    """
     _target(context, text, seed)
     return []
 
@@ -126,7 +142,17 @@ def _about(context: Context, text: str, seed: int) -> dict[str, Any]:
 
 
 def evasion_rows(context: Context, text: str, seed: int, attacker: str) -> list[Row]:
-    """Let one attacker change the images, in every way that it knows."""
+    """Let one attacker change the images, in every way that it knows.
+
+    Args:
+        context: The study.
+        text: The lock's text, or `PLAIN`.
+        seed: Of the model, the key and the attacker, from 0 on.
+        attacker: A name of `ATTACKERS`.
+
+    Returns:
+        A row for each of the attacker's ways.
+    """
     images, score, _ = _programs(context)
     target, about, rows = _target(context, text, seed), _about(context, text, seed), []
     for name in ATTACKERS[attacker]:
@@ -174,7 +200,16 @@ def _noise(context: Context, target: _Target) -> jax.Array:
 
 
 def flags_rows(context: Context, text: str, seed: int) -> list[Row]:
-    """Look for signs of gradient masking."""
+    """Look for signs of gradient masking.
+
+    Args:
+        context: The study.
+        text: The lock's text, or `PLAIN`.
+        seed: Of the model and the key, from 0 on.
+
+    Returns:
+        One row.
+    """
     methods, target = _programs(context)[2], _target(context, text, seed)
     flags = gradient_masking(
         target.user, *_images(context), 0.1, target.draws, attack=methods["apgd-ce"],

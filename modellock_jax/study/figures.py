@@ -29,8 +29,12 @@ Drawing = Callable[[Any, Rows, Config], tuple[Any, list[list[Any]]]]
 def save_figures(folder: Path, rows: Rows, config: Any, drawings: dict[str, Drawing]) -> None:
     """Draw figures into a run folder's `figures/`, each under its name.
 
-    A drawing takes `matplotlib.pyplot`, the rows and the settings, and gives the figure and a table
-    of what it shows.
+    Args:
+        folder: Of the run.
+        rows: Its rows.
+        config: The study's settings.
+        drawings: By name: each takes `matplotlib.pyplot`, the rows and the settings, and gives the
+            figure and a table of what it shows.
     """
     if "matplotlib" not in sys.modules:
         os.environ["MPLBACKEND"] = "agg"  # else it does not even load where that names nothing
@@ -186,7 +190,15 @@ def _wrong_keys(plt: Any, rows: Rows, config: Config) -> tuple[Any, list[list[An
 
 
 def spread(heights: list[float], gap: float) -> list[float]:
-    """Move labels apart until neighbours are `gap` from each other, keeping their order."""
+    """Move labels apart until neighbours are `gap` from each other, keeping their order.
+
+    Args:
+        heights: Where labels would be.
+        gap: The least distance, above 0.
+
+    Returns:
+        Where they are, in the order of `heights`.
+    """
     order = np.argsort(heights)
     placed = np.array(heights, float)
     for before, after in itertools.pairwise(order):

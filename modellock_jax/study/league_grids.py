@@ -12,7 +12,11 @@ __all__ = ["attack_grid", "grid", "strongest"]
 
 
 def attack_grid() -> Grid:
-    """Every attack: what it is against, and what the attacker has."""
+    """Every attack: what it is against, and what the attacker has.
+
+    Returns:
+        The table.
+    """
     rows = [
         [name, ", ".join(entry.against), entry.has, entry.gives] for name, entry in ATTACKS.items()
     ]
@@ -20,7 +24,16 @@ def attack_grid() -> Grid:
 
 
 def grid(rows: Rows, config: Config, names: tuple[str, ...] = tuple(ATTACKS)) -> Grid:
-    """One row per lock and attack, over all seeds."""
+    """One row per lock and attack, over all seeds.
+
+    Args:
+        rows: Of a league.
+        config: Its settings.
+        names: The attacks that are shown.
+
+    Returns:
+        The table.
+    """
     budget = f"{100 * config.budgets[0]:g} % of the training images"
     title = (
         f"The league: {config.data}, {config.model}, seeds: {config.seeds}, attackers with {budget}"
@@ -43,7 +56,15 @@ def grid(rows: Rows, config: Config, names: tuple[str, ...] = tuple(ATTACKS)) ->
 
 
 def strongest(rows: Rows, config: Config) -> Grid:
-    """One row per lock: of the attacks within a point of the best one the quickest, beside scratch."""
+    """One row per lock: of the attacks within a point of the best one the quickest, beside scratch.
+
+    Args:
+        rows: Of a league.
+        config: Its settings.
+
+    Returns:
+        The table.
+    """
     full, scale = grid(rows, config), scale_of(rows)
     table = Grid("Which lock fell, to what, at what cost", [*full.header, "scratch"], [], [])
     groups = _together(rows, tuple(ATTACKS))

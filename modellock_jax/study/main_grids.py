@@ -15,7 +15,15 @@ __all__ = ["best_thief", "lock_grid", "thief_grid"]
 
 
 def lock_grid(rows: Rows, config: Config) -> Grid:
-    """One row per lock: what opens it, over all seeds."""
+    """One row per lock: what opens it, over all seeds.
+
+    Args:
+        rows: Of the main study.
+        config: Its settings.
+
+    Returns:
+        The table.
+    """
     scale = scale_of(rows)
     grid = Grid(
         f"Who opens what: test {scale.unit} on {config.data}, {config.model}, {seeds_text(config)}",
@@ -95,7 +103,15 @@ def _bits_of(texts: Iterable[str]) -> list[str]:
 
 
 def thief_grid(rows: Rows, config: Config) -> Grid:
-    """Show the thief's best accuracy for each budget, the locked start beside a fresh one."""
+    """Show the thief's best accuracy for each budget, the locked start beside a fresh one.
+
+    Args:
+        rows: Of the main study.
+        config: Its settings.
+
+    Returns:
+        The table.
+    """
     scale = scale_of(rows)
     grid = Grid(
         f"The fine-tuning thief: best test {scale.unit} over {len(config.thief_rates)} learning "
@@ -127,7 +143,14 @@ def thief_grid(rows: Rows, config: Config) -> Grid:
 
 
 def best_thief(rows: Rows) -> dict[tuple[str, int, float], float]:
-    """Return the best value over learning rates, by (lock, seed, budget)."""
+    """Return the best value over learning rates, by (lock, seed, budget).
+
+    Args:
+        rows: Of the main study.
+
+    Returns:
+        Values.
+    """
     found: dict[tuple[str, int, float], list[float]] = {}
     for row in rows.of("thief"):
         found.setdefault((row["lock"], row["seed"], row["budget"]), []).append(row["best"])

@@ -34,6 +34,12 @@ class Grid(NamedTuple):
 def interval(values: Any) -> tuple[float, float, float]:
     """Mean and 95 % Student-t interval of `[N]` values; the interval is the mean itself for N = 1.
 
+    Args:
+        values: float `[N]`, at least one.
+
+    Returns:
+        Mean, lower and upper end.
+
     >>> [round(v, 3) for v in interval([0.1, 0.2, 0.3])]
     [0.2, -0.048, 0.448]
     """
@@ -48,7 +54,11 @@ def interval(values: Any) -> tuple[float, float, float]:
 
 
 def machine() -> str:
-    """Return the machine and the versions that a table was made with."""
+    """Return the machine and the versions that a table was made with.
+
+    Returns:
+        In a line.
+    """
     cpu = platform.processor() or platform.machine()
     info = Path("/proc/cpuinfo")
     if info.exists():
@@ -63,7 +73,14 @@ def machine() -> str:
 
 
 def save_tables(folder: Path, config: Any, command: str, grids: list[Grid]) -> None:
-    """Write `table.md` into a run folder."""
+    """Write `table.md` into a run folder.
+
+    Args:
+        folder: Of the run.
+        config: The study's settings.
+        command: The one that made the rows.
+        grids: The tables, in order.
+    """
     today = datetime.date.today()
     made = f"Made by `{command}` on {today}, {machine()}, modellock_jax {config.version}."
     parts = [markdown(grid) for grid in grids]
@@ -71,7 +88,14 @@ def save_tables(folder: Path, config: Any, command: str, grids: list[Grid]) -> N
 
 
 def markdown(grid: Grid) -> str:
-    """Return a table as Markdown, with its title and notes."""
+    """Return a table as Markdown, with its title and notes.
+
+    Args:
+        grid: The table.
+
+    Returns:
+        Markdown, which ends with a newline.
+    """
     line = "| " + " | ".join(grid.header) + " |"
     rule = "| --- |" + " ---: |" * (len(grid.header) - 1)
     body = ["| " + " | ".join(row) + " |" for row in grid.rows]
@@ -80,5 +104,12 @@ def markdown(grid: Grid) -> str:
 
 
 def seeds_text(config: Any) -> str:
-    """How many seeds, in words."""
+    """How many seeds, in words.
+
+    Args:
+        config: The study's settings.
+
+    Returns:
+        As "3 seeds".
+    """
     return f"{config.seeds} seed{'s' if config.seeds > 1 else ''}"

@@ -35,7 +35,14 @@ class Scale(NamedTuple):
         return 100.0 if self.factor == 100 else float("inf")
 
     def shade(self, value: float) -> float:
-        """How good a value is, from 0 to 1: from chance to best, but for shares, which are that."""
+        """How good a value is, from 0 to 1: from chance to best, but for shares, which are that.
+
+        Args:
+            value: In the scale's unit, or a share.
+
+        Returns:
+            A number in [0, 1].
+        """
         if self.factor == 100:
             return value
         return min(1.0, max(0.0, (value - self.chance) / (self.best - self.chance)))
@@ -43,22 +50,49 @@ class Scale(NamedTuple):
     def text(self, value: float) -> str:
         """Return a value as it is shown.
 
+        Args:
+            value: In the scale's unit, or a share.
+
+        Returns:
+            As "12.3".
+
         >>> Scale().text(0.1234), Scale("perplexity", 26.0, 1.0).text(12.345)
         ('12.3', '12.35')
         """
         return f"{100 * value:.1f}" if self.factor == 100 else f"{value:.4g}"
 
     def bounded(self, value: float) -> float:
-        """Return a value that an interval ends at, not beyond what is possible."""
+        """Return a value that an interval ends at, not beyond what is possible.
+
+        Args:
+            value: In the scale's unit, or a share.
+
+        Returns:
+            The value, or the best that there is.
+        """
         return min(value, self.best) if self.sign > 0 else max(value, self.best)
 
     def better(self, values: Iterable[float]) -> float:
-        """Return the best of some values."""
+        """Return the best of some values.
+
+        Args:
+            values: At least one.
+
+        Returns:
+            One of them.
+        """
         return max(values, key=lambda value: self.sign * value)
 
 
 def scale_of(rows: Rows) -> Scale:
-    """Return the scale of some rows: what they say of their task, or classification."""
+    """Return the scale of some rows: what they say of their task, or classification.
+
+    Args:
+        rows: Of a run.
+
+    Returns:
+        Their scale.
+    """
     for row in rows.values():
         if "task" in row:
             t, share = row["task"], 100 if "%" in row["task"]["unit"] else 1

@@ -23,7 +23,15 @@ CHOICES = {
 
 
 def grids(rows: Rows, config: Config) -> list[Grid]:
-    """For each way to choose: what the thief reached, and what the stolen weights gave them."""
+    """For each way to choose: what the thief reached, and what the stolen weights gave them.
+
+    Args:
+        rows: Of the sweep.
+        config: Its settings.
+
+    Returns:
+        The tables.
+    """
     found = {(r["lock"], r["seed"], r["budget"]): r for r in rows.of("sweep")}
     return [
         _grid(found, scale_of(rows), config, choice)
@@ -84,6 +92,14 @@ def _grid(
 
 def verdict(low: float, high: float, points: float = 3.0) -> str:
     """Whether stealing was worth anything, by the interval of the advantage in points.
+
+    Args:
+        low: The lower end of the interval.
+        high: The upper end.
+        points: An advantage that counts, above 0.
+
+    Returns:
+        A few words.
 
     >>> [verdict(*interval) for interval in [(0.1, 9.0), (-9.0, -0.1), (-1.0, 2.0), (-1.0, 9.0)]]
     ['yes', 'harm', 'no', 'unclear']

@@ -16,6 +16,10 @@ def show(grid: Grid, console: Console | None = None) -> None:
     """Print a table and its notes, as wide as the terminal or `$COLUMNS`, and 80 without either.
 
     Columns for which there is no room follow in further tables, each with the column that names a row.
+
+    Args:
+        grid: The table.
+        console: Where to; None for the standard output.
     """
     console = console or Console()
     grid = _narrow(grid, console.width)
@@ -39,6 +43,13 @@ def show(grid: Grid, console: Console | None = None) -> None:
 
 def parts(grid: Grid, width: int) -> list[list[int]]:
     """Which columns stand in which of the tables that a table is printed as.
+
+    Args:
+        grid: The table.
+        width: Characters of a line.
+
+    Returns:
+        Column numbers, one list a table.
 
     >>> grid = Grid("", ["lock", "no key", "right key"], [["sign_flip", "9.1", "97.1"]], [])
     >>> parts(grid, 80), parts(grid, 24)

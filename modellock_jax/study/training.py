@@ -58,12 +58,30 @@ class Owned(NamedTuple):
 
 
 def lock_of(context: Context, text: str) -> Lock:
-    """Return a lock by its text; of `PLAIN` one that does nothing."""
+    """Return a lock by its text; of `PLAIN` one that does nothing.
+
+    Args:
+        context: The study.
+        text: A lock's text, or `PLAIN`.
+
+    Returns:
+        The lock.
+    """
     return _NONE if text == PLAIN else context.subjects[text].lock
 
 
 def owned(context: Context, text: str, seed: int, draws: Draws) -> Owned:
-    """Train a model under the lock `text`, or `PLAIN`; or read it from the run folder."""
+    """Train a model under the lock `text`, or `PLAIN`; or read it from the run folder.
+
+    Args:
+        context: The study.
+        text: The lock's text, or `PLAIN`.
+        seed: Of the model and the key, from 0 on.
+        draws: The generators of model, key and training.
+
+    Returns:
+        Parameters before and after training, and the key.
+    """
     lock = lock_of(context, text)
     start = context.model.init(draws.init, context.example)
     key = jax.jit(lock.init)(draws.key, start)
@@ -93,6 +111,14 @@ def trained(context: Context, text: str, seed: int) -> tuple[Params, Key]:
 
     `PLAIN` and locks that come after training: the plain model. It is read from the run folder, or
     trained and kept there.
+
+    Args:
+        context: The study.
+        text: The lock's text, or `PLAIN`.
+        seed: Of the model and the key, from 0 on.
+
+    Returns:
+        Parameters, a tree of arrays, and the key.
     """
     draws = Draws(*(rng_for(seed, purpose) for purpose in Draws._fields))
     found = owned(context, _under(context, text), seed, draws)
@@ -100,13 +126,30 @@ def trained(context: Context, text: str, seed: int) -> tuple[Params, Key]:
 
 
 def train(context: Context, text: str, seed: int) -> list[Row]:
-    """Train a model for other units; no rows."""
+    """Train a model for other units; no rows.
+
+    Args:
+        context: The study.
+        text: The lock's text, or `PLAIN`.
+        seed: Of the model and the key, from 0 on.
+
+    Returns:
+        An empty list.
+    """
     trained(context, text, seed)
     return []
 
 
 def trainings(context: Context, *texts: str) -> tuple[Unit, ...]:
-    """Return the units that train the models of every seed for these locks, or `PLAIN`."""
+    """Return the units that train the models of every seed for these locks, or `PLAIN`.
+
+    Args:
+        context: The study.
+        *texts: Lock texts, or `PLAIN`.
+
+    Returns:
+        Units without rows.
+    """
     names = dict.fromkeys(_under(context, text) for text in texts)
     seeds = range(context.config.seeds)
     return tuple(Unit(train, (name, seed), ()) for name in names for seed in seeds)
@@ -119,7 +162,15 @@ def _under(context: Context, text: str) -> str:
 
 @functools.lru_cache(maxsize=1)
 def locked_models(context: Context, text: str) -> list[Locked]:
-    """Return the locked model of each seed."""
+    """Return the locked model of each seed.
+
+    Args:
+        context: The study.
+        text: The lock's text.
+
+    Returns:
+        Plain and locked parameters with their key, one a seed.
+    """
     lock, found = context.subjects[text].lock, []
     for seed in range(context.config.seeds):
         params, key = trained(context, text, seed)
@@ -131,7 +182,15 @@ def locked_models(context: Context, text: str) -> list[Locked]:
 
 @functools.lru_cache(maxsize=1)
 def encrypting(context: Context, text: str) -> Callable[[Key, Params], tuple[Params, Key]]:
-    """Encrypt by the lock, with the harm done to the first training examples where it takes a loss."""
+    """Encrypt by the lock, with the harm done to the first training examples where it takes a loss.
+
+    Args:
+        context: The study.
+        text: The lock's text.
+
+    Returns:
+        `f(key, params) -> (locked, key)`.
+    """
     lock, model, harm = context.subjects[text].lock, context.model, context.task.harm
     sample = jnp.asarray(context.data.train_x[:512]), jnp.asarray(context.data.train_y[:512])
 

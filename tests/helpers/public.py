@@ -11,15 +11,15 @@ from types import ModuleType
 
 PAGES = Path(__file__).parents[2] / "docs" / "api"
 ROOTS = [
-    "modellock_jax",
-    *(
-        f"modellock_jax.{name}"
-        for name in (
-            "attacks", "bench.run", "bench.timing", "ciphers.aes", "ciphers.chacha", "ciphers.native",
-            "ciphers.nonces", "ciphers.wide", "core.bits", "core.shards", "data", "explain", "flax",
-            "locks", "models", "study", "tasks", "train", "vault",
-        )
-    ),
+    f"modellock_jax{name}"
+    for name in (
+        "", ".attacks", ".bench.ciphers", ".bench.costs", ".bench.forwards", ".bench.keys",
+        ".bench.layers", ".bench.run", ".bench.timing", ".bench.training", ".ciphers.aes",
+        ".ciphers.chacha", ".ciphers.native", ".ciphers.nonces", ".ciphers.wide", ".core.bits",
+        ".core.shards", ".data", ".data.images", ".explain", ".flax", ".locks", ".models", ".study",
+        ".study.evasion", ".study.figures", ".study.league_grids", ".study.main_grids",
+        ".study.sweep_grids", ".study.terminal", ".tasks", ".train", ".vault",
+    )
 ]  # fmt: skip
 
 

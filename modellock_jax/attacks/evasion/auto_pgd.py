@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from modellock_jax.attacks.evasion.adversarial import (
+from modellock_jax.attacks.evasion._adversarial import (
     Bounds,
     Classifier,
     Evasion,

@@ -6,7 +6,7 @@ from functools import partial
 import jax
 
 from modellock_jax.attacks.case import ANY, Case, Entry, Found
-from modellock_jax.attacks.evasion.adversarial import Classifier, Evasion
+from modellock_jax.attacks.evasion._adversarial import Classifier, Evasion
 from modellock_jax.attacks.evasion.auto_pgd import apgd
 from modellock_jax.attacks.evasion.methods import expectation, fgsm, pgd, square
 from modellock_jax.core.lock import user_forward

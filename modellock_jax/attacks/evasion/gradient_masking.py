@@ -6,7 +6,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 
-from modellock_jax.attacks.evasion.adversarial import (
+from modellock_jax.attacks.evasion._adversarial import (
     Bounds,
     Classifier,
     Evasion,

@@ -25,7 +25,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Float, Integer
 
-from modellock_jax.attacks.evasion.adversarial import (
+from modellock_jax.attacks.evasion._adversarial import (
     Bounds,
     Classifier,
     Evasion,

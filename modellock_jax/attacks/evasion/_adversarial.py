@@ -9,29 +9,6 @@ import numpy as np
 from jax import lax
 from jaxtyping import Float, Integer
 
-__all__ = [
-    "Bounds",
-    "Classifier",
-    "Evasion",
-    "Objective",
-    "Point",
-    "broadcast_like",
-    "check",
-    "cross_entropy",
-    "dlr",
-    "in_range",
-    "initial_point",
-    "keep_best",
-    "make_gradient",
-    "make_result",
-    "make_scorer",
-    "margin",
-    "projection",
-    "random_start",
-    "select",
-    "with_key_axis",
-]
-
 Classifier = Callable[[jax.Array], jax.Array]
 Bounds = tuple[float, float]
 
