@@ -120,7 +120,7 @@ def net(request):
         def train(params, x, tap=ml.untapped):
             return forward(params, x, tap, train=True, mutable=["batch_stats"])
 
-        params = module.init(jax.random.key(0), x)
+        params = jax.jit(module.init)(jax.random.key(0), x)
         return forward, train, params, lambda *a: twin(LINEN, find_linen, *a)
     module = Nnx(nnx.Rngs(0))
     module.train()
@@ -146,10 +146,10 @@ LOCKS = {
 def test_a_module_matches_its_hand_tapped_twin(net, lock):
     forward, _, params, by_hand = net
     key = lock.init(jax.random.key(1), params)
-    mine = ml.owner_forward(lock, forward)(key, params, images(4))
-    theirs = ml.owner_forward(lock, by_hand)(key, params, images(4))
+    mine = jax.jit(ml.owner_forward(lock, forward))(key, params, images(4))
+    theirs = jax.jit(ml.owner_forward(lock, by_hand))(key, params, images(4))
     assert same_bits(mine, theirs)
-    plain = forward(params, images(4))
+    plain = jax.jit(forward)(params, images(4))
     assert float(jnp.abs(mine - plain).max()) > 1e-3
 
 
@@ -179,7 +179,7 @@ def test_a_module_trains_under_a_lock_in_an_ordinary_optax_loop(net, name):
         updates, state = optimizer.update(gradient, state)
         return optax.apply_updates(params, updates), state, value
 
-    before, state, values = params, optimizer.init(params), []
+    before, state, values = params, jax.jit(optimizer.init)(params), []
     for _ in range(60):
         params, state, value = step(params, state)
         values.append(float(value))
@@ -188,9 +188,9 @@ def test_a_module_trains_under_a_lock_in_an_ordinary_optax_loop(net, name):
     assert not same_bits(*means)  # statistics moved
     assert jax.tree.structure(params) == jax.tree.structure(before)
     # The user with the key computes what the owner trained; without it the net is another one.
-    mine = ml.owner_forward(lock, forward)(key, params, x)
-    assert same_bits(ml.user_forward(lock, forward)(key, params, x), mine)
-    assert not same_bits(forward(params, x), mine)
+    mine = jax.jit(ml.owner_forward(lock, forward))(key, params, x)
+    assert same_bits(jax.jit(ml.user_forward(lock, forward))(key, params, x), mine)
+    assert not same_bits(jax.jit(forward)(params, x), mine)
 
 
 def test_sign_flip_is_the_exact_twin_of_sign_mask(net):
@@ -241,7 +241,7 @@ def test_a_shuffled_patch_embedding_opens_with_shuffled_images():
             return nn.Dense(3)(nn.MultiHeadDotProductAttention(num_heads=2)(x).mean(1))
 
     forward = ml.from_linen(Patches())
-    params = Patches().init(jax.random.key(0), images(4))
+    params = jax.jit(Patches().init)(jax.random.key(0), images(4))
     lock, inputs = ml.patch_shuffle(2, channels=1), ml.pixel_shuffle(2, channels=1)
     locked, key = lock.encrypt(lock.init(jax.random.key(2), params), params)
     plain, scrambled = forward(params, images(4)), inputs.scramble(key, images(4))

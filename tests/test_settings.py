@@ -63,8 +63,9 @@ def test_key_searches_with_64_bits(search, labels):
     params = make_params(dtypes=[])
     attack, y = SEARCHES[search](ml.sign_mask(4)), Y if labels else Answers(forward(params, X))
     with jax.enable_x64(True):
-        state, losses = attack.step(attack.init(RNG, params), (X, y))
-        again, _ = attack.step(state, (X, y))
+        step = jax.jit(attack.step)
+        state, losses = step(jax.jit(attack.init)(RNG, params), (X, y))
+        again, _ = step(state, (X, y))
     assert losses.dtype == jnp.float32
     chex.assert_trees_all_equal_shapes_and_dtypes(state, again)
 
