@@ -55,85 +55,103 @@ class Kind(NamedTuple):
 # Kinds
 
 
-def kinds(folder: Path) -> dict[str, Kind]:
-    """A file of each kind, and another one, in folders of their own."""
-    secret, owner = generate_key(), generate_key()
-    publics = [identity.public_key(secret), identity.public_key(owner, classic=True)]
-    arrays = {"w": np.arange(60.0).reshape(3, 20), "b/c": np.ones(3, np.float16)}
-    changed = {"w": arrays["w"] + 1, "b/c": arrays["b/c"]}
-    found: dict[str, Kind] = {}
+class Writers:
+    """What writes a file of each kind, or another one of that kind, into a folder of its own."""
 
-    def kind(name: str, write: Callable[[Path, bool], Path], read: Callable[[Path], Any]) -> None:
-        both = []
-        for is_other in (True, False):
-            place = folder / name.replace(" ", "-") / str(is_other)
-            place.mkdir(parents=True)
-            path = write(place, is_other)
-            both.append(path.read_bytes())
-        found[name] = Kind(Pair(both[1], both[0]), path, read)
+    def __init__(self) -> None:
+        self.secret, self.owner = generate_key(), generate_key()
+        self.signer = identity.public_key(self.owner)
+        self.publics = [
+            identity.public_key(self.secret),
+            identity.public_key(self.owner, classic=True),
+        ]
+        arrays = {"w": np.arange(60.0).reshape(3, 20), "b/c": np.ones(3, np.float16)}
+        self.arrays = arrays, {"w": arrays["w"] + 1, "b/c": arrays["b/c"]}
 
-    def sealed(place: Path, is_other: bool) -> Path:
-        given = changed if is_other else arrays
-        envelope.seal(given, place / "m", publics, signers=[owner], name="m", serial=1 + is_other)
+    def sealed_file(self, place: Path, is_other: bool) -> Path:
+        settings: dict[str, Any] = {"signers": [self.owner], "name": "m", "serial": 1 + is_other}
+        envelope.seal(self.arrays[is_other], place / "m", self.publics, **settings)
         return place / "m"
 
-    def plain(place: Path, given: dict[str, Any]) -> Path:
+    def plain(self, place: Path, is_other: bool) -> Path:
         from safetensors.numpy import save_file
 
         place.mkdir(parents=True, exist_ok=True)
-        save_file(given, place / "m.safetensors")
+        save_file(self.arrays[is_other], place / "m.safetensors")
         return place / "m.safetensors"
 
-    def locked_file(place: Path, is_other: bool) -> Path:
-        source = plain(place, changed if is_other else arrays)
-        lock_file(source, place / "l", secret, "stream_lock")
+    def locked_file(self, place: Path, is_other: bool) -> Path:
+        lock_file(self.plain(place, is_other), place / "l", self.secret, "stream_lock")
         return place / "l"
 
-    def sealed_set(place: Path, is_other: bool) -> Path:
-        plain(place / "in", changed if is_other else arrays)
-        sets.seal_set(place / "in", place / "out", publics, signers=[owner], name="m", serial=1)
+    def sealed_set(self, place: Path, is_other: bool) -> Path:
+        self.plain(place / "in", is_other)
+        settings: dict[str, Any] = {"signers": [self.owner], "name": "m", "serial": 1}
+        sets.seal_set(place / "in", place / "out", self.publics, **settings)
         return sets.manifest_of(place / "out")
 
-    def locked_set(place: Path, is_other: bool) -> Path:
-        plain(place / "in", changed if is_other else arrays)
-        lock_set(place / "in", place / "out", secret, "stream_lock")
+    def locked_set(self, place: Path, is_other: bool) -> Path:
+        self.plain(place / "in", is_other)
+        lock_set(place / "in", place / "out", self.secret, "stream_lock")
         return next((place / "out").glob("modellock.set*"))
 
-    def key_file(place: Path, is_other: bool) -> Path:
-        save_key(owner if is_other else secret.child("team/a"), place / "k")
+    def key_file(self, place: Path, is_other: bool) -> Path:
+        save_key(self.owner if is_other else self.secret.child("team/a"), place / "k")
         return place / "k"
 
-    def public_file(place: Path, is_other: bool) -> Path:
-        identity.save_public_key(publics[is_other], place / "k.pub")
+    def public_file(self, place: Path, is_other: bool) -> Path:
+        identity.save_public_key(self.publics[is_other], place / "k.pub")
         return place / "k.pub"
 
-    def share_file(place: Path, is_other: bool) -> Path:
-        split = shares.split(owner if is_other else secret, 2, 3)
+    def share_file(self, place: Path, is_other: bool) -> Path:
+        split = shares.split(self.owner if is_other else self.secret, 2, 3)
         return share_files.save(split, place / "shares")[0]
 
-    def book(place: Path, is_other: bool) -> Path:
-        with register.extending(place / "r", owner) as writer:
+    def register(self, place: Path, is_other: bool) -> Path:
+        with register.extending(place / "r", self.owner) as writer:
             for user in ("alice", "bob", "carol"):
-                _line(writer, f"{user}{is_other}", secret)
+                _line(writer, f"{user}{is_other}", self.secret)
         return place / "r"
 
-    def revoked(place: Path, is_other: bool) -> Path:
-        for one in (secret.id, *(f"{i:032x}" for i in range(3 + is_other))):
-            revocation.revoke(place / "revoked.json", [one], owner, "lost")
+    def revocation_list(self, place: Path, is_other: bool) -> Path:
+        for one in (self.secret.id, *(f"{i:032x}" for i in range(3 + is_other))):
+            revocation.revoke(place / "revoked.json", [one], self.owner, "lost")
         return place / "revoked.json"
 
-    signer = identity.public_key(owner)
-    kind("sealed file", sealed, lambda path: _of(envelope.load(path, secret, signed_by=[signer])))
-    kind("sealed file, unsigned reading", sealed, lambda path: _of(envelope.load(path, secret)))
-    kind("locked file", locked_file, lambda path: _of(load_locked(path, secret)))
-    kind("sealed set", sealed_set, lambda path: _of_set(path, secret, signer))
-    kind("locked set", locked_set, lambda path: _of_locked_set(path, secret))
-    kind("key", key_file, load_key)
-    kind("public key", public_file, identity.load_public_key)
-    kind("share", share_file, _joined)
-    kind("register", book, lambda path: register.read(path, signer).entries)
-    kind("revocation list", revoked, revocation.read)
-    return found
+
+def kinds(folder: Path) -> dict[str, Kind]:
+    """A file of each kind, and another one, in folders of their own."""
+    writers = Writers()
+    secret, signer = writers.secret, writers.signer
+    table: dict[str, tuple[Callable[[Path, bool], Path], Callable[[Path], Any]]] = {
+        "sealed file": (
+            writers.sealed_file,
+            lambda path: _of(envelope.load(path, secret, signed_by=[signer])),
+        ),
+        "sealed file, unsigned reading": (
+            writers.sealed_file,
+            lambda path: _of(envelope.load(path, secret)),
+        ),
+        "locked file": (writers.locked_file, lambda path: _of(load_locked(path, secret))),
+        "sealed set": (writers.sealed_set, lambda path: _of_set(path, secret, signer)),
+        "locked set": (writers.locked_set, lambda path: _of_locked_set(path, secret)),
+        "key": (writers.key_file, load_key),
+        "public key": (writers.public_file, identity.load_public_key),
+        "share": (writers.share_file, _joined),
+        "register": (writers.register, lambda path: register.read(path, signer).entries),
+        "revocation list": (writers.revocation_list, revocation.read),
+    }
+    return {name: _kind(folder / name.replace(" ", "-"), *both) for name, both in table.items()}
+
+
+def _kind(folder: Path, write: Callable[[Path, bool], Path], read: Callable[[Path], Any]) -> Kind:
+    both = []
+    for is_other in (True, False):
+        place = folder / str(is_other)
+        place.mkdir(parents=True)
+        path = write(place, is_other)
+        both.append(path.read_bytes())
+    return Kind(Pair(both[1], both[0]), path, read)
 
 
 def _line(writer: register.Writer, user: str, secret: Secret) -> None:

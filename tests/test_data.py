@@ -80,6 +80,25 @@ def test_built_in_sets_are_resized(fashion: Path) -> None:
         np.testing.assert_array_equal(loaded.test_y, plain.test_y)
 
 
+def test_painted_images_are_the_grey_ones_in_colour() -> None:
+    grey, colour = load("digits"), load("painted_digits")
+    assert colour.train_x.shape == (*grey.train_x.shape[:-1], 3)
+    assert colour.train_x.dtype == np.float32
+    assert 0 <= colour.test_x.min() < 0.2
+    assert 0.8 < colour.test_x.max() <= 1
+    np.testing.assert_array_equal(colour.test_y, grey.test_y)
+    np.testing.assert_array_equal(load("painted_digits").train_x, colour.train_x)
+    # A brighter level is a brighter shade of the image's own hue, in every channel.
+    for image, shades in zip(grey.test_x[:20], colour.test_x[:20]):
+        order = np.argsort(image.ravel())
+        assert (np.diff(shades.reshape(-1, 3)[order], axis=0) > -0.01).all()
+    assert len({tuple(image.reshape(-1, 3).max(0)) for image in colour.test_x[:20]}) > 10
+    with pytest.raises(ValueError, match=r"grey images .* can be painted, not inputs \[8, 8, 3\]"):
+        load("painted_painted_digits")
+    with pytest.raises(ValueError, match="grey images"):
+        load("painted_story")
+
+
 @pytest.mark.parametrize("size", [32, (32,), (32, 0), (-1, 32), (32.0, 32), "32", (32, 32, 1)])
 def test_size_is_two_positive_whole_numbers(size: Any) -> None:
     with pytest.raises(ValueError, match=r"'digits'.*size is .*; give \(height, width\), two"):

@@ -1,14 +1,18 @@
 """The studies of single attacks, as tiny as can be: their rows, their tables, and their faults."""
 
+import sys
+
 import flax.linen as nn
+import numpy as np
+import onnx
 import pytest
 
 from modellock_jax import models
 from modellock_jax.data import load
-from modellock_jax.study import adv_params, own, runner, sign_masks
+from modellock_jax.study import own, runner, training
+from modellock_jax.study.table import STUDIES
 
 pytestmark = pytest.mark.optax
-STUDIES = [sign_masks.STUDY, adv_params.STUDY]
 
 
 class Net(nn.Module):
@@ -49,18 +53,100 @@ def test_adv_params():
     assert control["stream_selective"] < 0.2
 
 
-@pytest.mark.parametrize("study", STUDIES, ids=lambda study: study.name)
-def test_a_lock_that_a_study_is_not_of_is_refused_and_leaves_nothing(study, tmp_path):
-    config = study.config(data="digits", model="mlp", locks=("deep_lock(key_bits=256)",))
-    with pytest.raises(
-        ValueError, match=rf"the study {study.name} is of .*, not of {config.locks[0][:9]}"
-    ):
-        runner.run(study, config, tmp_path / "out")
+def test_signs_from_weights():
+    rows = run("signs_from_weights", locks=("sign_mask(bits=32, per='channel')",), epochs=4)
+    trained, untrained, shuffled, stream = rows.values()
+    assert trained["signs_right"] > 24
+    for row in (untrained, shuffled, stream):
+        assert not row["read"]
+        assert row["right_key"] == trained["right_key"]
+    assert "signs_right" not in stream
+
+
+@pytest.fixture
+def untrained(monkeypatch):
+    monkeypatch.setattr(training, "fit", lambda forward, params, x, y, **_: (params, None))
+
+
+def test_key_throughput(untrained):
+    few = {"keys": 32, "called": 4, "uncompiled": 1, "rounds": 1, "images": 16}
+    rows = run("key_throughput", locks=("sign_mask(bits=32)",), **few)
+    assert [row["keys"] for row in rows.values()] == [32, 32, 4, 1]
+    for row in rows.values():
+        assert row["keys_per_s"] == pytest.approx(row["keys"] / row["seconds"])
+    assert [*rows.values()][-1]["times_uncompiled"] == 1
+
+
+def test_pixel_shuffle(untrained, tmp_path):
+    study, few = STUDIES["pixel_shuffle"], {"images": (20,), "hill_steps": 1, "anneal_steps": 1}
+    context = study.prepare(study.config(data="digits", model="mlp", **few), tmp_path)
+    units = {unit.args[2]: unit for unit in study.units(context)}
+    assert len(units) == 6
+    del units["hill_climb"]  # as without labels
+    found = {name: unit.work(context, *unit.args)[0] for name, unit in units.items()}
+    for name in ("chosen_image", "known_pairs", "logit_oracle"):
+        row = found[f"pixel_shuffle_{name}"]
+        assert (row["entries_right"], row["images"], row["before"]) == (1, 1, None)
+        assert row["after"] == row["right_key"]
+    for name in ("anneal", "hill_climb, no labels"):
+        assert found[name]["images"] == 20
+        assert 0 <= found[name]["before"] <= 1
+
+
+def test_deep_lock_keys(untrained):
+    (row,) = run("deep_lock_keys", locks=("deep_lock",), keys=1, dtypes=("float32",)).values()
+    assert (row["exact"], row["false"], row["leaves"]) == (1, 0, 1)
+
+
+def onnx_file(path, weights):
+    tensor = onnx.numpy_helper.from_array(weights, "w")
+    graph = onnx.helper.make_graph([], "net", [], [], initializer=[tensor])
+    onnx.save(onnx.helper.make_model(graph), path)
+    return str(path)
+
+
+def test_deep_lock_keys_takes_the_weights_of_an_onnx_file(tmp_path):
+    weights = np.random.default_rng(0).normal(0, 0.1, (64, 40)).astype(np.float32)
+    study, file = STUDIES["deep_lock_keys"], onnx_file(tmp_path / "net.onnx", weights)
+    context = study.prepare(study.config(model=file, keys=1), tmp_path)
+    np.testing.assert_array_equal(context.leaves, [weights])
+    assert [unit.needs for unit in study.units(context)] == [()] * 6
+    (row,) = study.units(context)[4].work(context, 0, "stream_lock", "float32")
+    assert (row["model"], row["exact"], row["false"]) == ("net", 0, 0)
+
+
+def test_an_onnx_file_that_cannot_be_read_is_one_sentence(tmp_path, monkeypatch):
+    prepare, config = STUDIES["deep_lock_keys"].prepare, STUDIES["deep_lock_keys"].config
+    small = onnx_file(tmp_path / "small.onnx", np.zeros(9, np.float32))
+    with pytest.raises(ValueError, match=r"small.onnx' has no float32 leaf of 2048 weights"):
+        prepare(config(model=small), tmp_path)
+    (tmp_path / "bad.onnx").write_bytes(b"\x1b]0;evil\x07" * 50)
+    with pytest.raises(ValueError, match=r"bad.onnx' is no ONNX file, or a damaged one$"):
+        prepare(config(model=str(tmp_path / "bad.onnx")), tmp_path)
+    with pytest.raises(ValueError, match=r"none.onnx' cannot be read: No such file"):
+        prepare(config(model=str(tmp_path / "none.onnx")), tmp_path)
+    monkeypatch.setitem(sys.modules, "onnx", None)
+    with pytest.raises(ImportError, match=r"deep_lock_keys reads ONNX files .* pip install onnx"):
+        prepare(config(model=small), tmp_path)
+
+
+REFUSED = dict.fromkeys(("sign_masks", "signs_from_weights", "pixel_shuffle"), "deep_lock")
+REFUSED |= {"adv_params": "deep_lock", "deep_lock_keys": "sign_flip"}
+
+
+@pytest.mark.parametrize("name", REFUSED)
+def test_a_lock_that_a_study_is_not_of_is_refused_and_leaves_nothing(name, tmp_path):
+    config = STUDIES[name].config(data="digits", model="mlp", locks=(REFUSED[name],))
+    with pytest.raises(ValueError, match=f"the study {name} is of .*, not of {REFUSED[name]}"):
+        runner.run(STUDIES[name], config, tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 
 def test_settings_follow_the_data_and_what_is_given():
-    for study in STUDIES:
-        assert study.config().epochs == 15
-        assert study.config(data="fashion_mnist").epochs == 10
-        assert study.config(data="fashion_mnist", epochs=2).epochs == 2
+    for name in ("sign_masks", "adv_params"):
+        config = STUDIES[name].config
+        assert config().epochs == 15
+        assert config(data="fashion_mnist").epochs == 10
+        assert config(data="fashion_mnist", epochs=2).epochs == 2
+    assert STUDIES["pixel_shuffle"].config(data="painted_fashion_mnist").hill_steps == 50
+    assert STUDIES["deep_lock_keys"].config(model="resnet").epochs == 3

@@ -8,7 +8,7 @@ import pytest
 ROOT = Path(__file__).parents[1]
 FILES = sorted(
     file
-    for folder in ("modellock_jax", "tests", "examples", "docs")
+    for folder in ("modellock_jax", "tests", "examples", "docs", "benchmarks", "native", ".ci")
     for file in (ROOT / folder).rglob("*.py")
 )
 LONGEST_FILE, LONGEST_FUNCTION = 300, 60  # lines, a function's docstring not counted

@@ -1,6 +1,7 @@
 """Rows of `results/`, and how numbers are written."""
 
 import json
+import re
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,12 @@ class Results:
         """By which command, when and where, as the run itself printed it."""
         text = (self.folder / study / data / "table.md").read_text()
         return text[text.rindex("Made by") :].strip()
+
+    def made_each(self, study: str, folders: Iterable[str]) -> str:
+        """Say so of several models of a study, each of which `--model` names."""
+        made = [self.made(study, folder) for folder in folders]
+        texts = [re.sub(r" --model=[^ `]+", "", text) for text in made]
+        return "\n".join(dict.fromkeys(texts)).replace("` on", "`, for each model by `--model`, on")
 
     def file(self, name: str) -> dict[str, Any]:
         return json.loads((self.folder / f"{name}.json").read_text())

@@ -46,23 +46,24 @@ def single_attacks(results: Results) -> str:
 
 
 def signs_from_weights(results: Results) -> str:
-    file = results.file("signs_from_weights")
     header = ["model", "weights", "keys read", "signs right of 256", "wrong of the surest 192"]
     header += ["no key → found of right key"]
-    lines = []
-    for model, case in dict.fromkeys((row["model"], row["case"]) for row in file["rows"]):
-        mine = of(file["rows"], model=model, case=case)
-        line = [f"`{model}`", case, f"{sum(row['read'] for row in mine)} of {len(mine)}"]
-        seen = [row for row in mine if "signs_right" in row]
-        for field in ("signs_right", "surest_wrong"):
-            line.append(", ".join(str(row[field]) for row in seen) or "–")
-        if all(row["read"] for row in mine):
-            none, found, right = (
-                percent(row[f] for row in mine) for f in ("no_key", "accuracy", "right_key")
-            )
-            line.append(f"{none} → {found} of {right}")
-        lines.append([*line, "–"][: len(header)])
-    made = f"Made by `{file['command']}` on {file['date']}, {file['machine']}."
+    lines, folders = list[list[str]](), {"mlp": "mnist5k-mlp", "cnn": "mnist5k"}
+    for model, folder in folders.items():
+        rows = results.run("signs_from_weights", folder)
+        for case in dict.fromkeys(row["case"] for row in rows):
+            mine = of(rows, case=case)
+            line = [f"`{model}`", case, f"{sum(row['read'] for row in mine)} of {len(mine)}"]
+            seen = [row for row in mine if "signs_right" in row]
+            for field in ("signs_right", "surest_wrong"):
+                line.append(", ".join(str(row[field]) for row in seen) or "–")
+            if all(row["read"] for row in mine):
+                none, found, right = (
+                    percent(row[f] for row in mine) for f in ("no_key", "accuracy", "right_key")
+                )
+                line.append(f"{none} → {found} of {right}")
+            lines.append([*line, "–"][: len(header)])
+    made = results.made_each("signs_from_weights", folders.values())
     return "\n\n".join([markdown(header, lines, 2), made])
 
 

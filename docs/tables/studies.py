@@ -117,18 +117,19 @@ def sweep(results: Results) -> str:
     return "\n\n".join([markdown(header, lines), results.made("sweep", "mnist5k")])
 
 
+LEAVES_OF = ("mnist5k", "mnist5k-resnet", "magika", "PP-OCRv4-det", "PP-OCRv4-rec")
+
+
 def deep_lock_keys(results: Results) -> str:
-    file = results.file("deep_lock_keys")
     header = ["model", "AES-128, float32", "AES-256, float32", "AES-128, bfloat16", "`stream_lock`"]
     lines = []
-    for model in dict.fromkeys(row["model"] for row in file["rows"]):
-        mine = of(file["rows"], model=model)
-        kinds = [("deep_lock", 128, "float32"), ("deep_lock", 256, "float32")]
-        kinds += [("deep_lock", 128, "bfloat16"), ("stream_lock", 128, "float32")]
-        cells = [of(mine, lock=lock, key_bits=bits, dtype=dtype)[0] for lock, bits, dtype in kinds]
+    for folder in LEAVES_OF:
+        mine = results.run("deep_lock_keys", folder)
+        kinds = [("deep_lock(key_bits=128)", "float32"), ("deep_lock(key_bits=256)", "float32")]
+        kinds += [("deep_lock(key_bits=128)", "bfloat16"), ("stream_lock", "float32")]
+        cells = [of(mine, lock=lock, dtype=dtype)[0] for lock, dtype in kinds]
         seconds = " / ".join(f"{cell['median_s']:.2f}" for cell in cells[:3])
-        lines.append(
-            [f"`{model}`", *(f"{cell['exact']} of {cell['keys']}" for cell in cells), seconds]
-        )
-    made = f"Made by `{file['command']}` on {file['date']}, {file['machine']}."
+        found = [f"{cell['exact']} of {cell['keys']}" for cell in cells]
+        lines.append([f"`{mine[0]['model']}`", *found, seconds])
+    made = results.made_each("deep_lock_keys", LEAVES_OF)
     return "\n\n".join([markdown([*header, "median seconds"], lines), made])

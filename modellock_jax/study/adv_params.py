@@ -103,7 +103,7 @@ def units(context: Context) -> list[Unit]:
 
     Raises `ValueError` for another lock.
     """
-    only(context, "adv_params", "adv_params")
+    only(context.subjects, "adv_params", "adv_params")
     seeds = range(context.config.seeds)
     found = [
         Unit(adv_params_rows, (text, seed), (f"adv_params/{text}/{seed}",), models_of(PLAIN, seed))

@@ -103,7 +103,7 @@ class SignsRow(Valued):
 
 def units(context: Context) -> list[Unit]:
     """Return a row for each lock, seed and attempt. Raises `ValueError` for another lock."""
-    only(context, "sign_masks", "sign_mask")
+    only(context.subjects, "sign_masks", "sign_mask")
     return [
         Unit(sign_rows, (text, seed, *attempt), (_id(text, seed, *attempt),), models_of(text, seed))
         for text in context.subjects

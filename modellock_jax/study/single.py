@@ -10,7 +10,7 @@ import jax.numpy as jnp
 
 from modellock_jax.core.lock import Key, Params, user_forward
 from modellock_jax.study.config import Settings
-from modellock_jax.study.context import Context
+from modellock_jax.study.context import Context, Subject
 from modellock_jax.study.engine import Row, Unit
 from modellock_jax.study.report import Grid
 from modellock_jax.study.store import Rows
@@ -29,9 +29,9 @@ def by_data(
     return config(data=data, **recipes.get(data, {}) | given)
 
 
-def only(context: Context, study: str, *schemes: str) -> None:
+def only(subjects: dict[str, Subject], study: str, *schemes: str) -> None:
     """Raise `ValueError` for a lock that a study is not of."""
-    for text, subject in context.subjects.items():
+    for text, subject in subjects.items():
         if subject.scheme not in schemes:
             raise ValueError(f"the study {study} is of {' and '.join(schemes)}, not of {text}")
 

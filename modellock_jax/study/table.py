@@ -1,19 +1,32 @@
 """The table of all studies."""
 
-from modellock_jax.study import adv_params, evasion, league, main, sign_masks, sweep
+from modellock_jax.study import (
+    adv_params,
+    deep_lock_keys,
+    evasion,
+    key_throughput,
+    league,
+    main,
+    pixel_shuffle,
+    sign_masks,
+    signs_from_weights,
+    sweep,
+)
 from modellock_jax.study.record import Study
 
 __all__ = ["STUDIES"]
 
-STUDIES: dict[str, Study] = {
-    study.name: study
-    for study in (
-        main.STUDY,
-        league.STUDY,
-        sweep.STUDY,
-        evasion.STUDY,
-        sign_masks.STUDY,
-        adv_params.STUDY,
-    )
-}
+_MODULES = (
+    main,
+    league,
+    sweep,
+    evasion,
+    sign_masks,
+    signs_from_weights,
+    pixel_shuffle,
+    adv_params,
+    deep_lock_keys,
+    key_throughput,
+)
+STUDIES: dict[str, Study] = {module.STUDY.name: module.STUDY for module in _MODULES}
 """By name."""

@@ -74,7 +74,7 @@ def deep_lock_ciphertext_only(locked: Params, key_bits: int = 128) -> DeepLockKe
 
     **Guarantees.** A key is returned only on evidence that uniform bytes, such as `stream_lock`
     leaves, give with probability below 2**-100. `None` proves nothing: rates of success are in
-    `results/deep_lock_keys.json`, float16 and int8 weights take longer and fail more often.
+    `results/deep_lock_keys/`, float16 and int8 weights take longer and fail more often.
 
     >>> import jax, modellock_jax as ml
     >>> lock, w = ml.deep_lock(), jax.random.normal(jax.random.key(1), (1024,)) / 10

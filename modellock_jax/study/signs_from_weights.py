@@ -1,0 +1,148 @@
+"""Sign keys read off the weights alone, beside weights that hold none.
+
+`trained`: the model under its key. Controls, of which no key should be read: `untrained`, the weights
+that it started from; `shuffled`, every reader's rows in random order; `stream_lock`, a ciphertext.
+"""
+
+import dataclasses
+import time
+from collections.abc import Callable
+from typing import Annotated, NotRequired
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+
+from modellock_jax.attacks.keys.sign_pairs import sign_pairs
+from modellock_jax.attacks.keys.signs_from_weights import LEVEL, Pair, read_signs
+from modellock_jax.attacks.keys.signs_of_model import head_votes, signed_pairs
+from modellock_jax.locks.sign import SignKey
+from modellock_jax.locks.stream_lock import stream_lock
+from modellock_jax.study.config import Settings
+from modellock_jax.study.context import Context, prepare
+from modellock_jax.study.engine import Row, Unit
+from modellock_jax.study.record import Study
+from modellock_jax.study.report import Grid, seeds_text
+from modellock_jax.study.rows import Valued
+from modellock_jax.study.scale import scale_of
+from modellock_jax.study.single import grid_of, key_value, model_of, models_of, only
+from modellock_jax.study.store import Rows
+
+__all__ = ["STUDY", "Config", "ReadingRow", "reading_rows", "units"]
+
+_CASES = ("trained", "untrained", "shuffled", "stream_lock")
+_SUREST = 0.75  # share of the signs
+
+
+@dataclasses.dataclass(frozen=True)
+class Config(Settings):
+    """The study's settings."""
+
+    locks: tuple[str, ...] = ("sign_mask(per='channel')",)
+
+
+class ReadingRow(Valued):
+    """What was read off some weights, of one lock and seed."""
+
+    lock: Annotated[str, "the lock's text"]
+    seed: Annotated[int, "the seed of the model, the key and the controls, from 0"]
+    case: Annotated[str, "the weights"]
+    no_key: Annotated[float, "test value of the trained model without a key"]
+    right_key: Annotated[float, "with the right key"]
+    cpu_seconds: Annotated[float, "of all cores, the first with compilation"]
+    read: Annotated[bool, "whether a key was read, at the level of 1 %"]
+    p_value: NotRequired[Annotated[float, "of the weakest of the tests"]]
+    fit: NotRequired[Annotated[float, "how well the signs explain the weights, to 1"]]
+    signs_right: NotRequired[Annotated[int, "signs that are right, all negated or not"]]
+    surest_wrong: NotRequired[Annotated[int, "of the three quarters that are most certain, wrong"]]
+    accuracy: NotRequired[Annotated[float, "test value of the trained model with these signs"]]
+
+
+def units(context: Context) -> list[Unit]:
+    """Return the rows of each lock and seed together. Raises `ValueError` for another lock."""
+    only(context.subjects, "signs_from_weights", "sign_mask")
+    return [
+        Unit(
+            reading_rows,
+            (text, seed),
+            tuple(_id(text, seed, case) for case in _CASES),
+            models_of(text, seed),
+        )
+        for text in context.subjects
+        for seed in range(context.config.seeds)
+    ]
+
+
+def _id(text: str, seed: int, case: str) -> str:
+    return f"reading/{text}/{seed}/{case}"
+
+
+def reading_rows(context: Context, text: str, seed: int) -> list[Row]:
+    """Read the weights of one model, and those of its controls."""
+    settings, stream = context.subjects[text].settings, stream_lock()
+    bits, value = settings["bits"], key_value(context, text)
+    start, params, key = model_of(context, text, seed)
+    about = {**context.about, "lock": text, "seed": seed}
+    right = {"no_key": value(SignKey(jnp.ones(bits, jnp.int8)), params)}
+    right |= {"right_key": value(key, params)}
+    cipher, _ = stream.encrypt(stream.init(jax.random.key(4000 + seed), params), params)
+    order, rows = np.random.default_rng(seed), []
+    for case, weights in zip(_CASES, (params, start, params, cipher)):
+        layers = sign_pairs(context.model.forward, weights, jnp.asarray(context.data.test_x[:1]))
+        pairs: list[Pair] = signed_pairs(layers, bits, settings["per"])
+        if case == "shuffled":
+            pairs = [(w, order.permutation(np.asarray(v))) for w, v in pairs]
+        begin = time.process_time()
+        reading = read_signs(pairs, bits)
+        row = {"id": _id(text, seed, case), "kind": "reading", **about, "case": case, **right}
+        rows.append(row | {"cpu_seconds": time.process_time() - begin, "read": False})
+        if reading is None:
+            continue
+        same = np.asarray(reading.signs == key.signs)
+        same = same if same.mean() > 0.5 else ~same
+        surest = np.argsort(reading.certainty)[-round(_SUREST * bits) :]
+        sign = -1 if head_votes(layers, reading.signs) < 0 else 1
+        found = SignKey((sign * reading.signs).astype(jnp.int8))
+        rows[-1] |= {"read": bool(reading.p_value <= LEVEL), "p_value": float(reading.p_value)}
+        rows[-1] |= {"fit": float(reading.fit), "signs_right": int(same.sum())}
+        rows[-1] |= {"surest_wrong": int((~same[surest]).sum()), "accuracy": value(found, params)}
+    return rows
+
+
+def _grids(rows: Rows, config: Config) -> list[Grid]:
+    """One line for each lock and case."""
+    scale = scale_of(rows)
+
+    def listed(field: str) -> Callable[[list[Row]], str]:
+        return lambda of: ", ".join(str(row[field]) for row in of if field in row)
+
+    def mean(field: str) -> Callable[[list[Row]], str]:
+        def text(of: list[Row]) -> str:
+            known = [row[field] for row in of if row["read"]]
+            return scale.text(float(np.mean(known))) if known else ""
+
+        return text
+
+    cells: dict[str, Callable[[list[Row]], str]] = {
+        "keys read": lambda of: f"{sum(row['read'] for row in of)} of {len(of)}",
+        "signs right": listed("signs_right"),
+        "wrong of the surest": listed("surest_wrong"),
+        "no key": mean("no_key"),
+        "found": mean("accuracy"),
+        "right key": mean("right_key"),
+    }
+    title = f"Signs from the weights alone: {config.data}, {config.model}, {seeds_text(config)}"
+    return [grid_of(title, rows, "reading", ("lock", "case"), cells)]
+
+
+STUDY = Study(
+    name="signs_from_weights",
+    about="sign keys read off the weights alone, with controls",
+    config=Config,
+    quick={"seeds": 1, "epochs": 6},
+    prepare=prepare,
+    units=units,
+    kinds={"reading": ReadingRow},
+    grids=_grids,
+    drawings={},
+)
