@@ -28,6 +28,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "evasion": single.evasion,
     "speed": single.speed,
     "kinds of rows": kinds.kinds,
+    "studies": kinds.studies,
 }
 
 

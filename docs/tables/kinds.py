@@ -40,6 +40,11 @@ def fields(schema: Any, within: str = "") -> list[list[str]]:
     return lines
 
 
+def studies(results: Results) -> str:
+    lines = [[f"`{name}`", study.about] for name, study in STUDIES.items()]
+    return markdown(["study", "what it measures"], lines, 2)
+
+
 def kinds(results: Results) -> str:
     parts = ["## `task`, where it is not classification"]
     parts.append(markdown(["field", "type", "what it holds"], fields(TaskFields, "task."), 3))

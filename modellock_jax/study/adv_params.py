@@ -24,6 +24,7 @@ from modellock_jax.attacks.weights.selective import neutral_key, restore, select
 from modellock_jax.core.lock import Key, Params
 from modellock_jax.locks.adv_params import AdvParamsKey
 from modellock_jax.locks.stream_lock import stream_lock
+from modellock_jax.study._single import RECIPES, by_data, grid_of, model_of, models_of, only
 from modellock_jax.study.config import Settings
 from modellock_jax.study.context import Context, prepare
 from modellock_jax.study.engine import Row, Unit
@@ -31,19 +32,10 @@ from modellock_jax.study.record import Study
 from modellock_jax.study.report import Grid, seeds_text
 from modellock_jax.study.rows import Valued
 from modellock_jax.study.scale import scale_of
-from modellock_jax.study.single import RECIPES, by_data, grid_of, model_of, models_of, only
 from modellock_jax.study.store import Rows
 from modellock_jax.study.training import PLAIN, encrypting
 
-__all__ = [
-    "STUDY",
-    "AdvParamsRow",
-    "Config",
-    "ControlRow",
-    "adv_params_rows",
-    "control_rows",
-    "units",
-]
+__all__ = ["STUDY", "AdvParamsRow", "Config", "ControlRow"]
 
 _AUCS: dict[str, Callable[[Params], jax.Array]] = {
     "range": localise.range_position,
@@ -98,7 +90,7 @@ class ControlRow(Valued):
     stream_selective: Annotated[float, "test value after `selective`, locked by `stream_lock`"]
 
 
-def units(context: Context) -> list[Unit]:
+def _units(context: Context) -> list[Unit]:
     """Return a row for each lock and seed, and one of controls for each seed.
 
     Raises `ValueError` for another lock.
@@ -106,12 +98,12 @@ def units(context: Context) -> list[Unit]:
     only(context.subjects, "adv_params", "adv_params")
     seeds = range(context.config.seeds)
     found = [
-        Unit(adv_params_rows, (text, seed), (f"adv_params/{text}/{seed}",), models_of(PLAIN, seed))
+        Unit(_adv_params_rows, (text, seed), (f"adv_params/{text}/{seed}",), models_of(PLAIN, seed))
         for text in context.subjects
         for seed in seeds
     ]
     return found + [
-        Unit(control_rows, (seed,), (f"control/{seed}",), models_of(PLAIN, seed)) for seed in seeds
+        Unit(_control_rows, (seed,), (f"control/{seed}",), models_of(PLAIN, seed)) for seed in seeds
     ]
 
 
@@ -161,7 +153,7 @@ def _thief(context: Context, seed: int) -> tuple[jax.Array, jax.Array]:
     return jnp.asarray(data.train_x)[mine], jnp.asarray(data.train_y)[mine]
 
 
-def adv_params_rows(context: Context, text: str, seed: int) -> list[Row]:
+def _adv_params_rows(context: Context, text: str, seed: int) -> list[Row]:
     """Attack the locked model of one seed."""
     lock, settings = context.subjects[text].lock, context.subjects[text].settings
     programs, (x, y) = _programs(context, settings["count"]), _thief(context, seed)
@@ -211,7 +203,7 @@ def adv_params_rows(context: Context, text: str, seed: int) -> list[Row]:
     ]
 
 
-def control_rows(context: Context, seed: int) -> list[Row]:
+def _control_rows(context: Context, seed: int) -> list[Row]:
     """Let `selective` loose on a model without a lock, and on a ciphertext."""
     subject = next(iter(context.subjects.values()))
     programs, (x, y) = _programs(context, subject.settings["count"]), _thief(context, seed)
@@ -268,7 +260,7 @@ STUDY = Study(
     config=functools.partial(by_data, Config, RECIPES),
     quick=_QUICK,
     prepare=prepare,
-    units=units,
+    units=_units,
     kinds={"adv_params": AdvParamsRow, "control": ControlRow},
     grids=_grids,
     drawings={},

@@ -20,17 +20,17 @@ import numpy as np
 from modellock_jax.attacks.keys.ciphertext_only import deep_lock_ciphertext_only
 from modellock_jax.locks.deep_lock import DeepLockKey
 from modellock_jax.study import context as contexts
+from modellock_jax.study._single import grid_of, model_of, models_of, only
 from modellock_jax.study.config import Settings
 from modellock_jax.study.context import Context, Subject, subject_of
 from modellock_jax.study.engine import Row, Unit
 from modellock_jax.study.record import Study
 from modellock_jax.study.report import Grid
 from modellock_jax.study.rows import Kind
-from modellock_jax.study.single import grid_of, model_of, models_of, only
 from modellock_jax.study.store import Rows
 from modellock_jax.study.training import PLAIN
 
-__all__ = ["STUDY", "Config", "File", "KeysRow", "keys_rows", "prepare", "units"]
+__all__ = ["STUDY", "Config", "KeysRow"]
 
 _WEIGHTS = 2048
 
@@ -61,7 +61,7 @@ class KeysRow(Kind):
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
-class File:
+class _File:
     """The weights of a file, in place of a model that is trained."""
 
     config: Config
@@ -69,7 +69,7 @@ class File:
     leaves: list[jax.Array]
 
 
-def prepare(config: Config, folder: Path) -> Context | File:
+def _prepare(config: Config, folder: Path) -> Context | _File:
     """Check a configuration, and read the weights if its model is an ONNX file.
 
     Raises `ValueError` for a file that cannot be read or has no large float32 leaf, `ImportError`
@@ -80,7 +80,7 @@ def prepare(config: Config, folder: Path) -> Context | File:
     leaves = _large(_arrays(Path(config.model)))
     if not leaves:
         raise ValueError(f"{config.model!r} has no float32 leaf of {_WEIGHTS} weights")
-    return File(config, {text: subject_of(text, leaves[0].shape) for text in config.locks}, leaves)
+    return _File(config, {text: subject_of(text, leaves[0].shape) for text in config.locks}, leaves)
 
 
 def _arrays(path: Path) -> list[np.ndarray]:
@@ -109,16 +109,16 @@ def _large(leaves: list[Any]) -> list[jax.Array]:
     return [jnp.asarray(a) for a in leaves if a.size >= _WEIGHTS and a.dtype == np.float32]
 
 
-def units(context: Context | File) -> list[Unit]:
+def _units(context: Context | _File) -> list[Unit]:
     """Return a row for each seed, lock and dtype. Raises `ValueError` for another lock."""
     only(context.subjects, "deep_lock_keys", "deep_lock", "stream_lock")
-    seeds = range(1 if isinstance(context, File) else context.config.seeds)
+    seeds = range(1 if isinstance(context, _File) else context.config.seeds)
     return [
         Unit(
-            keys_rows,
+            _keys_rows,
             (seed, text, dtype),
             (f"keys/{seed}/{text}/{dtype}",),
-            () if isinstance(context, File) else models_of(PLAIN, seed),
+            () if isinstance(context, _File) else models_of(PLAIN, seed),
         )
         for seed in seeds
         for text in context.subjects
@@ -126,7 +126,7 @@ def units(context: Context | File) -> list[Unit]:
     ]
 
 
-def keys_rows(context: Context | File, seed: int, text: str, dtype: str) -> list[Row]:
+def _keys_rows(context: Context | _File, seed: int, text: str, dtype: str) -> list[Row]:
     """Attack many keys, one after the other."""
     c, leaves = context.config, _leaves(context, seed)
     lock, settings = context.subjects[text].lock, context.subjects[text].settings
@@ -151,8 +151,8 @@ def keys_rows(context: Context | File, seed: int, text: str, dtype: str) -> list
 
 
 @functools.lru_cache(maxsize=1)
-def _leaves(context: Context | File, seed: int) -> list[jax.Array]:
-    if isinstance(context, File):
+def _leaves(context: Context | _File, seed: int) -> list[jax.Array]:
+    if isinstance(context, _File):
         return context.leaves
     leaves = _large(jax.tree.leaves(model_of(context, PLAIN, seed).params))
     if not leaves:
@@ -184,8 +184,8 @@ STUDY = Study(
     about="Deep-Lock's master key from the locked weights alone",
     config=_config,
     quick={"epochs": 1, "keys": 5},
-    prepare=prepare,
-    units=units,
+    prepare=_prepare,
+    units=_units,
     kinds={"keys": KeysRow},
     grids=_grids,
     drawings={},

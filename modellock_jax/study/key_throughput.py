@@ -17,16 +17,16 @@ import jax.numpy as jnp
 
 from modellock_jax.attacks.keys.key_search import key_loss, random_keys
 from modellock_jax.core.lock import Params, user_forward
+from modellock_jax.study._single import grid_of, model_of, models_of
 from modellock_jax.study.config import Settings
 from modellock_jax.study.context import Context, prepare
 from modellock_jax.study.engine import Row, Unit
 from modellock_jax.study.record import Study
 from modellock_jax.study.report import Grid
 from modellock_jax.study.rows import Kind
-from modellock_jax.study.single import grid_of, model_of, models_of
 from modellock_jax.study.store import Rows
 
-__all__ = ["STUDY", "Config", "SpeedRow", "speed_rows", "units"]
+__all__ = ["STUDY", "Config", "SpeedRow"]
 
 _WAYS = (
     "early rejection, one program",
@@ -70,11 +70,11 @@ class SpeedRow(Kind):
     times_uncompiled: Annotated[float, "how many times as fast as uncompiled"]
 
 
-def units(context: Context) -> list[Unit]:
+def _units(context: Context) -> list[Unit]:
     """Return the rows of each lock and seed together: they are measured side by side."""
     return [
         Unit(
-            speed_rows,
+            _speed_rows,
             (text, seed),
             tuple(f"speed/{text}/{seed}/{way}" for way in _WAYS),
             models_of(text, seed),
@@ -130,7 +130,7 @@ def _ways(context: Context, text: str, seed: int) -> list[_Way]:
     ]
 
 
-def speed_rows(context: Context, text: str, seed: int) -> list[Row]:
+def _speed_rows(context: Context, text: str, seed: int) -> list[Row]:
     """Measure all ways in turn."""
     ways, best = _ways(context, text, seed), dict[str, float]()
     for _ in range(context.config.rounds):
@@ -176,7 +176,7 @@ STUDY = Study(
     config=Config,
     quick={"epochs": 1, "keys": 1024, "called": 20, "uncompiled": 1},
     prepare=prepare,
-    units=units,
+    units=_units,
     kinds={"speed": SpeedRow},
     grids=_grids,
     drawings={},

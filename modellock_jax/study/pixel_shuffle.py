@@ -29,6 +29,7 @@ from modellock_jax.attacks.keys.permutation_search import anneal, hill_climb
 from modellock_jax.core.lock import Forward, Lock, Params, user_forward
 from modellock_jax.data import Data
 from modellock_jax.locks.pixel_shuffle import PixelKey
+from modellock_jax.study._single import by_data, grid_of, key_value, model_of, models_of, only
 from modellock_jax.study.config import Settings
 from modellock_jax.study.context import Context, prepare
 from modellock_jax.study.engine import Row, Unit
@@ -36,10 +37,9 @@ from modellock_jax.study.record import Study
 from modellock_jax.study.report import Grid, seeds_text
 from modellock_jax.study.rows import Valued
 from modellock_jax.study.scale import scale_of
-from modellock_jax.study.single import by_data, grid_of, key_value, model_of, models_of, only
 from modellock_jax.study.store import Rows
 
-__all__ = ["STUDY", "Config", "ShuffleRow", "shuffle_rows", "units"]
+__all__ = ["STUDY", "Config", "ShuffleRow"]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -79,7 +79,7 @@ class ShuffleRow(Valued):
     entries_right: Annotated[float, "share of the key's entries that are right; 0 without a key"]
 
 
-def units(context: Context) -> list[Unit]:
+def _units(context: Context) -> list[Unit]:
     """Return a row for each lock, seed and attack. Raises `ValueError` for another lock."""
     only(context.subjects, "pixel_shuffle", "pixel_shuffle")
     c = context.config
@@ -87,7 +87,7 @@ def units(context: Context) -> list[Unit]:
     attacks += [(name, count) for count in c.images for name in ("hill_climb", "anneal")]
     attacks += [("hill_climb, no labels", min(c.images))] if c.images else []
     return [
-        Unit(shuffle_rows, (text, seed, *at), (_id(text, seed, *at),), models_of(text, seed))
+        Unit(_shuffle_rows, (text, seed, *at), (_id(text, seed, *at),), models_of(text, seed))
         for text in context.subjects
         for seed in range(c.seeds)
         for at in attacks
@@ -119,7 +119,7 @@ class _Found(NamedTuple):
     images: int
 
 
-def shuffle_rows(context: Context, text: str, seed: int, attack: str, images: int) -> list[Row]:
+def _shuffle_rows(context: Context, text: str, seed: int, attack: str, images: int) -> list[Row]:
     """Attack the key of one model."""
     subject, (_, params, key) = context.subjects[text], model_of(context, text, seed)
     case = _Attacked(
@@ -227,7 +227,7 @@ STUDY = Study(
     config=functools.partial(by_data, Config, _RECIPES),
     quick=_QUICK,
     prepare=prepare,
-    units=units,
+    units=_units,
     kinds={"shuffle": ShuffleRow},
     grids=_grids,
     drawings={},

@@ -30,14 +30,7 @@ from modellock_jax.attacks.keys.sign_algebra import correct_signs
 from modellock_jax.core.lock import Forward, Lock, Params, user_forward
 from modellock_jax.core.over_keys import over_keys
 from modellock_jax.locks.sign import SignKey
-from modellock_jax.study.config import Settings
-from modellock_jax.study.context import Context, prepare
-from modellock_jax.study.engine import Row, Unit
-from modellock_jax.study.record import Study
-from modellock_jax.study.report import Grid, seeds_text
-from modellock_jax.study.rows import Valued
-from modellock_jax.study.scale import scale_of
-from modellock_jax.study.single import (
+from modellock_jax.study._single import (
     RECIPES,
     by_data,
     grid_of,
@@ -46,9 +39,16 @@ from modellock_jax.study.single import (
     models_of,
     only,
 )
+from modellock_jax.study.config import Settings
+from modellock_jax.study.context import Context, prepare
+from modellock_jax.study.engine import Row, Unit
+from modellock_jax.study.record import Study
+from modellock_jax.study.report import Grid, seeds_text
+from modellock_jax.study.rows import Valued
+from modellock_jax.study.scale import scale_of
 from modellock_jax.study.store import Rows
 
-__all__ = ["STUDY", "Config", "SignsRow", "sign_rows", "units"]
+__all__ = ["STUDY", "Config", "SignsRow"]
 
 _HELD = 2000
 """How many training inputs attackers draw theirs from; whether a sign matters is seen on them too."""
@@ -101,11 +101,13 @@ class SignsRow(Valued):
     live_signs_right: Annotated[float | None, "the same of those that matter"]
 
 
-def units(context: Context) -> list[Unit]:
+def _units(context: Context) -> list[Unit]:
     """Return a row for each lock, seed and attempt. Raises `ValueError` for another lock."""
     only(context.subjects, "sign_masks", "sign_mask")
     return [
-        Unit(sign_rows, (text, seed, *attempt), (_id(text, seed, *attempt),), models_of(text, seed))
+        Unit(
+            _sign_rows, (text, seed, *attempt), (_id(text, seed, *attempt),), models_of(text, seed)
+        )
         for text in context.subjects
         for seed in range(context.config.seeds)
         for attempt in context.config.attempts
@@ -165,7 +167,7 @@ def _live(context: Context, text: str) -> Callable[[Params, SignKey, jax.Array],
     return live
 
 
-def sign_rows(
+def _sign_rows(
     context: Context, text: str, seed: int, attack: str, images: int, restarts: int, steps: int
 ) -> list[Row]:
     """Attack the key of one model."""
@@ -272,7 +274,7 @@ STUDY = Study(
     config=functools.partial(by_data, Config, RECIPES),
     quick=_QUICK,
     prepare=prepare,
-    units=units,
+    units=_units,
     kinds={"signs": SignsRow},
     grids=_grids,
     drawings={},

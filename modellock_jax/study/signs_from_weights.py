@@ -18,6 +18,7 @@ from modellock_jax.attacks.keys.signs_from_weights import LEVEL, Pair, read_sign
 from modellock_jax.attacks.keys.signs_of_model import head_votes, signed_pairs
 from modellock_jax.locks.sign import SignKey
 from modellock_jax.locks.stream_lock import stream_lock
+from modellock_jax.study._single import grid_of, key_value, model_of, models_of, only
 from modellock_jax.study.config import Settings
 from modellock_jax.study.context import Context, prepare
 from modellock_jax.study.engine import Row, Unit
@@ -25,10 +26,9 @@ from modellock_jax.study.record import Study
 from modellock_jax.study.report import Grid, seeds_text
 from modellock_jax.study.rows import Valued
 from modellock_jax.study.scale import scale_of
-from modellock_jax.study.single import grid_of, key_value, model_of, models_of, only
 from modellock_jax.study.store import Rows
 
-__all__ = ["STUDY", "Config", "ReadingRow", "reading_rows", "units"]
+__all__ = ["STUDY", "Config", "ReadingRow"]
 
 _CASES = ("trained", "untrained", "shuffled", "stream_lock")
 _SUREST = 0.75  # share of the signs
@@ -58,12 +58,12 @@ class ReadingRow(Valued):
     accuracy: NotRequired[Annotated[float, "test value of the trained model with these signs"]]
 
 
-def units(context: Context) -> list[Unit]:
+def _units(context: Context) -> list[Unit]:
     """Return the rows of each lock and seed together. Raises `ValueError` for another lock."""
     only(context.subjects, "signs_from_weights", "sign_mask")
     return [
         Unit(
-            reading_rows,
+            _reading_rows,
             (text, seed),
             tuple(_id(text, seed, case) for case in _CASES),
             models_of(text, seed),
@@ -77,7 +77,7 @@ def _id(text: str, seed: int, case: str) -> str:
     return f"reading/{text}/{seed}/{case}"
 
 
-def reading_rows(context: Context, text: str, seed: int) -> list[Row]:
+def _reading_rows(context: Context, text: str, seed: int) -> list[Row]:
     """Read the weights of one model, and those of its controls."""
     settings, stream = context.subjects[text].settings, stream_lock()
     bits, value = settings["bits"], key_value(context, text)
@@ -141,7 +141,7 @@ STUDY = Study(
     config=Config,
     quick={"seeds": 1, "epochs": 6},
     prepare=prepare,
-    units=units,
+    units=_units,
     kinds={"reading": ReadingRow},
     grids=_grids,
     drawings={},
