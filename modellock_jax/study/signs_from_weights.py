@@ -15,7 +15,7 @@ import numpy as np
 
 from modellock_jax.attacks.keys.sign_pairs import sign_pairs
 from modellock_jax.attacks.keys.signs_from_weights import LEVEL, Pair, read_signs
-from modellock_jax.attacks.keys.signs_of_model import head_votes, signed_pairs
+from modellock_jax.attacks.keys.signs_of_model import head_votes, pairs_by_bit
 from modellock_jax.locks.sign import SignKey
 from modellock_jax.locks.stream_lock import stream_lock
 from modellock_jax.study._single import grid_of, key_value, model_of, models_of, only
@@ -88,8 +88,8 @@ def _reading_rows(context: Context, text: str, seed: int) -> list[Row]:
     cipher, _ = stream.encrypt(stream.init(jax.random.key(4000 + seed), params), params)
     order, rows = np.random.default_rng(seed), []
     for case, weights in zip(_CASES, (params, start, params, cipher)):
-        layers = sign_pairs(context.model.forward, weights, jnp.asarray(context.data.test_x[:1]))
-        pairs: list[Pair] = signed_pairs(layers, bits, settings["per"])
+        writers = sign_pairs(context.model.forward, weights, jnp.asarray(context.data.test_x[:1]))
+        pairs: list[Pair] = pairs_by_bit(writers, bits, settings["per"])
         if case == "shuffled":
             pairs = [(w, order.permutation(np.asarray(v))) for w, v in pairs]
         begin = time.process_time()
@@ -101,7 +101,7 @@ def _reading_rows(context: Context, text: str, seed: int) -> list[Row]:
         same = np.asarray(reading.signs == key.signs)
         same = same if same.mean() > 0.5 else ~same
         surest = np.argsort(reading.certainty)[-round(_SUREST * bits) :]
-        sign = -1 if head_votes(layers, reading.signs) < 0 else 1
+        sign = -1 if head_votes(writers, reading.signs) < 0 else 1
         found = SignKey((sign * reading.signs).astype(jnp.int8))
         rows[-1] |= {"read": bool(reading.p_value <= LEVEL), "p_value": float(reading.p_value)}
         rows[-1] |= {"fit": float(reading.fit), "signs_right": int(same.sum())}
