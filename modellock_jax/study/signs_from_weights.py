@@ -93,7 +93,7 @@ def _reading_rows(context: Context, text: str, seed: int) -> list[Row]:
         if case == "shuffled":
             pairs = [(w, order.permutation(np.asarray(v))) for w, v in pairs]
         begin = time.process_time()
-        reading = read_signs(pairs, bits)
+        reading = read_signs(pairs, bits) if pairs else None
         row = {"id": _id(text, seed, case), "kind": "reading", **about, "case": case, **right}
         rows.append(row | {"cpu_seconds": time.process_time() - begin, "read": False})
         if reading is None:
