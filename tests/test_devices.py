@@ -25,7 +25,7 @@ NARROW = [dtype for dtype in DTYPES.values() if dtype.itemsize <= 4]
 def small(monkeypatch):
     """Chunks and blocks so small that every case has many."""
     monkeypatch.setattr(_chunks, "CHUNK", 64)
-    monkeypatch.setattr(devices, "BLOCK", 256)
+    monkeypatch.setattr(devices, "_BLOCK", 256)
 
 
 def mesh():

@@ -80,7 +80,7 @@ def measured(played):
         config = dataclasses.replace(CONFIG, locks=(text,))
         context = prepare(config, played[1].folder)
         owned = locked_models(context, text)[0]
-        return MEASURES[name].run(context, context.subjects[text], 0, owned)
+        return MEASURES[name].measure(context, context.subjects[text], 0, owned)
 
     return measure
 

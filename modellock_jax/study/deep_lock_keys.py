@@ -89,7 +89,8 @@ def _arrays(path: Path) -> list[np.ndarray]:
         import onnx
     except ImportError:
         raise ImportError(
-            "the study deep_lock_keys reads ONNX files by the package onnx: pip install onnx"
+            "an ONNX file is read by the package onnx, which is missing: it comes with the extra "
+            '`study`, run pip install -e ".[study]"'
         ) from None
     try:
         graph = onnx.load(path).graph
