@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from modellock_jax.study.store import Store
 
 _Data = Annotated[str, typer.Option(help="mnist5k, digits, fashion_mnist, or any TFDS image set.")]
-_ModelName = Annotated[str, typer.Option("--model", help="mlp, cnn or resnet.")]
+_ModelName = Annotated[str, typer.Option("--model", help="mlp, cnn, resnet, resnet8 or vit.")]
 _Locks = Annotated[
     str,
     typer.Option(

@@ -4,6 +4,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 
+from modellock_jax.models._block import Block
 from modellock_jax.models.model import Model, linen
 
 __all__ = ["decoder"]
@@ -41,17 +42,6 @@ def decoder(
     return linen(_Decoder(vocabulary, width, depth, heads, length))
 
 
-class _Block(nn.Module):
-    heads: int
-
-    @nn.compact
-    def __call__(self, x: jax.Array, mask: jax.Array) -> jax.Array:
-        h = nn.LayerNorm()(x)
-        x = x + nn.MultiHeadDotProductAttention(self.heads)(h, mask=mask)
-        h = nn.gelu(nn.Dense(4 * x.shape[-1])(nn.LayerNorm()(x)))
-        return x + nn.Dense(x.shape[-1])(h)
-
-
 class _Decoder(nn.Module):
     vocabulary: int
     width: int
@@ -71,5 +61,5 @@ class _Decoder(nn.Module):
         x = x + nn.Embed(self.length, self.width)(places)[None]
         mask = nn.make_causal_mask(tokens)
         for _ in range(self.depth):
-            x = _Block(self.heads)(x, mask)
+            x = Block(self.heads)(x, mask)
         return nn.Dense(self.vocabulary)(nn.LayerNorm()(x))
