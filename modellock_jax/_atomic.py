@@ -19,13 +19,23 @@ def replacing(path: str | os.PathLike[str], mode: int = 0o644) -> Iterator[int]:
 
     Where `path` is a link to a file, that file is replaced and the link stays. A file that is there
     keeps its mode, and its owner and group where the system allows it; a new one gets `mode`,
-    lessened by the process's umask. Raises `FileNotFoundError` if the directory does not exist or a
-    link leads nowhere, `OSError` for a directory, a pipe or a device, or if the disk refuses.
+    lessened by the process's umask.
 
     **Guarantees.** At every moment `path` is the old file or the whole new one, whatever is killed;
     after an exception it is the old one and nothing else is left. On return the new file is on the
     disk. Until it is whole nobody but its owner can read it. A killed process may leave
     `.modellock-*.tmp` beside it, which `doctor` finds.
+
+    Args:
+        path: Of the file, in a directory that is there.
+        mode: Permissions of a new file.
+
+    Yields:
+        The descriptor, of an empty file.
+
+    Raises:
+        FileNotFoundError: If the directory does not exist, or a link leads nowhere.
+        OSError: For a directory, a pipe or a device, or if the disk refuses.
 
     >>> import tempfile
     >>> with tempfile.TemporaryDirectory() as folder:
@@ -42,11 +52,21 @@ def replacing(path: str | os.PathLike[str], mode: int = 0o644) -> Iterator[int]:
 def creating(path: str | os.PathLike[str], mode: int = 0o644) -> Iterator[int]:
     """As `replacing`, for a file that is not there yet.
 
-    Raises `FileExistsError` if `path` is there, be it as a link that leads nowhere, at the beginning
-    or at the end; `OSError` if `mode` shuts others out and the file system cannot; else as `replacing`.
-
     **Guarantees.** As `replacing`, and what was at `path` is kept. Where the file system has no hard
     links, a process that is killed may leave `path` empty.
+
+    Args:
+        path: Of the file, in a directory that is there.
+        mode: Its permissions.
+
+    Yields:
+        The descriptor, of an empty file.
+
+    Raises:
+        FileExistsError: If `path` is there, be it as a link that leads nowhere, at the beginning or
+            at the end.
+        FileNotFoundError: If the directory does not exist.
+        OSError: If `mode` shuts others out and the file system cannot, or if the disk refuses.
     """
     target = Path(path)
     if os.path.lexists(target):
@@ -147,13 +167,24 @@ def _kept(target: Path) -> FileExistsError:
 
 
 def need_directory(path: Path) -> None:
-    """Raise `FileNotFoundError` unless the directory that a new file needs is there."""
+    """Refuse a path whose directory is not there.
+
+    Args:
+        path: Of the new file.
+
+    Raises:
+        FileNotFoundError: If its directory does not exist.
+    """
     if not path.parent.is_dir():
         raise FileNotFoundError(f"there is no directory {printable(path.parent)}; create it first")
 
 
 def sync_directory(path: Path) -> None:
-    """Bring a directory's entries to the disk, where the file system does that."""
+    """Bring a directory's entries to the disk, where the file system does that.
+
+    Args:
+        path: Of the directory.
+    """
     with _gaps.tolerate(_gaps.NO_SYNC_OF_FOLDERS):
         directory = os.open(path, os.O_RDONLY)
         try:
@@ -163,7 +194,13 @@ def sync_directory(path: Path) -> None:
 
 
 def write_all(file: int, data: Any, offset: int) -> None:
-    """Write a buffer at an offset, however often the system takes only a part."""
+    """Write a buffer at an offset, however often the system takes only a part.
+
+    Args:
+        file: A descriptor, open to write.
+        data: Any contiguous buffer.
+        offset: Into the file, in bytes.
+    """
     view = memoryview(data).cast("B")
     while view:
         done = os.pwrite(file, view, offset)

@@ -5,12 +5,13 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import NamedTuple
 
 import pytest
 from helpers import public
 
 ROOT = Path(__file__).parents[1]
-FUNCTIONS = public.functions()
+FUNCTIONS, CLASSES = public.functions(), public.classes()
 
 
 @pytest.mark.parametrize("name", sorted(FUNCTIONS))
@@ -18,14 +19,18 @@ def test_a_function_says_what_it_takes_and_gives(name):
     assert not public.missing(FUNCTIONS[name])
 
 
-def test_the_walk_reaches_every_room():
-    rooms = {name.split(".")[1] for name in FUNCTIONS}
-    assert rooms >= {
-        "attacks", "bench", "ciphers", "core", "data", "explain", "flax", "locks", "models", "study",
-        "tasks", "train", "vault",
-    }  # fmt: skip
-    below = {name.split(".")[2] for name in FUNCTIONS if name.split(".")[1] == "vault"}
-    assert below >= {"checkpoint", "issuing", "keys", "locked", "sealed"}
+@pytest.mark.parametrize("name", sorted(CLASSES))
+def test_a_class_names_what_it_is_made_of(name):
+    assert not public.unnamed(CLASSES[name])
+
+
+def test_the_walk_reaches_every_module_with_a_list():
+    shown = {module.__name__ for module in public.modules()}
+    for path in (ROOT / "modellock_jax").rglob("*.py"):
+        name = ".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__")
+        says = re.search(r"(?m)^__all__\b|^__getattr__, __dir__, __all__", path.read_text())
+        assert (name in shown) == bool(says and ".cli" not in name), name
+    assert {"modellock_jax.vault.keys.secret.Secret", "modellock_jax.tasks.task.Task"} <= {*CLASSES}
 
 
 def test_what_is_missing_is_found():
@@ -63,6 +68,14 @@ def test_what_is_missing_is_found():
     assert public.missing(half) == ["Args: rest"]
     assert public.missing(lax) == ["Raises: ValueError"]
     assert public.missing(full) == []
+
+    class Made(NamedTuple):
+        """A thing of `one`, or two."""
+
+        one: int
+        two: int
+
+    assert public.unnamed(Made) == ["two"]
 
 
 def test_errors_lie_in_a_section_of_their_own():

@@ -29,6 +29,7 @@ MAY = {
     "study": {"core", "locks", "attacks", "_atomic", ""} | TOOLS,
     "bench": {"core", "locks", "ciphers", "attacks", "study", ""} | TOOLS,
     "cli": {"study", "bench", "vault", "explain", ""} | FILES,
+    "__main__": {"cli"},
     "": set(),
 }
 

@@ -85,18 +85,10 @@ def test_every_command_is_in_a_group():
     assert {member.rich_help_panel for member in members} == groups
 
 
-LISTS = """
-import sys
-from modellock_jax.cli import main
-sys.argv = ["modellock-jax", *sys.argv[1:]]
-main()
-"""
-
-
 @pytest.mark.parametrize(("command", "names"), [("study", STUDIES), ("explain", SCHEMES)])
 def test_names_are_listed_in_one_way(command, names, tmp_path):
     ran = subprocess.run(
-        [sys.executable, "-c", LISTS, command, "--list"],
+        [sys.executable, "-m", "modellock_jax", command, "--list"],
         capture_output=True, text=True, check=True, cwd=tmp_path,
     )  # fmt: skip
     assert all(any(line.startswith(name) for line in ran.stdout.splitlines()) for name in names)

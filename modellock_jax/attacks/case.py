@@ -43,7 +43,7 @@ class NotGiven(AttributeError):
 
 
 class Copy(NamedTuple):
-    """Another user's locked parameters, and the key that opens them."""
+    """Another user's copy: `locked`, its parameters, and the `key` that opens them."""
 
     locked: Params
     key: Key
@@ -176,9 +176,13 @@ class Found(NamedTuple):
 class Entry(NamedTuple):
     """The record of an attack.
 
-    `attack(case, **settings) -> Found`, or None where it gives up; `against`: names of schemes, or
-    `ANY`; `needs`: names of `RIGHTS`, none for the locked weights alone; `gives`: what it ends with, a
-    "key", "weights" that work, "inputs" that mislead, or the "control" that uses no weights.
+    Attributes:
+        name: In tables and on the command line.
+        attack: `attack(case, **settings) -> Found`, or None where it gives up.
+        against: Names of schemes, or `ANY`.
+        needs: Names of `RIGHTS`, none for the locked weights alone.
+        gives: What it ends with, a "key", "weights" that work, "inputs" that mislead, or the
+            "control" that uses no weights.
     """
 
     name: str

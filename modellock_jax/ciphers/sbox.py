@@ -16,6 +16,13 @@ __all__ = ["substitute_bytes"]
 def substitute_bytes(uint: jax.Array, inverse: bool = False) -> jax.Array:
     """Replace every byte of unsigned integers by its entry in AES's S-box, or in the inverse of it.
 
+    Args:
+        uint: Unsigned integers of any shape and width.
+        inverse: Whether by the inverse S-box, as decryption does.
+
+    Returns:
+        The same shape and dtype.
+
     >>> hex(substitute_bytes(jnp.uint32(0x00530001)))
     '0x63ed637c'
     """

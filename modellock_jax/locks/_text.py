@@ -20,7 +20,7 @@ _LONGEST = 1000  # characters
 
 
 class Link(NamedTuple):
-    """One lock of a text: its record, and the settings that were given."""
+    """One lock of a text: the record of its `scheme`, and the `settings` that were given."""
 
     scheme: Scheme
     settings: dict[str, Any]
@@ -77,7 +77,7 @@ class Link(NamedTuple):
 
 
 class LockText(NamedTuple):
-    """What a text says: a lock, or a chain of several; its `str` is one that `parse` reads alike."""
+    """What a text says: a lock, or a chain of several, its `links`; `parse` reads its `str` alike."""
 
     links: tuple[Link, ...]
 

@@ -14,6 +14,7 @@ __all__ = ["LlamaConfig", "llama"]
 class LlamaConfig(NamedTuple):
     """The sizes of a decoder of the Llama family, under the names that its checkpoints use.
 
+    `vocab_size` is the number of tokens, `num_hidden_layers` that of blocks;
     `hidden_size` is that of the residual stream, `intermediate_size` that of the feed-forward;
     `num_attention_heads` heads of queries share `num_key_value_heads` heads of keys and values;
     `rope_theta` is the base of the rotary positions, `rms_norm_eps` what norms add to a mean square.

@@ -14,8 +14,8 @@ def vit(classes: int, patch: int = 7, width: int = 64, depth: int = 2, heads: in
     """Make a small vision transformer: one token for each patch, their mean for the head.
 
     Norms come before attention and before the MLP, positions are learned. A `pixel_shuffle` with
-    `block` = `patch` costs it no accuracy, as with `cnn`. `fit` on mnist5k, by 15 epochs of batches of 128
-    at a learning rate of 4e-3 with shifted images, gives it about 95 %.
+    `block` = `patch` costs it no accuracy, as with `cnn`. `fit` on mnist5k, by 15 epochs of batches
+    of 128 at a learning rate of 4e-3 with shifted images, gives it about 95 %.
 
     Args:
         classes: The number of classes, at least 1.

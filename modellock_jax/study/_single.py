@@ -25,38 +25,91 @@ RECIPES: dict[str, dict[str, Any]] = {"fashion_mnist": {"epochs": 10, "learning_
 def by_data(
     config: type[Settings], recipes: dict[str, dict[str, Any]], data: str = "mnist5k", **given: Any
 ) -> Any:
-    """Return a configuration with the settings that fit a data set, but for those that are given."""
+    """Make a configuration with the settings that fit a data set, but for those that are given.
+
+    Args:
+        config: The study's configuration.
+        recipes: By data set, the settings that differ from the configuration's own.
+        data: The data set.
+        **given: Settings that go before both.
+
+    Returns:
+        An instance of `config`.
+    """
     return config(data=data, **recipes.get(data, {}) | given)
 
 
 def only(subjects: dict[str, Subject], study: str, *schemes: str) -> None:
-    """Raise `ValueError` for a lock that a study is not of."""
+    """Refuse a lock that a study is not of.
+
+    Args:
+        subjects: The locks under study, by text.
+        study: Its name, for the message.
+        *schemes: Names of the schemes that it is of.
+
+    Raises:
+        ValueError: For a lock of another scheme.
+    """
     for text, subject in subjects.items():
         if subject.scheme not in schemes:
             raise ValueError(f"the study {study} is of {' and '.join(schemes)}, not of {text}")
 
 
 def model_of(context: Context, text: str, seed: int) -> Owned:
-    """Train the model of one seed under a lock, or `PLAIN`; or read it from the run folder."""
+    """Train the model of one seed, or read it from the run folder.
+
+    Args:
+        context: Of the study.
+        text: The lock that it is trained under, or `PLAIN`.
+        seed: From 0.
+
+    Returns:
+        Its parameters before and after, and its key.
+    """
     return owned(
         context, text, seed, Draws(*(jax.random.key(n + seed) for n in (1000, 2000, 3000)))
     )
 
 
 def train(context: Context, text: str, seed: int) -> list[Row]:
-    """Train a model for other units; no rows."""
+    """Train a model for other units, as `model_of`.
+
+    Args:
+        context: Of the study.
+        text: The lock that it is trained under, or `PLAIN`.
+        seed: From 0.
+
+    Returns:
+        No rows.
+    """
     model_of(context, text, seed)
     return []
 
 
 def models_of(text: str, seed: int) -> tuple[Unit, ...]:
-    """Return the unit that trains a model for others."""
+    """Name the unit that trains a model, for the `needs` of others.
+
+    Args:
+        text: The lock that it is trained under, or `PLAIN`.
+        seed: From 0.
+
+    Returns:
+        That unit.
+    """
     return (Unit(train, (text, seed), ()),)
 
 
 @functools.lru_cache(maxsize=2)
 def key_value(context: Context, text: str) -> Callable[[Key, Params], float]:
-    """Return what gives the test value of the user's model with a key, compiled once for all keys."""
+    """Compile the test value of the user's model, once for all keys.
+
+    Args:
+        context: Of the study.
+        text: The lock.
+
+    Returns:
+        `value(key, params)`, in the task's unit.
+    """
     user = user_forward(context.subjects[text].lock, context.model.forward)
     x, y = jnp.asarray(context.data.test_x), jnp.asarray(context.data.test_y)
 
@@ -74,7 +127,18 @@ def grid_of(
     names: tuple[str, ...],
     cells: dict[str, Callable[[list[Row]], str]],
 ) -> Grid:
-    """Return a table: one line for rows of a kind alike in the fields `names`, of all seeds together."""
+    """Make a table with one line for all rows of a kind that are alike in some fields.
+
+    Args:
+        title: The table's.
+        rows: Of the run.
+        kind: The kind of the rows that are shown.
+        names: Fields in which the rows of a line are alike; the first columns.
+        cells: The other columns: by name, what makes a cell of a line's rows, of all seeds.
+
+    Returns:
+        The table; lines in the order of the rows.
+    """
     together: dict[tuple[Any, ...], list[Row]] = {}
     for row in rows.of(kind):
         together.setdefault(tuple(row[name] for name in names), []).append(row)

@@ -33,7 +33,15 @@ def locks_and_variants() -> tuple[str, ...]:
 class Settings:
     """What every study's configuration is: plain values, all that decides its numbers.
 
-    These say how its models are trained and locked, and of which version the study is.
+    Attributes:
+        data: The data set, of `modellock_jax.data`.
+        model: The model, of `modellock_jax.models`.
+        locks: The texts of the locks under study.
+        seeds: How many models of each lock, from seed 0.
+        epochs: Of training.
+        batch_size: Examples a step of training.
+        learning_rate: The peak of training's schedule.
+        version: Of the package, which made the rows.
     """
 
     data: str = "mnist5k"
@@ -56,8 +64,13 @@ class Settings:
 class Config(Settings):
     """The settings of the main study, the league and the sweep.
 
-    `budgets` are shares of the training set that the thief holds, in (0, 1]; `thief_steps` steps of
-    `thief_batch` images each, scored `thief_scores` times on the way.
+    Attributes:
+        wrong_keys: How many are tried on each model.
+        budgets: Shares of the training set that the thief holds, in (0, 1].
+        thief_rates: Learning rates that the thief tries.
+        thief_steps: Steps of the thief's training.
+        thief_batch: Examples a step of it.
+        thief_scores: How often the thief's model is scored on the way.
     """
 
     locks: tuple[str, ...] = dataclasses.field(default_factory=default_locks)

@@ -39,9 +39,12 @@ JOIN_SECONDS = 60
 class Unit(NamedTuple):
     """One piece of a study's work: a function of this record and the study's context, and of no more.
 
-    `work(context, *args)` gives the rows called `ids`; it is a function of a module and `args` are
-    plain values, so that a unit can be pickled and hashed. `needs`: units to be done before, such as
-    those that train a model, which leave it in the run folder and give no rows.
+    Attributes:
+        work: `work(context, *args)` gives the rows; a function of a module.
+        args: Plain values, so that a unit can be pickled and hashed.
+        ids: Of its rows, in their order.
+        needs: Units to be done before, such as those that train a model, which leave it in the run
+            folder and give no rows.
     """
 
     work: Callable[..., list[Row]]

@@ -27,7 +27,7 @@ __all__ = ["Result", "run"]
 
 
 class Result(NamedTuple):
-    """What a study found: its rows by id, and its tables, which `str` gives as Markdown."""
+    """What a study found: its `rows` by id, and its `tables`, which `str` gives as Markdown."""
 
     rows: Rows
     tables: list[Grid]

@@ -15,10 +15,17 @@ __all__ = ["Study"]
 class Study(NamedTuple):
     """A study: settings, units of work, kinds of rows, tables and figures.
 
-    `config(**settings)` makes its configuration, a frozen dataclass, and `quick` is what `--quick`
-    changes. `prepare(config, folder)` checks the configuration, writes nothing, and gives the context
-    that every unit's work takes; `units(context)` lists them in the order of their rows. `kinds`:
-    the fields of each kind of row.
+    Attributes:
+        name: On the command line, and of the folder in `results/`.
+        about: In a line, for lists.
+        config: `config(**settings)` makes its configuration, a frozen dataclass.
+        quick: What `--quick` changes of the settings.
+        prepare: `prepare(config, folder)` checks the configuration, writes nothing, and gives the
+            context that every unit's work takes.
+        units: `units(context)` lists the units of work in the order of their rows.
+        kinds: The fields of each kind of row.
+        grids: `grids(rows, config)` makes the tables.
+        drawings: The figures, by name.
     """
 
     name: str

@@ -23,7 +23,7 @@ __all__ = [
 
 
 class Grid(NamedTuple):
-    """A table of text: a title, a header and rows."""
+    """A table of text: a `title`, a `header`, `rows` below it, and `notes` that follow."""
 
     title: str
     header: list[str]

@@ -1,55 +1,67 @@
-"""What users call: the functions that the facades and the site's API pages reach."""
+"""What users call and construct: all that the modules' `__all__` name, but for the commands."""
 
 import ast
 import importlib
 import inspect
+import pkgutil
 import re
 import textwrap
 from collections.abc import Callable, Iterator
-from pathlib import Path
 from types import ModuleType
 
-PAGES = Path(__file__).parents[2] / "docs" / "api"
-ROOTS = [
-    f"modellock_jax{name}"
-    for name in (
-        "", ".attacks", ".bench.ciphers", ".bench.costs", ".bench.forwards", ".bench.keys",
-        ".bench.layers", ".bench.run", ".bench.timing", ".bench.training", ".ciphers.aes",
-        ".ciphers.chacha", ".ciphers.native", ".ciphers.nonces", ".ciphers.wide", ".core.bits",
-        ".core.shards", ".data", ".data.images", ".explain", ".flax", ".locks", ".models", ".study",
-        ".study.evasion", ".study.figures", ".study.league_grids", ".study.main_grids",
-        ".study.sweep_grids", ".study.terminal", ".tasks", ".train", ".vault",
-    )
-]  # fmt: skip
+import modellock_jax
 
 
-def modules() -> list[str]:
-    """The facades, and the modules of the pages."""
-    pages = "".join(page.read_text() for page in sorted(PAGES.glob("*.md")))
-    return [*ROOTS, *re.findall(r"automodule:: (\S+)", pages)]
+def modules() -> list[ModuleType]:
+    """The package's modules that say what they give; of the commands the docstrings are `--help`."""
+    names = [m.name for m in pkgutil.walk_packages(modellock_jax.__path__, "modellock_jax.")]
+    found = [importlib.import_module(n) for n in names if ".cli" not in n]
+    return [modellock_jax, *(module for module in found if hasattr(module, "__all__"))]
 
 
 def functions() -> dict[str, Callable[..., object]]:
     """Every function and method that is reached, by the name of where it is written."""
     found: dict[str, Callable[..., object]] = {}
-    seen: set[str] = set()
-    waiting: list[object] = [importlib.import_module(name) for name in modules()]
+    waiting: list[object] = [
+        getattr(module, name) for module in modules() for name in module.__all__
+    ]
     while waiting:
         thing = waiting.pop()
         if not str(getattr(thing, "__module__", None) or getattr(thing, "__name__", "")).startswith(
             "modellock_jax"
         ):
             continue
-        if isinstance(thing, ModuleType):
-            if thing.__name__ not in seen:
-                seen.add(thing.__name__)
-                waiting += [getattr(thing, name) for name in getattr(thing, "__all__", ())]
-        elif inspect.isclass(thing):
+        if inspect.isclass(thing):
             waiting += list(_methods(thing))
         elif inspect.isroutine(plain := inspect.unwrap(thing)):
             plain = getattr(plain, "__func__", plain)
             found[f"{plain.__module__}.{plain.__qualname__}"] = plain
     return found
+
+
+def classes() -> dict[str, type]:
+    """The classes that the packages give, but for errors and for what only a function makes."""
+    packages = [module for module in modules() if hasattr(module, "__path__")]
+    found = [getattr(module, name) for module in packages for name in module.__all__]
+    return {
+        f"{kind.__module__}.{kind.__qualname__}": kind
+        for kind in found
+        if inspect.isclass(kind)
+        and kind.__module__.startswith("modellock_jax")
+        and not issubclass(kind, Exception)
+        and not re.search(r"; made by `(vault\.)?open", inspect.getdoc(kind) or "")
+    }
+
+
+def unnamed(kind: type) -> list[str]:
+    """The fields that a class takes and its docstring does not name."""
+    document = inspect.getdoc(kind) or ""
+    fields = inspect.signature(kind).parameters
+    return [
+        name
+        for name in fields
+        if not re.search(rf"(`|^    \*{{0,2}}){name}\b", document, re.MULTILINE)
+    ]
 
 
 def _methods(kind: type) -> Iterator[Callable[..., object]]:

@@ -49,7 +49,12 @@ ID = "[0-9a-f]{32}"  # of a key, and the name of a passphrase's stanza
 class PublicKey(NamedTuple):
     """The public half of a secret: raw keys, from which its `id` follows.
 
-    `mlkem768` is empty for a classic key, whose messages a future quantum computer could read.
+    Attributes:
+        x25519: 32 bytes, to seal for (RFC 7748).
+        mlkem768: 1,184 bytes, to seal for (FIPS 203); empty for a classic key, whose messages a
+            future quantum computer could read.
+        ed25519: 32 bytes, to verify signatures with (RFC 8032).
+        mldsa65: 1,952 bytes, to verify signatures with (FIPS 204).
     """
 
     x25519: bytes
@@ -85,10 +90,10 @@ def public_key(secret: "Secret", classic: bool = False) -> PublicKey:
 
     Args:
         secret: The key.
-        classic: Omit the post-quantum parts (ML-KEM-768, ML-DSA-65); that half has another id.
+        classic: Omit ML-KEM-768; that half has another id.
 
     Returns:
-        Public keys for X25519, ML-KEM-768, Ed25519 and ML-DSA-65, and their id.
+        Those for X25519, ML-KEM-768, Ed25519 and ML-DSA-65.
 
     **Guarantees.** The same secret always gives the same keys, each by HKDF under a label of its own.
     """

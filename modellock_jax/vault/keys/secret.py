@@ -47,11 +47,18 @@ class Secret:
     """32 secret bytes, uniformly random and no password; made by `generate_key`, `load_key` or `child`.
 
     `id`, 32 hex digits, is that of its public key; `ids` are it and the id of the classic public
-    key. They are public, and so is `origin`. Raises `ValueError` if `raw` is not 32 bytes.
+    key. They are public, and so is `origin`.
 
     **Guarantees.** repr, str and format show the id alone; pickle and copy raise `TypeError`; `==`
     is constant-time. The public keys and each label's words come from HKDF-SHA256 (Krawczyk & Eronen
     2010) with different `info`: if HMAC-SHA256 is pseudo-random, none tells anything about the others.
+
+    Args:
+        raw: The 32 bytes.
+        origin: The path from a parent secret, for one that is derived.
+
+    Raises:
+        ValueError: If `raw` is not 32 bytes.
     """
 
     __slots__ = ("_ids", "_reveal", "origin")

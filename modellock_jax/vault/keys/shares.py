@@ -53,7 +53,7 @@ class Share:
 
 
 class Drill(NamedTuple):
-    """What a drill tried: `tried` of the `possible` combinations of `threshold` shares."""
+    """What a drill of the key `key_id` tried: `tried` of the `possible` sets of `threshold` shares."""
 
     key_id: str
     threshold: int

@@ -22,6 +22,10 @@ class KeySource:
     zero, of a key that HKDF-SHA256 derives for this label, these splits and this lock alone: as good
     as random to those without the secret, if HMAC-SHA256 and ChaCha20 are pseudo-random functions.
 
+    Args:
+        secret: Whose words they are.
+        *path: The label, and after it one part a split.
+
     >>> from modellock_jax.vault.keys import Secret
     >>> Secret(bytes(32)).source("model 1").words(2).tolist()
     [2507637904, 259233950]

@@ -27,7 +27,13 @@ Stanza = dict[str, str]
 class Passphrase:
     r"""A passphrase, which no repr, pickle or copy shows, in Unicode's normal form NFC.
 
-    So it is the same from every keyboard. Raises `ValueError` if it is empty, or no Unicode text.
+    So it is the same from every keyboard.
+
+    Args:
+        text: The passphrase, of one character or more.
+
+    Raises:
+        ValueError: If it is empty, or no Unicode text.
 
     >>> Passphrase("u\u0308ber") == Passphrase("\u00fcber")
     True
