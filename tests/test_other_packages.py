@@ -1,7 +1,15 @@
-"""Locks of other packages: announced by entry points, or registered; the house takes them whole."""
+"""Locks, attacks and tasks of others, a record each: the house takes them whole.
 
+A lock is announced by an entry point, or registered.
+"""
+
+import runpy
 import sys
+from functools import partial
+from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 import test_laws
@@ -12,14 +20,16 @@ from helpers.table import Case, images, same_bits
 from safetensors.numpy import load_file, save_file
 
 import modellock_jax as ml
-from modellock_jax import explain
+from modellock_jax import explain, study
+from modellock_jax.attacks import ATTACKS, Entry, Found
 from modellock_jax.locks import SCHEMES, parse, register
-from modellock_jax.study import league, main, main_grids, runner
-from modellock_jax.study.config import Config
+from modellock_jax.models import Model
+from modellock_jax.study import league
 from modellock_jax.study.context import subject_of
 from modellock_jax.vault.locked.files import lock_file, unlock_file
 
 pytestmark = pytest.mark.optax
+TASK = Path(__file__).parents[1] / "examples" / "task_of_your_own.py"
 
 
 @pytest.fixture
@@ -53,21 +63,52 @@ def test_a_lock_of_another_package_locks_files(outside, tmp_path):
         assert (tmp_path / "again").read_bytes() == (tmp_path / "m.safetensors").read_bytes()
 
 
-def test_a_lock_of_another_package_is_studied(outside, tmp_path):
-    config = Config(
-        data="digits", model="mlp", locks=("toy_xor(rotate=1)", "sign_flip+toy_xor"), seeds=1, epochs=1,
-        wrong_keys=2, budgets=(0.1,), thief_rates=(1e-3,), thief_steps=2, thief_scores=1,
-    )  # fmt: skip
-    rows = runner.run(main.STUDY, config, tmp_path).rows
-    locks = rows.of("lock")
-    assert [row["scheme"] for row in locks] == ["toy_xor", "sign_flip+toy_xor"]
-    assert all(row["right_is_plain"] for row in locks)
-    assert [row["key_bits"] for row in locks] == [32, 32 + 256]
-    assert len(main_grids.lock_grid(rows, config).rows) == 2
-    assert len(main_grids.thief_grid(rows, config).rows) == 3
-    study = league.of("average_copies")
-    (grid,) = study.grids(runner.run(study, config, tmp_path).rows, config)
-    assert len(grid.rows) == 2
+def one_weight(case):
+    """One known weight gives the word that all were XORed with."""
+    seen, known = (
+        jax.lax.bitcast_convert_type(jax.tree.leaves(tree)[0].ravel()[:1], jnp.uint32)
+        for tree in (case.locked, case.known_weights)
+    )
+    key = type(case.lock.init(case.rng, case.locked))(seen ^ known)
+    params = case.lock.decrypt(key, case.locked)
+    return Found(lambda x: case.model.forward(params, x), key)
+
+
+@pytest.fixture
+def attack(monkeypatch):
+    """An attack of a notebook on that lock; gone again afterwards."""
+    monkeypatch.setattr(ATTACKS, "_registered", {})
+    ATTACKS.register(Entry("one_weight", one_weight, (toy.NAME,), ("known_weights",), "key"))
+
+
+def test_study_and_league_take_a_lock_an_attack_and_a_task_of_others(outside, attack):
+    task = runpy.run_path(TASK)
+    x = np.asarray(jax.random.normal(jax.random.key(0), (320, 4)))
+    y = x[:, 0] * x[:, 1]
+    forward = task["forward"]
+    model = Model(task["init"], forward, lambda p, x, tap=None: (forward(p, x), p))
+    settings = {"seeds": 1, "epochs": 8, "batch_size": 32, "learning_rate": 1e-2, "budgets": (0.1,)}
+    study_of = partial(study.run, model, task["GUESS"], (x[:256], y[:256], x[256:], y[256:]))
+    told = study_of(
+        ["toy_xor", "toy_xor(rotate=1)+stream_lock"], **settings, wrong_keys=2, thief_steps=4
+    )
+    alone, chained = told.rows.of("lock")
+    assert [alone["scheme"], chained["scheme"]] == ["toy_xor", "toy_xor+stream_lock"]
+    assert [alone["key_bits"], chained["key_bits"]] == [32, 32 + 256]
+    assert [len(grid.rows) for grid in told.tables] == [2, 3]
+    # Less is better in this task: the right key is far below who always says the mean.
+    assert alone["right_is_plain"]
+    assert chained["right_is_plain"]
+    assert alone["right"] < 0.5 < min(alone["wrong"])
+    attacked = study_of([toy.NAME], **settings, study=league.of("one_weight"))
+    (row,) = attacked.rows.of("league")
+    assert (row["attack"], row["key_right"]) == ("one_weight", 1)
+    assert row["accuracy"] == row["right_key"] == pytest.approx(alone["right"])
+    assert "one_weight" in str(attacked)
+
+
+def test_the_command_lists_an_attack_of_others(attack, tmp_path):
+    assert "one_weight" in within(tmp_path, "attack", "--list").out.decode()
 
 
 def test_the_laws_hold_a_lock_of_another_package(outside):
