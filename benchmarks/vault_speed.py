@@ -31,6 +31,7 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
+from command import command
 from rich.console import Console
 from rich.table import Table
 from vault_contestants import (
@@ -217,7 +218,7 @@ def main() -> None:
     listed = ", ".join(f"{name} {number}" for name, number in versions.items())
     console.print(f"{today}, {machine()}, {listed}", highlight=False)
     if given.json is not None:
-        about = {"date": today, "machine": machine(), "versions": versions}
+        about = {"command": command(), "date": today, "machine": machine(), "versions": versions}
         given.json.write_text(json.dumps(about | {"rows": rows}, indent=1) + "\n")
 
 

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import files
 import kinds
 import single
 import studies
@@ -27,6 +28,9 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "signs from weights": single.signs_from_weights,
     "evasion": single.evasion,
     "speed": single.speed,
+    "speed of files": files.speed,
+    "many users": files.users,
+    "files under trial": files.trials,
     "kinds of rows": kinds.kinds,
     "studies": kinds.studies,
 }
