@@ -13,11 +13,10 @@ from typer.testing import CliRunner
 
 from modellock_jax.cli.commands import app
 from modellock_jax.models import MODELS
-from modellock_jax.study import evasion, runner, training
+from modellock_jax.study import evasion, report, runner, training
 from modellock_jax.study.config import Config
 from modellock_jax.study.context import subject_of
 from modellock_jax.study.main import STUDY
-from modellock_jax.study.report import interval
 from modellock_jax.study.rows import check
 from modellock_jax.study.store import Store, read, write
 from modellock_jax.study.table import STUDIES
@@ -210,10 +209,10 @@ def test_the_interval_is_students():
     from scipy import stats
 
     values = np.random.default_rng(0).normal(size=12)
-    mean, low, high = interval(values)
+    mean, low, high = report.interval(values)
     half = stats.t.ppf(0.975, 11) * values.std(ddof=1) / np.sqrt(12)
     np.testing.assert_allclose([mean, low, high], [values.mean(), mean - half, mean + half])
-    assert interval([0.5]) == (0.5, 0.5, 0.5)
+    assert report.interval([0.5]) == (0.5, 0.5, 0.5)
 
 
 def test_blocks_follow_the_images():
@@ -233,7 +232,9 @@ def test_the_rows_in_results_are_of_their_kinds_and_make_their_tables(name):
         config = STUDIES[name].config(
             **{k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
         )
-        assert all(grid.rows for grid in STUDIES[name].grids(rows, config))
+        grids = STUDIES[name].grids(rows, config)
+        assert all(grid.rows for grid in grids)
+        assert (folder / "table.md").read_text().startswith("\n".join(map(report.markdown, grids)))
 
 
 @pytest.mark.slow
