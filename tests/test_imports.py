@@ -24,7 +24,7 @@ MAY = {
     **dict.fromkeys(FILES, FILES),
     "vault": {"core", "locks", "ciphers"} | FILES,
     "explain": {"locks", "vault"},
-    **dict.fromkeys(TOOLS, {"core"} | TOOLS),
+    **dict.fromkeys(TOOLS, {"core", "_printing"} | TOOLS),
     "attacks": {"core", "locks", "ciphers"} | TOOLS,
     "study": {"core", "locks", "attacks", "_atomic", ""} | TOOLS,
     "bench": {"core", "locks", "ciphers", "attacks", "study", ""} | TOOLS,

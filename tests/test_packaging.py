@@ -91,7 +91,7 @@ def test_every_package_that_is_imported_is_declared():
     foreign = set(imported(ROOT / "modellock_jax")) - sys.stdlib_module_names - OPTIONAL
     used = {canonicalize_name(DISTRIBUTION.get(name, name)) for name in foreign}
     assert used - {"modellock-jax"} <= names(PROJECT["dependencies"]) | names(
-        EXTRAS["study"] + EXTRAS["cluster"]
+        EXTRAS["study"] + EXTRAS["cluster"] + EXTRAS["language"]
     )
 
 

@@ -70,7 +70,7 @@ def llama(config: LlamaConfig) -> Model:
     (2, 3, 11)
     """
     for name, size in config._asdict().items():
-        if size <= 0:
+        if not size > 0:
             raise ValueError(f"llama: {name} must be above 0, not {size}")
     hidden, heads, groups = (
         config.hidden_size,
