@@ -210,8 +210,7 @@ def test_blocks_through_the_s_box(words, inverse):
 
 
 @needs_aes
-@pytest.mark.parametrize("restart", ["never", "leaf"])
-@pytest.mark.parametrize("key_bits", [128, 256])
+@pytest.mark.parametrize(("key_bits", "restart"), [(128, "never"), (256, "leaf")])
 def test_deep_lock_has_the_bits_of_an_exported_program(key_bits, restart):
     params, lock = model(), ml.deep_lock(key_bits, restart)
     key = lock.init(jax.random.key(1), params)

@@ -6,7 +6,7 @@ from helpers.eight import answer_of
 from modellock_jax.ciphers import native
 
 WORKER = """
-import json, re
+import json, os, re
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -39,6 +39,7 @@ def tree(name):
     leaves = {
         leaf: (shape, spec, dtype) for leaf, (shape, spec, dtype) in LEAVES.items()
         if not (name == "adv_params" and dtype == "int8")
+        and (name.startswith("patch_shuffle") or leaf in os.environ["LEAVES"].split())
     }
     params = {
         leaf: {"kernel": random_bits(jax.random.key(0), shape, dtype)}
@@ -124,9 +125,15 @@ print(json.dumps({"beside": both} | {name: check(name) for name in LOCKS}))
 """
 
 
-@pytest.fixture(scope="module")
-def found():
-    return answer_of(WORKER)
+@pytest.fixture(
+    scope="module",
+    params=[
+        "rows both conv",
+        pytest.param("rows rows8 columns both conv long", marks=pytest.mark.slow),
+    ],
+)
+def found(request):
+    return answer_of(WORKER, LEAVES=request.param)
 
 
 @pytest.mark.parametrize("name", ["stream_lock", "deep_lock", "adv_params", "chain"])
