@@ -205,7 +205,8 @@ def test_the_search_of_adv_params_exchanges_a_word_for_each_device(found, axes):
 
 def test_stream_lock_exchanges_32_bytes(found, chosen):
     """On automatic axes once for each axis of a leaf that is split, on explicit ones once in all."""
-    assert found["stream_lock"]["encrypt Auto"]["words"] == [8] * sum(SPLIT[name] for name in chosen.split())
+    axes = sum(SPLIT[name] for name in chosen.split())
+    assert found["stream_lock"]["encrypt Auto"]["words"] == [8] * axes
     explicit = found["stream_lock"]["encrypt Explicit"]
     assert explicit["right"]
     assert explicit["placed"]
