@@ -4,6 +4,8 @@ import os
 import sys
 from pathlib import Path
 
+from sphinx.ext.napoleon.docstring import GoogleDocstring
+
 import modellock_jax
 
 sys.path.insert(0, str(Path(__file__).parent))
@@ -44,3 +46,37 @@ html_static_path = ["_static"]
 html_css_files = ["tables.css"]
 copybutton_prompt_text = r">>> |\.\.\. |\$ "
 copybutton_prompt_is_regexp = True
+
+
+def setup(app):
+    app.connect("autodoc-skip-member", without_fields)
+    app.connect("autodoc-process-docstring", tables)
+
+
+def without_fields(app, what, name, thing, skip, options):
+    """Leave out the fields of a NamedTuple, which its docstring names."""
+    return True if (thing.__doc__ or "").startswith("Alias for field number") else None
+
+
+def tables(app, what, name, thing, options, lines):
+    """Write the tables of a docstring as reStructuredText has them."""
+    made = []
+    waiting = iter(lines)
+    for line in waiting:
+        while line.strip().startswith("| ") and not line.endswith("|"):  # a row of two lines
+            line += f" {next(waiting).strip()}"
+        if not line.strip().startswith("| "):
+            made.append(line)
+            continue
+        indent, cells = line[: line.index("|")], line.strip().strip("|").split(" | ")
+        if set(line) <= set("| -:"):
+            continue
+        if not made or not made[-1].startswith(f"{indent}     - "):
+            made += ["", f"{indent}.. list-table::", f"{indent}   :header-rows: 1", ""]
+        marks = ["   * - ", *["     - "] * (len(cells) - 1)]
+        made += [f"{indent}{mark}{cell.strip()}" for mark, cell in zip(marks, cells)]
+    lines[:] = made
+
+
+# Napoleon takes what comes before a colon in a constant's or a property's docstring for its type.
+GoogleDocstring._consume_inline_attribute = lambda self: ("", self._consume_to_end())
