@@ -6,7 +6,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from absl.testing import parameterized
-from helpers.table import CASES, forward, images, loss, make_params, same_bits
+from helpers.table import CASES, forward, images, loss, make_params, marks_of, same_bits
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 import modellock_jax as ml
@@ -14,19 +14,19 @@ from modellock_jax.core.bits import stack
 from modellock_jax.locks import SCHEMES
 from modellock_jax.vault.keys.secret import Secret
 
-every_case = pytest.mark.parametrize("case", CASES.values(), ids=CASES.keys())
+every_case = pytest.mark.parametrize(
+    "case", [pytest.param(case, id=name, marks=marks_of(name)) for name, case in CASES.items()]
+)
 both_ways = pytest.mark.parametrize("way", ["jit", "eager"])
 # A chain does in turn what its locks do, compiled or not, and so does a lock with other settings.
-ALONE = [CASES[name] for name in SCHEMES]
 locks_both_ways = pytest.mark.parametrize(
     ("case", "way"),
     [
-        (case, way)
-        for case in CASES.values()
+        pytest.param(case, way, id=f"{name}-{way}", marks=marks_of(name))
+        for name, case in CASES.items()
         for way in ("jit", "eager")
-        if way == "jit" or case in ALONE
+        if way == "jit" or name in SCHEMES
     ],
-    ids=lambda one: one if isinstance(one, str) else next(n for n in CASES if CASES[n] is one),
 )
 
 

@@ -51,7 +51,7 @@ def host_checksums(params: Any) -> list[int]:
     return [int((w * (2 * np.arange(w.size, dtype="i4") + 1)).sum(dtype="i4")) for w in leaves]
 
 
-@pytest.mark.parametrize("name", LOCKS)
+@table.each(LOCKS)
 def test_a_thousand_keys_in_one_program_are_the_loop(name: str) -> None:
     lock = LOCKS[name]
     locked = {part: table.make_params()[part] for part in ("dense", "head")}

@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from helpers.table import DTYPES, LOCKS
+from helpers.table import DTYPES, LOCKS, each
 from helpers.values import SPECIAL, bits, row, same, tree, values
 
 import modellock_jax as ml
@@ -18,9 +18,7 @@ LAYER = {"kernel": jnp.linspace(-1.0, 2.0, 64).reshape(8, 8)}
 FLOATS = [dtype for dtype in DTYPES if "float" in dtype]
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)
-every_bit_lock = pytest.mark.parametrize(
-    "name", ["deep_lock", "deep_lock-256", "deep_lock-leaf", "stream_lock", "sign_flip"]
-)
+every_bit_lock = each(["deep_lock", "deep_lock-256", "deep_lock-leaf", "stream_lock", "sign_flip"])
 
 
 @pytest.fixture(scope="module", params=[1, pytest.param(10, marks=pytest.mark.slow)])

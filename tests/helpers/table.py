@@ -1,11 +1,12 @@
 """One table of all locks and of chains of two to four: a new lock is in it by its record."""
 
 import functools
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import pytest
 
 import modellock_jax as ml
 from modellock_jax.locks import SCHEMES, parse
@@ -83,6 +84,19 @@ CHAINS = [
     ("adv_params", "patch_shuffle", "deep_lock-leaf"),
     ("pixel_shuffle", "sign_mask", "adv_params", "stream_lock"),
 ]
+
+
+# A lock with other settings and a chain run the code of the locks alone: of each kind one is quick.
+TYPICAL = {*SCHEMES, "sign_mask-unit", "deep_lock-256-leaf", "only", "+".join(CHAINS[-1])}
+
+
+def each(names: Iterable[str]) -> pytest.MarkDecorator:
+    """Run a test with each of these as `name`; what is not typical is slow."""
+    return pytest.mark.parametrize("name", [pytest.param(n, marks=marks_of(n)) for n in names])
+
+
+def marks_of(name: str) -> list[pytest.MarkDecorator]:
+    return [] if name in TYPICAL else [pytest.mark.slow]
 
 
 def forward(params: Any, x: jax.Array, tap: ml.Tap = ml.untapped) -> jax.Array:
