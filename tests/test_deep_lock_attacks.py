@@ -54,7 +54,7 @@ def test_a_base_model_that_shares_one_leaf(bits):
 
 
 @pytest.mark.parametrize("bits", [128, 256])
-@pytest.mark.parametrize("seed", [0, 1, 2])
+@pytest.mark.parametrize("seed", [0, *(pytest.param(s, marks=pytest.mark.slow) for s in (1, 2))])
 def test_locked_weights_alone_give_the_key(bits, seed):
     locked, key, params = locked_tree(bits, seed)
     found = attacks.deep_lock_ciphertext_only(locked, bits)

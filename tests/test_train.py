@@ -50,7 +50,7 @@ def test_every_model_learns_and_updates_all_its_leaves(make):
     y = jnp.arange(32) % 2
     noise = jax.random.uniform(jax.random.key(0), (32, 8, 8, 1))
     x = (noise + y.astype(jnp.float32).reshape(-1, 1, 1, 1)) / 2
-    start = model.init(jax.random.key(1), x[:1])
+    start = jax.jit(model.init)(jax.random.key(1), x[:1])
     params, losses = train.fit(
         model.train,
         start,
@@ -64,7 +64,7 @@ def test_every_model_learns_and_updates_all_its_leaves(make):
     assert float(losses[-1]) < 0.5 * float(losses[0])
     moved = jax.tree.map(lambda a, b: bool((a != b).any()), start, params)
     assert all(jax.tree.leaves(moved)), moved
-    assert model.forward(params, x).shape == (32, 10)
+    assert jax.eval_shape(model.forward, params, x).shape == (32, 10)
 
 
 def test_a_resnet_without_batch_statistics_has_none():
@@ -145,11 +145,12 @@ def test_over_keys_is_a_loop_whatever_the_chunk():
 def test_sanitise_leaves_a_trained_net_alone_and_replaces_ciphertext():
     model = models.mlp(10, (32,))
     x = jnp.zeros((1, 8, 8, 1))
-    params, fresh = (model.init(jax.random.key(s), x) for s in (0, 1))
-    assert same_bits(sanitise(params, fresh), params)
+    init, mend = jax.jit(model.init), jax.jit(sanitise)
+    params, fresh = (init(jax.random.key(s), x) for s in (0, 1))
+    assert same_bits(mend(params, fresh), params)
     for lock in (ml.deep_lock(), ml.stream_lock()):
         locked, _ = lock.encrypt(lock.init(jax.random.key(2), params), params)
-        healed = sanitise(locked, fresh)
+        healed = mend(locked, fresh)
         kernels = [leaf for leaf in jax.tree.leaves(healed) if leaf.ndim == 2]
         assert all(bool(jnp.isfinite(leaf).all()) for leaf in jax.tree.leaves(healed))
         assert all(float(jnp.abs(leaf).max()) <= 10 for leaf in kernels)
