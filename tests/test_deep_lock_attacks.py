@@ -65,7 +65,7 @@ def test_locked_weights_alone_give_the_key(bits, seed):
 
 @pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
 def test_half_precision_too(dtype):
-    w = weights(4, 4096, dtype)
+    w = weights(4, 2048, dtype)
     lock = ml.deep_lock()
     locked, key = lock.encrypt(lock.init(jax.random.key(5), w), w)
     found = attacks.deep_lock_ciphertext_only(locked)

@@ -1,6 +1,7 @@
 """The attack table and the league: weak locks fall, the cipher stands, finished rows are kept."""
 
 import dataclasses
+import shutil
 
 import pytest
 
@@ -51,8 +52,10 @@ def test_weak_locks_fall_and_the_cipher_stands(played):
     assert row(played, "stream_lock", "stream_reuse")["accuracy"] < 0.3
 
 
-def test_the_thief_stands_beside_training_from_scratch(tmp_path):
+def test_the_thief_stands_beside_training_from_scratch(played, tmp_path):
     config = dataclasses.replace(CONFIG, locks=("stream_lock",))
+    # The model that the league has trained.
+    shutil.copytree(played[1].folder / "models", tmp_path / f"league-{config.id}" / "models")
     rows = runner.run(league.of(*CONTROL), config, tmp_path).rows.of("league")
     scratch, thief = rows
     assert [scratch["attack"], thief["attack"]] == list(CONTROL)

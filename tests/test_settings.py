@@ -17,11 +17,15 @@ from modellock_jax.locks.adv_params import target_leaves
 RNG = jax.random.key(3)
 X = jax.random.uniform(RNG, (5, 4, 4, 1))
 Y = jnp.arange(5, dtype=jnp.int32) % 3
-ON_BITS = ["deep_lock", "deep_lock-256-leaf", "stream_lock", "sign_flip", "patch_shuffle", "only"]
+# The other key length of deep_lock is the same code.
+LONG_KEY = pytest.param("deep_lock-256-leaf", marks=pytest.mark.slow)
+ON_BITS = ["deep_lock", LONG_KEY, "stream_lock", "sign_flip", "patch_shuffle", "only"]
+# The words of ChaCha20 one operation at a time; deep_lock is the quick cipher of this kind.
+EAGER = [pytest.param(n, marks=pytest.mark.slow) if n == "stream_lock" else n for n in ON_BITS]
 
 
 # `only` hands on to the lock it is given, here and below.
-@pytest.mark.parametrize("name", [*ON_BITS[:-1], "pixel_shuffle", "sign_mask", "ffx"])
+@pytest.mark.parametrize("name", [*EAGER[:-1], "pixel_shuffle", "sign_mask", "ffx"])
 def test_without_jit(name):
     # One small leaf: each operation is a call of its own.
     kernel = make_params()["dense" if name == "patch_shuffle" else "head"]["kernel"]

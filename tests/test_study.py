@@ -140,15 +140,16 @@ def test_the_command_prints_the_table_and_draws_the_pictures(tmp_path, monkeypat
     }  # fmt: skip
     monkeypatch.setitem(STUDIES, "main", STUDY._replace(quick=quick))
     options = ["study", "--data", "digits", "--model", "mlp", "--quick", "--out", str(tmp_path)]
-    result = CliRunner().invoke(app, [*options, "--locks", "stream_lock; sign_flip(bits=64)"])
+    result = CliRunner().invoke(
+        app, [*options, "--locks", "sign_flip(bits=32); sign_flip(bits=64)"]
+    )
     assert result.exit_code == 0, result.output
     assert "Who opens what" in result.output
     assert "sign_flip(bits=64)" in result.output
     (folder,) = tmp_path.iterdir()
     table = (folder / "table.md").read_text()
-    assert "| stream_lock |" in table
-    made = "modellock-jax study --data=digits --model=mlp '--locks=stream_lock; sign_flip(bits=64)'"
-    assert made in table
+    assert "| sign_flip(bits=32) |" in table
+    assert "modellock-jax study --data=digits --model=mlp '--locks=sign_flip(bits=32); " in table
     assert str(tmp_path) not in table
     for name in ("hero", "thief", "wrong_keys"):
         assert (folder / "figures" / f"{name}.png").read_bytes().startswith(b"\x89PNG")
