@@ -63,7 +63,7 @@ def test_locked_weights_alone_give_the_key(bits, seed):
     np.testing.assert_array_equal(opened["b"], params["b"])
 
 
-@pytest.mark.parametrize("dtype", ["bfloat16", "float16"])
+@pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
 def test_half_precision_too(dtype):
     w = weights(4, 2048, dtype)
     lock = ml.deep_lock()
