@@ -24,6 +24,7 @@ extensions = [
     "sphinx_copybutton",
 ]
 exclude_patterns = ["_build", "README.md"]
+smartquotes = False  # they make one dash of the two before an option
 source_suffix = {".md": "myst-nb", ".ipynb": "myst-nb"}
 
 # Docstrings write code as Markdown does, between single backticks.

@@ -1,5 +1,7 @@
 """README and site: tables are as their rows say, links lead somewhere, README is short."""
 
+import pkgutil
+import pydoc
 import re
 import shutil
 import subprocess
@@ -7,6 +9,8 @@ import sys
 from pathlib import Path
 
 import pytest
+
+import modellock_jax
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -67,6 +71,24 @@ def test_every_link_leads_somewhere(page):
                 headings = re.findall(r"^#+ (.*)$", there.read_text(), re.MULTILINE)
                 slugs = {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
                 assert anchor in slugs, f"{page.name}: {target}"
+
+
+def code(text):
+    """The lines of every fenced block."""
+    return "\n".join(re.findall(r"^```.*?\n(.*?)^```", text, re.DOTALL | re.MULTILINE)).splitlines()
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_code_fits_its_box(page):
+    assert [line for line in code(page.read_text()) if len(line) > 90] == []
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_every_name_exists(page):
+    tops = {"ml", "modellock_jax", *(m.name for m in pkgutil.iter_modules(modellock_jax.__path__))}
+    for name in re.findall(rf"`((?:{'|'.join(tops)})(?:\.[^\W\d]\w*)+)", page.read_text()):
+        path = re.sub(r"^(ml|modellock_jax)\.", "", name)
+        assert pydoc.locate(f"modellock_jax.{path}") is not None, f"{page.name}: {name}"
 
 
 def test_every_page_is_on_the_site():

@@ -33,6 +33,15 @@ def test_the_walk_reaches_every_module_with_a_list():
     assert {"modellock_jax.vault.keys.secret.Secret", "modellock_jax.tasks.task.Task"} <= {*CLASSES}
 
 
+def test_the_site_reads_a_docstring_as_it_is_meant():
+    """Napoleon takes what comes before a colon for a type; a letter and a dot begin a list."""
+    for path in (ROOT / "modellock_jax").rglob("*.py"):
+        text = path.read_text()
+        typed = re.findall(r"^ *(?:Returns|Yields):\n(.*(?<!:):(?!:).*)", text, re.MULTILINE)
+        listed = re.findall(r"^ *\w+: \w\.$", text, re.MULTILINE)
+        assert (typed, listed) == ([], []), path
+
+
 def test_what_is_missing_is_found():
     def bare(x: int) -> int:
         """Give it back."""

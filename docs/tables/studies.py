@@ -83,7 +83,24 @@ def league(results: Results) -> str:
         "training images (40 and 600)."
     )
     made = results.made("league", "mnist5k")
-    return "\n\n".join([markdown([*header, "seconds"], lines, 2), f"{note} {made}"])
+    parts = [markdown([*header, "seconds"], lines, 2), *map(anew, sets, sets.values())]
+    return "\n\n".join([*filter(None, parts), f"{note} {made}"])
+
+
+def anew(data: str, rows: list[Row]) -> str:
+    """Say which attacks met other models than `scratch` did: without a key they begin elsewhere."""
+    mine = of(rows, kind="league")
+    begin = {
+        (r["lock"], r["seed"]): (r["no_key"], r["right_key"]) for r in of(mine, attack="scratch")
+    }
+    others = [r for r in mine if begin[r["lock"], r["seed"]] != (r["no_key"], r["right_key"])]
+    names = " and ".join(f"`{attack}`" for attack in dict.fromkeys(r["attack"] for r in others))
+    if not names:
+        return ""
+    return (
+        f"On {data} the rows of {names} were added later, on models trained anew, whose values "
+        "without a key and with the right one are not those that a lock's other attacks met."
+    )
 
 
 def verdict(low: float, high: float) -> str:

@@ -119,7 +119,7 @@ def snapshots(schedule: Schedule, times: int, rounds: int) -> tuple[Schedule, Sc
         rounds: Round keys from one to the next, at least 1.
 
     Returns:
-        The schedule after all, and those kept, leaves `[times, ...]`: each makes the round keys up
+        The schedule after all, and those kept, leaves `[times, ...]`; each makes the round keys up
         to the next alone.
     """
 
@@ -247,7 +247,7 @@ def rewind(words: jax.Array, block: jax.Array) -> jax.Array:
         block: Its number, int32.
 
     Returns:
-        The first block, of the same shape: the master key.
+        The first block, of the same shape, which is the master key.
     """
     n = words.shape[0]
 

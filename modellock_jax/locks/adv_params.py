@@ -174,7 +174,7 @@ def target_leaves(params: Params) -> list[int]:
         params: A tree of arrays, or of shapes and dtypes.
 
     Returns:
-        Indices into `jax.tree.leaves(params)`: those of floats with two axes or more.
+        Indices into `jax.tree.leaves(params)`, of floats with two axes or more.
 
     Raises:
         ValueError: If there is none, or one has more weights than an int32 can number.

@@ -102,7 +102,7 @@ def shuffle_name(block: int, channels: int) -> str:
 
     Args:
         block: The side of a block.
-        channels: C.
+        channels: How many an image has.
 
     Returns:
         As "shuffle(block=2, channels=3)".
@@ -117,7 +117,7 @@ def permutation_bits(params: Params, sites: Any, block: int, channels: int = 3, 
         params: The model's parameters, which do not matter.
         sites: Its pre-activations, which do not matter.
         block: The side of a block.
-        channels: C.
+        channels: How many an image has.
         **_: Other settings, which do not matter.
 
     Returns:

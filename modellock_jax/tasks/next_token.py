@@ -31,7 +31,7 @@ def next_token(vocabulary: int = 256) -> Task:
         vocabulary: The number of tokens there are, at least 2.
 
     Returns:
-        A task whose value is the perplexity: 1 is the best.
+        A task whose value is the perplexity, of which 1 is the best.
 
     Raises:
         ValueError: For less than two tokens.

@@ -150,8 +150,8 @@ def measure(
         batch: How many inputs `forward` gets at a time; all if None.
 
     Returns:
-        The value in the task's unit, and the share of answers that are not finite, in [0, 1]. Pure:
-        jit it with `task` and `forward` closed over.
+        The value in the task's unit, and the share of answers that are not finite, in [0, 1]. It is
+        pure, so jit it with `task` and `forward` closed over.
 
     Raises:
         ValueError: If there are no inputs, or not as many as truths, or `batch` is below 1.

@@ -61,7 +61,7 @@ def pixel_shuffle_chosen_image(scrambled: jax.Array, block: int) -> PixelKey | N
         block: The side of a block, which divides H and W.
 
     Returns:
-        The key; None if no shuffle makes these images: another transform did, or another block.
+        The key; None if no shuffle makes these images, but another transform or another block.
 
     Raises:
         ValueError: If `block` does not divide the sides.

@@ -51,8 +51,8 @@ def losses_of_keys(
         task: What the model is for.
 
     Returns:
-        `f(locked, keys, x, y)`: the losses, float32 `[restarts, candidates]`, of keys of that
-        shape.
+        `f(locked, keys, x, y)`, which gives the losses, float32 `[restarts, candidates]`, of keys
+        of that shape.
 
     Raises:
         ValueError: For `chunk` below 1.

@@ -158,7 +158,7 @@ def correct_signs(
         task: What the model is for.
 
     Returns:
-        The search: `best` is the key, `steps` how many flips were made.
+        The search, whose `best` is the key and whose `steps` says how many flips were made.
     """
     times = copies(len(jax.tree.leaves(x)[0]))
     more = [task.augment(jax.random.key(i), x) for i in range(1, times)]

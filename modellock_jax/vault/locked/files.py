@@ -75,7 +75,7 @@ def lock_file(
         done: Told the number of bytes after each piece.
 
     Returns:
-        What the file says of itself: its scheme, key id, and what the scheme is worth.
+        The scheme, the key id and what the scheme is worth, as the file says.
 
     Raises:
         Unreadable: The source is no whole safetensors file.

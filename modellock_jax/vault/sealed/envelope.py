@@ -55,8 +55,8 @@ def seal(
         done: Told the number of bytes after each piece.
 
     Returns:
-        The kind of what was sealed: `"safetensors"`, also for arrays, or `"bytes"` for a file of another
-        kind, which opens as a whole alone, without arrays by name.
+        `"safetensors"` if that was sealed, or arrays; `"bytes"` for a file of another kind, which
+        opens as a whole alone, without arrays by name.
 
     Raises:
         ValueError: No recipients or one twice, a bad name, a date without a zone, metadata with a file.
@@ -121,7 +121,7 @@ def open(
         done: Told the number of bytes after each piece that is checked.
 
     Returns:
-        Names, metadata, and arrays one by one: `names`, `array`, `load`, `export`, `check`.
+        A reader, whose `names`, `array`, `load`, `export` and `check` give arrays one by one.
 
     Raises:
         WrongKey: It is not for this key.
