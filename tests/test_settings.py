@@ -17,7 +17,7 @@ from modellock_jax.locks.adv_params import target_leaves
 RNG = jax.random.key(3)
 X = jax.random.uniform(RNG, (5, 4, 4, 1))
 Y = jnp.arange(5, dtype=jnp.int32) % 3
-# The other key length of deep_lock is the same code.
+# Other settings of deep_lock: what it adds to the lock above is in the laws, quick.
 LONG_KEY = pytest.param("deep_lock-256-leaf", marks=pytest.mark.slow)
 ON_BITS = ["deep_lock", LONG_KEY, "stream_lock", "sign_flip", "patch_shuffle", "only"]
 # The words of ChaCha20 one operation at a time; deep_lock is the quick cipher of this kind.
