@@ -23,6 +23,10 @@ class Results:
         lines = (self.folder / study / data / "rows.jsonl").read_text().splitlines()
         return [json.loads(line) for line in lines]
 
+    def runs(self, study: str) -> list[str]:
+        """The folders of a study's runs."""
+        return sorted(path.name for path in (self.folder / study).iterdir())
+
     def settings(self, study: str, data: str) -> dict[str, Any]:
         return json.loads((self.folder / study / data / "config.json").read_text())
 

@@ -46,14 +46,16 @@ def single_attacks(results: Results) -> str:
 
 
 def signs_from_weights(results: Results) -> str:
-    header = ["model", "weights", "keys read", "signs right of 256", "wrong of the surest 192"]
-    header += ["no key → found of right key"]
-    lines, folders = list[list[str]](), {"mlp": "mnist5k-mlp", "cnn": "mnist5k"}
-    for model, folder in folders.items():
+    header = ["data", "model", "weights", "keys read", "signs right of 256"]
+    header += ["wrong of the surest 192", "no key → found of right key"]
+    lines, folders = list[list[str]](), results.runs("signs_from_weights")
+    for folder in folders:
+        config = results.settings("signs_from_weights", folder)
         rows = results.run("signs_from_weights", folder)
         for case in dict.fromkeys(row["case"] for row in rows):
             mine = of(rows, case=case)
-            line = [f"`{model}`", case, f"{sum(row['read'] for row in mine)} of {len(mine)}"]
+            line = [config["data"], f"`{config['model']}`", case]
+            line.append(f"{sum(row['read'] for row in mine)} of {len(mine)}")
             seen = [row for row in mine if "signs_right" in row]
             for field in ("signs_right", "surest_wrong"):
                 line.append(", ".join(str(row[field]) for row in seen) or "–")
@@ -63,8 +65,8 @@ def signs_from_weights(results: Results) -> str:
                 )
                 line.append(f"{none} → {found} of {right}")
             lines.append([*line, "–"][: len(header)])
-    made = results.made_each("signs_from_weights", folders.values())
-    return "\n\n".join([markdown(header, lines, 2), made])
+    made = results.made_each("signs_from_weights", folders)
+    return "\n\n".join([markdown(header, lines, 3), made])
 
 
 def evasion(results: Results) -> str:
