@@ -269,30 +269,6 @@ def test_an_equinox_model_is_locked_and_stolen_like_any_other():
     assert tasks.measure(tasks.classify(2), partial(attack.forward, state), x, y).value > 80
 
 
-def test_fit_takes_trees_and_refuses_what_does_not_fit():
-    x = {"a": jnp.arange(8.0), "b": jnp.ones(8)}
-
-    def forward(w, x):
-        return {"sum": w * x["a"] + x["b"]}
-
-    def loss(out, y):
-        return (out["sum"] - y) ** 2
-
-    w, _ = train.fit(
-        forward,
-        jnp.float32(0),
-        x,
-        3 * x["a"] + 1,
-        rng=RNG,
-        epochs=200,
-        learning_rate=0.2,
-        loss=loss,
-    )
-    np.testing.assert_allclose(w, 3, atol=0.1)
-    with pytest.raises(ValueError, match=r"as many truths as inputs, not \[7, 8\]"):
-        train.fit(forward, jnp.float32(0), x, jnp.ones(7), rng=RNG, loss=loss)
-
-
 def test_bad_input():
     with pytest.raises(ValueError, match="at most 8 tokens, not 9"):
         CASES["decoder"][0].init(RNG, jnp.zeros((1, 9), jnp.int32))

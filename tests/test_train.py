@@ -194,3 +194,28 @@ def test_margin_in_units_of_the_mean_margin():
     # The unit is a constant of the gradient, so that every image pulls.
     assert float(gradient[0, 0]) < 0 < float(gradient[0, 2])
     assert bool(jnp.isfinite(jax.grad(margin_loss)(jnp.zeros((2, 3)), y)).all())
+
+
+@pytest.mark.optax
+def test_fit_takes_trees_and_refuses_what_does_not_fit():
+    x = {"a": jnp.arange(8.0), "b": jnp.ones(8)}
+
+    def forward(w, x):
+        return {"sum": w * x["a"] + x["b"]}
+
+    def loss(out, y):
+        return (out["sum"] - y) ** 2
+
+    w, _ = train.fit(
+        forward,
+        jnp.float32(0),
+        x,
+        3 * x["a"] + 1,
+        rng=jax.random.key(0),
+        epochs=200,
+        learning_rate=0.2,
+        loss=loss,
+    )
+    np.testing.assert_allclose(w, 3, atol=0.1)
+    with pytest.raises(ValueError, match=r"as many truths as inputs, not \[7, 8\]"):
+        train.fit(forward, jnp.float32(0), x, jnp.ones(7), rng=jax.random.key(0), loss=loss)

@@ -13,6 +13,7 @@ from jaxtyping import Float
 from modellock_jax.locks.sign import SignKey
 
 __all__ = [
+    "LAYERS",
     "LEVEL",
     "POWER",
     "ROUNDS",
