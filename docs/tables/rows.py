@@ -24,7 +24,7 @@ class Results:
         return [json.loads(line) for line in lines]
 
     def runs(self, study: str) -> list[str]:
-        """The folders of a study's runs."""
+        """Return the folders of a study's runs."""
         return sorted(path.name for path in (self.folder / study).iterdir())
 
     def settings(self, study: str, data: str) -> dict[str, Any]:
