@@ -76,8 +76,8 @@ def run(
     ...     @nn.compact
     ...     def __call__(self, x):
     ...         return nn.Dense(10)(nn.relu(nn.Dense(32)(x.reshape(len(x), -1))))
-    >>> found = run(models.linen(Net()), "classify", load("digits"), ["sign_flip(bits=64)"], seeds=1,
-    ...             epochs=2, wrong_keys=2, budgets=(0.1,), thief_steps=4)
+    >>> found = run(models.linen(Net()), "classify", load("digits"), ["sign_flip(bits=64)"],
+    ...             seeds=1, epochs=2, wrong_keys=2, budgets=(0.1,), thief_steps=4)
     >>> [row["lock"] for row in found.rows.of("lock")], found.tables[1].rows[0][0]
     (['sign_flip(bits=64)'], 'scratch')
     """

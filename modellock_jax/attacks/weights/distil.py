@@ -48,7 +48,8 @@ def distil(model: Model, learning_rate: Any, example: Any, task: Task = classify
     >>> from modellock_jax.models import mlp
     >>> model = mlp(2, widths=())
     >>> attack = distil(model, 0.1, jnp.zeros((1, 1, 1, 2)))
-    >>> state = attack.init(jax.random.key(0), model.init(jax.random.key(1), jnp.zeros((1, 1, 1, 2))))
+    >>> params = model.init(jax.random.key(1), jnp.zeros((1, 1, 1, 2)))
+    >>> state = attack.init(jax.random.key(0), params)
     >>> x = jax.random.normal(jax.random.key(2), (64, 1, 1, 2))
     >>> oracle = 5 * x[:, 0, 0]
     >>> repeated = jax.tree.map(lambda a: jnp.stack([a] * 60), (x, oracle))

@@ -98,9 +98,9 @@ def lock_file(
     >>> secret = vault.generate_key()
     >>> with tempfile.TemporaryDirectory() as folder:
     ...     save_file({"w": np.arange(3.0)}, f"{folder}/m.safetensors")
-    ...     info = lock_file(f"{folder}/m.safetensors", f"{folder}/l.safetensors", secret, "stream_lock")
-    ...     locked = load_file(f"{folder}/l.safetensors")["w"]
-    ...     unlock_file(f"{folder}/l.safetensors", f"{folder}/m.safetensors", secret)
+    ...     info = lock_file(f"{folder}/m.safetensors", f"{folder}/locked", secret, "stream_lock")
+    ...     locked = load_file(f"{folder}/locked")["w"]
+    ...     unlock_file(f"{folder}/locked", f"{folder}/m.safetensors", secret)
     ...     load_file(f"{folder}/m.safetensors")["w"], locked.tolist() == [0, 1, 2]
     (array([0., 1., 2.]), False)
     """
