@@ -4,6 +4,7 @@ import os
 import sys
 from pathlib import Path
 
+from docutils import nodes
 from sphinx.ext.napoleon.docstring import GoogleDocstring
 
 import modellock_jax
@@ -52,11 +53,19 @@ copybutton_prompt_is_regexp = True
 def setup(app):
     app.connect("autodoc-skip-member", without_fields)
     app.connect("autodoc-process-docstring", tables)
+    app.connect("doctree-read", dashes)
 
 
 def without_fields(app, what, name, thing, skip, options):
     """Leave out the fields of a NamedTuple, which its docstring names."""
     return True if (thing.__doc__ or "").startswith("Alias for field number") else None
+
+
+def dashes(app, doctree):
+    """Set a dash between a parameter and what it is, which Sphinx leaves to smart quotes."""
+    for text in list(doctree.findall(nodes.Text)):
+        if text == " -- ":
+            text.parent.replace(text, nodes.Text(" \N{EN DASH} "))
 
 
 def tables(app, what, name, thing, options, lines):

@@ -1,4 +1,4 @@
-"""Write an attack of your own: a function of a `Case`, and one record. Here, all keys of a tiny lock.
+"""Write an attack of your own: a function of a `Case`, and one record. Here: keys of a tiny lock.
 
 python examples/attack_of_your_own.py
 """

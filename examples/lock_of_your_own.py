@@ -1,4 +1,4 @@
-"""Write a lock of your own: a factory that returns a `Lock`. Here, leaves are rolled by a secret shift.
+"""Write a lock of your own: a factory that returns a `Lock`. Here: leaves rolled by a secret shift.
 
     python examples/lock_of_your_own.py
 

@@ -16,7 +16,7 @@ WORST = 1e6
 
 
 def squares(out, y):
-    """The squared error of each example `[B]`; an answer that is not finite is the worst there is."""
+    """The squared error of each example `[B]`; one that is not finite is the worst there is."""
     return jnp.where(finite(out), jnp.minimum(jnp.square(out[:, 0] - y), WORST), WORST)
 
 
