@@ -39,7 +39,7 @@ PATCH = {
 CHOSEN = {name: LEAVES[name] for name in os.environ["LEAVES"].split()}
 TREES = {
     "deep_lock": (ml.deep_lock(), CHOSEN), "stream_lock": (ml.stream_lock(), CHOSEN),
-    "deep_lock leaf": (ml.deep_lock(256, restart="leaf"), {n: CHOSEN[n] for n in list(CHOSEN)[::3]}),
+    "deep_lock leaf": (ml.deep_lock(256, restart="leaf"), CHOSEN),
     "sign_flip": (ml.sign_flip(bits=7), {n: LEAVES[n] for n in ("rows", "columns", "both", "odd")}),
     **{f"patch_shuffle {n}": (ml.patch_shuffle(4, channels=4), {n: PATCH[n]}) for n in PATCH},
     "adv_params": (ml.adv_params(count=3), {"columns": LEAVES["columns"]}),
