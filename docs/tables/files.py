@@ -1,18 +1,12 @@
 """The tables of sealed and locked files: how fast they are, for many users, and under trial."""
 
-from typing import Any
-
-from rows import Results, Row, markdown, of
+from rows import Results, Row, made, markdown, of
 
 BESIDE = (
     ("safetensors", "plain safetensors"),
     ("cryptotensors", "cryptotensors"),
     ("the cipher alone", "AES-256-GCM into fresh memory"),
 )
-
-
-def made(file: dict[str, Any], command: str = "") -> str:
-    return f"Made by `{file.get('command', command)}` on {file['date']}, {file['machine']}."
 
 
 def speed(results: Results) -> str:

@@ -45,6 +45,11 @@ class Results:
         return json.loads((self.folder / f"{name}.json").read_text())
 
 
+def made(file: dict[str, Any], command: str = "") -> str:
+    """Say by which command, when and where a benchmark's file was made."""
+    return f"Made by `{file.get('command', command)}` on {file['date']}, {file['machine']}."
+
+
 def interval(values: Iterable[float]) -> tuple[float, float, float]:
     """Mean and 95 % Student-t interval, in percent of shares."""
     v = 100 * np.array(list(values))

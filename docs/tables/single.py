@@ -1,7 +1,7 @@
 """The tables of single attacks, of evasion and of the bench."""
 
 import numpy as np
-from rows import Results, markdown, of, percent
+from rows import Results, made, markdown, of, percent
 
 from modellock_jax import explain
 from modellock_jax.attacks import ATTACKS
@@ -91,9 +91,8 @@ def speed(results: Results) -> str:
             aim = f"{row['sense']} {row['target']:g}"
             met = "met" if row["met"] else "missed"
             lines.append([row["case"], row["name"], row["limit"], ratio, aim, met])
-    made = f"Made by `{file['command']}` on {file['date']}, {file['machine']}."
     header = ["case", "what", "beside", "ratio", "aim", ""]
-    return "\n\n".join([markdown(header, lines, 3), made])
+    return "\n\n".join([markdown(header, lines, 3), made(file)])
 
 
 def attacks(results: Results) -> str:
