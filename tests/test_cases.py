@@ -55,7 +55,7 @@ def case(scheme):
     x = jax.random.uniform(jax.random.key(0), (24, 4, 4, 1))
     subject = subject_of(LOCKS[scheme], x.shape[1:])
     lock, name, settings = subject.lock, subject.scheme, subject.settings
-    model = mlp(3, (16,))
+    model = mlp(3, (20,))
     params = jax.tree.map(lambda leaf: 3 * leaf, model.init(jax.random.key(1), x[:1]))
 
     def encrypt(key, params):
@@ -144,6 +144,8 @@ def test_an_attack_cannot_read_what_it_did_not_ask_for(monkeypatch):
         ("sign_flip_known_plaintext", "sign_flip"),
         ("deep_lock_known_plaintext", "deep_lock"),
         ("deep_lock_base_model", "deep_lock"),
+        ("signs_from_base", "sign_flip"),
+        ("permutation_from_base", "patch_shuffle"),
     ],
 )
 def test_exact_attacks_find_the_key(name, scheme):

@@ -19,11 +19,17 @@ from modellock_jax.attacks.keys.known_plaintext import (
 )
 from modellock_jax.attacks.keys.logit_oracle import pixel_shuffle_logit_oracle
 from modellock_jax.attacks.keys.oracle import sign_mask_oracle
+from modellock_jax.attacks.keys.permutation_from_base import permutation_from_base
 from modellock_jax.attacks.keys.permutation_search import anneal, hill_climb
 from modellock_jax.attacks.keys.relaxation import relaxed_permutation, relaxed_signs
 from modellock_jax.attacks.keys.relaxed_key import best_key, relaxed_key
 from modellock_jax.attacks.keys.sign_algebra import linear_flips
 from modellock_jax.attacks.keys.sign_search import coordinate_flips, genetic
+from modellock_jax.attacks.keys.signs_from_base import (
+    BaseReading,
+    read_signs_from_base,
+    signs_from_base,
+)
 from modellock_jax.attacks.keys.signs_from_weights import (
     SignReading,
     read_signs,
@@ -42,6 +48,7 @@ from modellock_jax.attacks.weights.leakage import (
 )
 from modellock_jax.attacks.weights.selective import restore, selective
 from modellock_jax.attacks.weights.stream_reuse import stream_reuse
+from modellock_jax.attacks.weights.weights_from_base import weights_from_base
 
 __all__ = [
     "ANY",
@@ -49,6 +56,7 @@ __all__ = [
     "RIGHTS",
     "Answers",
     "Attack",
+    "BaseReading",
     "Case",
     "Copy",
     "Entry",
@@ -77,12 +85,14 @@ __all__ = [
     "gradient_masking",
     "hill_climb",
     "linear_flips",
+    "permutation_from_base",
     "pgd",
     "pixel_shuffle_chosen_image",
     "pixel_shuffle_known_pairs",
     "pixel_shuffle_logit_oracle",
     "random_keys",
     "read_signs",
+    "read_signs_from_base",
     "relaxed_key",
     "relaxed_permutation",
     "relaxed_signs",
@@ -94,9 +104,11 @@ __all__ = [
     "selective",
     "sign_flip_known_plaintext",
     "sign_mask_oracle",
+    "signs_from_base",
     "signs_from_weights",
     "square",
     "stream_reuse",
     "transfer",
     "vote_copies",
+    "weights_from_base",
 ]

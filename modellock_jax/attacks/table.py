@@ -14,10 +14,12 @@ from modellock_jax.attacks.keys import (
     known_plaintext,
     logit_oracle,
     oracle,
+    permutation_from_base,
     permutation_search,
     relaxed_key,
     sign_algebra,
     sign_search,
+    signs_from_base,
     signs_of_model,
 )
 from modellock_jax.attacks.weights import (
@@ -27,6 +29,7 @@ from modellock_jax.attacks.weights import (
     leakage,
     selective,
     stream_reuse,
+    weights_from_base,
 )
 from modellock_jax.core.table import Table
 
@@ -35,7 +38,8 @@ __all__ = ["ATTACKS", "attempt"]
 _MODULES = (
     fine_tune, distil, key_search, relaxed_key, oracle, sign_algebra, sign_search,
     signs_of_model, permutation_search, chosen_image, logit_oracle, selective, descent,
-    ciphertext_only, known_plaintext, leakage, stream_reuse, cases,
+    ciphertext_only, known_plaintext, signs_from_base, permutation_from_base, weights_from_base,
+    leakage, stream_reuse, cases,
 )  # fmt: skip
 ATTACKS: Table[Entry] = Table(
     "attack",

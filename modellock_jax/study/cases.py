@@ -39,8 +39,9 @@ def case_of(context: Context, text: str, seed: int) -> tuple[Case, dict[str, Any
     rights: dict[str, Any] = {"unlabelled": x, "labels": (x, y), "device": device}
     rights |= {"chosen_input": partial(lock.scramble, key)}
     # The strongest of their kind: known weights and the public base are the plain model itself.
-    rights |= {"known_weights": params, "public_base": params}
+    rights |= {"known_weights": params}
     if not subject.trained_under:
+        rights |= {"public_base": params}
         copies = [_again(context, text, params, rng_for(seed, f"copy {i}")) for i in range(3)]
         rights |= {"other_copy": copies[0], "more_copies": [copy.locked for copy in copies[1:]]}
         other = fresh(context, seed)

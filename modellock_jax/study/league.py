@@ -145,9 +145,9 @@ def league_rows(context: Context, text: str, seed: int, name: str) -> list[Row]:
 
 
 def _given(subject: Subject, entry: Entry | Measure) -> bool:
-    """Whether such an attacker exists: where models are trained under their key, each has one user."""
+    """Whether such an attacker exists: a model trained under its key has one user, and no base."""
     needs = entry.needs if isinstance(entry, Entry) else ()
-    return not (subject.trained_under and {"other_copy", "more_copies"} & set(needs))
+    return not (subject.trained_under and {"other_copy", "more_copies", "public_base"} & set(needs))
 
 
 STUDY = Study(
