@@ -162,6 +162,25 @@ def test_no_recovery_where_there_must_be_none(trained, locked, accuracy, thief):
     assert accuracy(opened(refit(locked, others, *thief), locked)) < plain - 0.2
 
 
+def test_inputs_that_are_held_out_decide():
+    """The first three quarters say that a weight is to move, and the last quarter that it is not."""
+    y = jnp.arange(64) % 2
+    x = jnp.stack([4.0 * y - 2.0, jax.random.normal(jax.random.key(0), (64,))], 1)
+    locked = {"w": jnp.array([[3.0, -3.0], [0.1, -0.1]])}
+    go = jax.jit(lambda y: selective(lambda p, x: x @ p["w"], locked, x, y, count=1, new=1))
+    assert go(y).position.tolist()[0] in (0, 1)
+    assert go(jnp.where(jnp.arange(64) < 48, y, 1 - y)).position.tolist() == [-1]
+
+
+def test_a_few_images_do_not_lead_restored_weights_astray():
+    w = jax.random.normal(jax.random.key(1), (8, 8))
+    suspects = jnp.zeros(64, bool).at[3].set(True)
+    x, y = jnp.eye(8)[:1], jnp.array([3])
+    key = restore(lambda p, x: x @ p["w"], {"w": w}, suspects, x, y, count=1, steps=300)
+    value = float(jax.lax.bitcast_convert_type(key.bits, jnp.float32)[0])
+    assert 0 < value - float(jnp.median(w)) < 2 * float(w.std())
+
+
 def test_weights_that_are_not_finite_are_left_alone(trained, thief):
     broken = {**trained, "a": jax.tree.map(lambda v: v * jnp.nan, trained["a"])}
     assert (pursue(broken, *thief).leaf == -1).all()

@@ -160,6 +160,13 @@ def test_inputs_that_are_augmented_keep_their_shape_and_their_truth(name):
         np.testing.assert_array_equal(task.augment(jax.random.key(0), flat), flat)
 
 
+def test_shifts_go_in_every_direction_and_as_far():
+    x = jnp.zeros((400, 7, 7, 1)).at[:, 3, 3].set(1)
+    moved = np.asarray(MADE["classify"].augment(jax.random.key(0), x))
+    places = {(int(i), int(j)) for _, i, j, _ in np.argwhere(moved)}
+    assert places == {(i, j) for i in range(1, 6) for j in range(1, 6)}
+
+
 @every
 @pytest.mark.parametrize("batch", [1, 2, 4, 6, 7])
 def test_a_measure_is_the_same_in_batches(name, batch):

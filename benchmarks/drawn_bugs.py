@@ -1,0 +1,145 @@
+"""Bugs drawn at random over attacks, studies and tasks: which of them do the tests see?
+
+    python benchmarks/drawn_bugs.py --draw 60 [--seed N] [--jobs N] --json PATH
+    python benchmarks/drawn_bugs.py [--only WORD ...] [--jobs N] --json PATH
+
+The first draws places where a comparison or an operator is exchanged, a constant changed, a condition
+negated, what is returned replaced, or two arguments swapped, and tries each with the tests that
+import its file and the examples of the file itself. The second tries those of the rows again, and keeps
+what they say of survivors, `why`. Pictures, messages and tables of names are left out.
+"""
+
+import argparse
+import ast
+import importlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from bug_trials import ROOT, Bug, copied, green, over, trial
+from command import command
+from mutated import mutants
+from planted_bugs import write
+
+ROOMS = ("attacks", "study", "tasks")
+LEFT_OUT = ("figures.py", "attack_figures.py", "terminal.py", "__init__.py", "table.py")
+
+
+class Drawn(NamedTuple):
+    """A place in a file, and the lines around it before and after."""
+
+    file: str
+    line: int
+    kind: str
+    old: str
+    new: str
+
+    @property
+    def name(self) -> str:
+        return f"{self.file.removeprefix('modellock_jax/')}:{self.line} {self.kind}"
+
+
+def places(file: str) -> Iterator[Drawn]:
+    """Yield every bug that a file has room for, each in as many lines as tell it from others."""
+    text = (ROOT / file).read_text()
+    lines = text.splitlines(keepends=True)
+    for kind, first, last, new in mutants(text):
+        begin = first
+        while text.count("".join(lines[begin:last])) > 1:
+            begin -= 1
+        before = "".join(lines[begin:first])
+        yield Drawn(file, first + 1, kind, "".join(lines[begin:last]), before + new)
+
+
+def draw(count: int, seed: int) -> list[Drawn]:
+    """Draw so many places, as many of each kind."""
+    files = [
+        str(path.relative_to(ROOT))
+        for room in ROOMS
+        for path in sorted((ROOT / "modellock_jax" / room).rglob("*.py"))
+        if path.name not in LEFT_OUT
+    ]
+    of_kinds: dict[str, list[Drawn]] = {}
+    for place in (place for file in files for place in places(file)):
+        of_kinds.setdefault(place.kind, []).append(place)
+    rng, drawn = np.random.default_rng(seed), list[Drawn]()
+    for number, kind in enumerate(sorted(of_kinds)):
+        found, each = of_kinds[kind], len(range(number, count, len(of_kinds)))
+        drawn += [found[i] for i in rng.choice(len(found), each, replace=False)]
+    return sorted(drawn, key=lambda one: (one.file, one.line))
+
+
+# Which tests
+
+
+def imported(file: Path) -> set[str]:
+    """Return the modules of this package that a file names in its imports."""
+    found = set[str]()
+    for node in ast.walk(ast.parse(file.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module is not None:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
+            if node.module.startswith("modellock_jax"):
+                module = importlib.import_module(node.module)
+                given = (getattr(module, alias.name, None) for alias in node.names)
+                found |= {getattr(one, "__module__", None) or "" for one in given}
+    return found
+
+
+def module_of(file: str) -> str:
+    return file.removesuffix(".py").replace("/", ".")
+
+
+def tests_of(file: str) -> list[str]:
+    """Return the tests that import a file, or a file that imports it, and its own examples."""
+    module = module_of(file)
+    tests = {str(t.relative_to(ROOT)): imported(t) for t in sorted(ROOT.glob("tests/test_*.py"))}
+    by = [name for name, names in tests.items() if module in names]
+    if not by:
+        sources = sorted((ROOT / "modellock_jax").rglob("*.py"))
+        near = {module_of(str(s.relative_to(ROOT))) for s in sources if module in imported(s)}
+        by = [name for name, names in tests.items() if near & names]
+    if "/attacks/" in file:  # every record of an attack is run there
+        by = [*dict.fromkeys([*by, "tests/test_cases.py"])]
+    examples = [file] if ">>>" in (ROOT / file).read_text() else []
+    return examples + by
+
+
+def main() -> None:
+    """Draw or read bugs, try them, and write the rows where `--json` says."""
+    parser = argparse.ArgumentParser(description="Bugs drawn at random.")
+    parser.add_argument("--draw", type=int, help="draw so many anew")
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--only", nargs="*", default=[], help="words of the bugs' names")
+    parser.add_argument("--jobs", type=int, default=2, help="how many copies of the tree")
+    parser.add_argument("--json", type=Path, required=True, help="the rows")
+    given = parser.parse_args()
+    if given.draw is not None:
+        rows: list[dict[str, Any]] = [
+            {"bug": one.name} | one._asdict() | {"tests": tests_of(one.file)}
+            for one in draw(given.draw, given.seed)
+        ]
+    else:
+        rows = json.loads(given.json.read_text())["rows"]
+    todo = [r for r in rows if not given.only or any(word in r["bug"] for word in given.only)]
+    with copied(given.jobs) as copies:
+        seconds = green(copies, [test for row in todo for test in row["tests"]])
+
+        def one(copy: Path, row: dict[str, Any]) -> None:
+            tests = tuple(sorted(row["tests"], key=lambda test: seconds[test.split("::")[0]]))
+            bug = Bug(row["bug"], row["file"], row["old"], row["new"], tests)
+            row |= trial(copy, bug)
+            print(f"{row['verdict']}: {bug.name}, {row['seconds']} s {row['by']}", flush=True)
+            write(given.json, command(), rows)
+
+        over(copies, one, todo)
+    killed = sum(row["verdict"] == "killed" for row in todo)
+    told = sum(row["verdict"] == "survived" and "why" in row for row in todo)
+    print(f"of {len(todo)} drawn bugs {killed} killed, {told} survived and explained")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,210 @@
+"""The tables of README and docs against those of the studies: two programs, one set of rows."""
+
+import json
+import re
+import shutil
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from modellock_jax.study.store import read
+from modellock_jax.study.table import STUDIES
+
+ROOT = Path(__file__).parents[1]
+FOLDERS = {
+    "main": ("mnist5k",),
+    "league": ("mnist5k", "fashion_mnist"),
+    "sweep": ("mnist5k",),
+    "evasion": ("mnist5k",),
+    "sign_masks": ("mnist5k", "fashion_mnist"),
+    "adv_params": ("mnist5k", "fashion_mnist"),
+}
+BOTH = ("deep_lock_keys", "signs_from_weights")  # of which all runs are shown
+
+
+@pytest.fixture(scope="module")
+def docs():
+    """The modules that write the tables of README and docs."""
+    place, names = str(ROOT / "docs" / "tables"), ("rows", "studies", "single")
+    sys.path.insert(0, place)
+    try:
+        return {name: __import__(name) for name in names}
+    finally:
+        sys.path.remove(place)
+
+
+def shaken(value, rng, name=""):
+    """A row with other measured values; what it is of, and in which order, stays."""
+    if isinstance(value, dict):
+        # What a row cannot say stays: that nothing was read off, or that no lock came after training.
+        fixed = {"trained_under"} | ({"read"} if "accuracy" not in value else set())
+        fixed |= {"right_is_plain"} if value.get("trained_under") else set()
+        return {k: v if k in fixed else shaken(v, rng, k) for k, v in value.items()}
+    if isinstance(value, list):
+        return [shaken(v, rng, name) for v in value]
+    if isinstance(value, bool):
+        return bool(rng.integers(2))
+    if isinstance(value, float) and name not in ("budget", "rate", "prior"):
+        return float(rng.uniform())
+    if name in ("exact", "false", "signs_right", "surest_wrong"):
+        return int(rng.integers(50))
+    return value
+
+
+@pytest.fixture(scope="module", params=["committed", "made up"])
+def run(request, docs, tmp_path_factory):
+    """`run(study, data)`: its rows and its settings; and the results, for the other program."""
+    folder = ROOT / "results"
+    if request.param == "made up":
+        folder, rng = tmp_path_factory.mktemp("results"), np.random.default_rng(0)
+        for study in (*FOLDERS, *BOTH):
+            shutil.copytree(ROOT / "results" / study, folder / study)
+            for file in sorted((folder / study).glob("*/rows.jsonl")):
+                rows = [shaken(json.loads(line), rng) for line in file.read_text().splitlines()]
+                file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+
+    def of(study, data):
+        settings = json.loads((folder / study / data / "config.json").read_text())
+        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+        return read(folder / study / data), STUDIES[study].config(**settings)
+
+    return of, docs["rows"].Results(folder)
+
+
+def lines(text):
+    """The lines of a table in Markdown, by its header, without marks."""
+    table = [line for line in text.splitlines() if line.startswith("|")]
+    header, _, *rest = ([cell.strip(" `*") for cell in line.split("|")[1:-1]] for line in table)
+    return [dict(zip(header, line)) for line in rest]
+
+
+def grid(run, study, data, number=0):
+    table = STUDIES[study].grids(*run[0](study, data))[number]
+    return [dict(zip(table.header, line)) for line in table.rows]
+
+
+def numbers(cell):
+    """The numbers of a cell, in [0, 100] where it is an interval of such."""
+    found = [float(n) for n in re.findall(r"[-+]?\d+(?:\.\d+)?", cell.replace(" − ", ""))]
+    return np.clip(found, 0, 100) if "+" not in cell else np.array(found)
+
+
+def alike(ours, theirs):
+    np.testing.assert_allclose(
+        numbers(ours), numbers(theirs), atol=0.1001, err_msg=f"{ours}, {theirs}"
+    )
+
+
+def test_the_main_study(run, docs):
+    table = {line["lock"]: line for line in lines(docs["studies"].main_study(run[1]))}
+    locks, thieves = grid(run, "main", "mnist5k"), grid(run, "main", "mnist5k", 1)
+    assert [line["lock"] for line in locks] == list(table)[:-1]
+    for line in locks:
+        other = table[line["lock"]]
+        assert ("=" in line["right key"]) == ("=" in other["right key"])
+        for name in ("plain", "right key", "no key", "wrong keys [95 %]", "one bit or swap off"):
+            same = {
+                "wrong keys [95 %]": "20 wrong keys [95 %]",
+                "one bit or swap off": "1 bit or swap off",
+            }
+            alike(other[name], line[same.get(name, name)])
+    for line in thieves:
+        other = table["training from scratch" if line["start"] == "scratch" else line["start"]]
+        alike(other["thief, 1 % of the data"], line["1 % of the data"])
+        alike(other["thief, 10 %"], line["10 % of the data"])
+
+
+def test_the_league(run, docs):
+    table = {line["lock"]: line for line in lines(docs["studies"].league(run[1]))}
+    for data in FOLDERS["league"]:
+        full = {(line["lock"], line["attack"]): line for line in grid(run, "league", data, 1)}
+        column = f"{data}: no key → found of right key"
+        for lock in dict.fromkeys(lock for lock, _ in full):
+            attack, cell = table[lock]["fell to"], table[lock][column]
+            if (lock, attack) in full:
+                line = full[lock, attack]
+                reached = line["recovered [95 %]"].split(" [")[0]
+                if reached != "gave up":
+                    alike(cell, f"{line['no key']} {reached} {line['right key']}")
+            else:
+                assert cell == "not run"
+        if data == "mnist5k":
+            rows = run[0]("league", data)[0].of("league")
+            for lock in dict.fromkeys(row["lock"] for row in rows):
+                mine = [r for r in rows if r["lock"] == lock and r["attack"] != "scratch"]
+                means = {
+                    name: np.mean([r["accuracy"] for r in mine if r["attack"] == name])
+                    for name in dict.fromkeys(r["attack"] for r in mine)
+                }
+                assert means[table[lock]["fell to"]] > max(means.values()) - 0.01
+
+
+def test_the_sweep(run, docs):
+    table = {line["start"]: line for line in lines(docs["studies"].sweep(run[1]))}
+    for line in grid(run, "sweep", "mnist5k"):
+        other = table["from scratch" if line["start"] == "scratch" else line["start"]]
+        for name in line.keys() - {"start", "right key"}:
+            word = re.findall("[a-z]+", line[name])
+            assert word == re.findall("[a-z]+", other[name])
+            alike(other[name], line[name])
+
+
+def test_single_studies(run, docs):
+    table = lines(docs["studies"].deep_lock_keys(run[1]))
+    for line, data in zip(table, docs["studies"].LEAVES_OF, strict=True):
+        cells = {(at["lock"], at["dtype"]): at["exact"] for at in grid(run, "deep_lock_keys", data)}
+        assert line["AES-128, float32"] == cells["deep_lock(key_bits=128)", "float32"]
+        assert line["AES-256, float32"] == cells["deep_lock(key_bits=256)", "float32"]
+        assert line["AES-128, bfloat16"] == cells["deep_lock(key_bits=128)", "bfloat16"]
+        assert line["stream_lock"] == cells["stream_lock", "float32"]
+    table = lines(docs["single"].signs_from_weights(run[1]))
+    for data in run[1].runs("signs_from_weights"):
+        config = run[0]("signs_from_weights", data)[1]
+        for one in grid(run, "signs_from_weights", data):
+            at = config.data, config.model, one["case"]
+            (line,) = [t for t in table if (t["data"], t["model"], t["weights"]) == at]
+            assert line["keys read"] == one["keys read"]
+            assert line["signs right of 256"].strip("–") == one["signs right"]
+            assert line["wrong of the surest 192"].strip("–") == one["wrong of the surest"]
+            if one["keys read"].split(" of ")[0] == one["keys read"].split(" of ")[1]:
+                cells = [one[name] for name in ("no key", "found", "right key")]
+                alike(line["no key → found of right key"], " ".join(cells))
+
+
+def test_evasion_is_of_each_seeds_worst_attack(run, docs):
+    rows, config = run[0]("evasion", "mnist5k")
+    table = lines(docs["single"].evasion(run[1]))
+    assert len(table) == len({(r["lock"], r["attacker"]) for r in rows.of("evasion")})
+    for line in table:
+        mine = [
+            r for r in rows.of("evasion")
+            if (r["lock"], r["attacker"]) == (line["model"], line["attacker"])
+        ]  # fmt: skip
+        for place, eps in enumerate(config.eps):
+            worst = dict.fromkeys(range(config.seeds), 1.0)
+            for r in mine:
+                worst[r["seed"]] = min(worst[r["seed"]], r["accuracy"][place])
+            alike(line[f"eps {eps:g}"], f"{100 * sum(worst.values()) / len(worst):.1f}")
+
+
+def test_single_attacks_are_from_the_least_to_the_most_of_the_seeds(run, docs):
+    for line in lines(docs["single"].single_attacks(run[1])):
+        for data in ("mnist5k", "fashion_mnist"):
+            if line["lock"] == "adv_params":
+                rows = run[0]("adv_params", data)[0].of("adv_params")
+                mine = [r for r in rows if r["lock"] == "adv_params"]
+                found = [r["accuracy"][line["attack"]] for r in mine]
+            else:
+                count = int(re.findall(r"\d+", line["the attacker has"])[0])
+                at = line["lock"], line["attack"], count
+                rows = run[0]("sign_masks", data)[0].of("signs")
+                mine = [r for r in rows if (r["lock"], r["attack"], r["images"]) == at]
+                found = [r["accuracy"] for r in mine]
+            ends = [f"{100 * v:.1f}" for v in sorted(found)[:: len(found) - 1]]
+            ends += [
+                f"{100 * v:.1f}" for v in sorted(r["right_key"] for r in mine)[:: len(mine) - 1]
+            ]
+            shown = [part.split("–") for part in line[data].split(" of ")]
+            assert [end for part in shown for end in (part[0], part[-1])] == ends
