@@ -78,6 +78,7 @@ FAULTS = {
     "two embeddings": (ValueError, "2 leaves fit: a/kernel, b/kernel",
                        lambda: ON_LEAVES["patch_shuffle"].init(RNG, {"a": TREE, "b": TREE})),
     "key bits": (ValueError, "must be 128 or 256, not 192", lambda: ml.deep_lock(192)),
+    "packing": (ValueError, 'must be "byte" or "word"', lambda: ml.deep_lock(packing="bit")),
     "restart": (ValueError, 'must be "never" or "leaf"', lambda: ml.deep_lock(restart="block")),
     "per": (ValueError, 'must be "channel" or "unit"', lambda: ml.sign_mask(per="layer")),
     "no bits": (ValueError, "bits must be at least 1", lambda: ml.sign_flip(0)),

@@ -7,7 +7,7 @@ import pytest
 
 import modellock_jax as ml
 from modellock_jax import attacks
-from modellock_jax.attacks.keys import ciphertext_only
+from modellock_jax.attacks.keys import _deep_lock_evidence as shown_by
 
 
 def weights(seed: int, n: int, dtype: str = "float32") -> jax.Array:
@@ -39,8 +39,30 @@ def test_known_bytes_anywhere_give_the_key(bits):
     np.testing.assert_array_equal(jax.vmap(found)(offsets), jnp.tile(key.master, (offsets.size, 1)))
     wrong = attacks.deep_lock_known_plaintext(locked, plain ^ 1, 0, bits)
     assert (wrong.master != key.master).any()
-    with pytest.raises(ValueError, match=f"need {size} consecutive known bytes, not 8"):
+    with pytest.raises(
+        ValueError, match=f"need {size} consecutive known entries of 1 bytes, not 8"
+    ):
         attacks.deep_lock_known_plaintext(locked[:8], plain[:8], 0, bits)
+
+
+@pytest.mark.parametrize("bits", [128, 256])
+def test_known_entries_give_the_key_of_a_round_key_each(bits):
+    lock, dtypes = ml.deep_lock(bits, packing="word"), ("float32", "bfloat16", "int8")
+    plain = [weights(i, 70, dtype) for i, dtype in enumerate(dtypes)]
+    locked, key = lock.encrypt(lock.init(jax.random.key(0), plain), plain)
+    for i, (a, b) in enumerate(zip(locked, plain)):
+        for first in (0, 1, 3):
+            # JAX may change the bits of a NaN where it cuts floats.
+            cut = [jnp.asarray(np.asarray(c)[first:]) for c in (a, b)]
+            offset = 16 * (70 * i + first)
+            found = attacks.deep_lock_known_plaintext(*cut, offset, bits, "word")
+            np.testing.assert_array_equal(found.master, key.master)
+    base = [plain[0] + 1, plain[1], plain[2] + 1]
+    found = attacks.deep_lock_base_model(locked, base, bits, "word")
+    np.testing.assert_array_equal(found.master, key.master)
+    assert attacks.deep_lock_base_model(locked, [w + 1 for w in plain], bits, "word") is None
+    with pytest.raises(ValueError, match=r"need \d+ consecutive known entries of 4 bytes, not 3"):
+        attacks.deep_lock_known_plaintext(locked[0][:3], plain[0][:3], 0, bits, "word")
 
 
 @pytest.mark.parametrize("bits", [128, 256])
@@ -61,6 +83,39 @@ def test_locked_weights_alone_give_the_key(bits, seed):
     np.testing.assert_array_equal(found.master, key.master)
     opened = ml.deep_lock(bits).decrypt(found, locked)
     np.testing.assert_array_equal(opened["b"], params["b"])
+
+
+@pytest.mark.parametrize("bits", [128, 256])
+@pytest.mark.parametrize("packing", ["byte", "word"])
+def test_small_leaves_add_up(bits, packing):
+    # None of them is enough alone; others lie between them, and what is not weights.
+    small = [weights(i, 128 if packing == "byte" else 48) for i in range(12)]
+    params = {f"{i:02}": w for i, w in enumerate(small)}
+    params |= {
+        "05 count": jnp.arange(3),
+        "07 bias": jnp.zeros(5),
+        "09 gain": jnp.ones(6, "bfloat16"),
+    }
+    lock = ml.deep_lock(bits, packing=packing)
+    locked, key = lock.encrypt(lock.init(jax.random.key(5), params), params)
+    found = attacks.deep_lock_ciphertext_only(locked, bits, packing)
+    np.testing.assert_array_equal(found.master, key.master)
+    assert attacks.deep_lock_ciphertext_only({"00": locked["00"]}, bits, packing) is None
+    # Those of one leaf each have no key in common.
+    lock = ml.deep_lock(bits, "leaf", packing)
+    assert attacks.deep_lock_ciphertext_only(lock.encrypt(key, params)[0], bits, packing) is None
+
+
+@pytest.mark.parametrize("bits", [128, 256])
+def test_a_round_key_for_each_weight_is_found_too(bits):
+    params = {"a": weights(1, 5), "b": weights(2, 512).reshape(32, 16)}
+    lock = ml.deep_lock(bits, packing="word")
+    locked, key = lock.encrypt(lock.init(jax.random.key(3), params), params)
+    found = attacks.deep_lock_ciphertext_only(locked, bits, "word")
+    np.testing.assert_array_equal(found.master, key.master)
+    for other in (params, ml.deep_lock(bits).encrypt(key, params)[0]):
+        assert attacks.deep_lock_ciphertext_only(other, bits, "word") is None
+    assert attacks.deep_lock_ciphertext_only(locked, bits) is None
 
 
 @pytest.mark.parametrize("dtype", ["bfloat16", pytest.param("float16", marks=pytest.mark.slow)])
@@ -92,14 +147,15 @@ def test_no_key_where_there_is_none(bits):
     assert attacks.deep_lock_ciphertext_only(locked_tree(bits)[0]["a"], bits) is None
 
 
-@pytest.mark.parametrize("dtype", ciphertext_only.SEARCHES)
+@pytest.mark.parametrize("dtype", shown_by.KINDS)
 def test_evidence_is_a_likelihood_ratio(dtype):
     # Bytes at random have mean exp(evidence) 1, on which the bound on false keys rests.
-    search = ciphertext_only.SEARCHES[dtype]
-    tables = ciphertext_only._evidence_tables(dtype, search.scales)
-    assert tables.shape == (4, 256)
-    np.testing.assert_allclose((2.0**tables).mean(1), 1, atol=1e-3)
-    assert tables[3].max() > 1
+    for scales in shown_by.KINDS[dtype].guesses:
+        tables = shown_by.byte_tables(dtype, scales)
+        assert tables.shape == (4, 256)
+        assert tables[3].max() > 1
+        pair = shown_by.pair_table(dtype, scales)
+        np.testing.assert_allclose((2.0 ** np.vstack([tables, pair])).mean(1), 1, atol=1e-3)
 
 
 @pytest.mark.parametrize("name", ["deep_lock", "stream_lock"])
@@ -134,6 +190,8 @@ def test_bad_input_to_the_attacks():
     locked, _, params = locked_tree(128)
     with pytest.raises(ValueError, match="key_bits must be 128 or 256, not 192"):
         attacks.deep_lock_ciphertext_only(locked, 192)
+    with pytest.raises(ValueError, match='packing must be "byte" or "word", not \'bit\''):
+        attacks.deep_lock_ciphertext_only(locked, 128, "bit")
     with pytest.raises(ValueError, match="key_bits must be 128 or 256, not 192"):
         attacks.deep_lock_known_plaintext(locked["c"], params["c"], 0, 192)
     with pytest.raises(ValueError, match='must be "deep_lock" or "stream_lock", not \'hpnn\''):

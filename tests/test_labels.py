@@ -23,7 +23,10 @@ PARAMS = {
 # Settings that draw another key, by lock; twins are told apart below.
 SETTINGS = {
     "stream_lock": [ml.stream_lock()],
-    "deep_lock": [ml.deep_lock(bits, how) for bits in (128, 256) for how in ("never", "leaf")],
+    "deep_lock": [
+        ml.deep_lock(bits, how, packing)
+        for bits in (128, 256) for how in ("never", "leaf") for packing in ("byte", "word")
+    ],
     "adv_params": [
         *(ml.adv_params(count=n) for n in (1, 2, 48)),
         ml.adv_params(step=0.5), ml.adv_params(margin=0.1), ml.adv_params(budget=2),

@@ -142,7 +142,7 @@ plain = st.recursive(
     max_leaves=3,
 )
 SETTINGS = {
-    "deep_lock": ["key_bits", "restart"], "sign_mask": ["bits", "per"], "stream_lock": [],
+    "deep_lock": ["key_bits", "restart", "packing"], "sign_mask": ["bits", "per"], "stream_lock": [],
     "pixel_shuffle": ["block", "channels", "image_shape"],
 }  # fmt: skip
 link = st.sampled_from(sorted(SETTINGS)).flatmap(
@@ -200,7 +200,7 @@ BAD = {
     "deep_lock\0": "cannot be read",
     "rot13": "there is no lock 'rot13'; the locks are pixel_shuffle, ",
     "deep_lock+rot13": "there is no lock 'rot13'",
-    "deep_lock(bits=3)": "deep_lock has no setting 'bits'; its settings are key_bits, restart",
+    "deep_lock(bits=3)": "deep_lock has no setting 'bits'; its settings are key_bits, restart, packing",
     "stream_lock(bits=3)": "stream_lock has no setting 'bits'; its settings are none",
     "deep_lock(key_bits=100)": "deep_lock(key_bits=100) does not work: deep_lock: key_bits must",
     "sign_mask(bits=2.5)": "has a setting of the wrong type: bits is 2.5, and it must be of type int",

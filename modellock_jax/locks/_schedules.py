@@ -6,17 +6,38 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 
 from modellock_jax.ciphers import aes
-from modellock_jax.core.bits import word_count
+from modellock_jax.core.bits import from_uint, to_uint, word_count
 from modellock_jax.core.lock import Params
+from modellock_jax.core.shards import Part
 
 _STRETCH = 2**16  # round keys, 1 MiB
 
 
-def round_keys(params: Params) -> list[int]:
+def round_keys(params: Params, packing: str = "byte") -> list[int]:
     """How many round keys each leaf takes."""
-    return [-(-word_count(leaf) // 4) for leaf in jax.tree.leaves(params)]
+    leaves = jax.tree.leaves(params)
+    return [leaf.size if packing == "word" else -(-word_count(leaf) // 4) for leaf in leaves]
+
+
+def widen(leaf: jax.Array) -> jax.Array:
+    """Give every entry a block of its own: uint32 `[..., 4]`, its bytes first, then zeros."""
+    uint = to_uint(leaf)
+    if uint.dtype.itemsize == 8:
+        words = lax.bitcast_convert_type(uint, jnp.uint32)
+    else:
+        words = uint.astype(jnp.uint32)[..., None]
+    return jnp.pad(words, [(0, 0)] * leaf.ndim + [(0, 4 - words.shape[-1])])
+
+
+def narrow(wide: jax.Array, dtype: Any) -> jax.Array:
+    """Invert `widen`."""
+    uint = jnp.dtype(f"uint{8 * jnp.dtype(dtype).itemsize}")
+    if uint.itemsize == 8:
+        return from_uint(lax.bitcast_convert_type(wide[..., :2], uint), dtype)
+    return from_uint(wide[..., 0].astype(uint), dtype)
 
 
 def stretches(leaves: Params) -> Iterator[tuple[list[Any], list[int]]]:
@@ -66,3 +87,13 @@ def leaf_keys(master: jax.Array, leaves: int) -> jax.Array:
     # Block (leaf, half): a 256-bit leaf key takes two blocks.
     number = jnp.arange(leaves * (master.shape[0] // 4), dtype=jnp.uint32)
     return aes.encrypt(master, jnp.pad(number[:, None], ((0, 0), (0, 3)))).reshape(leaves, -1)
+
+
+def cut(whole: jax.Array, part: Part, shape: tuple[int, ...]) -> jax.Array:
+    """Return the part, of that shape, of an array that every device holds whole."""
+    if shape == whole.shape:
+        return whole
+    ends = [-n % max(own, 1) for n, own in zip(part.shape, shape)]
+    padded = jnp.pad(whole, [(0, end) for end in ends])
+    starts = [number * own for number, own in zip(part.numbers, shape)]
+    return lax.dynamic_slice(padded, starts, shape)

@@ -120,7 +120,7 @@ class LockText(NamedTuple):
             ValueError: If a setting is missing or wrong, or the lock cannot take such data.
 
         >>> str(parse("deep_lock(key_bits=256)+stream_lock").complete())
-        "deep_lock(key_bits=256, restart='never')+stream_lock()"
+        "deep_lock(key_bits=256, restart='never', packing='byte')+stream_lock()"
         >>> str(parse("patch_shuffle").complete((28, 28, 1)))
         'patch_shuffle(patch=7, channels=1)'
         """

@@ -8,7 +8,6 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-from jax import lax
 
 from modellock_jax.ciphers import aes, native
 from modellock_jax.ciphers.sbox import substitute_bytes
@@ -28,11 +27,14 @@ from modellock_jax.core.source import Rng, random_words
 from modellock_jax.core.stacked import Stacked
 from modellock_jax.locks._plain import entries_from, fill
 from modellock_jax.locks._schedules import (
+    cut,
     leaf_keys,
+    narrow,
     one_schedule,
     schedule_per_leaf,
     split,
     stretches,
+    widen,
 )
 from modellock_jax.locks._scheme import Break, Files, Scheme, flip_one_bit
 
@@ -48,7 +50,11 @@ class DeepLockKey(NamedTuple):
         return redacted(self)
 
 
-def deep_lock(key_bits: int = 128, restart: Literal["never", "leaf"] = "never") -> Lock:
+def deep_lock(
+    key_bits: int = 128,
+    restart: Literal["never", "leaf"] = "never",
+    packing: Literal["byte", "word"] = "byte",
+) -> Lock:
     """Encrypt w' = Sbox(w ^ k_i) and decrypt w = InvSbox(w') ^ k_i with the AES key schedule.
 
     Leaves: floats and integers of 1, 2, 4 or 8 bytes, normalisation statistics and biases too. They
@@ -66,6 +72,9 @@ def deep_lock(key_bits: int = 128, restart: Literal["never", "leaf"] = "never") 
         restart: With "leaf" every leaf starts from its own master key, AES of the leaf's number
             under the key, so that the schedules run side by side, and knowing one leaf does not
             give the others.
+        packing: With "word" every entry meets a round key of its own, as the paper's formula can be
+            read: its bytes the first ones, and the rest of the round key goes unused. It takes as
+            many times the work and the memory as a round key has bytes for one of the entry.
 
     Returns:
         A lock with `init`, `encrypt` and `decrypt`; its key is a `DeepLockKey`.
@@ -94,19 +103,26 @@ def deep_lock(key_bits: int = 128, restart: Literal["never", "leaf"] = "never") 
         raise ValueError(f"deep_lock: key_bits must be 128 or 256, not {key_bits}")
     if restart not in ("never", "leaf"):
         raise ValueError(f'deep_lock: restart must be "never" or "leaf", not {restart!r}')
+    if packing not in ("byte", "word"):
+        raise ValueError(f'deep_lock: packing must be "byte" or "word", not {packing!r}')
     n = key_bits // 32
+    label = f"deep_lock(key_bits={key_bits}, restart={restart!r}"
+    label += ")" if packing == "byte" else f", packing={packing!r})"
 
     def init(rng: Rng, params: Params) -> DeepLockKey:
         check_leaves("deep_lock", params)
-        return DeepLockKey(
-            random_words(rng, n, f"deep_lock(key_bits={key_bits}, restart={restart!r})")
-        )
+        return DeepLockKey(random_words(rng, n, label))
 
     def through(key: DeepLockKey, params: Params, unlock: bool) -> Params:
         leaves, tree = jax.tree.flatten(params)
-        by_layers = any(isinstance(leaf, Stacked) for leaf in leaves)
-        through_sbox = _layer_by_layer if by_layers else _through_sbox
-        return jax.tree.unflatten(tree, through_sbox((unlock, restart), key.master, leaves))
+        if any(isinstance(leaf, Stacked) for leaf in leaves):
+            new = _layer_by_layer((unlock, restart), packing == "word", key.master, leaves)
+        elif packing == "word":
+            wide = _through_sbox((unlock, restart), key.master, list(map(widen, leaves)))
+            new = [narrow(words, leaf.dtype) for words, leaf in zip(wide, leaves)]
+        else:
+            new = _through_sbox((unlock, restart), key.master, leaves)
+        return jax.tree.unflatten(tree, new)
 
     lock_bits = non_differentiable("deep_lock")(partial(through, unlock=False))
     unlock_bits = non_differentiable("deep_lock")(partial(through, unlock=True))
@@ -186,7 +202,7 @@ def _masked(
     streams = (one_schedule if restart == "never" else schedule_per_leaf)(master, wholes)
     table, new = jnp.asarray(aes.INV_SBOX if unlock else aes.SBOX), []
     for words, whole, part, leaf in zip(streams, wholes, parts, leaves):
-        mask, bits = _cut(words_like(words, whole), part, leaf.shape), to_uint(leaf)
+        mask, bits = cut(words_like(words, whole), part, leaf.shape), to_uint(leaf)
         bits = substitute(bits, table) ^ mask if unlock else substitute(bits ^ mask, table)
         new.append(from_uint(bits, leaf.dtype))
     return new
@@ -204,7 +220,9 @@ def _in_one_pass(
     return schedule, new
 
 
-def _layer_by_layer(how: tuple[bool, str], master: jax.Array, leaves: list[Any]) -> list[Any]:
+def _layer_by_layer(
+    how: tuple[bool, str], wide: bool, master: jax.Array, leaves: list[Any]
+) -> list[Any]:
     """Where the round keys of each layer begin is found first, by one run of the whole schedule."""
     unlock, restart = how
     masters = leaf_keys(master, len(leaves)) if restart == "leaf" else [master]
@@ -217,8 +235,11 @@ def _layer_by_layer(how: tuple[bool, str], master: jax.Array, leaves: list[Any])
             after, (new,) = _in_one_pass(unlock, start, [leaf], in_place)
             return after, new
 
-        plain = partial(_plain_leaf, unlock, leaf.shape, (None,) * leaf.ndim, (0,) * leaf.ndim)
-        return by_platform(plain, usual, start, leaf)
+        given = widen(leaf) if wide else leaf
+        shape, ndim = given.shape, given.ndim
+        plain = partial(_plain_leaf, unlock, shape, (None,) * ndim, (0,) * ndim)
+        after, new = by_platform(plain, usual, start, given)
+        return after, narrow(new, leaf.dtype) if wide else new
 
     def open_layer(start: aes.Schedule, _: jax.Array, layer: jax.Array) -> jax.Array:
         return opened(start, layer, in_place=True)[1]
@@ -230,7 +251,7 @@ def _layer_by_layer(how: tuple[bool, str], master: jax.Array, leaves: list[Any])
             schedule, whole = opened(schedule, leaf)
             new.append(whole)
             continue
-        count, size = leaf.shape[0], leaf.size * leaf.dtype.itemsize
+        count, size = leaf.shape[0], leaf.size * (16 if wide else leaf.dtype.itemsize)
         if size % (16 * count):
             raise TypeError(
                 f"deep_lock: {count} layers of {list(leaf.shape[1:])} {leaf.dtype} are not whole "
@@ -271,13 +292,3 @@ SCHEME = Scheme(
     study="deep_lock",
     files=Files(),
 )
-
-
-def _cut(whole: jax.Array, part: Part, shape: tuple[int, ...]) -> jax.Array:
-    """Return the part, of that shape, of an array that every device holds whole."""
-    if shape == whole.shape:
-        return whole
-    ends = [-n % max(own, 1) for n, own in zip(part.shape, shape)]
-    padded = jnp.pad(whole, [(0, end) for end in ends])
-    starts = [number * own for number, own in zip(part.numbers, shape)]
-    return lax.dynamic_slice(padded, starts, shape)

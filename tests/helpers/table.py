@@ -72,6 +72,7 @@ TEXTS = {name: name for name in SCHEMES} | {
     "deep_lock-256": "deep_lock(key_bits=256)",
     "deep_lock-leaf": "deep_lock(restart='leaf')",
     "deep_lock-256-leaf": "deep_lock(key_bits=256, restart='leaf')",
+    "deep_lock-word": "deep_lock(packing='word')",
 }
 """Every scheme of the table, with settings for a small model if need be, and variants."""
 
@@ -87,7 +88,14 @@ CHAINS = [
 
 
 # A lock with other settings and a chain run the code of the locks alone: of each kind one is quick.
-TYPICAL = {*SCHEMES, "sign_mask-unit", "deep_lock-256-leaf", "only", "+".join(CHAINS[-1])}
+TYPICAL = {
+    *SCHEMES,
+    "sign_mask-unit",
+    "deep_lock-256-leaf",
+    "deep_lock-word",
+    "only",
+    "+".join(CHAINS[-1]),
+}
 
 
 def each(names: Iterable[str]) -> pytest.MarkDecorator:

@@ -5,9 +5,11 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
 
 from modellock_jax.attacks.case import Case, Entry, Found
+from modellock_jax.attacks.keys._known_words import fill_in
 from modellock_jax.ciphers import aes
 from modellock_jax.core.bits import substitute, to_uint
 from modellock_jax.core.lock import Params
@@ -19,24 +21,31 @@ __all__ = [
     "decrypt_as_deep_lock",
     "deep_lock_base_model",
     "deep_lock_known_plaintext",
+    "deep_lock_settings",
     "leaf_bytes",
 ]
 
 
 def deep_lock_known_plaintext(
-    locked: jax.Array, known: jax.Array, offset: Any = 0, key_bits: int = 128
+    locked: jax.Array,
+    known: jax.Array,
+    offset: Any = 0,
+    key_bits: int = 128,
+    packing: str = "byte",
 ) -> DeepLockKey:
     """Return the master key from 16 (or 32) consecutive known bytes anywhere: four float32 weights.
 
-    Jitted; `vmap` over keys and places.
+    Jitted; `vmap` over keys and places. Under `packing="word"` on the host, from the first bytes of
+    consecutive round keys: 4 float32 weights, 12 of 2 bytes, 16 of 1 byte (8, 40, 56 for 256 bits).
 
     Args:
         locked: Consecutive locked entries in C order, 16 bytes for 128 bits of the key, 32 for 256;
             more are ignored.
         known: The same entries plain, of the same dtype.
         offset: Bytes of key stream before them, int32: leaves before, each rounded up to 16 bytes,
-            and entries of the same leaf.
+            and entries of the same leaf; under `packing="word"` 16 for each entry before them.
         key_bits: 128 or 256.
+        packing: As of the lock.
 
     Returns:
         The key that the bytes imply, whether or not the lock was `deep_lock`.
@@ -59,17 +68,44 @@ def deep_lock_known_plaintext(
     """
     if key_bits not in (128, 256):
         raise ValueError(f"deep_lock_known_plaintext: key_bits must be 128 or 256, not {key_bits}")
+    size, needed = known.dtype.itemsize, _entries_needed(known.dtype.itemsize, key_bits, packing)
+    entries = min(locked.size, known.size)
+    if entries < needed:
+        raise ValueError(
+            f"deep_lock_known_plaintext: {key_bits} key bits need {needed} consecutive known entries "
+            f"of {size} bytes, not {entries}"
+        )
+    if packing == "word":
+        return _known_first_words(locked, known, int(offset) // 16, key_bits // 32)
     size = key_bits // 8
     parts = [lax.bitcast_convert_type(to_uint(a.reshape(-1)), jnp.uint8) for a in (locked, known)]
-    if min(part.size for part in parts) < size:
-        raise ValueError(
-            f"deep_lock_known_plaintext: {key_bits} key bits need {size} consecutive known bytes, "
-            f"not {min(part.size for part in parts)}"
-        )
     return _known_bytes(*(part.reshape(-1)[:size] for part in parts), jnp.int32(offset))
 
 
-def deep_lock_base_model(locked: Params, base: Params, key_bits: int = 128) -> DeepLockKey | None:
+def _entries_needed(size: int, key_bits: int, packing: str) -> int:
+    """How many known entries of `size` bytes in a row give the key, wherever they lie."""
+    if packing == "byte":
+        return -(-key_bits // 8 // size)
+    return {128: {1: 16, 2: 12, 4: 4, 8: 3}, 256: {1: 56, 2: 40, 4: 8, 8: 6}}[key_bits][size]
+
+
+def _known_first_words(locked: jax.Array, known: jax.Array, first: int, words: int) -> DeepLockKey:
+    size = known.dtype.itemsize
+    count = _entries_needed(size, 32 * words, "word")
+    # As integers, since cutting floats may change the bits of a NaN.
+    seen, plain = (to_uint(a).reshape(-1)[:count] for a in (locked, known))
+    stream = np.zeros((count, 16), np.uint8)
+    stream[:, :size] = np.asarray(leaf_bytes(seen) ^ leaf_bytes(plain, False)).reshape(count, size)
+    there = np.broadcast_to(np.arange(16) < size, stream.shape)
+    found = fill_in(stream.reshape(-1, 4), there.reshape(-1, 4), 4 * first, words)
+    assert found is not None
+    block, number = found
+    return DeepLockKey(aes.rewind(jnp.asarray(block.view("<u4")[:, 0]), jnp.int32(number)))
+
+
+def deep_lock_base_model(
+    locked: Params, base: Params, key_bits: int = 128, packing: str = "byte"
+) -> DeepLockKey | None:
     """Find the master key by a public base model that shares a leaf, no matter which, with the locked.
 
     Each leaf of more than 16 (32) bytes, whose shape and dtype agree, is tried in turn.
@@ -78,6 +114,7 @@ def deep_lock_base_model(locked: Params, base: Params, key_bits: int = 128) -> D
         locked: The locked parameters, a tree of arrays.
         base: Plain parameters of the same structure.
         key_bits: 128 or 256.
+        packing: As of the lock.
 
     Returns:
         The key that opens its whole leaf to the base model's bits; None if no leaf gives one.
@@ -86,15 +123,16 @@ def deep_lock_base_model(locked: Params, base: Params, key_bits: int = 128) -> D
     """
     first = 0
     for leaf, plain, rounds in zip(
-        jax.tree.leaves(locked), jax.tree.leaves(base), round_keys(locked)
+        jax.tree.leaves(locked), jax.tree.leaves(base), round_keys(locked, packing)
     ):
-        alike = (leaf.shape, leaf.dtype) == (plain.shape, plain.dtype)
-        if alike and leaf.size * leaf.dtype.itemsize > key_bits // 8:
-            key = deep_lock_known_plaintext(leaf, plain, 16 * first, key_bits)
+        size, alike = leaf.dtype.itemsize, (leaf.shape, leaf.dtype) == (plain.shape, plain.dtype)
+        if alike and leaf.size > _entries_needed(size, key_bits, packing):
+            key = deep_lock_known_plaintext(leaf, plain, 16 * first, key_bits, packing)
             stream = aes.key_schedule(key.master, first + rounds)[first:]
-            own = lax.bitcast_convert_type(stream, jnp.uint8).reshape(-1)
+            own = lax.bitcast_convert_type(stream, jnp.uint8)
+            own = own[:, 0, :size] if packing == "word" else own
             seen = leaf_bytes(leaf)
-            if bool((seen ^ own[: seen.size] == leaf_bytes(plain, locked=False)).all()):
+            if bool((seen ^ own.reshape(-1)[: seen.size] == leaf_bytes(plain, False)).all()):
                 return key
         first += rounds
     return None
@@ -151,19 +189,31 @@ def decrypt_as_deep_lock(case: Case, key: DeepLockKey | None) -> Found | None:
     """
     if key is None:
         return None
-    params = jax.jit(deep_lock(case.settings.get("key_bits", 128)).decrypt)(key, case.locked)
+    params = jax.jit(deep_lock(**deep_lock_settings(case)).decrypt)(key, case.locked)
     return Found(partial(case.model.forward, params), key)
+
+
+def deep_lock_settings(case: Case) -> dict[str, Any]:
+    """Return what an attack on the key must know of the lock's settings.
+
+    Args:
+        case: What the attacker has.
+
+    Returns:
+        Keyword arguments of the attacks here; those of `deep_lock` too.
+    """
+    return {name: case.settings[name] for name in ("key_bits", "packing") if name in case.settings}
 
 
 def _known_plaintext(case: Case) -> Found | None:
     known, seen = (jax.tree.leaves(tree)[0] for tree in (case.known_weights, case.locked))
-    key = deep_lock_known_plaintext(seen, known, 0, case.settings.get("key_bits", 128))
+    key = deep_lock_known_plaintext(seen, known, **deep_lock_settings(case))
     return decrypt_as_deep_lock(case, key)
 
 
 def _base_model(case: Case) -> Found | None:
-    key_bits = case.settings.get("key_bits", 128)
-    return decrypt_as_deep_lock(case, deep_lock_base_model(case.locked, case.public_base, key_bits))
+    key = deep_lock_base_model(case.locked, case.public_base, **deep_lock_settings(case))
+    return decrypt_as_deep_lock(case, key)
 
 
 _CIPHERS = ("deep_lock", "stream_lock")

@@ -31,7 +31,7 @@ def normalise(text: str) -> str:
     not exist or cannot lock a file, and for settings that it does not take.
 
     >>> normalise("deep_lock(key_bits=256)+stream_lock")
-    "deep_lock(key_bits=256, restart='never')+stream_lock()"
+    "deep_lock(key_bits=256, restart='never', packing='byte')+stream_lock()"
     """
     found = parse(text)
     for scheme in found.schemes:
