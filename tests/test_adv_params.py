@@ -12,8 +12,8 @@ from modellock_jax.core.bits import to_uint
 from modellock_jax.locks.adv_params import target_leaves
 
 SETTINGS = {"count": 12, "step": 1.0, "margin": 0.01, "budget": 1, "pool": 0.5, "stop": np.inf}
-X = jax.random.normal(jax.random.key(9), (16, 20))
-Y = jnp.arange(16) % 7
+X = np.random.default_rng(9).normal(size=(16, 20)).astype(np.float32)
+Y = np.arange(16) % 7
 SHAPES = {
     "a": ((20, 30), "float32"), "b": ((30, 7), "float32"), "c": ((3, 3, 10, 5), "bfloat16"),
     "d": ((15, 30), "float16"), "e": ((15, 30), "float8_e4m3fn"),

@@ -33,7 +33,7 @@ LOCKS = {
     "deep_lock": "deep_lock",
     "stream_lock": "stream_lock",
 }
-W, X = jnp.ones((3, 2)), jnp.ones((5, 3))
+W, X = np.ones((3, 2), np.float32), np.ones((5, 3), np.float32)
 # Small numbers, for the time that it takes.
 SETTINGS = {
     **{name: {"steps": 3} for name in ("scratch", "fine_tune", "distil", "fine_tune_under_key")},

@@ -17,7 +17,7 @@ from modellock_jax.study.config import Config
 
 pytestmark = pytest.mark.optax
 SHAPE = (4, 4, 1)
-EXAMPLE = jnp.zeros((1, *SHAPE))
+EXAMPLE = np.zeros((1, *SHAPE), np.float32)
 
 
 @pytest.fixture(scope="module")

@@ -12,8 +12,11 @@ import modellock_jax as ml
 from modellock_jax.core.paths import paths
 
 MASK = ml.sign_mask(bits=4)
-KEYS = [ml.SignKey(jnp.array(signs, jnp.int8)) for signs in ([1, -1, -1, 1], [-1, 1, -1, -1])]
-X = jnp.linspace(-1, 1, 8).reshape(2, 4)
+KEYS = [
+    ml.SignKey(jax.device_put(np.array(signs, np.int8)))
+    for signs in ([1, -1, -1, 1], [-1, 1, -1, -1])
+]
+X = np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4)
 RNG = jax.random.key(0)
 
 

@@ -56,7 +56,7 @@ PLAIN = ml.Lock(lambda rng, params: ml.SignKey(jnp.ones(4, jnp.int8)))
 FOUR, SIGNS = ml.sign_mask(4), ml.sign_mask(24)
 FLIPS = sign_search.coordinate_flips(SIGNS, forward, restarts=3)
 EVERY_FOUR = ml.SignKey(
-    1 - 2 * (jnp.arange(16, dtype="i1")[:, None] >> jnp.arange(4, dtype="i1") & 1)
+    1 - 2 * (np.arange(16, dtype="i1")[:, None] >> np.arange(4, dtype="i1") & 1)
 )
 
 

@@ -139,22 +139,28 @@ def test_locks_without_a_mask_need_no_tap():
 
 
 KERNELS = {
-    "a scalar": ({"kernel": jnp.float32(1)}, "`a/kernel` has shape .., so there is nothing"),
-    "no outputs": ({"kernel": jnp.ones((4, 0))}, r"`a/kernel` has shape \[4, 0\]"),
-    "no inputs": ({"kernel": jnp.ones((0, 4))}, r"`a/kernel` has shape \[0, 4\]"),
+    "a scalar": ({"kernel": np.float32(1)}, "`a/kernel` has shape .., so there is nothing"),
+    "no outputs": ({"kernel": np.ones((4, 0), np.float32)}, r"`a/kernel` has shape \[4, 0\]"),
+    "no inputs": ({"kernel": np.ones((0, 4), np.float32)}, r"`a/kernel` has shape \[0, 4\]"),
     "unsigned": (
-        {"kernel": jnp.ones((4, 4), "uint8")},
+        {"kernel": np.ones((4, 4), np.uint8)},
         "`a/kernel` has dtype uint8, which has no neg",
     ),
-    "bool": ({"kernel": jnp.ones((4, 4), bool)}, "`a/kernel` has dtype bool"),
-    "complex": ({"kernel": jnp.ones((4, 4), "complex64")}, "`a/kernel` has dtype complex64"),
+    "bool": ({"kernel": np.ones((4, 4), bool)}, "`a/kernel` has dtype bool"),
+    "complex": ({"kernel": np.ones((4, 4), np.complex64)}, "`a/kernel` has dtype complex64"),
     "another's bias": (
-        {"kernel": jnp.ones((4, 4)), "bias": jnp.ones(3)},
+        {"kernel": np.ones((4, 4), np.float32), "bias": np.ones(3, np.float32)},
         r"`a/bias` \[3\] is no bias of the kernel beside it, \[4, 4\]",
     ),
-    "a scalar bias": ({"kernel": jnp.ones((4, 1)), "bias": jnp.ones(())}, "`a/bias` has shape"),
-    "an unsigned bias": ({"kernel": jnp.ones((4, 1)), "bias": jnp.ones(1, "uint32")}, "`a/bias`"),
-    "no kernel": ({"bias": jnp.ones(3)}, "no leaf is named `kernel`"),
+    "a scalar bias": (
+        {"kernel": np.ones((4, 1), np.float32), "bias": np.ones((), np.float32)},
+        "`a/bias` has shape",
+    ),
+    "an unsigned bias": (
+        {"kernel": np.ones((4, 1), np.float32), "bias": np.ones(1, np.uint32)},
+        "`a/bias`",
+    ),
+    "no kernel": ({"bias": np.ones(3, np.float32)}, "no leaf is named `kernel`"),
 }
 
 

@@ -19,7 +19,7 @@ CONFIG = models.LlamaConfig(vocab_size=0, hidden_size=32, intermediate_size=64, 
 WORDS = ["<|end|>", *"abcd", "Ġ", "1", "2", "ab", "Ġab", "Ċ"]
 MERGES = ["a b", "Ġ ab"]
 CONFIG = CONFIG._replace(vocab_size=len(WORDS))
-TOKENS = jax.random.randint(jax.random.key(1), (2, 6), 0, len(WORDS))
+TOKENS = np.random.default_rng(1).integers(0, len(WORDS), (2, 6), np.int32)
 # Ours, GGUF's: the names of a layer's arrays, and whether they lie the other way round.
 NAMES = {
     "input_layernorm": "attn_norm",

@@ -14,7 +14,7 @@ from modellock_jax.core.bits import stack
 from modellock_jax.core.paths import paths
 
 BIG, SMALL = {1: (2500, 400), 10: (2500, 4000)}, (300, 250)
-LAYER = {"kernel": jnp.linspace(-1.0, 2.0, 64).reshape(8, 8)}
+LAYER = {"kernel": np.linspace(-1.0, 2.0, 64, dtype=np.float32).reshape(8, 8)}
 FLOATS = [dtype for dtype in DTYPES if "float" in dtype]
 
 every_dtype = pytest.mark.parametrize("dtype", DTYPES)

@@ -34,7 +34,7 @@ TREE = {
     "a-b": {"kernel": np.linspace(2, -1, 6, dtype="f4").reshape(3, 2)},
     "a.c": np.arange(2, dtype="f4"),
 }
-X = jnp.linspace(0, 1, 8).reshape(2, 4)
+X = np.linspace(0, 1, 8, dtype=np.float32).reshape(2, 4)
 
 
 def forward(params, x, tap=ml.untapped):

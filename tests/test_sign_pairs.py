@@ -10,7 +10,7 @@ from modellock_jax.attacks.keys.sign_pairs import sign_pairs
 from modellock_jax.models import linen, mlp, resnet
 from modellock_jax.models import nnx as nnx_model
 
-X = jnp.ones((1, 8, 8, 2))
+X = np.ones((1, 8, 8, 2), np.float32)
 
 
 def layers_of(model, params=None, x=X):

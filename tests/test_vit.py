@@ -13,7 +13,7 @@ from modellock_jax.core.acts import acts_on
 from modellock_jax.data import load
 
 MODEL = models.vit(10, patch=4, width=8, depth=1, heads=2)
-IMAGES = jax.random.uniform(jax.random.key(1), (3, 8, 8, 1))
+IMAGES = np.random.default_rng(1).random((3, 8, 8, 1), np.float32)
 
 
 @pytest.fixture(scope="module")

@@ -117,16 +117,20 @@ def words(
     first = [*(jnp.uint32(c) for c in _CONSTANTS), *key, counters, *nonce]
     start = match_varying(tuple(jnp.broadcast_to(word, counters.shape) for word in first))
 
-    def double_round(_: int, state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
-        mixed = list(state)
-        for a, b, c, d in _COLUMNS + _DIAGONALS:
-            mixed[a], mixed[b], mixed[c], mixed[d] = _quarter(
-                mixed[a], mixed[b], mixed[c], mixed[d]
-            )
-        return tuple(mixed)
+    return list(_mixed(start))
 
-    mixed = lax.fori_loop(0, 10, double_round, start)
-    return [word + before for word, before in zip(mixed, start)]
+
+@jax.jit  # traced once for all states of a shape
+def _mixed(start: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    mixed = lax.fori_loop(0, 10, lambda _, state: _double_round(state), start)
+    return tuple(lax.add(word, before) for word, before in zip(mixed, start))
+
+
+def _double_round(state: tuple[jax.Array, ...]) -> tuple[jax.Array, ...]:
+    mixed = list(state)
+    for a, b, c, d in _COLUMNS + _DIAGONALS:
+        mixed[a], mixed[b], mixed[c], mixed[d] = _quarter(mixed[a], mixed[b], mixed[c], mixed[d])
+    return tuple(mixed)
 
 
 def _own(nonces: jax.Array, counters: jax.Array, per_counter: int) -> list[jax.Array]:
@@ -198,28 +202,24 @@ def _stream(key: jax.Array, nonce: jax.Array | None, own: list[jax.Array]) -> ja
 
 
 def _block(start: list[jax.Array]) -> tuple[jax.Array, ...]:
-    state = list(start)
+    state = tuple(start)
     for _ in range(10):
-        for a, b, c, d in _COLUMNS + _DIAGONALS:
-            state[a], state[b], state[c], state[d] = _quarter(
-                state[a], state[b], state[c], state[d]
-            )
-    return tuple(word + first for word, first in zip(state, start))
+        state = _double_round(state)
+    return tuple(lax.add(word, first) for word, first in zip(state, start))
 
 
+# Operations of jax.lax: they are traced in a fraction of the time that jax.numpy's take.
 def _rotate(word: jax.Array, bits: int) -> jax.Array:
-    return (word << np.uint32(bits)) | (word >> np.uint32(32 - bits))
+    left = lax.shift_left(word, lax.full_like(word, bits))
+    return lax.bitwise_or(left, lax.shift_right_logical(word, lax.full_like(word, 32 - bits)))
 
 
 def _quarter(
     a: jax.Array, b: jax.Array, c: jax.Array, d: jax.Array
 ) -> tuple[jax.Array, jax.Array, jax.Array, jax.Array]:
-    a = a + b
-    d = _rotate(d ^ a, 16)
-    c = c + d
-    b = _rotate(b ^ c, 12)
-    a = a + b
-    d = _rotate(d ^ a, 8)
-    c = c + d
-    b = _rotate(b ^ c, 7)
+    for right, left in ((16, 12), (8, 7)):
+        a = lax.add(a, b)
+        d = _rotate(lax.bitwise_xor(d, a), right)
+        c = lax.add(c, d)
+        b = _rotate(lax.bitwise_xor(b, c), left)
     return a, b, c, d

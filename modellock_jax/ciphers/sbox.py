@@ -6,6 +6,8 @@ but values: neither addresses nor branches.
 Source: FIPS-197, 5.1.1 and 5.3.2.
 """
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -13,6 +15,7 @@ import numpy as np
 __all__ = ["substitute_bytes"]
 
 
+@functools.partial(jax.jit, static_argnames="inverse")  # traced once for all of a shape
 def substitute_bytes(uint: jax.Array, inverse: bool = False) -> jax.Array:
     """Replace every byte of unsigned integers by its entry in AES's S-box, or in the inverse of it.
 
@@ -61,6 +64,7 @@ def _squared(x: jax.Array, times: int) -> jax.Array:
     return x
 
 
+@functools.partial(jax.jit, inline=True)  # traced once for all of a shape
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:
     """Multiply in GF(2^8), modulo x^8 + x^4 + x^3 + x + 1."""
     total = jnp.zeros_like(a)

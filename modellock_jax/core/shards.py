@@ -28,6 +28,7 @@ from modellock_jax.core._parts import (
     sharding_rule,
     whole_parts,
 )
+from modellock_jax.core.platforms import on_tpus
 from modellock_jax.core.stacked import Stacked
 
 __all__ = ["Body", "Part", "as_on_tpus", "by_leaves", "by_parts", "by_platform", "sum_over_parts"]
@@ -195,7 +196,7 @@ def by_platform(plain: Callable[..., _Tree], usual: Callable[..., _Tree], *args:
     """Compute a function on TPUs, and another, of the same bits, elsewhere.
 
     Args:
-        plain: TPUs' function.
+        plain: TPUs' function; what it needs of a program that is being traced is in `args`.
         usual: That of all other platforms.
         *args: Trees of arrays.
 
@@ -204,8 +205,7 @@ def by_platform(plain: Callable[..., _Tree], usual: Callable[..., _Tree], *args:
     """
     if plain is usual or as_on_tpus.value:
         return plain(*args)
-    chosen: _Tree = lax.platform_dependent(*args, tpu=plain, default=usual)
-    return chosen
+    return on_tpus(plain, usual, *args)
 
 
 def _choose(

@@ -12,6 +12,7 @@ from jax import lax
 from modellock_jax.ciphers import chacha
 from modellock_jax.ciphers.wide import Wide
 from modellock_jax.core.bits import to_uint
+from modellock_jax.core.platforms import on_tpus
 from modellock_jax.locks._rows import LANES, stretch_of
 
 _DEVICES = 64  # among how many, a power of two, an axis that is reshaped may be split
@@ -29,9 +30,7 @@ def added(key: jax.Array, table: jax.Array, leaf_number: int, leaf: jax.Array) -
     if leaf.dtype.itemsize == 8:
         leaf = lax.bitcast_convert_type(leaf, jnp.uint32)
     given = key, table, jnp.uint32(leaf_number), to_uint(leaf)
-    return lax.platform_dependent(
-        *given, tpu=partial(_added, 2**31), default=partial(_added, _SHORT)
-    )
+    return on_tpus(partial(_added, 2**31), partial(_added, _SHORT), *given)
 
 
 @partial(jax.jit, static_argnums=0)
