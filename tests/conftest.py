@@ -29,6 +29,15 @@ class Forgetful:
         gc.set_threshold(50_000, 20, 50)
 
 
+# Their fixtures take long. Who has nothing left to run takes over what comes last with another, and
+# would set them up again.
+FIRST = {"test_tpu", "test_shards", "test_mesh", "test_league", "test_study", "test_export"}
+
+
+def pytest_collection_modifyitems(items):
+    items.sort(key=lambda item: item.path.stem not in FIRST)
+
+
 def pytest_configure(config):
     forgetful = Forgetful()
     jax.monitoring.register_event_duration_secs_listener(forgetful.count)

@@ -56,7 +56,10 @@ def equinox():
     return Model(init, forward, lambda p, x, tap=ml.untapped: (forward(p, x, tap), p))
 
 
-@pytest.mark.parametrize("make", [linen, of_nnx, pytest.param(equinox, marks=pytest.mark.slow)])
+OTHERS = [pytest.param(make, marks=pytest.mark.slow) for make in (of_nnx, equinox)]
+
+
+@pytest.mark.parametrize("make", [linen, *OTHERS])
 def test_a_model_in_ten_lines(make):
     found = study.run(
         make(), "classify", load("digits"), ["sign_mask(bits=64)", "stream_lock"], **QUICK

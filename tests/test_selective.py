@@ -55,7 +55,9 @@ def lock_with(data, trained):
         lock = ml.adv_params(COUNT, **settings)
         key = lock.init(jax.random.key(seed), trained)
         x, y = data.train_x[:256], data.train_y[:256]
-        return lock.encrypt(key, trained, lambda p: margin_loss(forward(p, x), y))
+        return jax.jit(
+            lambda key, p: lock.encrypt(key, p, lambda p: margin_loss(forward(p, x), y))
+        )(key, trained)
 
     return locked
 
@@ -88,7 +90,7 @@ def opened(key, locked):
     return decrypt(key, locked)
 
 
-@pytest.mark.parametrize("margin", [0.01, 0.03])
+@pytest.mark.parametrize("margin", [0.01, pytest.param(0.03, marks=pytest.mark.slow)])
 def test_clamped_weights_are_found_without_data_and_settings(
     lock_with, trained, accuracy, margin, thief
 ):
@@ -114,7 +116,7 @@ def test_no_margin_is_shared_without_the_lock_or_with_small_steps(lock_with, tra
     assert float((localise.clamped(locked) > -localise.TOLERANCE)[truth].mean()) < 0.5
 
 
-@pytest.mark.parametrize("step", [1.0, 0.25])
+@pytest.mark.parametrize("step", [1.0, pytest.param(0.25, marks=pytest.mark.slow)])
 def test_selective_opens_the_lock_and_the_papers_attacker_less(
     lock_with, trained, accuracy, thief, step
 ):
