@@ -73,13 +73,20 @@ def test_it_locks_a_file_or_says_why_not(scheme, tmp_path):
 
 
 def rows_of_the_league():
-    """Mean accuracies of the league's rows by scheme and attack: found, of the right key."""
+    """Mean accuracies by scheme and attack, of the league and with a base: found, of the right key."""
     rows = defaultdict(list)
     for file in (ROOT / "results" / "league").glob("*/rows.jsonl"):
         for row in map(json.loads, file.read_text().splitlines()):
             if row["kind"] == "league":
                 case = (file.parent.name, row["lock"], row["attack"])
                 rows[case].append((row["accuracy"], row["right_key"]))
+    from_base = [one for name, one in ATTACKS.items() if name.endswith("_from_base")]
+    for file in (ROOT / "results" / "public_base").glob("*/rows.jsonl"):
+        for row in map(json.loads, file.read_text().splitlines()):
+            if row["base"] == "before fine-tuning":
+                (attack,) = [one.name for one in from_base if one.fits(parse(row["lock"]).name)]
+                case = (f"base, {file.parent.name}", row["lock"], attack)
+                rows[case].append((row.get("accuracy", row["no_key"]), row["right_key"]))
     return {case: np.mean(found, axis=0) for case, found in rows.items()}
 
 

@@ -63,6 +63,24 @@ def test_signs_from_weights():
     assert "signs_right" not in stream
 
 
+def test_public_base():
+    locks = ("sign_flip(bits=32)", "pixel_shuffle(block=4)", "adv_params(count=8)")
+    rows = [*run("public_base", locks=locks, epochs=6, noise=(0.03, 1.0)).values()]
+    assert len(rows) == 15
+    for row in rows:
+        assert row["found"] == (row["base"] != "unrelated")
+        if row["base"] == "noise 3 %":
+            assert row["right"] == row["entries"]
+            assert row["accuracy"] == pytest.approx(row["right_key"], abs=0.01)
+            assert row["distance"] == pytest.approx(0.03, rel=0.1)
+            assert row["no_key"] < row["right_key"] - 0.1
+        if row["base"] == "before fine-tuning":
+            assert 0.15 < row["base_value"] < row["right_key"]
+    signs, order, weights = rows[4::5]
+    assert signs["right"] < 28
+    assert not {"right", "accuracy"} & (order.keys() | weights.keys())
+
+
 @pytest.fixture
 def untrained(monkeypatch):
     monkeypatch.setattr(training, "fit", lambda forward, params, x, y, **_: (params, None))
@@ -130,7 +148,9 @@ def test_an_onnx_file_that_cannot_be_read_is_one_sentence(tmp_path, monkeypatch)
         prepare(config(model=small), tmp_path)
 
 
-REFUSED = dict.fromkeys(("sign_masks", "signs_from_weights", "pixel_shuffle"), "deep_lock")
+REFUSED = dict.fromkeys(
+    ("sign_masks", "signs_from_weights", "public_base", "pixel_shuffle"), "deep_lock"
+)
 REFUSED |= {"adv_params": "deep_lock", "deep_lock_keys": "sign_flip"}
 
 
@@ -150,3 +170,6 @@ def test_settings_follow_the_data_and_what_is_given():
         assert config(data="fashion_mnist", epochs=2).epochs == 2
     assert STUDIES["pixel_shuffle"].config(data="painted_fashion_mnist").hill_steps == 50
     assert STUDIES["deep_lock_keys"].config(model="resnet").epochs == 3
+    by_model = {name: STUDIES["public_base"].config(model=name).locks for name in ("mlp", "cnn")}
+    assert ("pixel_shuffle" in by_model["mlp"], "pixel_shuffle" in by_model["cnn"]) == (True, False)
+    assert STUDIES["public_base"].config(model="mlp", locks=("sign_flip",)).locks == ("sign_flip",)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import bases
 import files
 import kinds
 import single
@@ -26,6 +27,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "attacks": single.attacks,
     "single attacks": single.single_attacks,
     "signs from weights": single.signs_from_weights,
+    "public base": bases.public_base,
     "evasion": single.evasion,
     "speed": single.speed,
     "speed of files": files.speed,

@@ -246,6 +246,11 @@ SCHEME = Scheme(
         ),
         Break(attack="selective", how="little data finds the changed weights and undoes them"),
         Break(
+            attack="weights_from_base",
+            how="a public model that it was fine-tuned from shows the changed weights, and what they "
+            "were nearly",
+        ),
+        Break(
             how="an adaptive attacker, the same search descending, recovers much",
             source="Malhotra, 2023, a survey",
         ),

@@ -188,6 +188,12 @@ SCHEME = Scheme(
             attack="pixel_shuffle_chosen_image",
             how="one chosen image, scrambled by a user of its twin, shows the whole permutation",
         ),
+        Break(
+            attack="permutation_from_base",
+            how="a public model that it was fine-tuned from gives the order of the rows by their "
+            "directions",
+            source="ArrowMatch, USENIX Security 2025",
+        ),
         BYPASSED,
     ),
     wrong_key="a patch keeps its ink under every key, and its coarse shape is enough",

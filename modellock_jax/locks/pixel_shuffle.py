@@ -162,6 +162,12 @@ SCHEME = Scheme(
             attack="relaxed_key",
             how="with small blocks a few labelled images give a key that opens it nearly",
         ),
+        Break(
+            attack="permutation_from_base",
+            how="where training began at a public model, its first layer's rows permuted by the key, "
+            "that model gives the key by their directions",
+            source="ArrowMatch, USENIX Security 2025",
+        ),
         BYPASSED,
     ),
     wrong_key="a block keeps its ink under every key, and its coarse shape is enough where blocks are "

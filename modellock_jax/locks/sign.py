@@ -258,7 +258,15 @@ SIGN_MASK = Scheme(
     protects="A model trained with the signs of its pre-activations under a key answers badly without "
     "it.",
     lies_open="The weights lie open: any thief can train on.",
-    broken=_BROKEN,
+    broken=(
+        *_BROKEN,
+        Break(
+            attack="signs_from_base",
+            how="where training began at a public model, its columns negated by the key, that model "
+            "gives the key by their directions",
+            source="ArrowMatch, USENIX Security 2025",
+        ),
+    ),
     twin="sign_flip",
     near=_negate_one,
     bits=_mask_bits,
@@ -275,7 +283,15 @@ SIGN_FLIP = Scheme(
     trained_under=False,
     protects="Rows of weights and biases are negated by a key; the file loads and answers badly.",
     lies_open="The absolute values of all weights lie open.",
-    broken=_BROKEN,
+    broken=(
+        *_BROKEN,
+        Break(
+            attack="signs_from_base",
+            how="a public model that it was fine-tuned from gives the exact key by the directions of "
+            "columns",
+            source="ArrowMatch, USENIX Security 2025",
+        ),
+    ),
     twin="sign_mask",
     near=_negate_one,
     bits=_flip_bits,

@@ -193,7 +193,8 @@ def sign_flip_known_plaintext(locked: Params, known: Params, bits: int = 256) ->
     Raises:
         ValueError: For trees that do not fit each other or a tree on which the lock does not act.
 
-    Threat model: the attacker holds a copy and the plain weights, as every user with a key does.
+    Threat model: the attacker holds a copy and the plain weights, as every user with a key does. With a
+    base that differs from them see `signs_from_base`.
 
     **Guarantees.** Exact, from one row per channel; None if any weight contradicts it.
 
