@@ -293,9 +293,7 @@ def test_no_worse_than_foolbox(digits):
         found = jax.jit(jax.vmap(lambda e, a=ours: a(digits.user, digits.x, digits.y, e)))(
             jnp.array(eps)
         )
-        theirs_fooled = np.asarray(
-            theirs_fooled.raw if hasattr(theirs_fooled, "raw") else theirs_fooled
-        )
+        theirs_fooled = np.asarray(getattr(theirs_fooled, "raw", theirs_fooled))
         # The same start and steps: what they find we find, up to a rounding here and there.
         assert ((found.robust == 0) | ~theirs_fooled).mean() > 0.99
         assert (found.robust == 0).sum() >= theirs_fooled.sum() > 20
