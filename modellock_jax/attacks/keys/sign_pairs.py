@@ -56,7 +56,7 @@ def sign_pairs(forward: Forward, params: Params, example: Any) -> list[Writer]:
     return [_joined(*one) for one in zip(trace.kernels, trace.readers, trace.positions)]
 
 
-def _joined(kernel: jax.Array, readers: list[tuple[jax.Array, bool]], positions: int) -> Writer:
+def _joined(kernel: jax.Array, readers: list[tuple[np.ndarray, bool]], positions: int) -> Writer:
     if not readers:
         return Writer(kernel, None, positions)
     rows = [matrix for matrix, _ in readers]
@@ -99,7 +99,7 @@ class _Trace:
 
     def __init__(self) -> None:
         self.kernels: list[jax.Array] = []
-        self.readers: list[list[tuple[jax.Array, bool]]] = []
+        self.readers: list[list[tuple[np.ndarray, bool]]] = []
         self.positions: list[int] = []
 
     def follow(self, jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
@@ -146,7 +146,7 @@ class _Trace:
         if isinstance(kernel, _Data) or batch[0]:
             return _Data({}, {})
         for mine, theirs in zip(contract[side], contract[1 - side]):
-            self.read(data.marks.get(mine, []), jnp.moveaxis(kernel, theirs, 0))
+            self.read(data.marks.get(mine, []), np.moveaxis(np.asarray(kernel), theirs, 0))
         free = [axis for axis in range(kernel.ndim) if axis not in contract[1 - side]]
         if not free:
             return _Data({}, {})
@@ -155,7 +155,7 @@ class _Trace:
         kept = [a for a in range(eqn.invars[side].aval.ndim) if a not in contract[side]]
         offset = 0 if side == 0 else len(free)
         marks = {offset + new: data.marks[old] for new, old in enumerate(kept) if old in data.marks}
-        return self.written(jnp.moveaxis(kernel, free[-1], -1), shape, at, marks)
+        return self.written(np.moveaxis(np.asarray(kernel), free[-1], -1), shape, at, marks)
 
     def convolution(self, eqn: Any, values: list[Any]) -> _Data:
         data, kernel = values
@@ -165,22 +165,24 @@ class _Trace:
         outputs, inputs = numbers.rhs_spec[:2]
         if eqn.params["feature_group_count"] == eqn.params["batch_group_count"] == 1:
             marks = data.marks.get(numbers.lhs_spec[1], [])
-            self.read(marks, jnp.moveaxis(kernel, inputs, 0))
+            self.read(marks, np.moveaxis(np.asarray(kernel), inputs, 0))
         shape = eqn.outvars[0].aval.shape
-        return self.written(jnp.moveaxis(kernel, outputs, -1), shape, numbers.out_spec[1], {})
+        return self.written(
+            np.moveaxis(np.asarray(kernel), outputs, -1), shape, numbers.out_spec[1], {}
+        )
 
-    def read(self, marks: list[_Mark], kernel: jax.Array) -> None:
+    def read(self, marks: list[_Mark], kernel: np.ndarray) -> None:
         """Enter a kernel `[axis, ...]` as a reader of the writers on that axis."""
         for mark in marks:
             gain = mark.gain.reshape(-1, *[1] * (kernel.ndim - 1))
             rows = (kernel * gain).reshape(mark.outer, mark.n, -1)
-            matrix = jnp.moveaxis(rows, 1, 0).reshape(mark.n, -1)
+            matrix = np.moveaxis(rows, 1, 0).reshape(mark.n, -1)
             self.readers[mark.writer].append((matrix, mark.sums > 0))
 
-    def written(self, kernel: jax.Array, shape: Sequence[int], at: int, marks: Axes) -> _Data:
+    def written(self, kernel: np.ndarray, shape: Sequence[int], at: int, marks: Axes) -> _Data:
         """Enter a kernel `[..., n]` as the writer of an axis of a new array of that shape."""
         n = shape[at]
-        self.kernels.append(jnp.asarray(kernel, jnp.float32).reshape(-1, n))
+        self.kernels.append(jax.device_put(kernel.astype(np.float32).reshape(-1, n)))
         self.readers.append([])
         self.positions.append(math.prod(shape[1:]) // n if at else 1)
         mark = _Mark(len(self.kernels) - 1, 1, n, 1, 0, np.ones(n, np.float32))
