@@ -44,36 +44,21 @@ def made(case, way):
 
 
 EACH_ALONE = parameterized.named_parameters((name, name) for name in SCHEMES)
-THE_OTHERS = parameterized.named_parameters((name, name) for name in CASES if name not in SCHEMES)
+TYPICAL, THE_OTHERS = (
+    parameterized.named_parameters(
+        (name, name) for name in CASES if name not in SCHEMES and bool(marks_of(name)) == slow
+    )
+    for slow in (False, True)
+)
 
 
-class Variants(chex.TestCase):
-    """Laws of decrypt and of the forwards: compiled or not, of arrays on a device or on the host."""
-
-    @chex.variants(with_jit=True, without_jit=True, without_device=True)
-    @EACH_ALONE
-    def test_1_decrypt_inverts_encrypt_on_bits(self, name):
-        self.check_1(name)
-
-    @chex.variants(with_jit=True)
-    @THE_OTHERS
-    def test_1_as_the_locks_alone(self, name):
-        self.check_1(name)
+class Checks(chex.TestCase):
+    """Laws of decrypt and of the forwards, of one lock or chain."""
 
     def check_1(self, name):
         case = CASES[name]
         locked, key = case.pair(1)
         assert same_bits(self.variant(case.lock.decrypt)(key, locked), case.params())
-
-    @chex.variants(with_jit=True, without_jit=True)
-    @EACH_ALONE
-    def test_2_structure_shapes_and_dtypes_are_kept(self, name):
-        self.check_2(name)
-
-    @chex.variants(with_jit=True)
-    @THE_OTHERS
-    def test_2_as_the_locks_alone(self, name):
-        self.check_2(name)
 
     def check_2(self, name):
         case, params = CASES[name], CASES[name].params()
@@ -88,16 +73,6 @@ class Variants(chex.TestCase):
         chex.assert_trees_all_equal_shapes_and_dtypes(before, key)
         chex.assert_trees_all_equal_structs(before, key)
 
-    @chex.variants(with_jit=True, without_jit=True)
-    @EACH_ALONE
-    def test_3_the_user_computes_what_the_owner_trained(self, name):
-        self.check_3(name)
-
-    @chex.variants(with_jit=True)
-    @THE_OTHERS
-    def test_3_as_the_locks_alone(self, name):
-        self.check_3(name)
-
     def check_3(self, name):
         case, x = CASES[name], images()
         locked, key = case.pair(1)
@@ -107,6 +82,60 @@ class Variants(chex.TestCase):
         y = user(key, locked, x)
         chex.assert_shape(y, (len(x), 3))
         assert same_bits(y, owner(key, case.params(), x))
+
+
+class Variants(Checks):
+    """Compiled or not, of arrays on a device or on the host."""
+
+    @chex.variants(with_jit=True, without_jit=True, without_device=True)
+    @EACH_ALONE
+    def test_1_decrypt_inverts_encrypt_on_bits(self, name):
+        self.check_1(name)
+
+    @chex.variants(with_jit=True)
+    @TYPICAL
+    def test_1_as_the_locks_alone(self, name):
+        self.check_1(name)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    @EACH_ALONE
+    def test_2_structure_shapes_and_dtypes_are_kept(self, name):
+        self.check_2(name)
+
+    @chex.variants(with_jit=True)
+    @TYPICAL
+    def test_2_as_the_locks_alone(self, name):
+        self.check_2(name)
+
+    @chex.variants(with_jit=True, without_jit=True)
+    @EACH_ALONE
+    def test_3_the_user_computes_what_the_owner_trained(self, name):
+        self.check_3(name)
+
+    @chex.variants(with_jit=True)
+    @TYPICAL
+    def test_3_as_the_locks_alone(self, name):
+        self.check_3(name)
+
+
+@pytest.mark.slow
+class Others(Checks):
+    """Of every chain and with every setting."""
+
+    @chex.variants(with_jit=True)
+    @THE_OTHERS
+    def test_1_as_the_locks_alone(self, name):
+        self.check_1(name)
+
+    @chex.variants(with_jit=True)
+    @THE_OTHERS
+    def test_2_as_the_locks_alone(self, name):
+        self.check_2(name)
+
+    @chex.variants(with_jit=True)
+    @THE_OTHERS
+    def test_3_as_the_locks_alone(self, name):
+        self.check_3(name)
 
 
 @locks_both_ways

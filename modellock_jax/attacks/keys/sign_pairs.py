@@ -175,7 +175,8 @@ class _Trace:
         """Enter a kernel `[axis, ...]` as a reader of the writers on that axis."""
         for mark in marks:
             gain = mark.gain.reshape(-1, *[1] * (kernel.ndim - 1))
-            rows = (kernel * gain).reshape(mark.outer, mark.n, -1)
+            with np.errstate(all="ignore"):  # weights may be no numbers
+                rows = (kernel * gain).reshape(mark.outer, mark.n, -1)
             matrix = np.moveaxis(rows, 1, 0).reshape(mark.n, -1)
             self.readers[mark.writer].append((matrix, mark.sums > 0))
 
