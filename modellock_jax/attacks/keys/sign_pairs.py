@@ -56,7 +56,7 @@ def sign_pairs(forward: Forward, params: Params, example: Any) -> list[Writer]:
     return [_joined(*one) for one in zip(trace.kernels, trace.readers, trace.positions)]
 
 
-def _joined(kernel: jax.Array, readers: list[tuple[np.ndarray, bool]], positions: int) -> Writer:
+def _joined(kernel: jax.Array, readers: list[tuple[jax.Array, bool]], positions: int) -> Writer:
     if not readers:
         return Writer(kernel, None, positions)
     rows = [matrix for matrix, _ in readers]
@@ -99,7 +99,7 @@ class _Trace:
 
     def __init__(self) -> None:
         self.kernels: list[jax.Array] = []
-        self.readers: list[list[tuple[np.ndarray, bool]]] = []
+        self.readers: list[list[tuple[jax.Array, bool]]] = []
         self.positions: list[int] = []
 
     def follow(self, jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
@@ -177,7 +177,7 @@ class _Trace:
             gain = mark.gain.reshape(-1, *[1] * (kernel.ndim - 1))
             with np.errstate(all="ignore"):  # weights may be no numbers
                 rows = (kernel * gain).reshape(mark.outer, mark.n, -1)
-            matrix = np.moveaxis(rows, 1, 0).reshape(mark.n, -1)
+            matrix = jax.device_put(np.moveaxis(rows, 1, 0).reshape(mark.n, -1))
             self.readers[mark.writer].append((matrix, mark.sums > 0))
 
     def written(self, kernel: np.ndarray, shape: Sequence[int], at: int, marks: Axes) -> _Data:
