@@ -186,8 +186,12 @@ def measure(folder: Path, count: int, size: int) -> list[dict[str, Any]]:
     rng = np.random.default_rng(3)
     sources, room, rows = prepare(folder, size), folder / "room", []
     shared = set(os.listdir("/dev/shm")) if os.path.isdir("/dev/shm") else set()
+    cases, usual = [(name, way) for name in COMMANDS for way in WAYS], {}
+    for name, way in cases:
+        code, usual[name, way] = trial(name, way, sources[name], folder, room, 0, 0.0)
+        assert code == 0, (name, way, code)
+        shutil.rmtree(room)
     for number in SIGNALS:
-        cases = [(name, way) for name in COMMANDS for way in WAYS]
         for i, (name, way) in enumerate(cases):
             row: dict[str, Any] = {
                 "signal": number.name,
@@ -197,11 +201,8 @@ def measure(folder: Path, count: int, size: int) -> list[dict[str, Any]]:
                 "stopped": 0,
             }
             row |= {"done": 0, "left": 0, "faults": []}
-            code, usual = trial(name, way, sources[name], folder, room, 0, 0.0)
-            assert code == 0, (name, way, code)
-            shutil.rmtree(room)
             for _ in range(count // len(cases) + (i < count % len(cases))):
-                delay = rng.uniform(0, LATEST * usual)
+                delay = rng.uniform(0, LATEST * usual[name, way])
                 code, _ = trial(name, way, sources[name], folder, room, number, delay)
                 allowed = {0, -number} if number == signal.SIGKILL else {0, -number, 128 + number}
                 if code not in allowed:
