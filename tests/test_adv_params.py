@@ -116,7 +116,9 @@ def check(params, loss, seed=3, **settings):
     [
         ({}, True),
         ({"budget": 3, "step": 0.1, "count": 20, "pool": 0.02}, False),
-        ({"margin": 0.0, "budget": 2, "pool": 1.0, "stop": 30.0}, False),
+        pytest.param(
+            {"margin": 0.0, "budget": 2, "pool": 1.0, "stop": 30.0}, False, marks=pytest.mark.slow
+        ),
     ],
     ids=str,
 )
@@ -140,7 +142,10 @@ def test_nothing_changes_where_nothing_gains():
     assert check({"a": jnp.arange(12.0).reshape(3, 4)}, lambda p: 0.0 * p["a"].sum()) == 0
 
 
-@pytest.mark.parametrize("dtype", ["float32", "bfloat16", "float16", "float8_e5m2"])
+OTHER_DTYPES = [pytest.param(dtype, marks=pytest.mark.slow) for dtype in ("float32", "float16")]
+
+
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e5m2", *OTHER_DTYPES])
 def test_a_layer_that_it_does_not_touch_keeps_every_bit(dtype):
     """The search carries layers through a loop, where XLA may quiet NaNs."""
     params = make() | {"any": random_bits(jax.random.key(5), (64, 32), dtype)}

@@ -189,7 +189,7 @@ def test_chacha_is_that_of_a_host_library(
     assert bytes_of(stream) == b"".join(expected)
 
 
-@pytest.mark.parametrize("count", [4095, 4097, 70_001])
+@pytest.mark.parametrize("count", [4095, 4097, pytest.param(70_001, marks=pytest.mark.slow)])
 def test_many_blocks_are_the_cipher_of_a_host_library(count: int) -> None:
     """Few enough for rows, chunks that overlap at the end, and several chunks; then two keys."""
     key, nonce = bytes(range(32)), bytes(range(12))
@@ -204,7 +204,7 @@ def test_many_blocks_are_the_cipher_of_a_host_library(count: int) -> None:
     assert [bytes_of(one) for one in both] == expected
 
 
-@pytest.mark.parametrize("runs", [3, 259, 4391])
+@pytest.mark.parametrize("runs", [3, pytest.param(259, marks=pytest.mark.slow), 4391])
 def test_runs_of_blocks_are_the_cipher_of_a_host_library(runs: int) -> None:
     """Each with a nonce and a first counter of its own, one of which wraps."""
     key, nonces = bytes(range(32)), [bytes([i]) * 12 for i in (7, 9)]

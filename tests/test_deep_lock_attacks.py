@@ -24,7 +24,10 @@ def locked_tree(bits: int, seed: int = 0, **settings):
     return locked, key, params
 
 
-@pytest.mark.parametrize("bits", [128, 256])
+both_sizes = pytest.mark.parametrize("bits", [128, pytest.param(256, marks=pytest.mark.slow)])
+
+
+@both_sizes
 def test_known_bytes_anywhere_give_the_key(bits):
     plain = jnp.arange(200, dtype=jnp.uint8)
     lock = ml.deep_lock(bits)
@@ -45,7 +48,7 @@ def test_known_bytes_anywhere_give_the_key(bits):
         attacks.deep_lock_known_plaintext(locked[:8], plain[:8], 0, bits)
 
 
-@pytest.mark.parametrize("bits", [128, 256])
+@both_sizes
 def test_known_entries_give_the_key_of_a_round_key_each(bits):
     lock, dtypes = ml.deep_lock(bits, packing="word"), ("float32", "bfloat16", "int8")
     plain = [weights(i, 70, dtype) for i, dtype in enumerate(dtypes)]
@@ -65,7 +68,7 @@ def test_known_entries_give_the_key_of_a_round_key_each(bits):
         attacks.deep_lock_known_plaintext(locked[0][:3], plain[0][:3], 0, bits, "word")
 
 
-@pytest.mark.parametrize("bits", [128, 256])
+@both_sizes
 def test_a_base_model_that_shares_one_leaf(bits):
     locked, key, params = locked_tree(bits)
     base = {**jax.tree.map(lambda w: w + 1, params), "c": params["c"]}
@@ -85,7 +88,7 @@ def test_locked_weights_alone_give_the_key(bits, seed):
     np.testing.assert_array_equal(opened["b"], params["b"])
 
 
-@pytest.mark.parametrize("bits", [128, 256])
+@both_sizes
 @pytest.mark.parametrize("packing", ["byte", "word"])
 def test_small_leaves_add_up(bits, packing):
     # None of them is enough alone; others lie between them, and what is not weights.
@@ -106,7 +109,7 @@ def test_small_leaves_add_up(bits, packing):
     assert attacks.deep_lock_ciphertext_only(lock.encrypt(key, params)[0], bits, packing) is None
 
 
-@pytest.mark.parametrize("bits", [128, 256])
+@both_sizes
 def test_a_round_key_for_each_weight_is_found_too(bits):
     params = {"a": weights(1, 5), "b": weights(2, 512).reshape(32, 16)}
     lock = ml.deep_lock(bits, packing="word")
@@ -134,7 +137,7 @@ def test_the_key_of_one_leaf_opens_that_leaf():
     assert (found.master != key.master).any()
 
 
-@pytest.mark.parametrize("bits", [128, 256])
+@both_sizes
 def test_no_key_where_there_is_none(bits):
     params = locked_tree(bits)[2]
     assert attacks.deep_lock_ciphertext_only(params, bits) is None

@@ -132,7 +132,9 @@ SPLIT = [((24, 40), "int32"), ((2048, 24), "bfloat16"), ((4, 12), "int8"), ((409
 
 
 @both_ways
-@pytest.mark.parametrize("kind", [AxisType.Auto, AxisType.Explicit])
+@pytest.mark.parametrize(
+    "kind", [AxisType.Auto, pytest.param(AxisType.Explicit, marks=pytest.mark.slow)]
+)
 def test_it_is_the_same_on_any_mesh(kind, compiled):
     mesh = jax.make_mesh((2, 2), ("x", "y"), devices=jax.devices()[:4], axis_types=(kind, kind))
     leaves = [random_bits(jax.random.key(3), *one) for one in SPLIT]

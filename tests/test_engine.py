@@ -115,7 +115,9 @@ if __name__ == "__main__":
 
 
 @pytest.mark.skipif(not os.path.exists("/proc"), reason="needs Linux's /proc")
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGINT])
+@pytest.mark.parametrize(
+    "number", [signal.SIGKILL, pytest.param(signal.SIGINT, marks=pytest.mark.slow)]
+)
 def test_workers_end_with_the_process_that_started_them(tmp_path, number):
     (tmp_path / "parent.py").write_text(PARENT)
     parent = subprocess.Popen(
@@ -220,6 +222,7 @@ def dask(tmp_path, workers):
             child.wait()
 
 
+@pytest.mark.slow
 def test_dask_with_a_killed_worker_gives_the_rows_of_one_process(tmp_path):
     config = Squares(seconds=0.3)
     with dask(tmp_path, 2) as (address, workers):

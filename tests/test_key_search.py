@@ -86,7 +86,9 @@ def test_random_keys_find_the_shuffle_of_small_blocks():
 
 
 @pytest.mark.parametrize(
-    "lock", [ml.deep_lock(), ml.stream_lock()], ids=["deep_lock", "stream_lock"]
+    "lock",
+    [pytest.param(ml.deep_lock(), marks=pytest.mark.slow), ml.stream_lock()],
+    ids=["deep_lock", "stream_lock"],
 )
 def test_random_keys_do_not_break_ciphers(lock):
     params, _ = owner(PLAIN)
@@ -174,7 +176,7 @@ def test_labels_alone_correct_many_signs_at_once():
     assert loss_of_each(SIGNS, params, other.keys, x, y)[0] > 2 * right
 
 
-@pytest.mark.parametrize("name", ["hill_climb", "anneal"])
+@pytest.mark.parametrize("name", ["hill_climb", pytest.param("anneal", marks=pytest.mark.slow)])
 def test_permutations_are_found_swap_by_swap(name):
     lock = ml.pixel_shuffle(4, channels=1)
     params, key = owner(lock)

@@ -79,7 +79,11 @@ def test_a_vote_heals_adv_params_where_one_key_chose_and_a_mean_does_not(plain, 
     assert sum(int(leaf.sum()) for leaf in jax.tree.leaves(averaged)) > left
 
 
-@pytest.mark.parametrize("lock", [ml.stream_lock(), ml.deep_lock()], ids=["stream", "deep"])
+@pytest.mark.parametrize(
+    "lock",
+    [ml.stream_lock(), pytest.param(ml.deep_lock(), marks=pytest.mark.slow)],
+    ids=["stream", "deep"],
+)
 def test_of_ciphertexts_no_vote_and_no_mean_is_a_model(lock, plain, copies):
     locked, _ = copies(lock, plain)
     fresh = jax.tree.map(jnp.zeros_like, plain)

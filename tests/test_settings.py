@@ -1,5 +1,7 @@
 """JAX's settings, and input that no study may be made of: right, or refused in one sentence."""
 
+import itertools
+
 import chex
 import jax
 import jax.numpy as jnp
@@ -18,10 +20,19 @@ RNG = jax.random.key(3)
 X = np.random.default_rng(3).random((5, 4, 4, 1), np.float32)
 Y = np.arange(5, dtype=np.int32) % 3
 # Other settings of deep_lock: what it adds to the lock above is in the laws, quick.
-LONG_KEY = pytest.param("deep_lock-256-leaf", marks=pytest.mark.slow)
+LONG = "deep_lock-256-leaf"
+LONG_KEY = pytest.param(LONG, marks=pytest.mark.slow)
 ON_BITS = ["deep_lock", LONG_KEY, "stream_lock", "sign_flip", "patch_shuffle", "only"]
 # The words of ChaCha20 one operation at a time; deep_lock is the quick cipher of this kind.
 EAGER = [pytest.param(n, marks=pytest.mark.slow) if n == "stream_lock" else n for n in ON_BITS]
+
+
+def here_and_on_tpus(*names):
+    """Run a test with these as `name`, the TPUs' way or not: of that, the first is quick."""
+    pairs = list(itertools.product(names, (False, True)))
+    rare = [pair for pair in pairs if (pair[1] and pair[0] != names[0]) or pair[0] == LONG]
+    marked = [pytest.param(*p, marks=pytest.mark.slow) if p in rare else p for p in pairs]
+    return pytest.mark.parametrize(("name", "tpu"), marked)
 
 
 # `only` hands on to the lock it is given, here and below.
@@ -61,7 +72,7 @@ SEARCHES = {
 SHUFFLE = ml.pixel_shuffle(4, channels=1)
 
 
-@pytest.mark.parametrize("labels", [True, False])
+@pytest.mark.parametrize("labels", [True, pytest.param(False, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("search", SEARCHES)
 def test_key_searches_with_64_bits(search, labels):
     params = make_params(dtypes=[])
@@ -74,8 +85,7 @@ def test_key_searches_with_64_bits(search, labels):
     chex.assert_trees_all_equal_shapes_and_dtypes(state, again)
 
 
-@pytest.mark.parametrize("name", ON_BITS[:-1])
-@pytest.mark.parametrize("tpu", [False, True])
+@here_and_on_tpus("deep_lock", LONG, "stream_lock", "sign_flip", "patch_shuffle")
 def test_locks_with_64_bits(name, tpu):
     lock, params = CASES[name].lock, {"dense": make_params(dtypes=[])["dense"]}
     with jax.enable_x64(True), as_on_tpus(tpu):
@@ -164,8 +174,7 @@ def test_adv_params_refuses_a_layer_with_more_weights_than_it_can_number():
                 jax.eval_shape(call, tree)
 
 
-@pytest.mark.parametrize("name", ["deep_lock", "sign_flip", "stream_lock"])
-@pytest.mark.parametrize("tpu", [False, True])
+@here_and_on_tpus("deep_lock", "sign_flip", "stream_lock")
 def test_a_shard_map_over_models_is_a_loop_over_models(name, tpu):
     mesh = jax.make_mesh((4,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
     lock, params = CASES[name].lock, {"kernel": random_bits(RNG, (4, 48, 10), "float32")}

@@ -16,7 +16,7 @@ import modellock_jax as ml
 from modellock_jax.core.bits import stack
 from modellock_jax.core.paths import paths
 
-EXAMPLES = int(os.environ.get("EXAMPLES", "6"))  # that hypothesis draws; many take long to compile
+EXAMPLES = int(os.environ.get("EXAMPLES", "5"))  # that hypothesis draws; many take long to compile
 LOCK = ml.stream_lock()
 KEY = ml.StreamKey(np.arange(8, dtype=np.uint32), np.arange(3, dtype=np.uint32))
 MESH = jax.make_mesh((4,), ("x",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -216,7 +216,13 @@ WAYS = {
 
 
 @pytest.mark.filterwarnings("ignore:.*pmap.*:DeprecationWarning")
-@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize(
+    "way",
+    [
+        pytest.param(way, marks=pytest.mark.slow) if way in ("jit of vmap", "lax.map") else way
+        for way in WAYS
+    ],
+)
 def test_a_batch_of_models_under_one_key(way):
     trees, met = batch(), Met()
     # Cut on the host: across devices JAX adds up what it picks, and denormal numbers become 0.
