@@ -103,7 +103,7 @@ def test_exact_twins_share_their_key():
     assert not same_bits(key(ml.sign_mask(64, per="unit")), key(ml.sign_flip(64)))
 
 
-@pytest.mark.parametrize("key_bits", [128, 256])
+@pytest.mark.parametrize("key_bits", [128, pytest.param(256, marks=pytest.mark.slow)])
 def test_a_key_of_deep_lock_opens_nothing_under_the_same_label(key_bits):
     """Once `deep_lock(256)` and `stream_lock` shared it, and its attack opened both."""
     weights = {"w": jax.random.normal(jax.random.key(1), (2048,)) / 20}

@@ -94,7 +94,9 @@ def test_under_other_settings_of_jax(setting):
     assert right(reading.signs, key) == BITS
 
 
-@pytest.mark.parametrize("kind", ["untrained", "shuffled", "own"])
+@pytest.mark.parametrize(
+    "kind", ["untrained", "shuffled", pytest.param("own", marks=pytest.mark.slow)]
+)
 def test_none_holds_its_level(kind):
     """Of 200 draws without evidence, more than 8 read keys would be a level above 1 % (p < 0.001)."""
     read = 0

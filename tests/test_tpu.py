@@ -147,7 +147,7 @@ SPLIT = {"rows": 1, "odd": 2, "columns": 1, "both": 2}
 
 @pytest.fixture(
     scope="module",
-    params=["rows odd", pytest.param("rows odd columns both", marks=pytest.mark.slow)],
+    params=["both", pytest.param("rows odd columns both", marks=pytest.mark.slow)],
 )
 def chosen(request):
     return request.param
