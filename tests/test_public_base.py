@@ -243,6 +243,10 @@ def test_a_model_trained_under_its_key_from_scratch_has_no_base(tmp_path):
     assert ("sign_flip", "public_base") in needs
     assert ("pixel_shuffle", "chosen_input") in needs
     assert ("pixel_shuffle", "public_base") not in needs
+    alone = league.of("permutation_from_base")
+    context = prepare(league.STUDY.config(data="digits", model="mlp", locks=locks[:1]), tmp_path)
+    with pytest.raises(ValueError, match=r"trained under its key from the start has .* no base$"):
+        alone.units(context)
 
 
 @functools.cache

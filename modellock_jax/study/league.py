@@ -115,7 +115,13 @@ def units(context: Context, names: tuple[str, ...] = NAMES) -> list[Unit]:
     ]
     if not found:
         against = "; ".join(f"{name}: {', '.join(ATTACKS[name].against)}" for name in names)
-        raise ValueError(f"no attack named is against a lock given; {against}")
+        fits = [e for s in context.subjects.values() for e in table.values() if e.fits(s.scheme)]
+        why = (
+            "; a model trained under its key from the start has one user, and no base"
+            if fits
+            else ""
+        )
+        raise ValueError(f"no attack named is against a lock given; {against}{why}")
     return found
 
 
