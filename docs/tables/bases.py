@@ -44,10 +44,13 @@ def numbers(rows: list[Row]) -> str:
 
 
 def right(rows: list[Row]) -> str:
-    """Write what is right where the base passed for a relative, and how often it did if not always."""
+    """Write what is right where the base passed for a relative, and how often it did if not always.
+
+    Where it never did, in brackets what would be right all the same.
+    """
     found = of(rows, found=True)
     if not found:
-        return "none"
+        return f"none ({numbers(rows)})" if "right" in rows[0] else "none"
     often = "" if len(found) == len(rows) else f" ({len(found)} of {len(rows)})"
     return numbers(found) + often
 

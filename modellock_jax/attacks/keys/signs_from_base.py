@@ -62,7 +62,8 @@ def signs_from_base(
     A flip turns the direction of a column around, and fine-tuning turns it little: the sign of the
     product of both columns is the key's. Weights trained under `sign_mask` from a base whose columns
     were negated first are those that `sign_flip` gives of the base's fine-tuned ones; trained from the
-    base as it is they show no key.
+    base as it is they show no key. Models of the same data may share directions of all their units; then
+    `read_signs_from_base` is right more often than chance even of a base that is no relative.
 
     Source: the direction similarity of ArrowMatch (USENIX Security 2025); weights and test are ours.
 
