@@ -73,6 +73,35 @@ def test_gains_of_norms_are_in_the_readers_rows():
         np.testing.assert_allclose(conv.reader, rows / np.linalg.norm(rows), rtol=1e-4)
 
 
+def test_what_a_norm_and_a_bias_add_before_an_activation():
+    def call(x):
+        h = nn.relu(nn.Dense(5)(nn.LayerNorm()(x)))
+        h = nn.gelu(nn.Dense(6)(h))
+        h = nn.relu(nn.GroupNorm(2)(nn.Dense(8)(nn.RMSNorm()(nn.LayerNorm()(h)))))
+        return nn.Dense(3)(h)
+
+    model = module_of(call)
+    params = jax.tree.map(
+        lambda p: p + jnp.arange(float(p.size)).reshape(p.shape), model.init(jax.random.key(0), X)
+    )
+    layers, _ = layers_of(model, params)
+    inner = params["params"]
+    shift = inner["LayerNorm_0"]["bias"] @ inner["Dense_0"]["kernel"] + inner["Dense_0"]["bias"]
+    np.testing.assert_allclose(layers[0].shift, shift, rtol=1e-5)
+    # No norm before it, a norm without a shift before it, and a head.
+    assert [bool(np.any(layer.shift)) for layer in layers] == [True, False, False, False]
+
+
+def test_beside_a_residual_sum_nothing_is_added():
+    def call(x):
+        x = nn.Dense(6)(x)
+        return nn.Dense(3)(nn.relu(x + nn.Dense(6)(nn.LayerNorm()(x))))
+
+    model = module_of(call)
+    params = jax.tree.map(lambda p: p + 1, model.init(jax.random.key(0), X))
+    assert not any(np.any(layer.shift) for layer in layers_of(model, params)[0])
+
+
 def test_residual_sums_are_followed_twice():
     def call(x):
         x = nn.Dense(6)(x)

@@ -10,8 +10,9 @@ import pytest
 
 import modellock_jax as ml
 from modellock_jax.attacks import Case, attempt, read_signs, signs_from_weights
-from modellock_jax.attacks.keys.sign_pairs import sign_pairs
-from modellock_jax.attacks.keys.signs_of_model import pairs_by_bit
+from modellock_jax.attacks.keys.sign_pairs import Writer, sign_pairs
+from modellock_jax.attacks.keys.signs_from_weights import LEVEL
+from modellock_jax.attacks.keys.signs_of_model import pairs_by_bit, sign_votes
 from modellock_jax.data import load
 from modellock_jax.models import linen, mlp
 from modellock_jax.train import fit
@@ -71,6 +72,39 @@ def test_layers_under_keys_of_their_own_are_read_one_by_one():
     assert signs_from_weights(pairs, BITS) is None
     for pair, key in zip(pairs, keys):
         assert right(signs_from_weights([pair], BITS).signs, key) == BITS
+
+
+@pytest.mark.parametrize("against", [1, 2, 3])
+def test_layers_that_are_against_the_others_count_as_much(against):
+    key = signs_of(1)
+    writers, readers = planted(2, key, layers=4)
+    sides = np.float32([-1] * against + [1] * (4 - against)).reshape(4, 1, 1)
+    for_all, turned = (read_signs([(writers, v)], BITS) for v in (readers, sides * readers))
+    assert right(turned.signs, key) == right(for_all.signs, key) == BITS
+    assert turned.p_value == for_all.p_value == LEVEL
+
+
+def test_units_of_large_layers_are_compared_with_their_neighbours_alone(monkeypatch):
+    key = signs_of(1)
+    writers, readers = planted(2, np.tile(key, 20))
+    whole = read_signs([(writers, readers)], BITS)
+    monkeypatch.setattr("modellock_jax.attacks.keys.signs_from_weights.PRODUCTS", 0)
+    parts = read_signs([(writers, readers)], BITS)
+    assert right(parts.signs, key) == right(whole.signs, key) == BITS
+    assert not np.array_equal(parts.certainty, whole.certainty)
+
+
+def test_the_signs_of_shifts_and_of_a_head_tell_a_key_from_its_negative():
+    key = signs_of(1)
+    shift, quiet = -np.abs(draw(1, 40)) * key[np.arange(40) % BITS], np.zeros(BITS, np.float32)
+    head = (draw(2, BITS, 10) - 0.5) * key[:10]
+    kernel = draw(3, 7, 40)
+    hidden = Writer(kernel, kernel.T, 1, shift)
+    readers = Writer(draw(4, 40, BITS), head, 1, quiet), Writer(head, None, 1, quiet[:10])
+    for writers in ([hidden], [readers[1]], [hidden, *readers]):
+        assert sign_votes(writers, key) > 1
+        assert sign_votes(writers, key) == -sign_votes(writers, -key)
+    assert sign_votes([readers[0]], key) == 0
 
 
 def test_a_layer_that_says_nothing_is_passed_over():

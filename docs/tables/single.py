@@ -46,8 +46,8 @@ def single_attacks(results: Results) -> str:
 
 
 def signs_from_weights(results: Results) -> str:
-    header = ["data", "model", "weights", "keys read", "signs right of 256"]
-    header += ["wrong of the surest 192", "no key → found of right key"]
+    header = ["data", "model", "weights", "keys read", "signs in use", "signs right"]
+    header += ["wrong of the surest ¾", "no key → found of right key"]
     lines, folders = list[list[str]](), results.runs("signs_from_weights")
     for folder in folders:
         config = results.settings("signs_from_weights", folder)
@@ -57,6 +57,7 @@ def signs_from_weights(results: Results) -> str:
             line = [config["data"], f"`{config['model']}`", case]
             line.append(f"{sum(row['read'] for row in mine)} of {len(mine)}")
             seen = [row for row in mine if "signs_right" in row]
+            line.append(", ".join(sorted({str(row["in_use"]) for row in seen})) or "–")
             for field in ("signs_right", "surest_wrong"):
                 line.append(", ".join(str(row[field]) for row in seen) or "–")
             if all(row["read"] for row in mine):

@@ -7,7 +7,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
-from modellock_jax.attacks.keys.signs_from_weights import LAYERS, TESTED, TRIES
+from modellock_jax.attacks.keys._by_chance import LAYERS, TESTED, TRIES
 from modellock_jax.core.lock import Params
 
 Columns = tuple[np.ndarray, np.ndarray]

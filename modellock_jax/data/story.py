@@ -4,11 +4,11 @@ import numpy as np
 
 from modellock_jax.data.data import Data
 
-__all__ = ["story"]
+__all__ = ["TEXT", "story"]
 
 _LENGTH, _STRIDE = 32, 8
 
-_TEXT = """\
+TEXT = """\
 the keeper of the keys lived in the old tower by the sea. every morning the keeper went down the \
 stairs, one hundred and twenty of them, and opened the doors of the town. the baker had a door, \
 and the smith had a door, and the school had a door with a bell. there was a key for every door, \
@@ -77,8 +77,8 @@ def story() -> Data:
     >>> bool((data.train_x[:, 1:] == data.train_y[:, :-1]).all())
     True
     """
-    alphabet = sorted(set(_TEXT))
-    tokens = np.array([alphabet.index(letter) for letter in _TEXT], np.int32)
+    alphabet = sorted(set(TEXT))
+    tokens = np.array([alphabet.index(letter) for letter in TEXT], np.int32)
     split = len(tokens) * 4 // 5
     train_x, train_y = _stretches(tokens[:split], _STRIDE)
     test_x, test_y = _stretches(tokens[split:], _LENGTH)

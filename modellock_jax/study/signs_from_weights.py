@@ -2,11 +2,15 @@
 
 `trained`: the model under its key. Controls, of which no key should be read: `untrained`, the weights
 that it started from; `shuffled`, every reader's rows in random order; `stream_lock`, a ciphertext.
+
+`--model smollm2` takes the language model SmolLM2-135M, which others trained, under a `sign_flip`; its
+values are the perplexity of a story of ours.
 """
 
 import dataclasses
 import time
 from collections.abc import Callable
+from pathlib import Path
 from typing import Annotated, NotRequired
 
 import jax
@@ -15,18 +19,21 @@ import numpy as np
 
 from modellock_jax.attacks.keys.sign_pairs import sign_pairs
 from modellock_jax.attacks.keys.signs_from_weights import LEVEL, Pair, read_signs
-from modellock_jax.attacks.keys.signs_of_model import head_votes, pairs_by_bit
+from modellock_jax.attacks.keys.signs_of_model import pairs_by_bit, sign_votes
 from modellock_jax.locks.sign import SignKey
 from modellock_jax.locks.stream_lock import stream_lock
+from modellock_jax.study import context as contexts
+from modellock_jax.study import language
 from modellock_jax.study._single import grid_of, key_value, model_of, models_of, only
 from modellock_jax.study.config import Settings
-from modellock_jax.study.context import Context, prepare
+from modellock_jax.study.context import Context
 from modellock_jax.study.engine import Row, Unit
 from modellock_jax.study.record import Study
 from modellock_jax.study.report import Grid, seeds_text
 from modellock_jax.study.rows import Valued
 from modellock_jax.study.scale import scale_of
 from modellock_jax.study.store import Rows
+from modellock_jax.study.training import Owned
 
 __all__ = ["STUDY", "Config", "ReadingRow"]
 
@@ -53,24 +60,38 @@ class ReadingRow(Valued):
     read: Annotated[bool, "whether a key was read, at the level of 1 %"]
     p_value: NotRequired[Annotated[float, "of the weakest of the tests"]]
     fit: NotRequired[Annotated[float, "how well the signs explain the weights, to 1"]]
-    signs_right: NotRequired[Annotated[int, "signs that are right, all negated or not"]]
+    in_use: NotRequired[Annotated[int, "signs of the key that some layer has"]]
+    signs_right: NotRequired[Annotated[int, "of these, right, all negated or not"]]
     surest_wrong: NotRequired[Annotated[int, "of the three quarters that are most certain, wrong"]]
     accuracy: NotRequired[Annotated[float, "test value of the trained model with these signs"]]
 
 
 def _units(context: Context) -> list[Unit]:
     """Return the rows of each lock and seed together. Raises `ValueError` for another lock."""
-    only(context.subjects, "signs_from_weights", "sign_mask")
+    pretrained = context.config.model == language.MODEL
+    only(context.subjects, "signs_from_weights", "sign_flip" if pretrained else "sign_mask")
     return [
         Unit(
             _reading_rows,
             (text, seed),
             tuple(_id(text, seed, case) for case in _CASES),
-            models_of(text, seed),
+            () if pretrained else models_of(text, seed),
         )
         for text in context.subjects
         for seed in range(context.config.seeds)
     ]
+
+
+def _prepare(config: Config, folder: Path) -> Context:
+    """Prepare what a study is about. Raises what all studies raise, and `language.prepare`."""
+    return (language if config.model == language.MODEL else contexts).prepare(config, folder)
+
+
+def _weights_of(context: Context, text: str, seed: int) -> Owned:
+    """Return weights before training, those under a key, and the key."""
+    if context.config.model == language.MODEL:
+        return language.locked_of(context, text, seed)
+    return model_of(context, text, seed)
 
 
 def _id(text: str, seed: int, case: str) -> str:
@@ -81,7 +102,7 @@ def _reading_rows(context: Context, text: str, seed: int) -> list[Row]:
     """Read the weights of one model, and those of its controls."""
     settings, stream = context.subjects[text].settings, stream_lock()
     bits, value = settings["bits"], key_value(context, text)
-    start, params, key = model_of(context, text, seed)
+    start, params, key = _weights_of(context, text, seed)
     about = {**context.about, "lock": text, "seed": seed}
     right = {"no_key": value(SignKey(jnp.ones(bits, jnp.int8)), params)}
     right |= {"right_key": value(key, params)}
@@ -89,7 +110,7 @@ def _reading_rows(context: Context, text: str, seed: int) -> list[Row]:
     order, rows = np.random.default_rng(seed), []
     for case, weights in zip(_CASES, (params, start, params, cipher)):
         writers = sign_pairs(context.model.forward, weights, jnp.asarray(context.data.test_x[:1]))
-        pairs: list[Pair] = pairs_by_bit(writers, bits, settings["per"])
+        pairs: list[Pair] = pairs_by_bit(writers, bits, settings.get("per", "channel"))
         if case == "shuffled":
             pairs = [(w, order.permutation(np.asarray(v))) for w, v in pairs]
         begin = time.process_time()
@@ -98,13 +119,14 @@ def _reading_rows(context: Context, text: str, seed: int) -> list[Row]:
         rows.append(row | {"cpu_seconds": time.process_time() - begin, "read": False})
         if reading is None:
             continue
-        same = np.asarray(reading.signs == key.signs)
+        used = np.flatnonzero(reading.certainty)
+        same = np.asarray(reading.signs == key.signs)[used]
         same = same if same.mean() > 0.5 else ~same
-        surest = np.argsort(reading.certainty)[-round(_SUREST * bits) :]
-        sign = -1 if head_votes(writers, reading.signs) < 0 else 1
+        surest = np.argsort(reading.certainty[used])[-round(_SUREST * len(used)) :]
+        sign = -1 if sign_votes(writers, reading.signs) < 0 else 1
         found = SignKey((sign * reading.signs).astype(jnp.int8))
         rows[-1] |= {"read": bool(reading.p_value <= LEVEL), "p_value": float(reading.p_value)}
-        rows[-1] |= {"fit": float(reading.fit), "signs_right": int(same.sum())}
+        rows[-1] |= {"fit": float(reading.fit), "in_use": len(used), "signs_right": int(same.sum())}
         rows[-1] |= {"surest_wrong": int((~same[surest]).sum()), "accuracy": value(found, params)}
     return rows
 
@@ -125,6 +147,7 @@ def _grids(rows: Rows, config: Config) -> list[Grid]:
 
     cells: dict[str, Callable[[list[Row]], str]] = {
         "keys read": lambda of: f"{sum(row['read'] for row in of)} of {len(of)}",
+        "of": lambda of: str(max((row["in_use"] for row in of if "in_use" in row), default="")),
         "signs right": listed("signs_right"),
         "wrong of the surest": listed("surest_wrong"),
         "no key": mean("no_key"),
@@ -140,7 +163,7 @@ STUDY = Study(
     about="sign keys read off the weights alone, with controls",
     config=Config,
     quick={"seeds": 1, "epochs": 6},
-    prepare=prepare,
+    prepare=_prepare,
     units=_units,
     kinds={"reading": ReadingRow},
     grids=_grids,

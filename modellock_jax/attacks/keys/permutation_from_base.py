@@ -9,7 +9,8 @@ from jaxtyping import Float
 from scipy import optimize
 
 from modellock_jax.attacks.case import Case, Entry, Found, with_key
-from modellock_jax.attacks.keys.signs_from_weights import LEVEL, TESTED, TRIES
+from modellock_jax.attacks.keys._by_chance import TESTED, TRIES
+from modellock_jax.attacks.keys.signs_from_weights import LEVEL
 from modellock_jax.core.paths import paths
 from modellock_jax.locks.pixel_shuffle import PixelKey
 

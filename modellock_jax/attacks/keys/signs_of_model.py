@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 
 import jax
-import jax.numpy as jnp
+import numpy as np
 
 from modellock_jax.attacks.case import Case, Entry, Found, with_key
 from modellock_jax.attacks.keys.sign_pairs import Writer, sign_pairs
@@ -11,7 +11,7 @@ from modellock_jax.attacks.keys.sign_search import SIGNS, as_mask
 from modellock_jax.attacks.keys.signs_from_weights import Pair, signs_from_weights
 from modellock_jax.locks.sign import SignKey
 
-__all__ = ["ENTRIES", "head_votes", "pairs_by_bit"]
+__all__ = ["ENTRIES", "pairs_by_bit", "sign_votes"]
 
 
 def pairs_by_bit(writers: Sequence[Writer], bits: int, per: str) -> list[Pair]:
@@ -36,24 +36,31 @@ def pairs_by_bit(writers: Sequence[Writer], bits: int, per: str) -> list[Pair]:
     ]
 
 
-def head_votes(writers: Sequence[Writer], signs: jax.Array) -> float:
-    """How far the last layer is for these signs, > 0, or for their negative, < 0.
+def sign_votes(writers: Sequence[Writer], signs: jax.Array) -> float:
+    """How far biases and the last layer are for these signs, > 0, or for their negative, < 0.
 
-    A softmax head over several classes reads activations that are mostly positive, as those of relu,
-    and learns columns with a negative mean; the locked ones' means have the sign of minus the key.
+    Between a norm and an activation such as relu or gelu training adds mostly what is negative, so that
+    units are off for most inputs. A softmax head over several classes reads activations that are mostly
+    positive, and learns columns with a negative mean. Under the lock both have the signs of minus the
+    key.
 
     Args:
         writers: The model's kernels, as `sign_pairs` finds them.
         signs: A key, +1 and -1, int8 `[bits]`.
 
     Returns:
-        The vote, a float.
+        The vote, a float, in standard deviations of that of random signs; 0 where nothing shows them.
     """
-    kernel = writers[-1].kernel
-    if writers[-1].reader is not None:
-        return 0.0
-    column = -kernel.mean(0)
-    return float(column @ signs[jnp.arange(len(column)) % len(signs)].astype(column.dtype))
+    votes = [-np.asarray(one.shift) for one in writers]
+    if writers[-1].reader is None:
+        votes.append(-np.asarray(writers[-1].kernel.mean(0)))
+    key = np.asarray(signs, np.float32)
+    total = 0.0
+    for vote in votes:
+        size = float(np.linalg.norm(vote))
+        if 0 < size < np.inf:
+            total += float(vote @ key[np.arange(len(vote)) % len(key)]) / size
+    return total
 
 
 def _signs_from_weights(case: Case) -> Found | None:
@@ -61,7 +68,7 @@ def _signs_from_weights(case: Case) -> Found | None:
     writers = sign_pairs(case.model.forward, case.locked, case.example)
     pairs = pairs_by_bit(writers, bits, case.settings.get("per", "channel"))
     key = signs_from_weights(pairs, bits) if pairs else None
-    if key is not None and head_votes(writers, key.signs) < 0:
+    if key is not None and sign_votes(writers, key.signs) < 0:
         key = SignKey(-key.signs)
     return with_key(case, key)
 
