@@ -12,8 +12,9 @@ from beartype import beartype
 from jaxtyping import AbstractArray, TypeCheckError, jaxtyped
 
 import modellock_jax
+from modellock_jax.attacks import permutation_from_base
 from modellock_jax.attacks.evasion import _adversarial, methods
-from modellock_jax.attacks.keys import chosen_image, sign_search, signs_from_weights
+from modellock_jax.attacks.keys import chosen_image, sign_search
 from modellock_jax.attacks.weights import localise, sweep
 from modellock_jax.ciphers import aes, chacha
 from modellock_jax.core import bits
@@ -69,9 +70,7 @@ CALLS = {
         (zeros(2, 4, 4, 1), zeros(2, 4, 4, 1), 2), (zeros(2, 4, 4, 1), zeros(2, 4, 2, 1), 2),
     ],
     sign_search.lowest_sets: [(zeros(2, 5),), (zeros(5),), (labels(2, 5),)],
-    signs_from_weights._grams_of: [
-        (zeros(3, 4, 6), zeros(3, 6, 2)), (zeros(3, 4, 6), zeros(3, 5, 2)), (zeros(4, 6), zeros(3, 6, 2))
-    ],
+    permutation_from_base: [(zeros(6, 4), zeros(6, 4)), (zeros(6, 4), zeros(5, 4))],
     localise.roc: [(zeros(5), truth(5)), (zeros(5), truth(4)), (zeros(5), labels(5))],
     sweep.best_so_far: [(zeros(3, 4), zeros(3, 4)), (zeros(3, 4), zeros(4, 3))],
     aes.key_schedule: [(words(4), 11), (words(2, 4), 11), (labels(4), 11)],
