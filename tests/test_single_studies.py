@@ -9,7 +9,7 @@ import pytest
 
 from modellock_jax import models
 from modellock_jax.data import load
-from modellock_jax.study import own, runner, training
+from modellock_jax.study import deep_lock_rates, own, runner, training
 from modellock_jax.study.table import STUDIES
 
 pytestmark = pytest.mark.optax
@@ -51,6 +51,25 @@ def test_adv_params():
     assert row["changed"] == row["clamped_places"] == 8
     assert row["accuracy"]["restore"] > row["no_key"]
     assert control["stream_selective"] < 0.2
+
+
+def test_adv_params_steps():
+    few = {"locks": ("adv_params(count=8)",), "budget": 0.1, "weights": 2}
+    rows = run("adv_params_steps", **few)
+    harm, loss = rows.of("steps")
+    assert (harm["climbs"], loss["climbs"]) == ("harm", "loss")
+    assert harm["no_key"] != loss["no_key"]
+    for row in (harm, loss):
+        assert row["right_key"] > 0.4
+        assert row["named"]["neutral_key"] == row["changed"] == 8
+        assert row["named"]["farthest"] <= 8
+        assert row["accuracy"]["restore"] > row["no_key"]
+    (bits,) = rows.of("bits")
+    assert len(bits["accuracy"]) == len(bits["worst"]) == 32
+    assert bits["right_key"] == harm["right_key"]
+    # The lowest bit of a weight is nothing, the top one of its exponent is all.
+    assert bits["accuracy"][0] == bits["right_key"] > bits["accuracy"][30] + 0.1
+    assert all(low <= mean for low, mean in zip(bits["worst"], bits["accuracy"]))
 
 
 def test_signs_from_weights():
@@ -116,6 +135,18 @@ def test_deep_lock_keys(untrained):
     assert (row["exact"], row["false"], row["leaves"]) == (1, 0, 1)
 
 
+def test_deep_lock_rates(untrained):
+    few = {"keys": 1, "trees": ("4x512 float32",), "narrow": ("1x2048 bfloat16",)}
+    rows = run("deep_lock_rates", locks=("deep_lock", "stream_lock"), **few)
+    assert [(row["lock"], row["dtype"], row["exact"], row["false"]) for row in rows.values()] == [
+        ("deep_lock", "float32", 1, 0),
+        ("stream_lock", "float32", 0, 0),
+        ("deep_lock", "bfloat16", 1, 0),
+    ]
+    assert deep_lock_rates.share(50, 50) == "50 of 50 [92.9, 100.0]"
+    assert deep_lock_rates.share(0, 50) == "0 of 50 [0.0, 7.1]"
+
+
 def onnx_file(path, weights):
     tensor = onnx.numpy_helper.from_array(weights, "w")
     graph = onnx.helper.make_graph([], "net", [], [], initializer=[tensor])
@@ -151,7 +182,8 @@ def test_an_onnx_file_that_cannot_be_read_is_one_sentence(tmp_path, monkeypatch)
 REFUSED = dict.fromkeys(
     ("sign_masks", "signs_from_weights", "public_base", "pixel_shuffle"), "deep_lock"
 )
-REFUSED |= {"adv_params": "deep_lock", "deep_lock_keys": "sign_flip"}
+REFUSED |= dict.fromkeys(("adv_params", "adv_params_steps"), "deep_lock")
+REFUSED |= dict.fromkeys(("deep_lock_keys", "deep_lock_rates"), "sign_flip")
 
 
 @pytest.mark.parametrize("name", REFUSED)

@@ -1,7 +1,7 @@
 """The tables of single attacks, of evasion and of the bench."""
 
 import numpy as np
-from rows import Results, made, markdown, of, percent
+from rows import Results, made, markdown, of, percent, with_interval
 
 from modellock_jax import explain
 from modellock_jax.attacks import ATTACKS
@@ -43,6 +43,50 @@ def single_attacks(results: Results) -> str:
         lines.append(["`adv_params`", f"`{attack}`", has, *cells, ""])
     header = ["lock", "attack", "the attacker has", *SETS, "median seconds"]
     return markdown(header, lines, 3)
+
+
+STEPS = (
+    "neutral_key",
+    "farthest",
+    "farthest, refitted",
+    "restore",
+    "adv_params_descent",
+    "selective",
+)
+
+
+def adv_params_steps(results: Results) -> str:
+    rows = of(results.run("adv_params_steps", "mnist5k"), kind="steps")
+    header = ["lock", "the owner climbs", "no key", *(f"`{name}`" for name in STEPS), "right key"]
+    lines = []
+    for lock, climbs in dict.fromkeys((row["lock"], row["climbs"]) for row in rows):
+        mine = of(rows, lock=lock, climbs=climbs)
+        cells = [percent(row["accuracy"][name] for row in mine) for name in STEPS]
+        ends = [percent(row[field] for row in mine) for field in ("no_key", "right_key")]
+        lines.append([f"`{lock}`", climbs, ends[0], *cells, ends[1]])
+    return "\n\n".join([markdown(header, lines, 2), results.made("adv_params_steps", "mnist5k")])
+
+
+def one_bit_off(results: Results) -> str:
+    """Bits whose means lie within half a point of their neighbours share a line."""
+    rows = of(results.run("adv_params_steps", "mnist5k"), kind="bits")
+    means = [np.mean([row["accuracy"][bit] for row in rows]) for bit in range(32)]
+    groups = [[31]]
+    for bit in range(30, -1, -1):
+        group = groups[-1]
+        same = bit not in (30, 22) and abs(means[bit] - means[group[0]]) < 0.005
+        groups[-1:] = [[*group, bit]] if same else [group, [bit]]
+    lines = []
+    for group in groups:
+        part = "sign" if group[0] == 31 else "exponent" if group[0] >= 23 else "mantissa"
+        worst = min(row["worst"][bit] for row in rows for bit in group)
+        bits = str(group[0]) if len(group) == 1 else f"{group[0]}–{group[-1]}"
+        mean = with_interval(np.mean([row["accuracy"][bit] for bit in group]) for row in rows)
+        lines.append([part, bits, mean, percent([worst])])
+    right = percent(row["right_key"] for row in rows)
+    mean = percent([np.mean(means)])
+    note = f"With the right key {right}; with a bit at random off {mean} on average."
+    return "\n\n".join([markdown(["part", "bit", "mean [95 %]", "worst"], lines, 1), note])
 
 
 def signs_from_weights(results: Results) -> str:

@@ -4,6 +4,7 @@ import numpy as np
 from rows import Results, Row, interval, locks_in, markdown, of, percent, with_interval
 
 from modellock_jax.attacks import ATTACKS
+from modellock_jax.study.deep_lock_rates import share
 
 
 def thief(rows: list[Row], lock: str, budget: float) -> str:
@@ -132,6 +133,22 @@ def sweep(results: Results) -> str:
         lines.append(line)
     header = ["start", "no key", *(f"{100 * b:g} % of the data" for b in budgets)]
     return "\n\n".join([markdown(header, lines), results.made("sweep", "mnist5k")])
+
+
+def deep_lock_rates(results: Results) -> str:
+    rows = results.run("deep_lock_rates", "mnist5k")
+    locks = locks_in(rows, "rates")
+    lines = []
+    for tree in dict.fromkeys((r["leaves"], r["weights"], r["dtype"]) for r in rows):
+        line = ["{} x {} {}".format(*tree)]
+        here = of(rows, **dict(zip(("leaves", "weights", "dtype"), tree)))
+        for lock in locks:
+            mine = of(here, lock=lock)
+            line.append(share(mine[0]["exact"], mine[0]["keys"]) if mine else "not run")
+        lines.append([*line, " / ".join(f"{row['median_s']:.2f}" for row in here)])
+    header = ["leaves x weights", *(f"`{lock}`" for lock in locks), "median seconds"]
+    table = markdown(header, lines)
+    return "\n\n".join([table, results.made("deep_lock_rates", "mnist5k")])
 
 
 LEAVES_OF = ("mnist5k", "mnist5k-resnet", "magika", "PP-OCRv4-det", "PP-OCRv4-rec")

@@ -35,7 +35,7 @@ from modellock_jax.study.scale import scale_of
 from modellock_jax.study.store import Rows
 from modellock_jax.study.training import PLAIN, encrypting
 
-__all__ = ["STUDY", "AdvParamsRow", "Config", "ControlRow"]
+__all__ = ["STUDY", "AdvParamsRow", "Config", "ControlRow", "thief"]
 
 _AUCS: dict[str, Callable[[Params], jax.Array]] = {
     "range": localise.range_position,
@@ -146,7 +146,16 @@ def _timed(function: Callable[..., Any]) -> Callable[..., tuple[Any, float]]:
     return run
 
 
-def _thief(context: Context, seed: int) -> tuple[jax.Array, jax.Array]:
+def thief(context: Context, seed: int) -> tuple[jax.Array, jax.Array]:
+    """Draw the thief's share of the training inputs.
+
+    Args:
+        context: Of the study; its configuration names the `budget`.
+        seed: Of the draw, from 0.
+
+    Returns:
+        Inputs `[N, ...]` and truths `[N, ...]`.
+    """
     data = context.data
     size = max(1, round(context.config.budget * len(data.train_x)))
     mine = jax.random.permutation(jax.random.key(4000 + seed), len(data.train_x))[:size]
@@ -156,7 +165,7 @@ def _thief(context: Context, seed: int) -> tuple[jax.Array, jax.Array]:
 def _adv_params_rows(context: Context, text: str, seed: int) -> list[Row]:
     """Attack the locked model of one seed."""
     lock, settings = context.subjects[text].lock, context.subjects[text].settings
-    programs, (x, y) = _programs(context, settings["count"]), _thief(context, seed)
+    programs, (x, y) = _programs(context, settings["count"]), thief(context, seed)
     params = model_of(context, PLAIN, seed).params
     first_key = lock.init(jax.random.key(2000 + seed), params)
     locked, key = encrypting(context, text)(first_key, params)
@@ -206,7 +215,7 @@ def _adv_params_rows(context: Context, text: str, seed: int) -> list[Row]:
 def _control_rows(context: Context, seed: int) -> list[Row]:
     """Let `selective` loose on a model without a lock, and on a ciphertext."""
     subject = next(iter(context.subjects.values()))
-    programs, (x, y) = _programs(context, subject.settings["count"]), _thief(context, seed)
+    programs, (x, y) = _programs(context, subject.settings["count"]), thief(context, seed)
     params, stream = model_of(context, PLAIN, seed).params, stream_lock()
     cipher, _ = stream.encrypt(stream.init(jax.random.key(seed), params), params)
 

@@ -2,7 +2,9 @@
 
 from modellock_jax.study import (
     adv_params,
+    adv_params_steps,
     deep_lock_keys,
+    deep_lock_rates,
     evasion,
     key_throughput,
     league,
@@ -27,7 +29,9 @@ _MODULES = (
     public_base,
     pixel_shuffle,
     adv_params,
+    adv_params_steps,
     deep_lock_keys,
+    deep_lock_rates,
     key_throughput,
 )
 STUDIES: dict[str, Study] = {module.STUDY.name: module.STUDY for module in _MODULES}

@@ -206,8 +206,16 @@ def _follow(tables: jax.Array, how: _How, state: Any, total: jax.Array, rows: An
 
 
 def _best_of(state: Any, total: jax.Array, count: int) -> Any:
-    total, best = lax.top_k(total, min(count, total.size))
-    return [s[best] for s in state], total
+    if total.size <= 2**18:
+        total, best = lax.top_k(total, min(count, total.size))
+        return [s[best] for s in state], total
+    # Of very many about the best, which takes half the time: a sample says where they begin.
+    sample = jnp.sort(total[:: (total.size >> 14) | 1])
+    least = sample[-max(1, int(0.9 * sample.size * count / total.size))]
+    rank = jnp.cumsum((total > least).astype(jnp.int32))
+    best = jnp.searchsorted(rank, jnp.arange(1, count + 1, dtype=jnp.int32), method="scan")
+    best = jnp.minimum(best, total.size - 1)
+    return [s[best] for s in state], total[best]
 
 
 @functools.partial(jax.jit, static_argnames=("first", "steps"))
