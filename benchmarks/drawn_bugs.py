@@ -5,8 +5,9 @@
 
 The first draws places where a comparison or an operator is exchanged, a constant changed, a condition
 negated, what is returned replaced, or two arguments swapped, and tries each with the tests that
-import its file and the examples of the file itself. The second tries those of the rows again, and keeps
-what they say of survivors, `why`. Pictures, messages and tables of names are left out.
+import its file and the examples of the file itself; the one that fails must pass without the bug. The
+second goes on with those that have no verdict yet, or tries the named again, and keeps what the rows say
+of survivors, `why`. Pictures, messages and tables of names are left out.
 """
 
 import argparse
@@ -18,7 +19,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from bug_trials import ROOT, Bug, copied, green, over, trial
+from bug_trials import ROOT, Bug, Tree, copied, over, trial
 from command import command
 from mutated import mutants
 from planted_bugs import write
@@ -105,7 +106,7 @@ def tests_of(file: str) -> list[str]:
     if "/attacks/" in file:  # every record of an attack is run there
         by = [*dict.fromkeys([*by, "tests/test_cases.py"])]
     examples = [file] if ">>>" in (ROOT / file).read_text() else []
-    return examples + by
+    return examples + sorted(by, key=lambda test: (ROOT / test).stat().st_size)
 
 
 def main() -> None:
@@ -124,21 +125,21 @@ def main() -> None:
         ]
     else:
         rows = json.loads(given.json.read_text())["rows"]
-    todo = [r for r in rows if not given.only or any(word in r["bug"] for word in given.only)]
-    with copied(given.jobs) as copies:
-        seconds = green(copies, [test for row in todo for test in row["tests"]])
+    todo = [r for r in rows if "verdict" not in r and not given.only]
+    todo += [r for r in rows if any(word in r["bug"] for word in given.only)]
+    with copied(given.jobs) as trees:
 
-        def one(copy: Path, row: dict[str, Any]) -> None:
-            tests = tuple(sorted(row["tests"], key=lambda test: seconds[test.split("::")[0]]))
-            bug = Bug(row["bug"], row["file"], row["old"], row["new"], tests)
-            row |= trial(copy, bug)
-            print(f"{row['verdict']}: {bug.name}, {row['seconds']} s {row['by']}", flush=True)
+        def one(tree: Tree, row: dict[str, Any]) -> None:
+            row |= trial(tree, Bug(*(row[n] for n in ("bug", "file", "old", "new", "tests"))))
+            if "::" in row["by"] and (ran := tree.run([row["by"]])).failed:
+                raise SystemExit(f"{row['by']} fails without any bug:\n{ran.ended}")
+            print(f"{row['verdict']}: {row['bug']}, {row['seconds']} s {row['by']}", flush=True)
             write(given.json, command(), rows)
 
-        over(copies, one, todo)
-    killed = sum(row["verdict"] == "killed" for row in todo)
-    told = sum(row["verdict"] == "survived" and "why" in row for row in todo)
-    print(f"of {len(todo)} drawn bugs {killed} killed, {told} survived and explained")
+        over(trees, one, todo)
+    killed = sum(row["verdict"] == "killed" for row in rows)
+    told = sum(row["verdict"] == "survived" and "why" in row for row in rows)
+    print(f"of {len(rows)} drawn bugs {killed} killed, {told} survived and explained")
 
 
 if __name__ == "__main__":

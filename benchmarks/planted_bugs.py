@@ -16,7 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from bug_trials import ROOT, Bug, copied, green, over, trial
+from bug_trials import ROOT, Bug, Tree, copied, green, over, trial
 from command import command
 
 from modellock_jax.study.report import machine
@@ -71,16 +71,16 @@ def main() -> None:
         bug.planted((ROOT / bug.file).read_text())
     todo, names = chosen(everything, given.only), [bug.name for bug in everything]
     rows = kept(given.json, names) if given.only else {}
-    with copied(given.jobs) as copies:
-        green(copies, [test for bug in todo for test in bug.tests])
+    with copied(given.jobs) as trees:
+        green(trees, [test for bug in todo for test in bug.tests])
 
-        def one(copy: Path, bug: Bug) -> None:
-            row = rows[bug.name] = trial(copy, bug)
+        def one(tree: Tree, bug: Bug) -> None:
+            row = rows[bug.name] = trial(tree, bug)
             print(f"{row['verdict']}: {bug.name}, {row['seconds']} s {row['by']}", flush=True)
             if given.json is not None:
                 write(given.json, command(), [rows[name] for name in names if name in rows])
 
-        over(copies, one, todo)
+        over(trees, one, todo)
     verdicts = [rows[bug.name]["verdict"] for bug in todo]
     print(f"{verdicts.count('killed')} of {len(verdicts)} planted bugs killed")
     sys.exit(verdicts.count("killed") < len(verdicts))

@@ -10,10 +10,9 @@ import time
 from pathlib import Path
 
 import pytest
-from helpers.toy_study import STUDY, Squares, lines, noted, pids
+from helpers.toy_study import STUDY, Squares, lines, pids
 
 from modellock_jax.study import engine, runner
-from modellock_jax.study.engine import Unit, in_order
 from modellock_jax.study.store import Store
 
 SIX = [i * i for i in range(6)]
@@ -53,22 +52,6 @@ def test_only_what_is_missing_is_computed(tmp_path):
     again = runner.run(STUDY, Squares(), tmp_path)
     assert squares(again) == SIX
     assert lines(store.folder)[9:] == ["root 1", "square 2"]
-
-
-def three_rows(context, i):
-    noted(context, f"three {i}")
-    return [{"id": f"{i}{n}", "kind": "square", "square": i, "took_s": 0} for n in "abc"]
-
-
-def test_a_unit_of_which_a_row_is_missing_is_done_again(tmp_path):
-    units = [Unit(three_rows, (i,), tuple(f"{i}{n}" for n in "abc")) for i in range(2)]
-    study = STUDY._replace(units=lambda context: units)
-    store = runner.run(study, Squares(), tmp_path)
-    assert squares(store) == [0, 0, 0, 1, 1, 1]
-    rows = (store.folder / "rows.jsonl").read_text().splitlines(keepends=True)
-    (store.folder / "rows.jsonl").write_text("".join(rows[:4]))
-    assert squares(runner.run(study, Squares(), tmp_path)) == [0, 0, 0, 1, 1, 1]
-    assert lines(store.folder) == ["three 0", "three 1", "three 1"]
 
 
 def test_a_fault_in_a_unit_loses_no_row(tmp_path):
@@ -171,15 +154,6 @@ def test_a_row_that_is_not_of_its_kind_is_not_kept(tmp_path):
                 store.add(good | bad)
         assert not store.rows
         store.add(good)
-
-
-def test_what_is_needed_comes_first_and_once():
-    a = Unit(len, ("a",), ())
-    b = Unit(len, ("b",), (), (a,))
-    c, d = Unit(len, ("c",), ("c",), (b, a)), Unit(len, ("d",), ("d",))
-    found = in_order([c, d])
-    assert sorted(found, key=repr) == sorted([a, b, c, d], key=repr)
-    assert found.index(a) < found.index(b) < found.index(c)
 
 
 def test_faults_of_engines(tmp_path, monkeypatch):

@@ -1,6 +1,7 @@
 """Planted bugs fit their files; `benchmarks/planted_bugs.py` runs the tests that should see them."""
 
 import ast
+from contextlib import closing
 from pathlib import Path
 
 import bug_trials
@@ -36,31 +37,33 @@ def test_a_bug_whose_text_is_gone_is_an_error():
             Bug("here", "x.py", "a = 1", "a = 2", ("t",)).planted(text)
 
 
-@pytest.fixture
-def copy(tmp_path):
+@pytest.fixture(scope="module")
+def tree(tmp_path_factory):
+    tmp_path = tmp_path_factory.mktemp("copy")
     (tmp_path / "tree").mkdir()
     (tmp_path / "tree" / "f.py").write_text("def f():\n    return 1\n")
     (tmp_path / "tree" / "test_f.py").write_text(
         "import pytest\nfrom f import f\ndef test_one():\n    assert f() == 1\n"
         "def test_two():\n    assert f() > 0\n@pytest.mark.skip\ndef test_none():\n    assert f()\n"
     )
-    return tmp_path / "tree"
+    with closing(bug_trials.Tree(tmp_path / "tree")) as made:
+        yield made
 
 
-def test_a_bug_is_killed_by_a_test_that_looks_and_survives_one_that_does_not(copy):
+def test_a_bug_is_killed_by_a_test_that_looks_and_survives_one_that_does_not(tree):
     def verdict(new, *names):
         tests = tuple(f"test_f.py::test_{name}" for name in names)
-        row = bug_trials.trial(copy, Bug("f", "f.py", "return 1", new, tests))
-        assert (copy / "f.py").read_text() == "def f():\n    return 1\n"
+        row = bug_trials.trial(tree, Bug("f", "f.py", "return 1", new, tests))
+        assert (tree.path / "f.py").read_text() == "def f():\n    return 1\n"
         return row["verdict"], row["by"]
 
     assert verdict("return 2", "two", "one") == ("killed", "test_f.py::test_one")
     assert verdict("return 2", "two") == ("survived", "")
 
 
-def test_what_is_skipped_is_no_test(copy):
+def test_what_is_skipped_is_no_test(tree):
     with pytest.raises(SystemExit, match=r"not pass without any bug:\n.*::test_none"):
-        bug_trials.green([copy], ["test_f.py::test_none"])
+        bug_trials.green([tree], ["test_f.py::test_none"])
 
 
 PROGRAM = """

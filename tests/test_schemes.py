@@ -8,7 +8,7 @@ import jax
 import numpy as np
 import pytest
 from helpers.sealed import ALICE
-from helpers.table import same_bits
+from helpers.table import CASES, same_bits
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.numpy import save_file
@@ -231,6 +231,26 @@ def test_data_that_are_no_images_are_refused_by_the_locks_of_images():
         with pytest.raises(ValueError, match=f"{name}.* acts on images .*the shape \\[64\\]"):
             parse(name).complete((64,))
     assert parse("sign_mask").complete((64,)).lock
+
+
+@every_scheme
+def test_the_nearest_wrong_key_is_one_bit_or_swap_off_anywhere(scheme):
+    key = CASES[scheme.name].pair(1)[1]
+    near = jax.jit(jax.vmap(scheme.near, (0, None)))(jax.random.split(jax.random.key(3), 24), key)
+    fields = [(np.asarray(a), np.asarray(b)) for a, b in zip(key, near)]
+    ((right, wrong),) = [(a, b) for a, b in fields if (a != b).any()]
+    places, words = set(), right.dtype == np.uint32
+    for one in wrong:
+        where = np.flatnonzero(one != right)
+        assert len(where) == (1 if words or right.dtype == np.int8 else 2)
+        bits = int(one[where[0]] ^ right[where[0]]) if words else 0
+        assert not words or bits.bit_count() == 1
+        # A swap keeps what is swapped.
+        assert len(where) == 1 or sorted(one) == sorted(right)
+        places.add((*where.tolist(), bits))
+    # Of a mask the first entry of each kind is swapped; of a weight the highest exponent bit flipped.
+    assert len(places) > 2 or right.dtype == bool
+    assert len({bits for *_, bits in places}) > 2 or not words or scheme.name == "adv_params"
 
 
 def test_a_chain_has_keys_that_are_near_and_guessed():
