@@ -89,7 +89,8 @@ def test_tallies_add_up_in_any_order(name, seed, split, bad):
 def test_value_goes_from_chance_to_best(name):
     task, (rng, _, y) = MADE[name], drawn(name, 1)
     assert float(VALUE[name](right(y), y)) == task.best
-    assert float(VALUE[name](right(y[:3]), y[:3])) == task.best
+    # Of no class but one that is there too.
+    assert float(VALUE[name](right(0 * y), 0 * y)) == task.best
     # A model that knows nothing, on many examples of evenly frequent classes.
     many = np.concatenate([drawn(name, seed)[2] for seed in range(300)])
     guess = np.zeros((*many.shape, C), np.float32)
@@ -111,6 +112,13 @@ def test_harm_counts_errors(name):
             said[place] = (said[place] + 1) % C
     assert (np.diff(found) > 0).all()
     assert 0 < found[0] < 0.5 < found[-1] < 1
+    # As it is defined: of a few loud answers and many quiet ones too.
+    _, out, y = drawn(name, 4)
+    out[0] = 50 * right((y[0] + 1) % C)
+    true = np.eye(C, dtype=bool)[y]
+    lead = np.where(true, -np.inf, out).max(-1) - np.where(true, out, -np.inf).max(-1)
+    share = 1 / (1 + np.exp(-lead / np.abs(lead).mean()))
+    np.testing.assert_allclose(HARM[name](out, y), share.mean(), rtol=1e-5)
     # Where nothing is right a gradient still leads back.
     assert float(jnp.abs(jax.grad(MADE[name].harm)(right((y + 1) % C), y)).sum()) > 0
 
