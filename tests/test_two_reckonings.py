@@ -166,8 +166,9 @@ def test_single_studies(run, docs):
             at = config.data, config.model, one["case"]
             (line,) = [t for t in table if (t["data"], t["model"], t["weights"]) == at]
             assert line["keys read"] == one["keys read"]
-            assert line["signs right of 256"].strip("–") == one["signs right"]
-            assert line["wrong of the surest 192"].strip("–") == one["wrong of the surest"]
+            for name in ("signs right", "wrong of the surest"):
+                (cell,) = [text for header, text in line.items() if header.startswith(name)]
+                assert cell.strip("–") == one[name]
             if one["keys read"].split(" of ")[0] == one["keys read"].split(" of ")[1]:
                 cells = [one[name] for name in ("no key", "found", "right key")]
                 alike(line["no key → found of right key"], " ".join(cells))

@@ -4,6 +4,7 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 
+import pytest
 from helpers.toy_study import STUDY, Squares, lines, noted
 
 from modellock_jax.study import runner
@@ -37,6 +38,21 @@ def test_no_unit_is_begun_before_what_it_needs_has_ended():
         assert sorted(map(repr, done)) == sorted(map(repr, units))
         assert len(ended) == len(units)
         ended.clear()
+
+
+def test_after_a_fault_the_rows_of_what_runs_are_handed_over():
+    def call(unit):
+        if unit.args == (0,):
+            raise ValueError("no rows")
+        time.sleep(0.2)
+        return []
+
+    units, found = [Unit(len, (i,), ()) for i in range(4)], []
+    done = compute(units, call, partial(ThreadPoolExecutor, 2), 2)
+    with pytest.raises(ValueError, match="no rows"):
+        found.extend(unit for unit, _ in done)
+    # And nothing else is begun.
+    assert found == [units[1]]
 
 
 def three_rows(context, i):
