@@ -222,6 +222,14 @@ def test_a_key_whose_logits_are_not_finite_never_wins():
     assert search.key_loss(jnp.zeros((2, 2)), y) < jnp.inf
 
 
+def test_without_labels_a_class_that_never_comes_leaves_a_gradient():
+    """0 log 0 has none, and one that is no number ends a descent."""
+    logits = jnp.float32([[0, 1, -200], [1, 0, -300]])
+    gradient = jax.grad(lambda out: search.key_loss(out, None))(logits)
+    assert jnp.isfinite(gradient).all()
+    assert jnp.abs(gradient[:, :2]).min() > 0.01
+
+
 def test_bad_input():
     sign, pixel = ml.sign_mask(4), ml.pixel_shuffle(2, channels=1)
     params, _ = owner(PLAIN)

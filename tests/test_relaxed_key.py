@@ -15,6 +15,7 @@ from modellock_jax.attacks.keys.key_search import Answers, key_loss
 from modellock_jax.attacks.keys.oracle import sign_mask_oracle
 from modellock_jax.attacks.keys.relaxation import relaxed_permutation, relaxed_signs
 from modellock_jax.attacks.keys.relaxed_key import best_key, relaxed_key
+from modellock_jax.attacks.keys.signs_from_weights import SignReading
 from modellock_jax.models import mlp
 from modellock_jax.train import fit
 
@@ -50,6 +51,23 @@ def answers(key, params):
 def usable(key, params):
     """Accuracy with a sign key."""
     return accuracy(answers(key, params))
+
+
+def test_what_the_weights_say_is_mended_without_labels():
+    params, key = trained()
+    wrong = np.arange(BITS) % 8 == 0
+    signs = jnp.where(wrong, -key.signs, key.signs)
+    reading = SignReading(-signs, jnp.where(wrong, 0.1, 1.0), 0.9, 0.01)
+    relaxation = relaxed_signs(SIGNS, BITS, reading)
+    starts = jax.vmap(relaxation.init)(jax.random.split(jax.random.key(0), 8))
+    agree = (np.sign(starts) == np.asarray(key.signs))[:, ~wrong].mean(1)
+    assert set(agree.tolist()) == {0.0, 1.0}
+    attack = relaxed_key(relaxation, MODEL.forward, STEPS, restarts=4, learning_rate=0.02)
+    x = jnp.asarray(digits().train_x[:500])
+    state = attack.init(jax.random.key(1), params)
+    state, _ = run_shuffled(attack, state, x, None, jax.random.key(2), steps=STEPS)
+    assert usable(ml.SignKey(signs), params) < usable(key, params) - 0.1
+    assert usable(best_key(relaxation, state), params) > usable(key, params) - 0.05
 
 
 @pytest.fixture(scope="module")

@@ -3,7 +3,8 @@
 What the attacker has, beside weights and scheme:
 
 - `relaxed_key`: labelled training inputs; `linear_flips` corrects the key on the same inputs and
-  augmented ones. `relaxed_key, no labels`: the inputs alone.
+  augmented ones. `relaxed_key, no labels`: the inputs alone; `relaxed_key, weights first`: the same,
+  from what the weights alone say of the key.
 - `tanh`: plain Adam on tanh(theta), from one start: the yardstick.
 - `sign_mask_oracle`: the logits that an unlocked device gives for some inputs.
 """
@@ -27,6 +28,9 @@ from modellock_jax.attacks.keys.oracle import sign_mask_oracle
 from modellock_jax.attacks.keys.relaxation import relaxed_signs
 from modellock_jax.attacks.keys.relaxed_key import best_key, relaxed_key
 from modellock_jax.attacks.keys.sign_algebra import correct_signs
+from modellock_jax.attacks.keys.sign_pairs import sign_pairs
+from modellock_jax.attacks.keys.signs_from_weights import LEVEL, read_signs
+from modellock_jax.attacks.keys.signs_of_model import pairs_by_bit
 from modellock_jax.core.lock import Forward, Lock, Params, user_forward
 from modellock_jax.core.over_keys import over_keys
 from modellock_jax.locks.sign import SignKey
@@ -66,6 +70,7 @@ class Config(Settings):
         ("relaxed_key", 50, 8, 400),
         ("relaxed_key", 500, 4, 1600),
         ("relaxed_key, no labels", 2000, 16, 800),
+        ("relaxed_key, weights first", 2000, 6, 300),
         *(("sign_mask_oracle", queries, 4, 400) for queries in _QUERIES),
     )
 
@@ -77,6 +82,7 @@ _QUICK = {
     "attempts": (
         ("tanh", 50, 1, 50),
         ("relaxed_key, no labels", 500, 2, 200),
+        ("relaxed_key, weights first", 500, 2, 100),
         ("sign_mask_oracle", 16, 2, 100),
     ),
 }
@@ -124,6 +130,7 @@ class _Attacked(NamedTuple):
     forward: Forward
     lock: Lock
     bits: int
+    per: str
     params: Params
     key: SignKey
     x: jax.Array
@@ -148,7 +155,7 @@ def _attacked(context: Context, text: str, seed: int) -> _Attacked:
     about |= {"no_key": value(SignKey(jnp.ones(bits, jnp.int8)), params)}
     about |= {"right_key": value(key, params), "signs_that_matter": int(live.sum())}
     return _Attacked(
-        context.model.forward, subject.lock, bits, params, key, x, y,
+        context.model.forward, subject.lock, bits, subject.settings["per"], params, key, x, y,
         jax.random.key(5000 + seed), context.task, live, about,
     )  # fmt: skip
 
@@ -186,9 +193,20 @@ def _sign_rows(
     return [row | {"signs_right": float(right.mean()), "live_signs_right": live}]
 
 
-def _relaxed(case: _Attacked, images: int, restarts: int, steps: int, labels: bool) -> SignKey:
-    relaxation = relaxed_signs(case.lock, case.bits)
-    attack = relaxed_key(relaxation, case.forward, steps, restarts=restarts, task=case.task)
+def _weights_first(case: _Attacked, images: int, restarts: int, steps: int) -> SignKey | None:
+    writers = sign_pairs(case.forward, case.params, case.x[:1])
+    reading = read_signs(pairs_by_bit(writers, case.bits, case.per), case.bits)
+    if reading is None or reading.p_value > LEVEL:
+        return None
+    return _relaxed(case, images, restarts, steps, labels=False, prior=reading)
+
+
+def _relaxed(
+    case: _Attacked, images: int, restarts: int, steps: int, labels: bool, prior: Any = None
+) -> SignKey:
+    relaxation = relaxed_signs(case.lock, case.bits, prior)
+    options = {"restarts": restarts, "task": case.task, "learning_rate": 0.02 if prior else 0.1}
+    attack = relaxed_key(relaxation, case.forward, steps, **options)
 
     @jax.jit
     def go(params: Params, x: jax.Array, y: jax.Array | None, rng: jax.Array) -> SignKey:
@@ -237,6 +255,7 @@ _ATTACKS: dict[str, Callable[[_Attacked, int, int, int], SignKey | None]] = {
     "tanh": _tanh,
     "relaxed_key": partial(_relaxed, labels=True),
     "relaxed_key, no labels": partial(_relaxed, labels=False),
+    "relaxed_key, weights first": _weights_first,
     "sign_mask_oracle": _oracle,
 }
 

@@ -7,6 +7,7 @@ entropy of their mean (Krause et al. 2010), which needs no labels. A key under w
 finite has loss infinity.
 """
 
+import math
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -168,8 +169,10 @@ def key_loss(out: Any, y: Any, task: Task = classify()) -> jax.Array:
     """
     if y is None:
         log_p = log_probabilities(out)
-        mean = jnp.exp(log_p).mean(range(log_p.ndim - 1))
-        loss = -(jnp.exp(log_p) * log_p).sum(-1).mean() - jax.scipy.special.entr(mean).sum()
+        # In logarithms, since the gradient of 0 log 0 is no number.
+        axes = tuple(range(log_p.ndim - 1))
+        mean = jax.nn.logsumexp(log_p, axes) - math.log(log_p[..., 0].size)
+        loss = (jnp.exp(mean) * mean).sum() - (jnp.exp(log_p) * log_p).sum(-1).mean()
     elif isinstance(y, Answers):
         loss = ((log_probabilities(out) - log_probabilities(y.logits)) ** 2).mean()
     elif task.loss is cross_entropy:
