@@ -82,6 +82,7 @@ def test_layers_that_are_against_the_others_count_as_much(against):
     for_all, turned = (read_signs([(writers, v)], BITS) for v in (readers, sides * readers))
     assert right(turned.signs, key) == right(for_all.signs, key) == BITS
     assert turned.p_value == for_all.p_value == LEVEL
+    np.testing.assert_allclose(turned.certainty, for_all.certainty, rtol=1e-4)
 
 
 def test_units_of_large_layers_are_compared_with_their_neighbours_alone(monkeypatch):
