@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from modellock_jax.attacks.keys._consensus import cut, fit, together
+from modellock_jax.attacks.keys._consensus import together
 from modellock_jax.attacks.keys._evidence import folded, gram, unit, usable
 
 __all__ = ["LAYERS", "TESTED", "TRIES", "as_good_by_chance"]
@@ -63,17 +63,17 @@ def _in_orders(
 
 @partial(jax.jit, static_argnums=3)
 def _by_order(g: jax.Array, h: jax.Array, orders: jax.Array, used: int) -> jax.Array:
-    """In how many of the orders of their readers layers fit as well."""
+    """In how many of the orders of their readers layers agree as well."""
 
-    def of(order: jax.Array) -> jax.Array:
+    def agreement(order: jax.Array) -> jax.Array:
         # Whole rows are taken quicker than columns, and the matrix is symmetric.
         shuffled = jax.vmap(lambda gram, o: gram[o].T[o])(h, order)
-        p = jax.vmap(lambda products: unit(folded(products, used)))(g * shuffled).sum(0)
-        return fit(p, cut(p, POWER))
+        evidence = jax.vmap(lambda products: unit(folded(products, used)))(g * shuffled)
+        return together(evidence, POWER)[2]
 
     start = jnp.broadcast_to(jnp.arange(orders.shape[2]), orders.shape[1:])
-    fits = lax.map(of, jnp.concatenate([start[None], orders]))
-    return (fits[1:] >= fits[0]).sum()
+    found = lax.map(agreement, jnp.concatenate([start[None], orders]))
+    return (found[1:] >= found[0]).sum()
 
 
 @jax.jit
