@@ -70,7 +70,6 @@ def init_schedule(master: jax.Array) -> Schedule:
     return Schedule(words, jnp.uint32(1), jnp.bool_(False))
 
 
-@functools.partial(jax.jit, inline=True)  # traced once
 def advance(at: Schedule) -> Schedule:
     """Go on by one round key.
 

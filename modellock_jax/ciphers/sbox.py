@@ -64,7 +64,6 @@ def _squared(x: jax.Array, times: int) -> jax.Array:
     return x
 
 
-@functools.partial(jax.jit, inline=True)  # traced once for all of a shape
 def _product(a: jax.Array, b: jax.Array) -> jax.Array:
     """Multiply in GF(2^8), modulo x^8 + x^4 + x^3 + x + 1."""
     total = jnp.zeros_like(a)
