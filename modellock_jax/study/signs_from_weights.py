@@ -63,7 +63,11 @@ class ReadingRow(Valued):
     in_use: NotRequired[Annotated[int, "signs of the key that some layer has"]]
     signs_right: NotRequired[Annotated[int, "of these, right, all negated or not"]]
     surest_wrong: NotRequired[Annotated[int, "of the three quarters that are most certain, wrong"]]
-    accuracy: NotRequired[Annotated[float, "test value of the trained model with these signs"]]
+    accuracy: NotRequired[
+        Annotated[
+            float, "test value with these signs, the better of both sides if nothing shows it"
+        ]
+    ]
 
 
 def _units(context: Context) -> list[Unit]:
@@ -123,11 +127,15 @@ def _reading_rows(context: Context, text: str, seed: int) -> list[Row]:
         same = np.asarray(reading.signs == key.signs)[used]
         same = same if same.mean() > 0.5 else ~same
         surest = np.argsort(reading.certainty[used])[-round(_SUREST * len(used)) :]
-        sign = -1 if sign_votes(writers, reading.signs) < 0 else 1
-        found = SignKey((sign * reading.signs).astype(jnp.int8))
+        votes = sign_votes(writers, reading.signs)
+        sides = (1, -1) if votes == 0 else (1 if votes > 0 else -1,)
+        keys = [SignKey((side * reading.signs).astype(jnp.int8)) for side in sides]
         rows[-1] |= {"read": bool(reading.p_value <= LEVEL), "p_value": float(reading.p_value)}
         rows[-1] |= {"fit": float(reading.fit), "in_use": len(used), "signs_right": int(same.sum())}
-        rows[-1] |= {"surest_wrong": int((~same[surest]).sum()), "accuracy": value(found, params)}
+        rows[-1] |= {
+            "surest_wrong": int((~same[surest]).sum()),
+            "accuracy": context.best([value(k, params) for k in keys]),
+        }
     return rows
 
 
