@@ -138,9 +138,12 @@ def main() -> None:
             write(given.json, command(), rows)
 
         over(trees, one, todo)
-    killed = sum(row["verdict"] == "killed" for row in rows)
-    told = sum(row["verdict"] == "survived" and "why" in row for row in rows)
-    print(f"of {len(rows)} drawn bugs {killed} killed, {told} survived and explained")
+    verdicts = [row.get("verdict") for row in rows]
+    told = sum(row.get("verdict") == "survived" and "why" in row for row in rows)
+    print(
+        f"of {len(rows)} drawn bugs {verdicts.count('killed')} killed, {verdicts.count('survived')} "
+        f"survived, of which {told} are explained, {verdicts.count(None)} not tried yet"
+    )
 
 
 if __name__ == "__main__":

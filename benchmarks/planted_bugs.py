@@ -51,12 +51,12 @@ def write(path: Path, command: str, rows: list[dict[str, Any]]) -> None:
     path.write_text(json.dumps(about | {"versions": versions, "rows": rows}, indent=1) + "\n")
 
 
-def kept(path: Path | None, names: list[str]) -> dict[str, dict[str, Any]]:
-    """Return the rows of an earlier run, by name, of bugs that are still there."""
+def kept(path: Path | None, names: list[str]) -> tuple[str, dict[str, dict[str, Any]]]:
+    """Return the command of an earlier run, and its rows by name, of bugs that are still there."""
     if path is None or not path.exists():
-        return {}
-    rows = json.loads(path.read_text())["rows"]
-    return {row["bug"]: row for row in rows if row["bug"] in names}
+        return command(), {}
+    file = json.loads(path.read_text())
+    return file["command"], {row["bug"]: row for row in file["rows"] if row["bug"] in names}
 
 
 def main() -> None:
@@ -70,15 +70,15 @@ def main() -> None:
     for bug in everything:
         bug.planted((ROOT / bug.file).read_text())
     todo, names = chosen(everything, given.only), [bug.name for bug in everything]
-    rows = kept(given.json, names) if given.only else {}
+    made_by, rows = kept(given.json, names) if given.only else (command(), {})
     with copied(given.jobs) as trees:
         green(trees, [test for bug in todo for test in bug.tests])
 
         def one(tree: Tree, bug: Bug) -> None:
-            row = rows[bug.name] = trial(tree, bug)
+            row = rows[bug.name] = trial(tree, bug) | ({"again": command()} if given.only else {})
             print(f"{row['verdict']}: {bug.name}, {row['seconds']} s {row['by']}", flush=True)
             if given.json is not None:
-                write(given.json, command(), [rows[name] for name in names if name in rows])
+                write(given.json, made_by, [rows[name] for name in names if name in rows])
 
         over(trees, one, todo)
     verdicts = [rows[bug.name]["verdict"] for bug in todo]

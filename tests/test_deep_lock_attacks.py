@@ -4,10 +4,12 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from helpers.vectors import EXPANSION_128, EXPANSION_256
 
 import modellock_jax as ml
 from modellock_jax import attacks
 from modellock_jax.attacks.keys import _deep_lock_evidence as shown_by
+from modellock_jax.attacks.keys._known_words import fill_in
 
 
 def weights(seed: int, n: int, dtype: str = "float32") -> jax.Array:
@@ -187,6 +189,17 @@ def test_one_key_stream_for_two_checkpoints(name):
     differ = jax.lax.bitcast_convert_type(noise["w"], jnp.uint32)
     differ = differ ^ jax.lax.bitcast_convert_type(new["w"], jnp.uint32)
     assert 0.45 < float(jax.lax.population_count(differ).mean(dtype=jnp.float32)) / 32 < 0.55
+
+
+@pytest.mark.parametrize(("n", "expansion"), [(4, EXPANSION_128), (8, EXPANSION_256)])
+def test_bytes_here_and_there_fill_in_a_schedule(n, expansion):
+    """Those of FIPS-197, of which half is hidden, from wherever one begins."""
+    words = np.frombuffer(bytes.fromhex(expansion), np.uint8).reshape(-1, 4)
+    for first in range(0, 24, 3):
+        there = np.random.default_rng(first).random(words[first:].shape) < 1 / 2
+        block, number = fill_in(np.where(there, words[first:], 0), there, first, n)
+        np.testing.assert_array_equal(block, words[n * number : n * number + n])
+    assert fill_in(words, np.zeros(words.shape, bool), 0, n) is None
 
 
 def test_bad_input_to_the_attacks():

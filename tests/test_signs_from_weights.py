@@ -123,6 +123,8 @@ def test_a_layer_that_says_nothing_is_passed_over():
         assert right(signs_from_weights(pairs, BITS).signs, key) == BITS
         assert signs_from_weights(pairs[1:], BITS) is None
     assert read_signs([(draw(1, 5, 1), draw(2, 1, 5))], BITS) is None
+    # Equal weights fit alike in every order.
+    assert read_signs([(np.ones((5, BITS)), np.ones((BITS, 3)))], BITS).p_value == 1
 
 
 @pytest.mark.parametrize("setting", [jax.enable_x64, jax.debug_nans])

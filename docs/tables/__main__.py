@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import bases
+import bugs
 import files
 import kinds
 import single
@@ -36,6 +37,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "speed of files": files.speed,
     "many users": files.users,
     "files under trial": files.trials,
+    "planted bugs": bugs.planted,
     "kinds of rows": kinds.kinds,
     "studies": kinds.studies,
 }

@@ -33,15 +33,19 @@ def fill_in(
     source = np.arange(n - 1, len(w) - 1)[:, None], lanes
     constant = np.zeros((number.size, 4), np.uint8)
     constant[rotated, 0] = np.asarray(aes.rcon(jnp.asarray(number[rotated] // n)))
+
+    def stepped() -> np.ndarray:
+        return np.where(through, aes.SBOX[w[source]], w[source]) ^ constant
+
     count = -1
     while has.sum() > count:
         count = has.sum()
-        made = np.where(through, aes.SBOX[w[source]], w[source]) ^ constant
         new = has[:-n] & has[source] & ~has[n:]
-        w[n:] = np.where(new, w[:-n] ^ made, w[n:])
+        w[n:] = np.where(new, w[:-n] ^ stepped(), w[n:])
         has[n:] |= new
+        # Anew, since what was found may be what another triple begins with.
         new = has[n:] & has[source] & ~has[:-n]
-        w[:-n] = np.where(new, w[n:] ^ made, w[:-n])
+        w[:-n] = np.where(new, w[n:] ^ stepped(), w[:-n])
         has[:-n] |= new
         made = w[n:] ^ w[:-n] ^ constant
         new = has[n:] & has[:-n] & ~has[source]
