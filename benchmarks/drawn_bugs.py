@@ -120,13 +120,14 @@ def main() -> None:
     given = parser.parse_args()
     if given.draw is not None:
         rows: list[dict[str, Any]] = [
-            {"bug": one.name} | one._asdict() | {"tests": tests_of(one.file)}
-            for one in draw(given.draw, given.seed)
+            {"bug": one.name} | one._asdict() for one in draw(given.draw, given.seed)
         ]
     else:
         rows = json.loads(given.json.read_text())["rows"]
     todo = [r for r in rows if "verdict" not in r and not given.only]
     todo += [r for r in rows if any(word in r["bug"] for word in given.only)]
+    for row in todo:
+        row["tests"] = tests_of(row["file"])
     with copied(given.jobs) as trees:
 
         def one(tree: Tree, row: dict[str, Any]) -> None:
