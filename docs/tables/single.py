@@ -1,5 +1,7 @@
 """The tables of single attacks, of evasion and of the bench."""
 
+from collections.abc import Iterable
+
 import numpy as np
 from rows import Results, made, markdown, of, percent, with_interval
 
@@ -105,13 +107,18 @@ def signs_from_weights(results: Results) -> str:
             for field in ("signs_right", "surest_wrong"):
                 line.append(", ".join(str(row[field]) for row in seen) or "–")
             if all(row["read"] for row in mine):
+                shown = _perplexity if "task" in mine[0] else percent
                 none, found, right = (
-                    percent(row[f] for row in mine) for f in ("no_key", "accuracy", "right_key")
+                    shown(row[f] for row in mine) for f in ("no_key", "accuracy", "right_key")
                 )
                 line.append(f"{none} → {found} of {right}")
             lines.append([*line, "–"][: len(header)])
     made = results.made_each("signs_from_weights", folders)
     return "\n\n".join([markdown(header, lines, 3), made])
+
+
+def _perplexity(values: Iterable[float]) -> str:
+    return f"{np.mean(list(values)):.3g}"
 
 
 def evasion(results: Results) -> str:

@@ -127,7 +127,8 @@ def _reading_rows(context: Context, text: str, seed: int) -> list[Row]:
         same = np.asarray(reading.signs == key.signs)[used]
         same = same if same.mean() > 0.5 else ~same
         surest = np.argsort(reading.certainty[used])[-round(_SUREST * len(used)) :]
-        votes = sign_votes(writers, reading.signs)
+        # The head of a language model is its embedding, which no key negates.
+        votes = 0 if context.config.model == language.MODEL else sign_votes(writers, reading.signs)
         sides = (1, -1) if votes == 0 else (1 if votes > 0 else -1,)
         keys = [SignKey((side * reading.signs).astype(jnp.int8)) for side in sides]
         rows[-1] |= {"read": bool(reading.p_value <= LEVEL), "p_value": float(reading.p_value)}
