@@ -74,6 +74,7 @@ def test_beside_one_other_alone_and_only_the_second_call_of_a_turn_counts():
         assert max(taken.max(), limit.max()) < 0.04
 
 
+@pytest.mark.optax
 @pytest.mark.parametrize("parts", [["keys", "gpu"], pytest.param([], marks=pytest.mark.slow)])
 def test_the_quick_run_writes_rows_as_json(parts, tmp_path):
     rows = bench.run(parts, quick=True)
