@@ -7,8 +7,6 @@ import numpy as np
 
 from modellock_jax.attacks.keys._moves import Move
 
-__all__ = ["SUMS", "Axes", "Data", "Mark", "entrywise", "fits", "moved"]
-
 SUMS = 2
 """Over how many residual sums a writer is followed; what lies further says little about it."""
 

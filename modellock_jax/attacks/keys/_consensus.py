@@ -9,8 +9,6 @@ from jax import lax
 
 from modellock_jax.attacks.keys._evidence import or_one
 
-__all__ = ["cut", "fit", "together"]
-
 ROUNDS, STARTS = 5, 4
 
 

@@ -5,8 +5,6 @@ from functools import partial
 import jax
 import jax.numpy as jnp
 
-__all__ = ["evidence", "folded", "gram", "or_one", "unit", "usable"]
-
 
 @partial(jax.jit, static_argnums=(2, 3))
 def evidence(writer: jax.Array, reader: jax.Array, used: int, wide: int) -> jax.Array:
