@@ -158,6 +158,7 @@ def test_none_holds_its_level(kind):
     assert read <= 4
 
 
+@pytest.mark.usefixtures("optimised")
 def test_the_least_certain_signs_are_the_wrong_ones():
     wrong, sure = 0, 0
     for seed in range(5):
