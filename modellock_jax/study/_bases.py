@@ -7,8 +7,7 @@ import numpy as np
 
 from modellock_jax.core.lock import Key, Lock, Params
 from modellock_jax.study.context import Context, fresh, rng_for
-from modellock_jax.study.store import load_params, save_params
-from modellock_jax.train import fit
+from modellock_jax.study.training import kept
 
 BASES = ("before fine-tuning", "untrained", "unrelated")
 
@@ -24,28 +23,12 @@ def other_seed(context: Context, seed: int) -> int:
 
 def tuned(context: Context, seed: int) -> tuple[Params, Params, Params]:
     """Return the weights before training, the base's, and the owner's; from the run folder if there."""
-    c, data, start = context.config, context.data, fresh(context, seed)
+    data, found = context.data, [fresh(context, seed)]
     half = np.random.default_rng(seed).permutation(len(data.train_x)) < len(data.train_x) // 2
-    found = [start]
     for name, part in (("base", half), ("owner", ~half)):
-        file = context.folder / "models" / f"{name}-{seed}.safetensors"
-        params = load_params(file, start)
-        if params is None:
-            params, _ = fit(
-                context.model.train,
-                found[-1],
-                data.train_x[part],
-                data.train_y[part],
-                rng=rng_for(seed, name),
-                epochs=c.epochs,
-                batch_size=c.batch_size,
-                learning_rate=c.learning_rate,
-                loss=context.task.loss,
-                augment=context.task.augment,
-                progress=f"training {name}-{seed}",
-            )
-            save_params(file, params)
-        found.append(params)
+        examples, rng = (data.train_x[part], data.train_y[part]), rng_for(seed, name)
+        start, forward = found[-1], context.model.train
+        found.append(kept(context, f"{name}-{seed}", start, forward, examples, rng))
     return found[0], found[1], found[2]
 
 

@@ -2,10 +2,11 @@
 
 import functools
 from collections.abc import Callable
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from modellock_jax.core.lock import Key, Lock, Params, owner_forward
 from modellock_jax.study.context import Context, rng_for
@@ -19,6 +20,7 @@ __all__ = [
     "Locked",
     "Owned",
     "encrypting",
+    "kept",
     "lock_of",
     "locked_models",
     "owned",
@@ -85,25 +87,51 @@ def owned(context: Context, text: str, seed: int, draws: Draws) -> Owned:
     lock = lock_of(context, text)
     start = context.model.init(draws.init, context.example)
     key = jax.jit(lock.init)(draws.key, start)
-    file = context.folder / "models" / f"{text}-{seed}.safetensors"
+    forward = functools.partial(owner_forward(lock, context.model.train), key)
+    examples = context.data.train_x, context.data.train_y
+    params = kept(context, f"{text}-{seed}", start, forward, examples, draws.fit)
+    return Owned(start, params, key)
+
+
+def kept(
+    context: Context,
+    name: str,
+    start: Params,
+    forward: Callable[..., Any],
+    examples: tuple[np.ndarray, np.ndarray],
+    rng: jax.Array,
+) -> Params:
+    """Train a model as the study says, or read it from the run folder.
+
+    Args:
+        context: The study.
+        name: The model's in the run folder.
+        start: Its parameters before training.
+        forward: `forward(params, x)`, as in training.
+        examples: Inputs `[N, ...]` and what is true of them `[N, ...]`.
+        rng: The generator of the batches.
+
+    Returns:
+        The trained parameters.
+    """
+    file = context.folder / "models" / f"{name}.safetensors"
     params = load_params(file, start)
     if params is None:
         c = context.config
         params, _ = fit(
-            functools.partial(owner_forward(lock, context.model.train), key),
+            forward,
             start,
-            context.data.train_x,
-            context.data.train_y,
-            rng=draws.fit,
+            *examples,
+            rng=rng,
             epochs=c.epochs,
             batch_size=c.batch_size,
             learning_rate=c.learning_rate,
             loss=context.task.loss,
             augment=context.task.augment,
-            progress=f"training {text}-{seed}",
+            progress=f"training {name}",
         )
         save_params(file, params)
-    return Owned(start, params, key)
+    return params
 
 
 def trained(context: Context, text: str, seed: int) -> tuple[Params, Key]:
