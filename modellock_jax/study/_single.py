@@ -7,16 +7,29 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 
 from modellock_jax.core.lock import Key, Params, user_forward
 from modellock_jax.study.config import Settings
 from modellock_jax.study.context import Context, Subject
 from modellock_jax.study.engine import Row, Unit
 from modellock_jax.study.report import Grid
+from modellock_jax.study.scale import Scale
 from modellock_jax.study.store import Rows
 from modellock_jax.study.training import Draws, Owned, owned
 
-__all__ = ["RECIPES", "by_data", "grid_of", "key_value", "model_of", "models_of", "only", "train"]
+__all__ = [
+    "RECIPES",
+    "by_data",
+    "grid_of",
+    "key_value",
+    "listed",
+    "mean",
+    "model_of",
+    "models_of",
+    "only",
+    "train",
+]
 
 RECIPES: dict[str, dict[str, Any]] = {"fashion_mnist": {"epochs": 10, "learning_rate": 2e-3}}
 """By data set: how a model is trained where not as on mnist5k."""
@@ -144,3 +157,38 @@ def grid_of(
         together.setdefault(tuple(row[name] for name in names), []).append(row)
     lines = [[*map(str, at), *(cell(of) for cell in cells.values())] for at, of in together.items()]
     return Grid(title, [*names, *cells], lines, [])
+
+
+def listed(field: str) -> Callable[[list[Row]], str]:
+    """Make the cells of a table that list a field.
+
+    Args:
+        field: Of rows; those without it are passed over.
+
+    Returns:
+        What writes a cell of the rows of its line.
+    """
+    return lambda of: ", ".join(str(row[field]) for row in of if field in row)
+
+
+def mean(
+    scale: Scale, field: str, name: str = "", counts: Callable[[Row], bool] = lambda row: True
+) -> Callable[[list[Row]], str]:
+    """Make the cells of a table that hold a mean.
+
+    Args:
+        scale: Of the values.
+        field: Of rows; those without it, or with None, are passed over.
+        name: Which value of the field, if it holds several by name.
+        counts: Which rows count.
+
+    Returns:
+        What writes a cell of the rows of its line; an empty one if none counts.
+    """
+
+    def text(of: list[Row]) -> str:
+        found = [row.get(field) for row in of if counts(row)]
+        known = [value[name] if name else value for value in found if value is not None]
+        return scale.text(float(np.mean(known))) if known else ""
+
+    return text

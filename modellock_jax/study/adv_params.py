@@ -24,7 +24,7 @@ from modellock_jax.attacks.weights.selective import neutral_key, restore, select
 from modellock_jax.core.lock import Key, Params
 from modellock_jax.locks.adv_params import AdvParamsKey
 from modellock_jax.locks.stream_lock import stream_lock
-from modellock_jax.study._single import RECIPES, by_data, grid_of, model_of, models_of, only
+from modellock_jax.study._single import RECIPES, by_data, grid_of, mean, model_of, models_of, only
 from modellock_jax.study.config import Settings
 from modellock_jax.study.context import Context, prepare
 from modellock_jax.study.engine import Row, Unit
@@ -233,26 +233,24 @@ def _grids(rows: Rows, config: Config) -> list[Grid]:
     """One line for each lock, and one of controls."""
     scale = scale_of(rows)
 
-    def mean(field: str, attack: str = "") -> Callable[[list[Row]], str]:
-        def text(of: list[Row]) -> str:
-            values = [row[field][attack] if attack else row[field] for row in of]
-            return scale.text(float(np.mean(values)))
-
-        return text
-
     def total(field: str) -> Callable[[list[Row]], str]:
         return lambda of: f"{sum(row[field] for row in of)} of {sum(r['changed'] for r in of)}"
 
     names = ("adv_params_descent", "selective", "neutral_key", "restore")
-    cells = {"no key": mean("no_key"), **{name: mean("accuracy", name) for name in names}}
-    cells |= {"right key": mean("right_key"), "named": total("places")}
+    cells = {
+        "no key": mean(scale, "no_key"),
+        **{name: mean(scale, "accuracy", name) for name in names},
+    }
+    cells |= {"right key": mean(scale, "right_key"), "named": total("places")}
     cells |= {"at the clamp": total("clamped_places")}
     cells |= {f"AUC, {name}": partial(_auc, name) for name in _AUCS}
     about = f"{config.data}, {config.model}, {seeds_text(config)}"
     title = (
         f"adv_params under attack: {about}, thieves with {100 * config.budget:g} % of the inputs"
     )
-    controls = {name: mean(name) for name in ("plain", "plain_selective", "stream_selective")}
+    controls = {
+        name: mean(scale, name) for name in ("plain", "plain_selective", "stream_selective")
+    }
     return [
         grid_of(title, rows, "adv_params", ("lock",), cells),
         grid_of("Nothing to find: selective", rows, "control", ("seed",), controls),

@@ -28,6 +28,7 @@ from modellock_jax.study._single import (
     by_data,
     grid_of,
     key_value,
+    mean,
     model_of,
     models_of,
     only,
@@ -217,16 +218,12 @@ def _grids(rows: Rows, config: Config) -> list[Grid]:
     """One line for each lock and loss, and one for each bit."""
     scale = scale_of(rows)
 
-    def mean(field: str, name: str = "") -> Callable[[list[Row]], str]:
-        def text(of: list[Row]) -> str:
-            values = [row[field][name] if name else row[field] for row in of]
-            return scale.text(float(np.mean(values)))
-
-        return text
-
     attacks = list(dict.fromkeys(name for row in rows.of("steps") for name in row["accuracy"]))
-    cells = {"no key": mean("no_key"), **{name: mean("accuracy", name) for name in attacks}}
-    cells |= {"right key": mean("right_key")}
+    cells = {
+        "no key": mean(scale, "no_key"),
+        **{name: mean(scale, "accuracy", name) for name in attacks},
+    }
+    cells |= {"right key": mean(scale, "right_key")}
     cells |= {f"AUC, {name}": partial(_auc, name) for name in _SCORES}
     about = f"{config.data}, {config.model}, {seeds_text(config)}"
     title = f"adv_params by step and loss: {about}, thieves with {100 * config.budget:g} % of the inputs"

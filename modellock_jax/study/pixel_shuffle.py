@@ -29,7 +29,7 @@ from modellock_jax.attacks.keys.permutation_search import anneal, hill_climb
 from modellock_jax.core.lock import Forward, Lock, Params, user_forward
 from modellock_jax.data import Data
 from modellock_jax.locks.pixel_shuffle import PixelKey
-from modellock_jax.study._single import by_data, grid_of, key_value, model_of, models_of, only
+from modellock_jax.study._single import by_data, grid_of, key_value, mean, model_of, models_of, only
 from modellock_jax.study.config import Settings
 from modellock_jax.study.context import Context, prepare
 from modellock_jax.study.engine import Row, Unit
@@ -202,18 +202,11 @@ def _grids(rows: Rows, config: Config) -> list[Grid]:
     """One line for each lock, attack and number of images."""
     scale = scale_of(rows)
 
-    def mean(field: str) -> Callable[[list[Row]], str]:
-        def text(of: list[Row]) -> str:
-            known = [row[field] for row in of if row[field] is not None]
-            return scale.text(float(np.mean(known))) if known else ""
-
-        return text
-
     cells: dict[str, Callable[[list[Row]], str]] = {
-        "no key": mean("no_key"),
-        "before": mean("before"),
-        "after": mean("after"),
-        "right key": mean("right_key"),
+        "no key": mean(scale, "no_key"),
+        "before": mean(scale, "before"),
+        "after": mean(scale, "after"),
+        "right key": mean(scale, "right_key"),
         "entries right, %": lambda of: f"{100 * np.mean([r['entries_right'] for r in of]):.1f}",
         "median seconds": lambda of: f"{np.median([row['seconds'] for row in of]):.1f}",
     }

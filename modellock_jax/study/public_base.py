@@ -15,7 +15,6 @@ from collections.abc import Callable
 from typing import Annotated, Any, NamedTuple, NotRequired
 
 import jax
-import numpy as np
 
 from modellock_jax.attacks.case import Case
 from modellock_jax.attacks.keys.signs_from_base import read_signs_from_base
@@ -24,7 +23,7 @@ from modellock_jax.attacks.weights.localise import changed_weights
 from modellock_jax.attacks.weights.weights_from_base import weights_from_base
 from modellock_jax.core.lock import Key, Params
 from modellock_jax.study._bases import BASES, bases, distance, moved, noise_name, other_seed, tuned
-from modellock_jax.study._single import by_data, grid_of, key_value, only
+from modellock_jax.study._single import by_data, grid_of, key_value, listed, mean, only
 from modellock_jax.study.config import Settings
 from modellock_jax.study.context import Context, prepare, rng_for
 from modellock_jax.study.engine import Row, Unit
@@ -184,25 +183,15 @@ def _grids(rows: Rows, config: Config) -> list[Grid]:
     """One line for each lock and base."""
     scale = scale_of(rows)
 
-    def listed(field: str) -> Callable[[list[Row]], str]:
-        return lambda of: ", ".join(str(row[field]) for row in of if field in row)
-
-    def mean(field: str) -> Callable[[list[Row]], str]:
-        def text(of: list[Row]) -> str:
-            known = [row[field] for row in of if field in row]
-            return scale.text(float(np.mean(known))) if known else ""
-
-        return text
-
     cells: dict[str, Callable[[list[Row]], str]] = {
         "relative": lambda of: f"{sum(row['found'] for row in of)} of {len(of)}",
         "right": listed("right"),
         "of": lambda of: str(max(row["entries"] for row in of)),
         "false": listed("false"),
-        "no key": mean("no_key"),
-        "opened": mean("accuracy"),
-        "right key": mean("right_key"),
-        "the base itself": mean("base_value"),
+        "no key": mean(scale, "no_key"),
+        "opened": mean(scale, "accuracy"),
+        "right key": mean(scale, "right_key"),
+        "the base itself": mean(scale, "base_value"),
     }
     title = f"With a public base: {config.data}, {config.model}, {seeds_text(config)}"
     return [grid_of(title, rows, "base", ("lock", "base"), cells)]

@@ -39,6 +39,7 @@ from modellock_jax.study._single import (
     by_data,
     grid_of,
     key_value,
+    mean,
     model_of,
     models_of,
     only,
@@ -264,9 +265,6 @@ def _grids(rows: Rows, config: Config) -> list[Grid]:
     """One line for each lock, attack and number of inputs."""
     scale = scale_of(rows)
 
-    def mean(field: str) -> Callable[[list[Row]], str]:
-        return lambda of: scale.text(float(np.mean([row[field] for row in of])))
-
     def share(field: str) -> Callable[[list[Row]], str]:
         def text(of: list[Row]) -> str:
             known = [row[field] for row in of if row[field] is not None]
@@ -275,9 +273,9 @@ def _grids(rows: Rows, config: Config) -> list[Grid]:
         return text
 
     cells: dict[str, Callable[[list[Row]], str]] = {
-        "no key": mean("no_key"),
-        "found": mean("accuracy"),
-        "right key": mean("right_key"),
+        "no key": mean(scale, "no_key"),
+        "found": mean(scale, "accuracy"),
+        "right key": mean(scale, "right_key"),
         "signs right, %": share("signs_right"),
         "of those that matter": share("live_signs_right"),
         "gave up": lambda of: str(sum(row["signs_right"] is None for row in of)),

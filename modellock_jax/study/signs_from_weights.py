@@ -8,6 +8,7 @@ values are the perplexity of a story of ours.
 """
 
 import dataclasses
+import operator
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -24,7 +25,7 @@ from modellock_jax.locks.sign import SignKey
 from modellock_jax.locks.stream_lock import stream_lock
 from modellock_jax.study import context as contexts
 from modellock_jax.study import language
-from modellock_jax.study._single import grid_of, key_value, model_of, models_of, only
+from modellock_jax.study._single import grid_of, key_value, listed, mean, model_of, models_of, only
 from modellock_jax.study.config import Settings
 from modellock_jax.study.context import Context
 from modellock_jax.study.engine import Row, Unit
@@ -143,25 +144,16 @@ def _reading_rows(context: Context, text: str, seed: int) -> list[Row]:
 def _grids(rows: Rows, config: Config) -> list[Grid]:
     """One line for each lock and case."""
     scale = scale_of(rows)
-
-    def listed(field: str) -> Callable[[list[Row]], str]:
-        return lambda of: ", ".join(str(row[field]) for row in of if field in row)
-
-    def mean(field: str) -> Callable[[list[Row]], str]:
-        def text(of: list[Row]) -> str:
-            known = [row[field] for row in of if row["read"]]
-            return scale.text(float(np.mean(known))) if known else ""
-
-        return text
+    read = operator.itemgetter("read")
 
     cells: dict[str, Callable[[list[Row]], str]] = {
         "keys read": lambda of: f"{sum(row['read'] for row in of)} of {len(of)}",
         "of": lambda of: str(max((row["in_use"] for row in of if "in_use" in row), default="")),
         "signs right": listed("signs_right"),
         "wrong of the surest": listed("surest_wrong"),
-        "no key": mean("no_key"),
-        "found": mean("accuracy"),
-        "right key": mean("right_key"),
+        "no key": mean(scale, "no_key", counts=read),
+        "found": mean(scale, "accuracy", counts=read),
+        "right key": mean(scale, "right_key", counts=read),
     }
     title = f"Signs from the weights alone: {config.data}, {config.model}, {seeds_text(config)}"
     return [grid_of(title, rows, "reading", ("lock", "case"), cells)]

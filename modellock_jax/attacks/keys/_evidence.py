@@ -43,5 +43,6 @@ def folded(products: jax.Array, used: int) -> jax.Array:
     return _off_diagonal(padded.reshape(times, used, times, used).sum((0, 2)))
 
 
-def unit(matrix: jax.Array) -> jax.Array:
-    return matrix / or_one(jnp.linalg.norm(matrix))
+def unit(matrix: jax.Array, axis: int | None = None) -> jax.Array:
+    """Return a matrix, or its parts along an axis, of norm one or zero."""
+    return matrix / or_one(jnp.linalg.norm(matrix, axis=axis, keepdims=True))

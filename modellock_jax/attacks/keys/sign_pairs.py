@@ -11,6 +11,7 @@ import numpy as np
 from jax.extend import core
 
 from modellock_jax.attacks.keys._channels import Axes, Data, Mark, entrywise, fits, moved
+from modellock_jax.attacks.keys._evidence import unit
 from modellock_jax.attacks.keys._moves import MOVES
 from modellock_jax.core.lock import Forward, Params
 
@@ -91,13 +92,8 @@ def _pair(
     for (reader, gain), (outer, n) in zip(readers, shapes):
         rows = (reader * gain.reshape(-1, *[1] * (reader.ndim - 1))).reshape(outer, n, -1)
         matrix = jnp.moveaxis(rows, 1, 0).reshape(n, -1)
-        parts.append(_unit(_unit(matrix, 1) if residual else matrix, None))
-    return _unit(kernel, 0) if residual else kernel, jnp.concatenate(parts, 1)
-
-
-def _unit(matrix: jax.Array, axis: int | None) -> jax.Array:
-    size = jnp.linalg.norm(matrix, axis=axis, keepdims=True)
-    return matrix / jnp.where(size > 0, size, 1)
+        parts.append(unit(unit(matrix, 1) if residual else matrix))
+    return unit(kernel, 0) if residual else kernel, jnp.concatenate(parts, 1)
 
 
 class _Trace:
