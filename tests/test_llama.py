@@ -72,6 +72,7 @@ def test_which_rows_read_which_columns(params):
 
 def test_the_trace_gives_residual_axes_and_gated_layers(params):
     found = sign_pairs(MODEL.forward, params, TOKENS[:1])
+    assert len(found) == 2 * 7  # and no head, which is the embedding
     layers = [found[7 * i : 7 * i + 7] for i in range(2)]
     for number, (q, k, v, o, gate, up, down) in enumerate(layers):
         assert all(one.reader is None for one in (q, k, v))

@@ -125,6 +125,67 @@ def test_a_resnet_of_ours():
     assert layers[0].reader.shape == (8, 9 * 8 + 9 * 16 + 16)
 
 
+def test_depthwise_convolutions_are_writers_and_their_inputs_have_no_reader():
+    """Both of a channel's kernels are negated by one bit, so that no product of them shows it."""
+
+    def call(x):
+        x = nn.relu(nn.LayerNorm()(nn.Conv(6, (1, 1))(x)))
+        x = nn.relu(nn.LayerNorm()(nn.Conv(6, (3, 3), 2, feature_group_count=6)(x)))
+        return nn.Dense(4)(nn.Conv(5, (1, 1))(x).mean((1, 2)))
+
+    class Net(nnx.Module):
+        def __init__(self, rngs):
+            self.a = nnx.Conv(2, 6, (1, 1), rngs=rngs)
+            self.b = nnx.Conv(6, 6, (3, 3), 2, feature_group_count=6, rngs=rngs)
+            self.c = nnx.Conv(6, 5, (1, 1), rngs=rngs)
+            self.d = nnx.Linear(5, 4, rngs=rngs)
+
+        def __call__(self, x):
+            return self.d(self.c(nnx.relu(self.b(nnx.relu(self.a(x))))).mean((1, 2)))
+
+    for model in (module_of(call), nnx_model(Net)):
+        (expand, depthwise, project, head), _ = layers_of(model)
+        assert expand.reader is None
+        assert depthwise.kernel.shape == (9, 6)
+        rows = project.kernel / np.linalg.norm(project.kernel)
+        np.testing.assert_allclose(depthwise.reader, rows, rtol=1e-5)
+        assert head.reader is None
+        assert project.reader.shape == (5, 4)
+
+
+def test_groups_of_a_convolution_neither_write_nor_read_beyond_themselves():
+    def call(x):
+        x = nn.relu(nn.Conv(6, (1, 1))(x))
+        return nn.Dense(3)(nn.relu(nn.Conv(4, (3, 3), feature_group_count=2)(x)).mean((1, 2)))
+
+    (first, grouped, _), params = layers_of(module_of(call))
+    kernel = np.asarray(params["params"]["Conv_1"]["kernel"])  # [3, 3, 3, 4]
+    whole = np.zeros((3, 3, 6, 4), np.float32)
+    whole[:, :, :3, :2], whole[:, :, 3:, 2:] = kernel[..., :2], kernel[..., 2:]
+    np.testing.assert_array_equal(grouped.kernel, whole.reshape(-1, 4))
+    rows = np.moveaxis(whole, 2, 0).reshape(6, -1)
+    np.testing.assert_allclose(first.reader, rows / np.linalg.norm(rows), rtol=1e-5)
+
+
+def test_a_head_that_is_the_embedding_reads_and_does_not_write():
+    class Tied(nn.Module):
+        tied: bool
+
+        @nn.compact
+        def __call__(self, tokens):
+            embed = nn.Embed(9, 6)
+            x = nn.Dense(6)(embed(tokens))
+            return embed.attend(x) if self.tied else nn.Dense(9, use_bias=False)(x)
+
+    tokens = np.zeros((1, 3), np.int32)
+    for tied, count in ((True, 1), (False, 2)):
+        layers, params = layers_of(linen(Tied(tied)), x=tokens)
+        assert len(layers) == count
+        head = params["params"]["Embed_0"]["embedding"].T
+        head = head if tied else params["params"]["Dense_1"]["kernel"]
+        np.testing.assert_allclose(layers[0].reader, head / np.linalg.norm(head), rtol=1e-5)
+
+
 def test_modules_of_nnx_under_jit():
     class Net(nnx.Module):
         def __init__(self, rngs):

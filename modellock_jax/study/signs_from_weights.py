@@ -3,8 +3,9 @@
 `trained`: the model under its key. Controls, of which no key should be read: `untrained`, the weights
 that it started from; `shuffled`, every reader's rows in random order; `stream_lock`, a ciphertext.
 
-`--model smollm2` takes the language model SmolLM2-135M, which others trained, under a `sign_flip`; its
-values are the perplexity of a story of ours.
+`--model smollm2` and `--model efficientnet-lite0` take models that others trained, under a `sign_flip`;
+values are the perplexity of a story of ours, and the share of images on which the answer is that of the
+unlocked model.
 """
 
 import dataclasses
@@ -24,11 +25,12 @@ from modellock_jax.attacks.keys.signs_of_model import pairs_by_bit, sign_votes
 from modellock_jax.locks.sign import SignKey
 from modellock_jax.locks.stream_lock import stream_lock
 from modellock_jax.study import context as contexts
-from modellock_jax.study import language
+from modellock_jax.study import pretrained
 from modellock_jax.study._single import grid_of, key_value, listed, mean, model_of, models_of, only
 from modellock_jax.study.config import Settings
 from modellock_jax.study.context import Context
 from modellock_jax.study.engine import Row, Unit
+from modellock_jax.study.pretrained import PRETRAINED
 from modellock_jax.study.record import Study
 from modellock_jax.study.report import Grid, seeds_text
 from modellock_jax.study.rows import Valued
@@ -73,14 +75,14 @@ class ReadingRow(Valued):
 
 def _units(context: Context) -> list[Unit]:
     """Return the rows of each lock and seed together. Raises `ValueError` for another lock."""
-    pretrained = context.config.model == language.MODEL
-    only(context.subjects, "signs_from_weights", "sign_flip" if pretrained else "sign_mask")
+    trained = context.config.model in PRETRAINED
+    only(context.subjects, "signs_from_weights", "sign_flip" if trained else "sign_mask")
     return [
         Unit(
             _reading_rows,
             (text, seed),
             tuple(_id(text, seed, case) for case in _CASES),
-            () if pretrained else models_of(text, seed),
+            () if trained else models_of(text, seed),
         )
         for text in context.subjects
         for seed in range(context.config.seeds)
@@ -88,14 +90,14 @@ def _units(context: Context) -> list[Unit]:
 
 
 def _prepare(config: Config, folder: Path) -> Context:
-    """Prepare what a study is about. Raises what all studies raise, and `language.prepare`."""
-    return (language if config.model == language.MODEL else contexts).prepare(config, folder)
+    """Prepare what a study is about. Raises what all studies raise, and `pretrained.prepare`."""
+    return (pretrained if config.model in PRETRAINED else contexts).prepare(config, folder)
 
 
 def _weights_of(context: Context, text: str, seed: int) -> Owned:
     """Return weights before training, those under a key, and the key."""
-    if context.config.model == language.MODEL:
-        return language.locked_of(context, text, seed)
+    if context.config.model in PRETRAINED:
+        return pretrained.locked_of(context, text, seed)
     return model_of(context, text, seed)
 
 
@@ -128,8 +130,7 @@ def _reading_rows(context: Context, text: str, seed: int) -> list[Row]:
         same = np.asarray(reading.signs == key.signs)[used]
         same = same if same.mean() > 0.5 else ~same
         surest = np.argsort(reading.certainty[used])[-round(_SUREST * len(used)) :]
-        # The head of a language model is its embedding, which no key negates.
-        votes = 0 if context.config.model == language.MODEL else sign_votes(writers, reading.signs)
+        votes = sign_votes(writers, reading.signs)
         sides = (1, -1) if votes == 0 else (1 if votes > 0 else -1,)
         keys = [SignKey((side * reading.signs).astype(jnp.int8)) for side in sides]
         rows[-1] |= {"read": bool(reading.p_value <= LEVEL), "p_value": float(reading.p_value)}

@@ -41,7 +41,9 @@ def sign_pairs(forward: Forward, params: Params, example: Any) -> list[Writer]:
     kernel is what a matrix product or a convolution multiplies data with. Channels are followed through
     all that acts entry by entry, through norms, pooling, reshaping, flattening, transposition and up to
     two residual sums; where those are met, rows and columns count by direction alone. Not through
-    concatenation, attention or loops, nor depthwise convolutions.
+    concatenation, attention or loops. A depthwise convolution is a writer, but reads nothing: the bit
+    that negates a channel negates its window too, so that no product of the two has the sign. Nor is a
+    head a writer whose kernel is the embedding that the tokens were looked up in.
 
     Args:
         forward: `forward(params, x)` of the architecture.
@@ -96,6 +98,15 @@ def _pair(
     return unit(kernel, 0) if residual else kernel, jnp.concatenate(parts, 1)
 
 
+def _ungrouped(kernel: np.ndarray, inputs: int, outputs: int, groups: int) -> np.ndarray:
+    """Return a kernel that reads groups of inputs as one that reads them all, with zeros."""
+    size, parts = kernel.shape[inputs], np.split(kernel, groups, outputs)
+    border = [[(0, 0)] * kernel.ndim for _ in parts]
+    for group, pads in enumerate(border):
+        pads[inputs] = (group * size, (groups - 1 - group) * size)
+    return np.concatenate([*map(np.pad, parts, border)], outputs)
+
+
 class _Trace:
     """Computes what depends on parameters alone, and follows channels through the rest."""
 
@@ -104,6 +115,7 @@ class _Trace:
         self.readers: list[list[_Read]] = []
         self.positions: list[int] = []
         self.shifts: list[np.ndarray] = []
+        self.embeddings: list[np.ndarray] = []
 
     def follow(self, jaxpr: core.Jaxpr, consts: Sequence[Any], args: Sequence[Any]) -> list[Any]:
         """Return what the outputs hold: arrays, or `Data`."""
@@ -134,6 +146,8 @@ class _Trace:
             return [self.product(eqn, values)]
         if name == "conv_general_dilated":
             return [self.convolution(eqn, values)]
+        if name == "gather" and not isinstance(values[0], Data):
+            self.embeddings.append(np.asarray(values[0]))
         shapes = [v.aval.shape for v in eqn.invars]
         out = [v.aval.shape for v in eqn.outvars]
         if name in MOVES:
@@ -151,7 +165,7 @@ class _Trace:
         for mine, theirs in zip(contract[side], contract[1 - side]):
             self.read(data.marks.get(mine, []), np.moveaxis(np.asarray(kernel), theirs, 0))
         free = [axis for axis in range(kernel.ndim) if axis not in contract[1 - side]]
-        if not free:
+        if not free or self.looks_up(np.moveaxis(np.asarray(kernel), free[0], 0)):
             return Data({}, {}, {})
         shape = eqn.outvars[0].aval.shape
         at = len(shape) - 1 if side == 0 else len(free) - 1
@@ -171,13 +185,18 @@ class _Trace:
         if isinstance(kernel, Data) or not isinstance(data, Data):
             return Data({}, {}, {})
         outputs, inputs = numbers.rhs_spec[:2]
-        if eqn.params["feature_group_count"] == eqn.params["batch_group_count"] == 1:
+        kernel = np.asarray(kernel)
+        if kernel.shape[inputs] > 1:
+            kernel = _ungrouped(kernel, inputs, outputs, eqn.params["feature_group_count"])
+        if kernel.shape[inputs] == eqn.invars[0].aval.shape[numbers.lhs_spec[1]]:
             marks = data.marks.get(numbers.lhs_spec[1], [])
-            self.read(marks, np.moveaxis(np.asarray(kernel), inputs, 0))
+            self.read(marks, np.moveaxis(kernel, inputs, 0))
         shape = eqn.outvars[0].aval.shape
-        return self.written(
-            np.moveaxis(np.asarray(kernel), outputs, -1), shape, numbers.out_spec[1], {}
-        )
+        return self.written(np.moveaxis(kernel, outputs, -1), shape, numbers.out_spec[1], {})
+
+    def looks_up(self, kernel: np.ndarray) -> bool:
+        """Whether a kernel `[n, ...]` is an embedding, one row an output."""
+        return any(np.array_equal(kernel, each, equal_nan=True) for each in self.embeddings)
 
     def read(self, marks: list[Mark], kernel: np.ndarray) -> None:
         """Enter a kernel `[axis, ...]` as a reader of the writers on that axis."""

@@ -16,6 +16,7 @@ from modellock_jax.locks.sign import SignKey
 
 __all__ = [
     "LEVEL",
+    "OUTPUTS",
     "POWER",
     "PRODUCTS",
     "Pair",
@@ -27,8 +28,8 @@ __all__ = [
 LEVEL = 1 / (1 + TRIES)
 """How often a key is read where there is none to be read: one draw in a hundred."""
 POWER = 150
-PRODUCTS = 5e10
-"""How many multiplications are spent on comparing all units of a layer; beyond, neighbours alone."""
+PRODUCTS, OUTPUTS = 5e10, 1024
+"""How many multiplications are spent on all units and outputs; beyond, on neighbours and on so many."""
 
 Pair = tuple[
     Float[jax.Array | np.ndarray, "*stack inputs units"],
@@ -114,7 +115,10 @@ def read_signs(pairs: Sequence[Pair], bits: int) -> SignReading | None:
     layers = [layer for pair in _checked(pairs) for layer in _layers(*pair)]
     used = min(bits, max(w.shape[1] for w, _ in layers))
     cost = sum(w.shape[1] ** 2 * (len(w) + v.shape[1]) for w, v in layers)
-    wide = used * -(-TESTED // used) if cost > PRODUCTS else sys.maxsize
+    wide = sys.maxsize
+    if cost > PRODUCTS:
+        wide = used * -(-TESTED // used)
+        layers = [(w, v[:, :: -(-v.shape[1] // OUTPUTS)]) for w, v in layers]
     found = [evidence(*layer, used, min(wide, layer[0].shape[1])) for layer in layers]
     says = [i for i, one in enumerate(found) if one.any()]
     if not says:
@@ -145,6 +149,8 @@ def _checked(pairs: Sequence[Pair]) -> list[tuple[jax.Array, jax.Array]]:
 
 def _layers(writer: jax.Array, reader: jax.Array) -> list[tuple[jax.Array, jax.Array]]:
     """Return kernels `[in, n]` and `[n, out]` without leading axes."""
+    if writer.ndim == 2:
+        return [(writer, reader)]  # no copies
     columns = writer.reshape(-1, *writer.shape[-2:])
     return [*zip(columns, reader.reshape(-1, *reader.shape[-2:]))]
 
