@@ -94,7 +94,7 @@ def test_layers_that_are_against_the_others_count_as_much(against):
 
 def test_units_of_large_layers_are_compared_with_their_neighbours_alone(monkeypatch):
     key = signs_of(1)
-    writers, readers = planted(2, np.tile(key, 20))
+    writers, readers = planted(2, np.tile(key, 20), strength=0.5)
     whole = read_signs([(writers, readers)], BITS)
     monkeypatch.setattr("modellock_jax.attacks.keys.signs_from_weights.PRODUCTS", 0)
     monkeypatch.setattr("modellock_jax.attacks.keys.signs_from_weights.OUTPUTS", 25)
