@@ -45,9 +45,8 @@ def test_weak_locks_fall_and_the_cipher_stands(played):
     known = {lock: row(played, lock, "deep_lock_known_plaintext") for lock in LOCKS[1:]}
     assert known["deep_lock"]["accuracy"] == known["deep_lock"]["right_key"] > 0.75
     assert known["deep_lock"]["key_right"] == 1
-    # The same attack on another cipher names a key, which opens nothing.
-    assert known["stream_lock"]["accuracy"] < 0.3
-    assert known["stream_lock"]["key_right"] is None
+    # The same attack on another cipher names a key, which does not open what is known.
+    assert known["stream_lock"]["gave_up"]
     # Nonces come of what is locked: under one key, another checkpoint has another stream.
     assert row(played, "stream_lock", "stream_reuse")["accuracy"] < 0.3
 

@@ -27,7 +27,7 @@ def case():
     return Case(lock, model, locked, jax.random.key(3), X[:1], labels=(X, jnp.arange(N) % 3))
 
 
-def watching(rate):
+def watching(rate, example):
     """An attack that notes which inputs it was trained on; it answers with that, and its rate."""
 
     def init(rng, start):
@@ -67,6 +67,34 @@ def test_the_rate_is_chosen_on_inputs_that_are_held_out():
 def test_a_rate_that_ends_in_no_number_is_not_chosen():
     rate, _ = chosen(lambda out, y: jnp.where(out[0, 0] == 2, jnp.nan, -out[0, 0]))
     assert set(rate) == {1.0}
+
+
+def test_of_a_single_rate_nothing_is_held_out():
+    given = case()
+    given.task = given.task._replace(augment=lambda rng, x: x)
+    settings = {"rates": (1.0,), "steps": 8, "batch_size": 8}
+    found = fit_best_rate(given, watching, None, None, jnp.arange(N), jnp.arange(N), **settings)
+    assert np.asarray(found.forward(jnp.arange(N)))[:, 1].tolist() == [1] * N
+
+
+def test_the_same_attack_on_another_model_is_not_compiled_again():
+    given, built = case(), []
+    other = given.replace(labels=given.labels)
+    other.locked, other.rng = jax.tree.map(lambda a: a + 1, given.locked), jax.random.key(9)
+    settings = {"rates": (1e-3,), "steps": 1}
+    ATTACKS["fine_tune"].attack(given, **settings)
+
+    def count(event, seconds, **more):
+        built.append(more.get("fun_name"))
+
+    jax.monitoring.register_event_duration_secs_listener(count)
+    try:
+        ATTACKS["fine_tune"].attack(other, **settings)
+        assert "go" not in built
+        ATTACKS["fine_tune"].attack(other, variant="last", **settings)
+        assert "go" in built
+    finally:
+        jax.monitoring.unregister_event_duration_listener(count)
 
 
 def test_the_thief_begins_from_what_is_locked_and_the_control_from_nothing():

@@ -189,8 +189,11 @@ def decrypt_as_deep_lock(case: Case, key: DeepLockKey | None) -> Found | None:
     """
     if key is None:
         return None
-    params = jax.jit(deep_lock(**deep_lock_settings(case)).decrypt)(key, case.locked)
-    return Found(partial(case.model.forward, params), key)
+    return Found(partial(case.model.forward, _opened(case, key)), key)
+
+
+def _opened(case: Case, key: DeepLockKey) -> Params:
+    return jax.jit(deep_lock(**deep_lock_settings(case)).decrypt)(key, case.locked)
 
 
 def deep_lock_settings(case: Case) -> dict[str, Any]:
@@ -208,7 +211,10 @@ def deep_lock_settings(case: Case) -> dict[str, Any]:
 def _known_plaintext(case: Case) -> Found | None:
     known, seen = (jax.tree.leaves(tree)[0] for tree in (case.known_weights, case.locked))
     key = deep_lock_known_plaintext(seen, known, **deep_lock_settings(case))
-    return decrypt_as_deep_lock(case, key)
+    # Any four words have a key. That of another lock opens these and no more.
+    opened = jax.tree.leaves(_opened(case, key))[0]
+    right = bool((to_uint(opened) == to_uint(known)).all())
+    return decrypt_as_deep_lock(case, key) if right else None
 
 
 def _base_model(case: Case) -> Found | None:

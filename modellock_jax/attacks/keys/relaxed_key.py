@@ -159,8 +159,8 @@ def _relaxed_key(
     attack = relaxed_key(relaxation, forward, steps, restarts=restarts, task=case.task)
 
     @jax.jit
-    def go(locked: Params, x: jax.Array, y: jax.Array) -> Key:
-        start, order = jax.random.split(case.rng)
+    def go(rng: jax.Array, locked: Params, x: jax.Array, y: jax.Array) -> Key:
+        start, order = jax.random.split(rng)
         state = attack.init(start, locked)
         settings: dict[str, Any] = {
             "steps": steps,
@@ -170,7 +170,7 @@ def _relaxed_key(
         key = best_key(relaxation, run_shuffled(attack, state, x, y, order, **settings)[0])
         return correct_signs(mask, forward, locked, key, x, y, case.task).best if signs else key
 
-    return with_key(case, go(case.locked, x, y))
+    return with_key(case, go(case.rng, case.locked, x, y))
 
 
 ENTRIES = (Entry("relaxed_key", _relaxed_key, (*SIGNS, "pixel_shuffle"), ("labels",), "key"),)

@@ -165,8 +165,8 @@ def run_search(case: Case, attack: Attack, steps: int, batch: Any) -> Found | No
     """
 
     @jax.jit
-    def go(locked: Params, batch: Any) -> Key:
-        state = attack.init(case.rng, locked)
+    def go(rng: jax.Array, locked: Params, batch: Any) -> Key:
+        state = attack.init(rng, locked)
         return lax.scan(lambda s, _: attack.step(s, batch), state, length=steps)[0].best
 
-    return with_key(case, go(case.locked, batch))
+    return with_key(case, go(case.rng, case.locked, batch))

@@ -1,13 +1,12 @@
 """The distilling thief: trains a copy on the answers of a model that works. No lock prevents it."""
 
-from functools import partial
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import optax
 
-from modellock_jax.attacks._train import fit_best_rate
+from modellock_jax.attacks._train import Bound, fit_best_rate
 from modellock_jax.attacks.attack import Attack, blank, sanitise
 from modellock_jax.attacks.case import ANY, Case, Entry, Found
 from modellock_jax.core.lock import Params
@@ -81,11 +80,13 @@ def distil(model: Model, learning_rate: Any, example: Any, task: Task = classify
 
 
 def _distil(case: Case, **settings: Any) -> Found:
-    def attack(rate: Any) -> Attack:
-        return distil(case.model, rate, case.example, case.task)
+    attack, score = Bound(_copying, (case.model, case.task)), Bound(_agreement, (case.task,))
+    x = case.unlabelled
+    return fit_best_rate(case, attack, score, case.locked, x, case.device(x), **settings)
 
-    x, agree = case.unlabelled, partial(_agreement, case.task)
-    return fit_best_rate(case, attack, agree, case.locked, x, case.device(x), **settings)
+
+def _copying(model: Model, task: Task, rate: Any, example: Any) -> Attack:
+    return distil(model, rate, example, task)
 
 
 def _agreement(task: Task, out: Any, answers: Any) -> jax.Array:

@@ -7,7 +7,7 @@ import jax
 import optax
 from jax import lax
 
-from modellock_jax.attacks._train import fit_best_rate, task_score
+from modellock_jax.attacks._train import Bound, fit_best_rate, task_score
 from modellock_jax.attacks.attack import Attack, blank, sanitise
 from modellock_jax.attacks.case import ANY, Case, Entry, Found
 from modellock_jax.attacks.weights.localise import heal
@@ -128,11 +128,16 @@ def in_last_layer(model: Model, params: Params, example: Any) -> Params:
     )
 
 
-def _from(case: Case, start: Params, **settings: Any) -> Found:
-    def attack(rate: Any) -> Attack:
-        return fine_tune(case.model, rate, case.example, task=case.task)
+def _from(case: Case, start: Params, *, variant: Variant = "all", **settings: Any) -> Found:
+    attack, score = (
+        Bound(_tuning, (case.model, variant, case.task)),
+        Bound(task_score, (case.task,)),
+    )
+    return fit_best_rate(case, attack, score, start, *case.labels, **settings)
 
-    return fit_best_rate(case, attack, task_score(case.task), start, *case.labels, **settings)
+
+def _tuning(model: Model, variant: Variant, task: Task, rate: Any, example: Any) -> Attack:
+    return fine_tune(model, rate, example, variant, task=task)
 
 
 def _scratch(case: Case, **settings: Any) -> Found:

@@ -21,7 +21,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from modellock_jax.attacks._train import fit_best_rate, task_score
+from modellock_jax.attacks._train import Bound, fit_best_rate, task_score
 from modellock_jax.attacks.attack import Attack
 from modellock_jax.attacks.case import ANY, Case, Entry, Found, with_key, with_weights
 from modellock_jax.attacks.weights.fine_tune import fine_tune
@@ -245,10 +245,11 @@ def _vote(case: Case) -> Found:
 def _under_key(case: Case, **settings: Any) -> Found:
     key, task = case.other_copy.key, case.task
 
-    def attack(rate: Any) -> Attack:
-        return fine_tune_under_key(case.lock, case.model, key, rate, case.example, task)
+    def attack(rate: Any, example: Any) -> Attack:
+        return fine_tune_under_key(case.lock, case.model, key, rate, example, task)
 
-    return fit_best_rate(case, attack, task_score(task), case.locked, *case.labels, **settings)
+    score = Bound(task_score, (task,))
+    return fit_best_rate(case, attack, score, case.locked, *case.labels, **settings)
 
 
 ENTRIES = (
