@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 import modellock_jax
+from modellock_jax.locks import SCHEMES
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", ROOT / "CONTRIBUTING.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -89,6 +90,15 @@ def test_every_link_leads_somewhere(page):
                 headings = re.findall(r"^#+ (.*)$", there.read_text(), re.MULTILINE)
                 slugs = {re.sub(r"[^\w -]", "", h.lower()).replace(" ", "-") for h in headings}
                 assert anchor in slugs, f"{page.name}: {target}"
+
+
+def test_every_lock_has_its_game():
+    headings = re.findall(r"^## (.*)$", (ROOT / "docs" / "games.md").read_text(), re.MULTILINE)
+    named = [name for heading in headings for name in re.findall(r"`(\w+)`", heading)]
+    ours = [
+        name for name, scheme in SCHEMES.items() if "modellock_jax" in scheme.factory.__module__
+    ]
+    assert sorted(named) == sorted(ours)
 
 
 def code(text):

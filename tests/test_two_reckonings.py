@@ -9,6 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from modellock_jax.attacks import ATTACKS
+from modellock_jax.study.report import interval
 from modellock_jax.study.store import read
 from modellock_jax.study.table import STUDIES
 
@@ -27,7 +29,7 @@ BOTH = ("deep_lock_keys", "signs_from_weights")  # of which all runs are shown
 @pytest.fixture(scope="module")
 def docs():
     """The modules that write the tables of README and docs."""
-    place, names = str(ROOT / "docs" / "tables"), ("rows", "studies", "single")
+    place, names = str(ROOT / "docs" / "tables"), ("games", "rows", "studies", "single")
     sys.path.insert(0, place)
     try:
         return {name: __import__(name) for name in names}
@@ -139,6 +141,65 @@ def test_the_league(run, docs):
                     for name in dict.fromkeys(r["attack"] for r in mine)
                 }
                 assert means[table[lock]["fell to"]] > max(means.values()) - 0.01
+
+
+def test_what_was_won_in_the_games(run, docs):
+    table = lines(docs["games"].games(run[1]))
+    shown = {(line["lock"], line["rights"]): line for line in table}
+    assert len(shown) == len(table)
+    full = [grid(run, "league", data, 1) for data in FOLDERS["league"]]
+    rows = [run[0]("league", data)[0].of("league") for data in FOLDERS["league"]]
+    for line in table:
+        if "not in the league" in line["attack"]:
+            assert not any(row["lock"].startswith(line["lock"]) for row in rows[0])
+            continue
+        at, needs = (line["lock"], line["attack"]), set(ATTACKS[line["attack"]].needs)
+        mine = [[r for r in of if (r["lock"], r["attack"]) == at] for of in rows]
+        exact = [r["key_right"] == 1 for of in mine for r in of]
+        if ATTACKS[line["attack"]].gives == "key":
+            assert line["KEY won"] == f"{sum(exact)} of {len(exact)}"
+        for data, of, all_rows, all_lines in zip(FOLDERS["league"], mine, rows, full):
+            cell = line[f"USE: {data}"]
+            (found,) = [t for t in all_lines if (t["lock"], t["attack"]) == at] or [None]
+            if found is None or all(r["gave_up"] for r in of):
+                assert cell == ("not run" if found is None else "gave up")
+                continue
+            alike(
+                cell.split(", ")[-1], f"{found['recovered [95 %]'].split()[0]} {found['right key']}"
+            )
+            assert ("[" in cell) == (needs <= {"labels"})
+            if "[" in cell:
+                twins = [0.1] * len(of)
+                if needs:
+                    scratch = [
+                        r for r in all_rows if (r["lock"], r["attack"]) == (at[0], "scratch")
+                    ]
+                    twins = [r["accuracy"] for r in sorted(scratch, key=lambda r: r["seed"])]
+                mine_by_seed = [r["accuracy"] for r in sorted(of, key=lambda r: r["seed"])]
+                more = interval(np.subtract(mine_by_seed, twins))
+                alike(cell.rpartition(", ")[0], " ".join(f"{100 * v:+.1f}" for v in more))
+
+
+def test_in_each_game_the_adversary_does_all_that_they_can(run, docs):
+    table = lines(docs["games"].games(run[1]))
+    rows = run[0]("league", "mnist5k")[0].of("league")
+    for lock in dict.fromkeys(row["lock"] for row in rows):
+        best = {
+            frozenset(ATTACKS[line["attack"]].needs): line["attack"]
+            for line in table if line["lock"] == lock
+        }  # fmt: skip
+        for row in rows:
+            if row["lock"] == lock and row["attack"] != "scratch":
+                needs = ATTACKS[row["attack"]].needs
+                able = [name for has, name in best.items() if has <= set(needs)]
+                assert mean(rows, lock, row["attack"]) <= max(
+                    (mean(rows, lock, name) for name in able), default=-1
+                )
+
+
+def mean(rows, lock, attack):
+    mine = [r for r in rows if (r["lock"], r["attack"]) == (lock, attack)]
+    return np.mean([0 if r["gave_up"] else r["accuracy"] for r in mine])
 
 
 def test_the_sweep(run, docs):

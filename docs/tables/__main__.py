@@ -12,6 +12,7 @@ from pathlib import Path
 import bases
 import bugs
 import files
+import games
 import kinds
 import single
 import studies
@@ -22,6 +23,7 @@ BLOCK = re.compile(r"<!-- table: ([\w -]+) -->\n.*?<!-- /table -->", re.DOTALL)
 TABLES: dict[str, Callable[[Results], str]] = {
     "main study": studies.main_study,
     "league": studies.league,
+    "games": games.games,
     "sweep": studies.sweep,
     "deep lock keys": studies.deep_lock_keys,
     "deep lock rates": studies.deep_lock_rates,
