@@ -26,6 +26,8 @@ from modellock_jax.study.context import subject_of
 pytestmark = pytest.mark.optax
 LOCKS = {
     "pixel_shuffle": "pixel_shuffle(block=2)",
+    "negative_positive": "negative_positive(block=2)",
+    "ffx": "ffx(block=2)",
     "patch_shuffle": "patch_shuffle(patch=4)",
     "sign_mask": "sign_mask(bits=8)",
     "sign_flip": "sign_flip(bits=8)",

@@ -11,6 +11,10 @@ from modellock_jax.attacks.keys.chosen_image import (
     pixel_shuffle_chosen_image,
     pixel_shuffle_known_pairs,
 )
+from modellock_jax.attacks.keys.chosen_levels import (
+    ffx_chosen_images,
+    negative_positive_chosen_image,
+)
 from modellock_jax.attacks.keys.ciphertext_only import deep_lock_ciphertext_only
 from modellock_jax.attacks.keys.key_search import Answers, random_keys
 from modellock_jax.attacks.keys.known_plaintext import (
@@ -18,11 +22,13 @@ from modellock_jax.attacks.keys.known_plaintext import (
     deep_lock_known_plaintext,
 )
 from modellock_jax.attacks.keys.logit_oracle import pixel_shuffle_logit_oracle
+from modellock_jax.attacks.keys.negative_from_weights import negative_from_weights
 from modellock_jax.attacks.keys.oracle import sign_mask_oracle
 from modellock_jax.attacks.keys.permutation_from_base import permutation_from_base
 from modellock_jax.attacks.keys.permutation_search import anneal, hill_climb
 from modellock_jax.attacks.keys.relaxation import relaxed_permutation, relaxed_signs
 from modellock_jax.attacks.keys.relaxed_key import best_key, relaxed_key
+from modellock_jax.attacks.keys.relaxed_values import relaxed_ffx, relaxed_negative
 from modellock_jax.attacks.keys.sign_algebra import linear_flips
 from modellock_jax.attacks.keys.sign_search import coordinate_flips, genetic
 from modellock_jax.attacks.keys.signs_from_base import (
@@ -78,6 +84,7 @@ __all__ = [
     "deep_lock_known_plaintext",
     "distil",
     "expectation",
+    "ffx_chosen_images",
     "fgsm",
     "fine_tune",
     "fine_tune_under_key",
@@ -85,6 +92,8 @@ __all__ = [
     "gradient_masking",
     "hill_climb",
     "linear_flips",
+    "negative_from_weights",
+    "negative_positive_chosen_image",
     "permutation_from_base",
     "pgd",
     "pixel_shuffle_chosen_image",
@@ -93,7 +102,9 @@ __all__ = [
     "random_keys",
     "read_signs",
     "read_signs_from_base",
+    "relaxed_ffx",
     "relaxed_key",
+    "relaxed_negative",
     "relaxed_permutation",
     "relaxed_signs",
     "restore",

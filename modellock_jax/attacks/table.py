@@ -9,10 +9,12 @@ from modellock_jax.attacks.case import Case, Entry, Found
 from modellock_jax.attacks.evasion import cases
 from modellock_jax.attacks.keys import (
     chosen_image,
+    chosen_levels,
     ciphertext_only,
     key_search,
     known_plaintext,
     logit_oracle,
+    negative_from_weights,
     oracle,
     permutation_from_base,
     permutation_search,
@@ -37,9 +39,9 @@ __all__ = ["ATTACKS", "attempt"]
 
 _MODULES = (
     fine_tune, distil, key_search, relaxed_key, oracle, sign_algebra, sign_search,
-    signs_of_model, permutation_search, chosen_image, logit_oracle, selective, descent,
-    ciphertext_only, known_plaintext, signs_from_base, permutation_from_base, weights_from_base,
-    leakage, stream_reuse, cases,
+    signs_of_model, permutation_search, chosen_image, chosen_levels, logit_oracle,
+    negative_from_weights, selective, descent, ciphertext_only, known_plaintext, signs_from_base,
+    permutation_from_base, weights_from_base, leakage, stream_reuse, cases,
 )  # fmt: skip
 ATTACKS: Table[Entry] = Table(
     "attack",

@@ -189,6 +189,10 @@ SCHEME = Scheme(
             how="one chosen image, scrambled by a user of its twin, shows the whole permutation",
         ),
         Break(
+            attack="relaxed_key",
+            how="a few labelled images give a key that opens it nearly",
+        ),
+        Break(
             attack="permutation_from_base",
             how="a public model that it was fine-tuned from gives the order of the rows by their "
             "directions",

@@ -15,12 +15,13 @@ from modellock_jax.attacks.keys.relaxation import (
     relaxed_permutation,
     relaxed_signs,
 )
+from modellock_jax.attacks.keys.relaxed_values import relaxed_ffx, relaxed_negative
 from modellock_jax.attacks.keys.sign_algebra import correct_signs
 from modellock_jax.attacks.keys.sign_search import SIGNS, as_mask
 from modellock_jax.core.lock import Forward, Key, Params, user_forward
 from modellock_jax.tasks import Task, classify
 
-__all__ = ["ENTRIES", "Relaxed", "best_key", "relaxed_key"]
+__all__ = ["ENTRIES", "RELAXED", "Relaxed", "best_key", "relaxed_key"]
 
 
 class Relaxed(NamedTuple):
@@ -150,12 +151,7 @@ def _relaxed_key(
     case: Case, *, steps: int = 400, restarts: int = 8, batch_size: int = 64
 ) -> Found | None:
     (x, y), forward = case.labels, case.model.forward
-    signs = case.scheme != "pixel_shuffle"
-    if signs:
-        mask, bits = as_mask(case)
-        relaxation = relaxed_signs(mask, bits)
-    else:
-        relaxation = relaxed_permutation(case.settings["block"], case.settings["channels"])
+    relaxation = _relaxation(case)
     attack = relaxed_key(relaxation, forward, steps, restarts=restarts, task=case.task)
 
     @jax.jit
@@ -168,9 +164,29 @@ def _relaxed_key(
             "augment": case.task.augment,
         }
         key = best_key(relaxation, run_shuffled(attack, state, x, y, order, **settings)[0])
-        return correct_signs(mask, forward, locked, key, x, y, case.task).best if signs else key
+        if case.scheme not in SIGNS:
+            return key
+        return correct_signs(relaxation.lock, forward, locked, key, x, y, case.task).best
 
     return with_key(case, go(case.rng, case.locked, x, y))
 
 
-ENTRIES = (Entry("relaxed_key", _relaxed_key, (*SIGNS, "pixel_shuffle"), ("labels",), "key"),)
+def _relaxation(case: Case) -> Relaxation:
+    """Return the key space of a case's lock, made continuous."""
+    if case.scheme in SIGNS:
+        return relaxed_signs(*as_mask(case))
+    block = case.settings["patch" if case.scheme == "patch_shuffle" else "block"]
+    return _BLOCKS[case.scheme](block, case.settings["channels"])
+
+
+_BLOCKS = {
+    "pixel_shuffle": relaxed_permutation,
+    # The weights stay locked: its twin undoes on inputs what it did to rows.
+    "patch_shuffle": relaxed_permutation,
+    "negative_positive": relaxed_negative,
+    "ffx": relaxed_ffx,
+}
+RELAXED = (*SIGNS, *_BLOCKS)
+"""The schemes whose key spaces are made continuous here."""
+
+ENTRIES = (Entry("relaxed_key", _relaxed_key, RELAXED, ("labels",), "key"),)
