@@ -21,6 +21,7 @@ import numpy as np
 
 from modellock_jax import tasks
 from modellock_jax.core.lock import Params
+from modellock_jax.data.story import stretches
 from modellock_jax.models.pretrained import smollm2
 
 WINDOW = 256
@@ -67,17 +68,17 @@ def main() -> None:
     given = parser.parse_args()
     config, model, params, tokenizer = smollm2()
     ids = np.array(tokenizer.encode(read(given.text)).ids, np.int32)
-    rows = ids[: len(ids) // (WINDOW + 1) * (WINDOW + 1)].reshape(-1, WINDOW + 1)
-    if not 0 < given.windows <= len(rows):
-        parser.error(f"the text has {len(ids)} tokens, {len(rows)} windows, not {given.windows}")
-    chosen = rows[np.linspace(0, len(rows) - 1, given.windows).round().astype(int)]
+    if not 0 < given.windows <= (count := len(ids) // (WINDOW + 1)):
+        parser.error(f"the text has {len(ids)} tokens, {count} windows, not {given.windows}")
+    x, y = stretches(ids, WINDOW, WINDOW + 1)
+    chosen = np.linspace(0, len(x) - 1, given.windows).round().astype(int)
     task = tasks.next_token(config.vocab_size)
 
     @jax.jit
     def perplexity(params: Params, x: jax.Array, y: jax.Array) -> jax.Array:
         return tasks.measure(task, partial(model.forward, params), x, y, batch=2).value
 
-    found = float(perplexity(params, chosen[:, :-1], chosen[:, 1:]))
+    found = float(perplexity(params, x[chosen], y[chosen]))
     print(
         f"perplexity {found:.1f}, nll {math.log(found):.3f}: {given.windows} windows of {WINDOW} of a "
         f"text of {len(ids)} tokens"

@@ -24,21 +24,11 @@ from modellock_jax.attacks import read_signs_from_base
 from modellock_jax.attacks.keys.signs_from_weights import LEVEL
 from modellock_jax.core.lock import Params
 from modellock_jax.models.pretrained import Pretrained, smollm2
+from modellock_jax.study._bases import noise_name, noisy
+from modellock_jax.study.public_base import Config
 from modellock_jax.study.report import machine
 
 BITS = 256
-NOISE = (0.01, 0.03, 0.1, 0.3, 1.0, 3.0, 10.0)
-
-
-def noisy(params: Params, level: float, rng: jax.Array) -> Params:
-    leaves, tree = jax.tree.flatten(params)
-    rngs = jax.random.split(rng, len(leaves))
-    return jax.tree.unflatten(tree, [_noisy(a, level, r) for a, r in zip(leaves, rngs)])
-
-
-@jax.jit
-def _noisy(leaf: jax.Array, level: float, rng: jax.Array) -> jax.Array:
-    return leaf + level * leaf.std() * jax.random.normal(rng, leaf.shape)
 
 
 def measure(keys: int) -> list[dict[str, Any]]:
@@ -47,9 +37,9 @@ def measure(keys: int) -> list[dict[str, Any]]:
     for number in range(keys):
         key = lock.init(jax.random.key(number), model.params)
         locked, _ = lock.encrypt(key, model.params)
-        for level in NOISE:
+        for level in Config.noise:
             base = noisy(model.params, level, jax.random.key(1000 + number))
-            rows.append({"base": f"noise {100 * level:g} %", "key": number})
+            rows.append({"base": noise_name(level), "key": number})
             rows[-1] |= reading(locked, base, key.signs)
         rows.append({"base": "unrelated", "key": number})
         rows[-1] |= reading(locked, untrained(model, number), key.signs)

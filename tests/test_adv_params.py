@@ -139,7 +139,12 @@ def test_among_equals_the_first_is_changed():
 
 
 def test_nothing_changes_where_nothing_gains():
-    assert check({"a": jnp.arange(12.0).reshape(3, 4)}, lambda p: 0.0 * p["a"].sum()) == 0
+    params = {"a": jnp.arange(12.0).reshape(3, 4)}
+    assert check(params, lambda p: 0.0 * p["a"].sum()) == 0
+    # Compiled it cannot be seen; else it is an error, since nothing would be locked.
+    lock = ml.adv_params(count=2)
+    with pytest.raises(ValueError, match="no weight of the key's pool can be moved"):
+        lock.encrypt(lock.init(jax.random.key(0), params), params, lambda p: 0.0 * p["a"].sum())
 
 
 OTHER_DTYPES = [pytest.param(dtype, marks=pytest.mark.slow) for dtype in ("float32", "float16")]

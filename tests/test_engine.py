@@ -6,7 +6,9 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -63,6 +65,46 @@ def test_a_fault_in_a_unit_loses_no_row(tmp_path):
             done = computed(store)
             assert len(store.rows) == len(done) - 1
             assert len(done) <= 3 + 1 + workers
+
+
+class _Done(Executor):
+    """All is done by the time that anybody waits for it."""
+
+    def submit(self, fn, /, *args, **kwargs):
+        future = Future()
+        try:
+            future.set_result(fn(*args, **kwargs))
+        except ValueError as fault:
+            future.set_exception(fault)
+        return future
+
+
+@pytest.mark.parametrize("pool", [_Done, lambda: ThreadPoolExecutor(3)])
+def test_what_runs_beside_a_fault_is_handed_over_before_it_is_raised(pool):
+    """Whether it is finished by then or not; and nothing else is begun."""
+    raised, begun, given = threading.Event(), [], []
+
+    def call(unit):
+        begun.append(unit)
+        if unit.args == (1,):
+            raised.set()
+            raise ValueError("1 has no row")
+        if pool is not _Done:
+            assert raised.wait(20)
+            time.sleep(0.05)
+        return [unit.args]
+
+    units = [engine.Unit(call, (i,), (f"{i}",)) for i in range(9)]
+
+    def take():
+        for unit, rows in engine.compute(units, call, pool, 3):
+            assert rows == [unit.args]
+            given.append(unit.args)
+
+    with pytest.raises(ValueError, match="1 has no row"):
+        take()
+    assert sorted(given) == [(0,), (2,)]
+    assert [unit.args for unit in begun] == [(0,), (1,), (2,)]
 
 
 def test_a_killed_worker_loses_nothing(tmp_path):

@@ -71,3 +71,19 @@ def test_shuffle_over_keys_and_its_gradient() -> None:
         weights = images(x.shape, "float32") + 1
         gradient = jax.grad(lambda x, k=key, w=weights: (lock.scramble(k, x) * w).sum())(x)
         np.testing.assert_array_equal(lock.scramble(key, gradient), weights)
+
+
+@pytest.mark.parametrize("channels", [2, 3])
+def test_no_order_is_drawn_that_leaves_all_in_place_and_every_other_is(channels: int) -> None:
+    params = {"kernel": jnp.ones((channels, 1))}
+    for lock in (ml.pixel_shuffle(1, channels), ml.patch_shuffle(1, channels)):
+        rngs = jax.random.split(jax.random.key(0), 64)
+        keys = jax.vmap(lambda rng, lock=lock: lock.init(rng, params))(rngs)
+        drawn = {tuple(order) for order in keys.permutation.tolist()}
+        assert drawn == set(itertools.permutations(range(channels))) - {tuple(range(channels))}
+
+
+@pytest.mark.parametrize("lock", [ml.pixel_shuffle, ml.patch_shuffle, ml.negative_positive, ml.ffx])
+def test_a_block_of_one_entry_is_refused(lock: Any) -> None:
+    with pytest.raises(ValueError, match="a block of one entry has nothing to lock"):
+        lock(1, channels=1)

@@ -227,7 +227,7 @@ def test_bad_input():
     with pytest.raises(ValueError, match=r"of one shape, not \[3, 4\] and \[4, 4\]"):
         permutation_from_base(draw(1, 3, 4), draw(1, 4, 4))
     with pytest.raises(ValueError, match=r"2 leaves have the shape .* \[20, units\]"):
-        moved(ml.pixel_shuffle(1, 1), None, [np.ones((20, 3)), np.ones((20, 4))], (5, 4, 1))
+        moved(ml.pixel_shuffle(2, 1), None, [np.ones((20, 3)), np.ones((20, 4))], (5, 4, 1))
     with pytest.raises(ValueError, match=r"of one shape, not \[3\] and \[3\]"):
         permutation_from_base(draw(1, 3), draw(1, 3))
 

@@ -192,3 +192,24 @@ def test_every_lock_tells_on_which_leaves_it_acts(lock, leaves):
     assert ml.acts_on(lock, params) == leaves
     shapes = jax.tree.map(lambda leaf: jax.ShapeDtypeStruct(leaf.shape, leaf.dtype), params)
     assert ml.acts_on(lock, shapes) == leaves
+
+
+@pytest.mark.parametrize("bits", [1, 2, 3])
+def test_no_key_of_plus_alone_is_drawn_and_every_other_is(bits):
+    for lock in (ml.sign_mask(bits), ml.sign_flip(bits)):
+        params = {"kernel": jnp.ones((2, bits))}
+        keys = jax.vmap(lambda rng: lock.init(rng, params))(jax.random.split(jax.random.key(0), 64))  # noqa: B023
+        drawn = {tuple(signs) for signs in keys.signs.tolist()}
+        assert len(drawn) == 2**bits - 1
+        assert (1,) * bits not in drawn
+
+
+def test_a_key_that_negates_no_channel_is_refused():
+    lock, params = ml.sign_flip(4), {"a/kernel": jnp.ones((2, 3)), "b/kernel": jnp.ones((3, 2))}
+    fourth, third = (ml.SignKey(jnp.array(s, jnp.int8)) for s in ([1, 1, 1, -1], [1, 1, -1, 1]))
+    with pytest.raises(ValueError, match="negates none of the layers' channels, 3 at most"):
+        lock.encrypt(fourth, params)
+    assert (lock.encrypt(third, params)[0]["a/kernel"] < 0).sum() == 2
+    # What is compiled cannot see its key; opening is no locking.
+    assert (jax.jit(lock.encrypt)(fourth, params)[0]["a/kernel"] > 0).all()
+    assert (lock.decrypt(fourth, params)["a/kernel"] > 0).all()

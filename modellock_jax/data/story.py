@@ -4,7 +4,7 @@ import numpy as np
 
 from modellock_jax.data.data import Data
 
-__all__ = ["TEXT", "story"]
+__all__ = ["TEXT", "story", "stretches"]
 
 _LENGTH, _STRIDE = 32, 8
 
@@ -80,11 +80,24 @@ def story() -> Data:
     alphabet = sorted(set(TEXT))
     tokens = np.array([alphabet.index(letter) for letter in TEXT], np.int32)
     split = len(tokens) * 4 // 5
-    train_x, train_y = _stretches(tokens[:split], _STRIDE)
-    test_x, test_y = _stretches(tokens[split:], _LENGTH)
+    train_x, train_y = stretches(tokens[:split], _LENGTH, _STRIDE)
+    test_x, test_y = stretches(tokens[split:], _LENGTH, _LENGTH)
     return Data(train_x, train_y, test_x, test_y, len(alphabet), "next_token")
 
 
-def _stretches(tokens: np.ndarray, stride: int) -> tuple[np.ndarray, np.ndarray]:
-    rows = np.lib.stride_tricks.sliding_window_view(tokens, _LENGTH + 1)[::stride]
+def stretches(tokens: np.ndarray, length: int, stride: int) -> tuple[np.ndarray, np.ndarray]:
+    """Cut a text into stretches, and give after each token the one that follows.
+
+    Args:
+        tokens: int32 `[N]`, more than `length` of them.
+        length: Tokens of a stretch, at least 1.
+        stride: From the beginning of one to that of the next, at least 1.
+
+    Returns:
+        Tokens and those that follow, int32 `[stretches, length]` each.
+
+    >>> stretches(np.arange(8), 3, 4)[1].tolist()
+    [[1, 2, 3], [5, 6, 7]]
+    """
+    rows = np.lib.stride_tricks.sliding_window_view(tokens, length + 1)[::stride]
     return rows[:, :-1].copy(), rows[:, 1:].copy()

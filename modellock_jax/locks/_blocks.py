@@ -27,6 +27,8 @@ def block_entries(scheme: str, block: int, channels: int, image_shape: ImageShap
         raise ValueError(
             f"{scheme}: block and channels must be at least 1, not {block}, {channels}"
         )
+    if block * block * channels < 2:
+        raise ValueError(f"{scheme}: a block of one entry has nothing to lock; use larger blocks")
     if image_shape is not None:
         check_image(scheme, image_shape, block, channels)
     return block * block * channels
@@ -65,6 +67,14 @@ def largest_side(shape: tuple[int, ...], sides: tuple[int, ...]) -> int:
 def draw_permutation(rng: Rng, n: int, lock: str) -> jax.Array:
     """Return a random permutation, int32 `[n]`, for a lock of that name."""
     return rank(random_words(rng, 2 * n, lock))
+
+
+def draw_shuffle(rng: Rng, n: int, lock: str) -> jax.Array:
+    """Return a random permutation, int32 `[n]`, that is not the identity: two change places in that."""
+    order = draw_permutation(rng, n, lock)
+    first, second, *rest = range(n)
+    swapped = jnp.array([second, first, *rest], jnp.int32)
+    return jnp.where((order == jnp.arange(n, dtype=jnp.int32)).all(), swapped, order)
 
 
 def swap_two(rng: jax.Array, key: Any) -> Any:

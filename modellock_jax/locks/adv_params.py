@@ -125,6 +125,11 @@ def adv_params(
                 f"adv_params: the loss of the parameters is {loss(params)}; it must be finite. "
                 "In a chain, adv_params comes before locks on bits"
             )
+        if not isinstance(changes.layer, jax.core.Tracer) and bool((changes.layer < 0).all()):
+            raise ValueError(
+                "adv_params: no weight of the key's pool can be moved so that the loss grows, so that "
+                "nothing would be locked; draw another key, or raise pool or stop"
+            )
         numbers = jnp.asarray(np.array(target_leaves(params), np.int32))
         leaf = jnp.where(changes.layer < 0, -1, numbers[changes.layer])
         new = AdvParamsKey(jnp.zeros_like(key.seed), leaf, changes.position, changes.bits)

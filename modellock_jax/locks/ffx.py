@@ -57,7 +57,7 @@ def ffx(block: int, channels: int = 3, image_shape: ImageShape = None) -> Lock:
         A lock with `init` and `scramble`; its key is an `FfxKey`.
 
     Raises:
-        ValueError: If a side is no multiple of `block`, or the channels differ.
+        ValueError: If a side is no multiple of `block`, the channels differ, or a block has one entry.
 
     **Guarantees.** A bijection on 8-bit images. Its gradient with respect to the image is zero on the
     chosen entries of float images: an attack must go around it.

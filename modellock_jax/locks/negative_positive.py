@@ -52,7 +52,7 @@ def negative_positive(block: int, channels: int = 3, image_shape: ImageShape = N
         A lock with `init` and `scramble`; its key is a `NegativeKey`.
 
     Raises:
-        ValueError: If a side is no multiple of `block`, or the channels differ.
+        ValueError: If a side is no multiple of `block`, the channels differ, or a block has one entry.
 
     **Guarantees.** The transform is its own inverse on integers.
 

@@ -16,7 +16,7 @@ from modellock_jax.core.stacked import Stacked
 from modellock_jax.locks._blocks import (
     BYPASSED,
     block_entries,
-    draw_permutation,
+    draw_shuffle,
     largest_side,
     swap_two,
 )
@@ -45,7 +45,8 @@ def patch_shuffle(patch: int, channels: int = 3) -> Lock:
         A lock with `init`, `encrypt` and `decrypt`; its key is a `PixelKey`.
 
     Raises:
-        ValueError: If no leaf fits, or more than one (`only(lock, where)` then picks one).
+        ValueError: If no leaf fits, or more than one (`only(lock, where)` then picks one), or a
+            patch has one entry.
         TypeError: For leaves that are not whole bytes, and when differentiated.
 
     **Guarantees.** decrypt inverts encrypt on bits. Attention and later layers are untouched: the
@@ -95,7 +96,7 @@ def patch_shuffle(patch: int, channels: int = 3) -> Lock:
 
     def init(rng: Rng, params: Params) -> PixelKey:
         embedding(params)
-        return PixelKey(draw_permutation(rng, n, shuffle_name(patch, channels)))
+        return PixelKey(draw_shuffle(rng, n, shuffle_name(patch, channels)))
 
     def encrypt(key: Key, params: Params, /, loss: Loss | None = None) -> tuple[Params, Key]:
         check_key("patch_shuffle", key, PixelKey, (n,))

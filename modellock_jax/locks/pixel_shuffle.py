@@ -22,7 +22,7 @@ from modellock_jax.locks._blocks import (
     ImageShape,
     block_entries,
     check_image,
-    draw_permutation,
+    draw_shuffle,
     from_images,
     swap_two,
 )
@@ -62,7 +62,7 @@ def pixel_shuffle(block: int, channels: int = 3, image_shape: ImageShape = None)
         A lock with `init` and `scramble`; its key is a `PixelKey`.
 
     Raises:
-        ValueError: If a side is no multiple of `block`, or the channels differ.
+        ValueError: If a side is no multiple of `block`, the channels differ, or a block has one entry.
 
     **Guarantees.** The scrambled image holds the same entries; swapping two entries of the key gives
     another image unless they are equal in every block. Nothing protects the parameters: an attacker
@@ -80,7 +80,7 @@ def pixel_shuffle(block: int, channels: int = 3, image_shape: ImageShape = None)
     n = block_entries("pixel_shuffle", block, channels, image_shape)
 
     def init(rng: Rng, params: Params) -> PixelKey:
-        return PixelKey(draw_permutation(rng, n, shuffle_name(block, channels)))
+        return PixelKey(draw_shuffle(rng, n, shuffle_name(block, channels)))
 
     def scramble(key: Key, x: jax.Array) -> jax.Array:
         check_key("pixel_shuffle", key, PixelKey, (n,))
@@ -111,7 +111,7 @@ def shuffle_name(block: int, channels: int) -> str:
 
 
 def permutation_bits(params: Params, sites: Any, block: int, channels: int = 3, **_: Any) -> float:
-    """Key space in bits: log2 of the number of permutations of a block.
+    """Key space in bits: log2 of the number of permutations of a block but the identity.
 
     Args:
         params: The model's parameters, which do not matter.
@@ -123,7 +123,9 @@ def permutation_bits(params: Params, sites: Any, block: int, channels: int = 3, 
     Returns:
         Bits, a float.
     """
-    return math.lgamma(block * block * channels + 1) / math.log(2)
+    n = block * block * channels
+    few = n < 20  # of which the identity is a part that shows
+    return math.log2(math.factorial(n) - 1) if few else math.lgamma(n + 1) / math.log(2)
 
 
 def _order(permutation: jax.Array, block: int, shape: tuple[int, ...]) -> jax.Array:

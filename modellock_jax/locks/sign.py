@@ -39,7 +39,7 @@ def sign_mask(bits: int = 256, per: Literal["channel", "unit"] = "channel") -> L
     parameters are not touched.
 
     Args:
-        bits: Length of the key, at least 1.
+        bits: Length of the key, at least 1. A key of +1 alone is never drawn.
         per: With "channel" units are counted along the last axis; with "unit" every entry after the
             batch axis counts, in C order, as the paper's accelerator does.
 
@@ -96,7 +96,7 @@ def sign_flip(bits: int = 256, outputs: Outputs | None = None) -> Lock:
     `acts_on(lock, params)` lists the leaves.
 
     Args:
-        bits: Length of the key, at least 1.
+        bits: Length of the key, at least 1. A key of +1 alone is never drawn.
         outputs: For other names and axes, `outputs(path) -> axis` for each leaf, biases too; None for
             one to leave as it is.
 
@@ -105,7 +105,7 @@ def sign_flip(bits: int = 256, outputs: Outputs | None = None) -> Lock:
 
     Raises:
         ValueError: For other settings, if there is no such leaf, or if one has no entries, no axes, or a
-            bias of another length.
+            bias of another length; in `encrypt` for a key that negates no channel, unless compiled.
         TypeError: For unsigned integers, and when differentiated (relax `sign_mask` instead, which
             is the same function).
 
@@ -157,9 +157,23 @@ def sign_flip(bits: int = 256, outputs: Outputs | None = None) -> Lock:
         return flip(key, locked)
 
     def encrypt(key: Key, params: Params, /, loss: Loss | None = None) -> tuple[Params, Key]:
-        return decrypt(key, params), key
+        locked = decrypt(key, params)
+        leaves = jax.tree.leaves(params)
+        _check_negates(key, max(leaves[i].shape[axis] for i, axis in axes_of(params).items()))
+        return locked, key
 
     return Lock(init, encrypt, decrypt)
+
+
+def _check_negates(key: SignKey, channels: int) -> None:
+    """Refuse a key that negates no channel of layers of so many at most, as far as it can be seen."""
+    if isinstance(key.signs, jax.core.Tracer):
+        return
+    if (np.asarray(key.signs)[:channels] > 0).all():
+        raise ValueError(
+            f"sign_flip: the key negates none of the layers' channels, {channels} at most, so that "
+            "nothing would be locked; draw another key"
+        )
 
 
 def _check_negatable(path: str, leaf: Any) -> None:
@@ -184,7 +198,8 @@ def _negate_one(rng: jax.Array, key: SignKey) -> SignKey:
 def _mask_bits(params: Params, sites: Any, bits: int = 256, per: str = "channel") -> float:
     """Key space in bits: the signs that reach a unit; `sites` maps a name to its shape [B, ..., C]."""
     units = [shape[-1] if per == "channel" else math.prod(shape[1:]) for shape in sites.values()]
-    return float(min(bits, max(units)))
+    used = min(bits, max(units))
+    return math.log2(2**used - (used == bits))
 
 
 def _flip_bits(params: Params, sites: Any, bits: int = 256) -> float:
@@ -200,7 +215,9 @@ def _check(bits: int) -> None:
 def _draw(rng: Rng, bits: int, per: str) -> SignKey:
     # One name for sign_mask per channel and sign_flip, which share their key.
     words = random_words(rng, bits, f"signs(bits={bits}, per={per!r})")
-    return SignKey(1 - 2 * (words & 1).astype(jnp.int8))
+    signs = 1 - 2 * (words & 1).astype(jnp.int8)
+    # A key of +1 alone would lock nothing.
+    return SignKey(jnp.where((signs > 0).all(), -signs, signs))
 
 
 def _signs(signs: jax.Array, units: tuple[int, ...]) -> jax.Array:

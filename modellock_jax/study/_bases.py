@@ -36,13 +36,13 @@ def bases(context: Context, seed: int) -> dict[str, Params]:
     start, base, owner = tuned(context, seed)
     other = tuned(context, other_seed(context, seed))[2]
     found = {
-        noise_name(level): _noisy(owner, level, rng_for(seed, f"noise {level}"))
+        noise_name(level): noisy(owner, level, rng_for(seed, f"noise {level}"))
         for level in context.config.noise
     }
     return found | dict(zip(BASES, (base, start, other)))
 
 
-def _noisy(params: Params, level: float, rng: jax.Array) -> Params:
+def noisy(params: Params, level: float, rng: jax.Array) -> Params:
     leaves, tree = jax.tree.flatten(params)
     rngs = jax.random.split(rng, len(leaves))
     new = [a + level * a.std() * jax.random.normal(r, a.shape) for a, r in zip(leaves, rngs)]

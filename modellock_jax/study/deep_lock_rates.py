@@ -14,7 +14,6 @@ from typing import Annotated
 import jax
 import jax.numpy as jnp
 import numpy as np
-from scipy import special
 
 from modellock_jax.attacks.keys.ciphertext_only import deep_lock_ciphertext_only
 from modellock_jax.locks.deep_lock import DeepLockKey
@@ -138,9 +137,9 @@ def share(exact: int, keys: int) -> str:
     >>> share(50, 50)
     '50 of 50 [92.9, 100.0]'
     """
-    missed = keys - exact
-    low = special.betaincinv(exact, missed + 1, 0.025) if exact else 0.0
-    high = special.betaincinv(exact + 1, missed, 0.975) if missed else 1.0
+    from scipy.stats import binomtest  # two seconds to import, for a table
+
+    low, high = binomtest(exact, keys).proportion_ci()
     return f"{exact} of {keys} [{100 * low:.1f}, {100 * high:.1f}]"
 
 

@@ -159,8 +159,8 @@ def _through(
                 running[executor.submit(call, unit)] = unit
                 del waiting[unit]
         done, _ = concurrent.futures.wait(running, return_when="FIRST_COMPLETED")
-        # What is finished is handed over before anything is said of what is not.
-        for future in sorted(done, key=lambda one: one.exception() is not None):
+        # What is finished, and what still runs, is handed over before a fault is raised.
+        for future in done:
             unit = running.pop(future)
             if future.exception() is None:
                 yield unit, future.result()

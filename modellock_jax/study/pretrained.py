@@ -13,7 +13,7 @@ from modellock_jax import tasks
 from modellock_jax.core.lock import Params
 from modellock_jax.data import Data, load
 from modellock_jax.data.painted import painted
-from modellock_jax.data.story import TEXT
+from modellock_jax.data.story import TEXT, stretches
 from modellock_jax.models import Model
 from modellock_jax.models.pretrained import efficientnet_lite0, smollm2
 from modellock_jax.study.config import Settings
@@ -37,8 +37,7 @@ def _smollm2(name: str) -> _Trained:
     """Cut the story, whatever the data set, into windows of 256 of its tokens."""
     sizes, model, params, tokenizer = smollm2()
     tokens = np.array(tokenizer.encode(TEXT).ids, np.int32)
-    rows = tokens[: len(tokens) // (_WINDOW + 1) * (_WINDOW + 1)].reshape(-1, _WINDOW + 1)
-    x, y = rows[:, :-1], rows[:, 1:]
+    x, y = stretches(tokens, _WINDOW, _WINDOW + 1)
     data = Data(x, y, x, y, sizes.vocab_size, "next_token")
     return _Trained(model, params, tasks.next_token(sizes.vocab_size), data)
 
