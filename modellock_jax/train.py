@@ -142,6 +142,7 @@ def fit(
     epochs: int = 10,
     batch_size: int = 64,
     learning_rate: float = 2e-3,
+    decay: float = 0.0,
     loss: LossOfEach = cross_entropy,
     augment: Callable[[jax.Array, Any], Any] | None = None,
     progress: str | None = None,
@@ -157,6 +158,7 @@ def fit(
         epochs: How many passes over the data, at least 1.
         batch_size: At least 1; at most N are taken.
         learning_rate: That of the first step; it falls to 0.
+        decay: Of the weights, times the rate, at each step (AdamW); 0 or more.
         loss: `loss(answers, y) -> [B]`, of a `Task`.
         augment: `augment(rng, x) -> x`, which changes each batch before `forward` sees it, of a `Task`.
         progress: The name of a bar on stderr, shown on a terminal only; None for no bar.
@@ -190,7 +192,8 @@ def fit(
         )
     batch_size = min(batch_size, n)
     steps = n // batch_size
-    optimizer = optax.adam(optax.cosine_decay_schedule(learning_rate, steps * epochs))
+    rate = optax.cosine_decay_schedule(learning_rate, steps * epochs)
+    optimizer = optax.adamw(rate, weight_decay=decay) if decay else optax.adam(rate)
     epoch = make_epoch(forward, optimizer, steps, batch_size, augment, loss)
     params = jax.tree.map(jnp.array, params)  # the caller's are not donated
     state, losses = optimizer.init(params), []

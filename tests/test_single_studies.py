@@ -3,13 +3,16 @@
 import sys
 
 import flax.linen as nn
+import jax.numpy as jnp
 import numpy as np
 import onnx
 import pytest
 
 from modellock_jax import models
+from modellock_jax.attacks.keys.signs_from_weights import SignReading
 from modellock_jax.data import load
 from modellock_jax.study import deep_lock_rates, own, runner, training
+from modellock_jax.study._signs import counted
 from modellock_jax.study.table import STUDIES
 
 pytestmark = pytest.mark.optax
@@ -80,6 +83,43 @@ def test_signs_from_weights():
         assert not row["read"]
         assert row["right_key"] == trained["right_key"]
     assert "signs_right" not in stream
+
+
+def test_signs_are_counted_up_to_one_for_all_and_without_those_that_no_layer_has():
+    key = np.int8([1, -1, 1, -1, 1, 1, -1, 1, -1, -1])
+    certainty = np.float32([9, 8, 7, 6, 5, 4, 3, 2, 0, 0])
+    for side in (1, -1):
+        found = side * key * np.int8([1, 1, -1, 1, 1, 1, 1, -1, -1, -1])
+        reading = SignReading(jnp.asarray(found), jnp.asarray(certainty), 0.5, 0.01)
+        counts = {"in_use": 8, "signs_right": 6, "surest_wrong": 1}
+        assert counted(reading, jnp.asarray(key)) == counts
+
+
+def test_sign_curves(tmp_path):
+    none = dict.fromkeys(("widths", "lengths", "decays", "bits"), ())
+    config = STUDIES["sign_curves"].config(
+        data="digits", seeds=1, epochs=20, learning_rate=0.01, width=64, depths=(2,),
+        activations=("abs",), **none,
+    )  # fmt: skip
+    shared, own_keys, even = runner.run(STUDIES["sign_curves"], config, tmp_path).rows.values()
+    assert (shared["keys"], shared["in_use"]) == (1, 64)
+    assert shared["signs_right"] >= 60
+    assert (own_keys["keys"], own_keys["in_use"]) == (2, 128)
+    assert own_keys["signs_right"] >= 90
+    assert shared["no_key"] < shared["right_key"] - 0.2
+    # Under an even activation there is no lock, and no key to read.
+    assert even["no_key"] == even["right_key"] > 0.8
+    assert not even["read"]
+
+
+def test_sign_curves_refuse_what_they_do_not_look_at(tmp_path):
+    study = STUDIES["sign_curves"]
+    for other in ({"model": "resnet8"}, {"locks": ("sign_flip",)}):
+        with pytest.raises(ValueError, match="of perceptrons and locks of its own"):
+            study.config(**other)
+    with pytest.raises(ValueError, match="the activation 'sin' is none of relu, gelu"):
+        runner.run(study, study.config(data="digits", activations=("sin",)), tmp_path / "out")
+    assert not (tmp_path / "out").exists()
 
 
 def test_public_base():
@@ -202,6 +242,9 @@ def test_settings_follow_the_data_and_what_is_given():
         assert config(data="fashion_mnist", epochs=2).epochs == 2
     assert STUDIES["pixel_shuffle"].config(data="painted_fashion_mnist").hill_steps == 50
     assert STUDIES["deep_lock_keys"].config(model="resnet").epochs == 3
+    signs = STUDIES["signs_from_weights"].config
+    assert signs(data="fashion_mnist").epochs == signs(model="resnet8").epochs == 15
+    assert signs(data="fashion_mnist", model="resnet8").epochs == 1
     by_model = {name: STUDIES["public_base"].config(model=name).locks for name in ("mlp", "cnn")}
     assert ("pixel_shuffle" in by_model["mlp"], "pixel_shuffle" in by_model["cnn"]) == (True, False)
     assert STUDIES["public_base"].config(model="mlp", locks=("sign_flip",)).locks == ("sign_flip",)

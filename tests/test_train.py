@@ -36,6 +36,19 @@ def test_the_matmul_convolution_is_the_plain_one(stride, side):
     jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-4, atol=1e-4), mine, plain)
 
 
+@pytest.mark.optax
+def test_weights_decay_by_the_rate_of_each_step():
+    """A loss without slope leaves the decay alone: the rate falls to 0 as a cosine over 6 steps."""
+    start, x, y = jnp.full((2, 3), 4.0), jnp.ones((6, 2)), jnp.zeros(6, jnp.int32)
+    options = {"rng": jax.random.key(0), "epochs": 3, "batch_size": 3, "learning_rate": 0.1}
+    flat = lambda p, x: jnp.zeros((len(x), 3)) * p.sum()  # noqa: E731
+    for decay in (0.0, 2.0):
+        rates = 0.05 * (1 + np.cos(np.pi * np.arange(6) / 6))
+        want = 4 * np.prod(1 - decay * rates)
+        found, _ = train.fit(flat, start, x, y, decay=decay, **options)
+        np.testing.assert_allclose(found, np.full((2, 3), want), rtol=1e-5)
+
+
 MODELS = {
     "mlp": lambda: models.mlp(10, (32,)),
     "cnn": lambda: models.cnn(10, patch=4, width=8, dense=32),

@@ -23,13 +23,13 @@ FOLDERS = {
     "sign_masks": ("mnist5k", "fashion_mnist"),
     "adv_params": ("mnist5k", "fashion_mnist"),
 }
-BOTH = ("deep_lock_keys", "signs_from_weights")  # of which all runs are shown
+BOTH = ("deep_lock_keys", "signs_from_weights", "sign_curves")  # of which all runs are shown
 
 
 @pytest.fixture(scope="module")
 def docs():
     """The modules that write the tables of README and docs."""
-    place, names = str(ROOT / "docs" / "tables"), ("games", "rows", "studies", "single")
+    place, names = str(ROOT / "docs" / "tables"), ("games", "rows", "studies", "single", "curves")
     sys.path.insert(0, place)
     try:
         return {name: __import__(name) for name in names}
@@ -233,6 +233,20 @@ def test_single_studies(run, docs):
             if one["keys read"].split(" of ")[0] == one["keys read"].split(" of ")[1]:
                 cells = [one[name] for name in ("no key", "found", "right key")]
                 alike(line["no key → found of right key"], " ".join(cells))
+            assert line["CPU seconds"].strip("–") == one["CPU seconds"]
+
+
+def test_sign_curves(run, docs):
+    table = lines(docs["curves"].sign_curves(run[1]))
+    ours = [line for data in run[1].runs("sign_curves") for line in grid(run, "sign_curves", data)]
+    for line, one in zip(table, ours, strict=True):
+        assert (line["curve"], line["at"]) == (one["curve"], one["at"])
+        assert (line["keys read"], line["signs in use"]) == (one["keys read"], one["of"])
+        for name in ("signs right", "wrong of the surest"):
+            (cell,) = [text for header, text in line.items() if header.startswith(name)]
+            assert cell == one[name]
+        for name in ("no key", "right key"):
+            alike(line[name], one[name])
 
 
 def test_evasion_is_of_each_seeds_worst_attack(run, docs):

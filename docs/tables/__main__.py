@@ -11,6 +11,7 @@ from pathlib import Path
 
 import bases
 import bugs
+import curves
 import files
 import games
 import kinds
@@ -33,6 +34,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "attacks": single.attacks,
     "single attacks": single.single_attacks,
     "signs from weights": single.signs_from_weights,
+    "sign curves": curves.sign_curves,
     "public base": bases.public_base,
     "evasion": single.evasion,
     "speed": single.speed,

@@ -93,7 +93,7 @@ def one_bit_off(results: Results) -> str:
 
 def signs_from_weights(results: Results) -> str:
     header = ["data", "model", "weights", "keys read", "signs in use", "signs right"]
-    header += ["wrong of the surest ¾", "no key → found of right key"]
+    header += ["wrong of the surest ¾", "no key → found of right key", "CPU seconds"]
     lines, folders = list[list[str]](), results.runs("signs_from_weights")
     for folder in folders:
         config = results.settings("signs_from_weights", folder)
@@ -112,7 +112,10 @@ def signs_from_weights(results: Results) -> str:
                     shown(row[f] for row in mine) for f in ("no_key", "accuracy", "right_key")
                 )
                 line.append(f"{none} → {found} of {right}")
-            lines.append([*line, "–"][: len(header)])
+            else:
+                line.append("–")
+            compiled = [row["cpu_seconds"] for row in seen if row["seed"]]
+            lines.append([*line, f"{np.median(compiled):.1f}" if compiled else "–"])
     made = results.made_each("signs_from_weights", folders)
     return "\n\n".join([markdown(header, lines, 3), made])
 
