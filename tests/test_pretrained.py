@@ -11,7 +11,11 @@ import numpy as np
 import pytest
 from helpers.plain_llama import plain_llama
 
+import modellock_jax as ml
 from modellock_jax import models, tasks
+from modellock_jax.attacks.keys.sign_pairs import sign_pairs
+from modellock_jax.attacks.keys.signs_from_weights import LEVEL, read_signs
+from modellock_jax.attacks.keys.signs_of_model import pairs_by_bit, sign_votes
 from modellock_jax.models import pretrained
 
 gguf = pytest.importorskip("gguf")
@@ -268,3 +272,17 @@ def test_smollm2_reads_english(smollm2):
         jax.jit(model.forward)(params, ids[None, :-1]), ids[None, 1:]
     )
     assert math.exp(float(nll.mean())) < 80
+
+
+@pytest.mark.slow
+@needs_weights
+def test_smollm2_gives_its_key_away(smollm2):
+    lock, model = ml.sign_flip(256), smollm2.model
+    key = lock.init(jax.random.key(0), smollm2.params)
+    locked, _ = jax.jit(lock.encrypt)(key, smollm2.params)
+    writers = sign_pairs(model.forward, locked, jnp.zeros((1, 4), jnp.int32))
+    assert len(writers) == 30 * 7  # the head is the embedding, which no key negates
+    reading = read_signs(pairs_by_bit(writers, 256, "channel"), 256)
+    assert reading.p_value == LEVEL
+    assert abs(int((reading.signs * key.signs).sum())) == 256
+    assert sign_votes(writers, reading.signs) == 0
