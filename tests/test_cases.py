@@ -40,7 +40,8 @@ W, X = np.ones((3, 2), np.float32), np.ones((5, 3), np.float32)
 SETTINGS = {
     **{name: {"steps": 3} for name in ("scratch", "fine_tune", "distil", "fine_tune_under_key")},
     "random_keys": {"keys": 6, "first": 4, "survivors": 3},
-    "relaxed_key": {"steps": 4, "restarts": 2},
+    **{f"relaxed_key{n}": {"steps": 4, "restarts": 2} for n in ("", "_unlabelled")},
+    "fine_tune_under_estimated_key": {"steps": 3, "search": {"steps": 4, "restarts": 2}},
     "sign_mask_oracle": {"steps": 60, "restarts": 2, "queries": 16},
     "selective": {"iterations": 2, "steps": 2},
     "restore": {"steps": 2},

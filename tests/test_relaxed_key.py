@@ -10,7 +10,9 @@ import pytest
 from helpers.ridge import accuracy, digits, forward, images, opened, owner
 
 import modellock_jax as ml
+from modellock_jax.attacks import Case, attempt
 from modellock_jax.attacks.attack import run_shuffled
+from modellock_jax.attacks.keys import relaxed_key as relaxed
 from modellock_jax.attacks.keys.key_search import Answers, key_loss
 from modellock_jax.attacks.keys.oracle import sign_mask_oracle
 from modellock_jax.attacks.keys.relaxation import relaxed_permutation, relaxed_signs
@@ -57,17 +59,52 @@ def test_what_the_weights_say_is_mended_without_labels():
     params, key = trained()
     wrong = np.arange(BITS) % 8 == 0
     signs = jnp.where(wrong, -key.signs, key.signs)
-    reading = SignReading(-signs, jnp.where(wrong, 0.1, 1.0), 0.9, 0.01)
+    reading = SignReading(signs, jnp.where(wrong, 0.1, 1.0), 0.9, 0.01)
     relaxation = relaxed_signs(SIGNS, BITS, reading)
     starts = jax.vmap(relaxation.init)(jax.random.split(jax.random.key(0), 8))
     agree = (np.sign(starts) == np.asarray(key.signs))[:, ~wrong].mean(1)
-    assert set(agree.tolist()) == {0.0, 1.0}
+    assert set(agree.tolist()) == {1.0}
     attack = relaxed_key(relaxation, MODEL.forward, STEPS, restarts=4, learning_rate=0.02)
     x = jnp.asarray(digits().train_x[:500])
     state = attack.init(jax.random.key(1), params)
     state, _ = run_shuffled(attack, state, x, None, jax.random.key(2), steps=STEPS)
     assert usable(ml.SignKey(signs), params) < usable(key, params) - 0.1
     assert usable(best_key(relaxation, state), params) > usable(key, params) - 0.05
+
+
+def test_few_labels_do_not_outweigh_what_the_weights_say():
+    params, key = trained()
+    reading = SignReading(key.signs, jnp.where(jnp.arange(BITS) % 8 == 0, 0.1, 1.0), 0.9, 0.01)
+    x, y = images(5)
+    wrong, kept = (y + 1) % 10, {}
+    for inputs in (1, 100_000):
+        relaxation = relaxed_signs(SIGNS, BITS, reading, inputs)
+        attack = relaxed_key(relaxation, MODEL.forward, STEPS, restarts=2)
+        state = attack.init(jax.random.key(1), params)
+        state, _ = run_shuffled(attack, state, x, wrong, jax.random.key(2), steps=STEPS)
+        kept[inputs] = float((best_key(relaxation, state).signs == key.signs)[1:8].mean())
+    assert kept[1] == 1 > kept[100_000]
+    # Signs as sure as the median cost 3 nats each, shared by the inputs.
+    flipped = ml.SignKey(key.signs.at[1].multiply(-1).at[8].multiply(-1))
+    assert relaxed_signs(SIGNS, BITS, reading, 5).penalty(key) == 0
+    penalty = relaxed_signs(SIGNS, BITS, reading, 5).penalty(flipped)
+    assert float(penalty) == pytest.approx(3 * (1 + 0.1) / 5)
+
+
+def test_labels_choose_the_side_that_the_weights_leave_open(monkeypatch):
+    params, key = trained()
+    reading = SignReading(-key.signs, jnp.ones(BITS), 0.9, 0.01)
+    monkeypatch.setattr(relaxed, "reading_of", lambda case: reading)
+    about = {"scheme": "sign_mask", "settings": {"bits": BITS, "per": "channel"}}
+    x, y = images(10)
+    rights = {"labels": (x, y), "unlabelled": x}
+    case = Case(SIGNS, MODEL, params, jax.random.key(0), x[:1], **about, **rights)
+    few = {"steps": 2, "restarts": 1}
+    found = {
+        name: attempt(name, case, **few).key for name in ("relaxed_key", "relaxed_key_unlabelled")
+    }
+    np.testing.assert_array_equal(found["relaxed_key"].signs, key.signs)
+    np.testing.assert_array_equal(found["relaxed_key_unlabelled"].signs, -key.signs)
 
 
 @pytest.fixture(scope="module")

@@ -143,6 +143,24 @@ def test_the_league(run, docs):
                 assert means[table[lock]["fell to"]] > max(means.values()) - 0.01
 
 
+def test_first_layers(run, docs):
+    table, full = lines(docs["single"].first_layers(run[1])), grid(run, "league", "mnist5k-mlp", 1)
+    rows = run[0]("league", "mnist5k-mlp")[0].of("league")
+    assert [(one["lock"], one["attack"]) for one in table] == [
+        (one["lock"], one["attack"]) for one in full
+    ]
+    for ours, theirs in zip(table, full):
+        found = [r for r in rows if (r["lock"], r["attack"]) == (ours["lock"], ours["attack"])]
+        assert ours["the attacker has"] == theirs["the attacker has"]
+        means = [100 * np.mean([r[f] for r in found]) for f in ("no_key", "accuracy", "right_key")]
+        np.testing.assert_allclose(
+            numbers(ours["no key → found of right key, %"]), means, atol=0.0501
+        )
+        keys = [r["key_right"] for r in found if r["key_right"] is not None]
+        cell = ours["of the key, %, by model"]
+        assert cell == (", ".join(f"{100 * k:.0f}" for k in keys) or "–")
+
+
 def test_what_was_won_in_the_games(run, docs):
     table = lines(docs["games"].games(run[1]))
     shown = {(line["lock"], line["rights"]): line for line in table}

@@ -36,6 +36,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "signs from weights": single.signs_from_weights,
     "sign curves": curves.sign_curves,
     "public base": bases.public_base,
+    "first layers": single.first_layers,
     "evasion": single.evasion,
     "speed": single.speed,
     "speed of files": files.speed,

@@ -124,6 +124,24 @@ def _perplexity(values: Iterable[float]) -> str:
     return f"{np.mean(list(values)):.3g}"
 
 
+def first_layers(results: Results) -> str:
+    """Say what each attacker opens of transforms of inputs, under a dense first layer."""
+    rows = of(results.run("league", "mnist5k-mlp"), kind="league")
+    lines = list[list[str]]()
+    for lock, attack in dict.fromkeys((row["lock"], row["attack"]) for row in rows):
+        mine = of(rows, lock=lock, attack=attack)
+        none, found, right = (
+            percent(row[f] for row in mine) for f in ("no_key", "accuracy", "right_key")
+        )
+        known = [row["key_right"] for row in mine if row["key_right"] is not None]
+        keys = ", ".join(f"{100 * share:.0f}" for share in known) or "–"
+        opened = f"{none} → {found} of {right}"
+        lines.append([f"`{lock}`", f"`{attack}`", ATTACKS[attack].has, opened, keys])
+    header = ["lock", "attack", "the attacker has", "no key → found of right key, %"]
+    table = markdown([*header, "of the key, %, by model"], lines, 3)
+    return "\n\n".join([table, results.made("league", "mnist5k-mlp")])
+
+
 def evasion(results: Results) -> str:
     settings = results.settings("evasion", "mnist5k")
     header = ["model", "attacker", "clean", *(f"eps {eps:g}" for eps in settings["eps"])]

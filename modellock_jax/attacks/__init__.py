@@ -25,6 +25,7 @@ from modellock_jax.attacks.keys.logit_oracle import pixel_shuffle_logit_oracle
 from modellock_jax.attacks.keys.negative_from_weights import negative_from_weights
 from modellock_jax.attacks.keys.oracle import sign_mask_oracle
 from modellock_jax.attacks.keys.permutation_from_base import permutation_from_base
+from modellock_jax.attacks.keys.permutation_from_weights import permutation_from_weights
 from modellock_jax.attacks.keys.permutation_search import anneal, hill_climb
 from modellock_jax.attacks.keys.relaxation import relaxed_permutation, relaxed_signs
 from modellock_jax.attacks.keys.relaxed_key import best_key, relaxed_key
@@ -95,6 +96,7 @@ __all__ = [
     "negative_from_weights",
     "negative_positive_chosen_image",
     "permutation_from_base",
+    "permutation_from_weights",
     "pgd",
     "pixel_shuffle_chosen_image",
     "pixel_shuffle_known_pairs",

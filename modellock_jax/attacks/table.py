@@ -17,6 +17,7 @@ from modellock_jax.attacks.keys import (
     negative_from_weights,
     oracle,
     permutation_from_base,
+    permutation_from_weights,
     permutation_search,
     relaxed_key,
     sign_algebra,
@@ -27,6 +28,7 @@ from modellock_jax.attacks.keys import (
 from modellock_jax.attacks.weights import (
     descent,
     distil,
+    estimated_key,
     fine_tune,
     leakage,
     selective,
@@ -38,10 +40,10 @@ from modellock_jax.core.table import Table
 __all__ = ["ATTACKS", "attempt"]
 
 _MODULES = (
-    fine_tune, distil, key_search, relaxed_key, oracle, sign_algebra, sign_search,
-    signs_of_model, permutation_search, chosen_image, chosen_levels, logit_oracle,
-    negative_from_weights, selective, descent, ciphertext_only, known_plaintext, signs_from_base,
-    permutation_from_base, weights_from_base, leakage, stream_reuse, cases,
+    fine_tune, distil, key_search, relaxed_key, estimated_key, oracle, sign_algebra, sign_search,
+    signs_of_model, permutation_search, permutation_from_weights, chosen_image, chosen_levels,
+    logit_oracle, negative_from_weights, selective, descent, ciphertext_only, known_plaintext,
+    signs_from_base, permutation_from_base, weights_from_base, leakage, stream_reuse, cases,
 )  # fmt: skip
 ATTACKS: Table[Entry] = Table(
     "attack",

@@ -26,7 +26,7 @@ from modellock_jax.locks._blocks import (
     swap_two,
     tile,
 )
-from modellock_jax.locks._scheme import Scheme
+from modellock_jax.locks._scheme import Break, Scheme
 
 __all__ = ["SCHEME", "FfxKey", "ffx"]
 
@@ -113,7 +113,13 @@ SCHEME = Scheme(
     protects="A model trained on images of which a key encrypts half of each block answers badly to "
     "plain images.",
     lies_open="The weights lie open: any thief can train on.",
-    broken=(BYPASSED,),
+    broken=(
+        Break(
+            attack="ffx_chosen_images",
+            how="two chosen images, scrambled by a user, show the entries and the whole table",
+        ),
+        BYPASSED,
+    ),
     wrong_key="half of each block stays in clear under every key",
     near=swap_two,
     bits=_ffx_bits,

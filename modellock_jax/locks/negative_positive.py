@@ -23,7 +23,7 @@ from modellock_jax.locks._blocks import (
     swap_two,
     tile,
 )
-from modellock_jax.locks._scheme import Scheme
+from modellock_jax.locks._scheme import Break, Scheme
 
 __all__ = ["SCHEME", "NegativeKey", "negative_positive"]
 
@@ -93,7 +93,18 @@ SCHEME = Scheme(
     protects="A model trained on images of which a key turns half of each block negative answers badly "
     "to plain images.",
     lies_open="The weights lie open: any thief can train on.",
-    broken=(BYPASSED,),
+    broken=(
+        Break(
+            attack="negative_from_weights",
+            how="where the first layer reads whole blocks, the locked weights alone, without data or a "
+            "device, give the key",
+        ),
+        Break(
+            attack="negative_positive_chosen_image",
+            how="one black image, scrambled by a user, shows it",
+        ),
+        BYPASSED,
+    ),
     wrong_key="half of each block stays in clear under every key",
     near=swap_two,
     bits=_negative_bits,

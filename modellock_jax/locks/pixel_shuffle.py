@@ -152,6 +152,11 @@ SCHEME = Scheme(
     lies_open="The weights lie open: any thief can train on.",
     broken=(
         Break(
+            attack="permutation_from_weights",
+            how="where a dense first layer reads images of several blocks, the locked weights alone, "
+            "without data or a device, give the key or nearly",
+        ),
+        Break(
             attack="pixel_shuffle_chosen_image",
             how="one chosen image with distinct values in a block, scrambled by a user, shows the "
             "whole permutation",

@@ -28,9 +28,7 @@ from modellock_jax.attacks.keys.oracle import sign_mask_oracle
 from modellock_jax.attacks.keys.relaxation import relaxed_signs
 from modellock_jax.attacks.keys.relaxed_key import best_key, relaxed_key
 from modellock_jax.attacks.keys.sign_algebra import correct_signs
-from modellock_jax.attacks.keys.sign_pairs import sign_pairs
-from modellock_jax.attacks.keys.signs_from_weights import LEVEL, read_signs
-from modellock_jax.attacks.keys.signs_of_model import pairs_by_bit
+from modellock_jax.attacks.keys.signs_of_model import read_model_signs
 from modellock_jax.core.lock import Forward, Lock, Params, user_forward
 from modellock_jax.core.over_keys import over_keys
 from modellock_jax.locks.sign import SignKey
@@ -195,9 +193,8 @@ def _sign_rows(
 
 
 def _weights_first(case: _Attacked, images: int, restarts: int, steps: int) -> SignKey | None:
-    writers = sign_pairs(case.forward, case.params, case.x[:1])
-    reading = read_signs(pairs_by_bit(writers, case.bits, case.per), case.bits)
-    if reading is None or reading.p_value > LEVEL:
+    reading = read_model_signs(case.forward, case.params, case.x[:1], case.bits, case.per)
+    if reading is None:
         return None
     return _relaxed(case, images, restarts, steps, labels=False, prior=reading)
 

@@ -17,9 +17,14 @@ __all__ = ["Relaxation", "Theta", "relaxed_permutation", "relaxed_signs"]
 
 _ROUNDS = 20  # of Sinkhorn's scaling, from which float32 gains no more at these temperatures
 _HOT, _COLD = 1.0, 0.1  # the temperature at the start and at the end
+_ODDS = 3.0
 
 
 Theta = Any
+
+
+def _none(key: Key) -> jax.Array:
+    return jnp.float32(0)
 
 
 class Relaxation(NamedTuple):
@@ -27,16 +32,19 @@ class Relaxation(NamedTuple):
 
     `init(rng) -> theta`; `soft(theta, rng, done) -> key` with a gradient, `done` in [0, 1] being how
     much of the descent is over; `hard(theta) -> key`, a key of the lock's own kind. `lock` takes the
-    soft keys.
+    soft keys. `penalty(key) -> scalar`, what speaks against a key, soft or hard, beside the inputs.
     """
 
     lock: Lock
     init: Callable[[jax.Array], Theta]
     soft: Callable[[Theta, jax.Array, jax.Array], Key]
     hard: Callable[[Theta], Key]
+    penalty: Callable[[Key], jax.Array] = _none
 
 
-def relaxed_signs(lock: Lock, bits: int, prior: SignReading | None = None) -> Relaxation:
+def relaxed_signs(
+    lock: Lock, bits: int, prior: SignReading | None = None, inputs: int | None = None
+) -> Relaxation:
     """Relax sign keys: theta, float32 `[bits]`, counts as its sign forwards and as its tanh backwards.
 
     For locks with a differentiable `SignKey`: `sign_mask(bits)`, and in its place for `sign_flip`
@@ -45,9 +53,11 @@ def relaxed_signs(lock: Lock, bits: int, prior: SignReading | None = None) -> Re
     Args:
         lock: A lock with a differentiable `SignKey`: `sign_mask(bits)`.
         bits: The length of the key, at least 1.
-        prior: What the weights say of the key. A start is then that or its negative, each sign as far
-            from 0 as it is sure, and little else; a learning rate of 0.02 leaves the surest where
-            they are.
+        prior: What the weights say of the key, on the side that it is believed to be. Starts are then
+            that, each sign as far from 0 as it is sure, and little else; a learning rate of 0.02
+            leaves the surest where they are.
+        inputs: How many labelled inputs the descent sees, at least 1: the fewer, the more a sign that
+            differs from the prior costs. None where the prior is a start and no more.
 
     Returns:
         The key space made continuous, for `relaxed_key`.
@@ -58,16 +68,15 @@ def relaxed_signs(lock: Lock, bits: int, prior: SignReading | None = None) -> Re
 
     Source: straight-through estimation, Bengio et al. (2013); tanh as in LLA (2026).
     """
+    believed = jnp.zeros(bits, jnp.float32) if prior is None else _believed(prior)
 
     def init(rng: jax.Array) -> jax.Array:
-        if prior is None:
-            return 0.1 * jax.random.normal(rng, (bits,))
-        draw, side = jax.random.split(rng)
-        sure = prior.certainty / jnp.nanmedian(
-            jnp.where(prior.certainty > 0, prior.certainty, jnp.nan)
-        )
-        signs = prior.signs.astype(jnp.float32) * jax.random.rademacher(side, (), jnp.float32)
-        return signs * jnp.minimum(sure, 2) + 0.1 * jax.random.normal(draw, (bits,))
+        return believed + 0.1 * jax.random.normal(rng, (bits,))
+
+    def penalty(key: SignKey) -> jax.Array:
+        # Of a sign as sure as the median the log-odds are `_ODDS`: the descent is on a posterior.
+        against = (jnp.abs(believed) - believed * key.signs) / 2
+        return _ODDS * against.sum() / inputs if inputs else jnp.float32(0)
 
     def soft(theta: jax.Array, rng: jax.Array, done: jax.Array) -> SignKey:
         smooth = jnp.tanh(theta)
@@ -76,7 +85,14 @@ def relaxed_signs(lock: Lock, bits: int, prior: SignReading | None = None) -> Re
     def hard(theta: jax.Array) -> SignKey:
         return SignKey(jnp.where(theta < 0, -1, 1).astype(jnp.int8))
 
-    return Relaxation(lock, init, soft, hard)
+    return Relaxation(lock, init, soft, hard, penalty)
+
+
+def _believed(prior: SignReading) -> jax.Array:
+    """Return signs, each as large as it is sure beside the median one, and at most 2."""
+    known = jnp.where(prior.certainty > 0, prior.certainty, jnp.nan)
+    sure = prior.certainty / jnp.nanmedian(known)
+    return prior.signs.astype(jnp.float32) * jnp.minimum(sure, 2)
 
 
 def relaxed_permutation(block: int, channels: int = 3) -> Relaxation:

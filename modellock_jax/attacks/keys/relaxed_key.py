@@ -18,7 +18,10 @@ from modellock_jax.attacks.keys.relaxation import (
 from modellock_jax.attacks.keys.relaxed_values import relaxed_ffx, relaxed_negative
 from modellock_jax.attacks.keys.sign_algebra import correct_signs
 from modellock_jax.attacks.keys.sign_search import SIGNS, as_mask
+from modellock_jax.attacks.keys.signs_from_weights import SignReading
+from modellock_jax.attacks.keys.signs_of_model import reading_of
 from modellock_jax.core.lock import Forward, Key, Params, user_forward
+from modellock_jax.locks.sign import SignKey
 from modellock_jax.tasks import Task, classify
 
 __all__ = ["ENTRIES", "RELAXED", "Relaxed", "best_key", "relaxed_key"]
@@ -115,7 +118,8 @@ def relaxed_key(
         done = state.steps / steps
 
         def loss(theta: Theta, rng: jax.Array) -> jax.Array:
-            return key_loss(user(relaxation.soft(theta, rng, done), state.locked, x), y, task)
+            key = relaxation.soft(theta, rng, done)
+            return key_loss(user(key, state.locked, x), y, task) + relaxation.penalty(key)
 
         losses, gradient = jax.vmap(jax.value_and_grad(loss))(
             state.theta, jax.random.split(draw, restarts)
@@ -147,15 +151,26 @@ def best_key(relaxation: Relaxation, state: Relaxed) -> Key:
     return relaxation.hard(jax.tree.map(lambda leaf: leaf[best], state.theta))
 
 
-def _relaxed_key(
-    case: Case, *, steps: int = 400, restarts: int = 8, batch_size: int = 64
+def _relaxed_key(case: Case, **settings: int) -> Found | None:
+    return _descend(case, *case.labels, **settings)
+
+
+def _relaxed_key_unlabelled(case: Case, **settings: int) -> Found | None:
+    return _descend(case, case.unlabelled, None, **settings)
+
+
+def _descend(
+    case: Case, x: Any, y: Any, *, steps: int = 400, restarts: int = 8, batch_size: int = 64
 ) -> Found | None:
-    (x, y), forward = case.labels, case.model.forward
-    relaxation = _relaxation(case)
-    attack = relaxed_key(relaxation, forward, steps, restarts=restarts, task=case.task)
+    forward, reading = case.model.forward, _reading(case, x, y)
+    relaxation = _relaxation(case, reading, None if y is None else len(x))
+    rate = 0.1 if reading is None else 0.02
+    attack = relaxed_key(
+        relaxation, forward, steps, restarts=restarts, learning_rate=rate, task=case.task
+    )
 
     @jax.jit
-    def go(rng: jax.Array, locked: Params, x: jax.Array, y: jax.Array) -> Key:
+    def go(rng: jax.Array, locked: Params, x: jax.Array, y: jax.Array | None) -> Key:
         start, order = jax.random.split(rng)
         state = attack.init(start, locked)
         settings: dict[str, Any] = {
@@ -164,17 +179,40 @@ def _relaxed_key(
             "augment": case.task.augment,
         }
         key = best_key(relaxation, run_shuffled(attack, state, x, y, order, **settings)[0])
-        if case.scheme not in SIGNS:
+        if case.scheme not in SIGNS or y is None:
             return key
-        return correct_signs(relaxation.lock, forward, locked, key, x, y, case.task).best
+        mended = correct_signs(relaxation.lock, forward, locked, key, x, y, case.task).best
+        if reading is None:
+            return mended
+
+        def against(key: Key) -> jax.Array:
+            out = user_forward(relaxation.lock, forward)(key, locked, x)
+            return key_loss(out, y, case.task) + relaxation.penalty(key)
+
+        # Few labels alone say less than the weights do.
+        better = against(mended) < against(key)
+        return jax.tree.map(lambda new, old: jnp.where(better, new, old), mended, key)
 
     return with_key(case, go(case.rng, case.locked, x, y))
 
 
-def _relaxation(case: Case) -> Relaxation:
+def _reading(case: Case, x: Any, y: Any) -> SignReading | None:
+    """Return what the weights say of a sign key; where there are labels these choose its side."""
+    reading = reading_of(case) if case.scheme in SIGNS else None
+    if reading is None or y is None:
+        return reading
+    user = user_forward(as_mask(case)[0], case.model.forward)
+    sides = [
+        key_loss(user(SignKey(signs), case.locked, x), y, case.task)
+        for signs in (reading.signs, -reading.signs)
+    ]
+    return reading if sides[0] <= sides[1] else reading._replace(signs=-reading.signs)
+
+
+def _relaxation(case: Case, reading: SignReading | None, inputs: int | None) -> Relaxation:
     """Return the key space of a case's lock, made continuous."""
     if case.scheme in SIGNS:
-        return relaxed_signs(*as_mask(case))
+        return relaxed_signs(*as_mask(case), reading, inputs)
     block = case.settings["patch" if case.scheme == "patch_shuffle" else "block"]
     return _BLOCKS[case.scheme](block, case.settings["channels"])
 
@@ -189,4 +227,7 @@ _BLOCKS = {
 RELAXED = (*SIGNS, *_BLOCKS)
 """The schemes whose key spaces are made continuous here."""
 
-ENTRIES = (Entry("relaxed_key", _relaxed_key, RELAXED, ("labels",), "key"),)
+ENTRIES = (
+    Entry("relaxed_key", _relaxed_key, RELAXED, ("labels",), "key"),
+    Entry("relaxed_key_unlabelled", _relaxed_key_unlabelled, RELAXED, ("unlabelled",), "key"),
+)

@@ -1,6 +1,7 @@
 """The sign key of a whole model from its locked weights: which kernels to ask, and which sign."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import jax
 import numpy as np
@@ -8,10 +9,11 @@ import numpy as np
 from modellock_jax.attacks.case import Case, Entry, Found, with_key
 from modellock_jax.attacks.keys.sign_pairs import Writer, sign_pairs
 from modellock_jax.attacks.keys.sign_search import SIGNS, as_mask
-from modellock_jax.attacks.keys.signs_from_weights import Pair, signs_from_weights
+from modellock_jax.attacks.keys.signs_from_weights import LEVEL, Pair, SignReading, read_signs
+from modellock_jax.core.lock import Forward, Params
 from modellock_jax.locks.sign import SignKey
 
-__all__ = ["ENTRIES", "pairs_by_bit", "sign_votes"]
+__all__ = ["ENTRIES", "pairs_by_bit", "read_model_signs", "reading_of", "sign_votes"]
 
 
 def pairs_by_bit(writers: Sequence[Writer], bits: int, per: str) -> list[Pair]:
@@ -63,14 +65,47 @@ def sign_votes(writers: Sequence[Writer], signs: jax.Array) -> float:
     return total
 
 
+def read_model_signs(
+    forward: Forward, params: Params, example: Any, bits: int, per: str
+) -> SignReading | None:
+    """Read the signs of a whole model off its weights, on the side that biases and the last layer show.
+
+    Args:
+        forward: `forward(params, x)` of the architecture.
+        params: The locked parameters, a tree of arrays.
+        example: Inputs `[1, ...]` whose values do not matter.
+        bits: The length of the key, at least 1.
+        per: "unit" or "channel", as in `sign_mask`.
+
+    Returns:
+        What `read_signs` says, with the side chosen by `sign_votes`; None if no layer can be read, or
+        without evidence at the level of 1 %.
+    """
+    writers = sign_pairs(forward, params, example)
+    pairs = pairs_by_bit(writers, bits, per)
+    reading = read_signs(pairs, bits) if pairs else None
+    if reading is None or reading.p_value > LEVEL:
+        return None
+    turned = sign_votes(writers, reading.signs) < 0
+    return reading._replace(signs=-reading.signs) if turned else reading
+
+
 def _signs_from_weights(case: Case) -> Found | None:
-    bits = as_mask(case)[1]
-    writers = sign_pairs(case.model.forward, case.locked, case.example)
-    pairs = pairs_by_bit(writers, bits, case.settings.get("per", "channel"))
-    key = signs_from_weights(pairs, bits) if pairs else None
-    if key is not None and sign_votes(writers, key.signs) < 0:
-        key = SignKey(-key.signs)
-    return with_key(case, key)
+    reading = reading_of(case)
+    return with_key(case, None if reading is None else SignKey(reading.signs))
+
+
+def reading_of(case: Case) -> SignReading | None:
+    """Return `read_model_signs` of a case under a sign lock.
+
+    Args:
+        case: What the attacker has, of which the weights alone are read.
+
+    Returns:
+        The reading; None without evidence.
+    """
+    bits, per = as_mask(case)[1], case.settings.get("per", "channel")
+    return read_model_signs(case.model.forward, case.locked, case.example, bits, per)
 
 
 ENTRIES = (Entry("signs_from_weights", _signs_from_weights, SIGNS, (), "key"),)
