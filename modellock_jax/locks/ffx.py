@@ -118,6 +118,10 @@ SCHEME = Scheme(
             attack="ffx_chosen_images",
             how="two chosen images, scrambled by a user, show the entries and the whole table",
         ),
+        Break(
+            attack="relaxed_key",
+            how="a few labelled images give a key that opens it nearly",
+        ),
         BYPASSED,
     ),
     wrong_key="half of each block stays in clear under every key",

@@ -103,6 +103,10 @@ SCHEME = Scheme(
             attack="negative_positive_chosen_image",
             how="one black image, scrambled by a user, shows it",
         ),
+        Break(
+            attack="relaxed_key",
+            how="a few labelled images give a key that opens it nearly",
+        ),
         BYPASSED,
     ),
     wrong_key="half of each block stays in clear under every key",
