@@ -1,6 +1,5 @@
 """How attacks that train choose their learning rate: by inputs that they hold out."""
 
-import dataclasses
 from collections.abc import Callable
 from functools import lru_cache, partial
 from typing import Any
@@ -8,23 +7,13 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from modellock_jax.attacks._programs import KEPT
 from modellock_jax.attacks.attack import Attack, run_shuffled
 from modellock_jax.attacks.case import Case, Found
 from modellock_jax.core.lock import Params
 from modellock_jax.tasks import Task, merit
 
 RATES, STEPS, BATCH = (1e-3, 5e-3), 300, 32
-
-
-@dataclasses.dataclass(frozen=True)
-class Bound:
-    """A function with its first arguments, which equals another of the same: one program serves both."""
-
-    function: Callable[..., Any]
-    args: tuple[Any, ...]
-
-    def __call__(self, *more: Any) -> Any:
-        return self.function(*self.args, *more)
 
 
 def task_score(task: Task, out: Any, y: Any) -> jax.Array:
@@ -56,7 +45,7 @@ def fit_best_rate(
     return Found(partial(attack(rates[best], case.example).forward, found[best][0]))
 
 
-@lru_cache(maxsize=8)  # programs are large, and most attacks are run once
+@lru_cache(maxsize=KEPT)
 def _program(
     attack: Callable[[Any, Any], Attack],
     score: Callable[[Any, Any], jax.Array],

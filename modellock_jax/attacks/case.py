@@ -6,7 +6,8 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 
-from modellock_jax.core.lock import Key, Lock, Params, user_forward
+from modellock_jax.attacks._programs import user_program
+from modellock_jax.core.lock import Key, Lock, Params
 from modellock_jax.models import Model
 from modellock_jax.tasks import Task, classify
 
@@ -223,7 +224,7 @@ def with_key(case: Case, key: Key | None) -> Found | None:
     """
     if key is None:
         return None
-    user = user_forward(case.lock, case.model.forward)
+    user = user_program(case.lock, case.model.forward)
     return Found(partial(user, key, case.locked), key)
 
 

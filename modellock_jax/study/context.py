@@ -118,6 +118,14 @@ class Context:
         return max(values, key=lambda value: float(merit(self.task, jnp.float32(value))))
 
     @property
+    def prior(self) -> float:
+        """What a model that knows nothing reaches: of classes, the share of the most frequent one."""
+        if self.about:
+            return self.task.chance / (100 if self.percent else 1)
+        y = jnp.asarray(self.data.test_y)
+        return float(jnp.bincount(y).max() / len(y))
+
+    @property
     def about(self) -> dict[str, Any]:
         """What rows say of the task; nothing where it is classification."""
         t = self.task
@@ -127,12 +135,13 @@ class Context:
         return {"task": told}
 
 
-def prepare(config: Any, folder: Path) -> Context:
+def prepare(config: Any, folder: Path, data: Data | None = None) -> Context:
     """Check the whole configuration before anything is written.
 
     Args:
         config: The study's settings.
         folder: That of the run, which need not exist.
+        data: What the owner has; None for the data set of the settings.
 
     Returns:
         Model, task, data and locks, for the study's units.
@@ -144,7 +153,7 @@ def prepare(config: Any, folder: Path) -> Context:
     """
     if config.model not in MODELS:
         raise ValueError(f"there is no model {config.model!r}; the models are {', '.join(MODELS)}")
-    data = load(config.data)
+    data = data or load(config.data)
     factory = MODELS[config.model]
     options: dict[str, Any] = {}
     if "patch" in inspect.signature(factory).parameters:

@@ -134,7 +134,7 @@ def lock_rows(context: Context, text: str, seed: int) -> list[Row]:
         "wrong_non_finite": sum(non_finite[2 + c.seeds :]) / c.wrong_keys,
         "none": float(none.value),
         "none_non_finite": float(none.non_finite),
-        "prior": _prior(context),
+        "prior": context.prior,
         "key_bits": subject.spec.bits(
             params, sites(context.model.forward, params, data.test_x[:1])
         ),
@@ -144,14 +144,6 @@ def lock_rows(context: Context, text: str, seed: int) -> list[Row]:
         "decrypt_s": _seconds(programs.decrypt, key, locked),
     }
     return [row]
-
-
-def _prior(context: Context) -> float:
-    """Return what a model that knows nothing reaches: of classes, the share of the most frequent one."""
-    if context.about:
-        return context.task.chance / (100 if context.percent else 1)
-    y = jnp.asarray(context.data.test_y)
-    return float(jnp.bincount(y).max() / len(y))
 
 
 def _equal(a: Any, b: Any) -> bool:

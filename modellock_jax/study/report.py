@@ -31,11 +31,12 @@ class Grid(NamedTuple):
     notes: list[str]
 
 
-def interval(values: Any) -> tuple[float, float, float]:
-    """Mean and 95 % Student-t interval of `[N]` values; the interval is the mean itself for N = 1.
+def interval(values: Any, level: float = 0.95) -> tuple[float, float, float]:
+    """Mean and Student-t interval of `[N]` values; the interval is the mean itself for N = 1.
 
     Args:
         values: float `[N]`, at least one.
+        level: How often such an interval holds, in (0, 1).
 
     Returns:
         Mean, lower and upper end.
@@ -48,7 +49,7 @@ def interval(values: Any) -> tuple[float, float, float]:
     if spread == 0:
         return mean, mean, mean
     # `scipy.stats` says the same, and takes two seconds to import.
-    half = special.stdtrit(len(values) - 1, 0.975) * spread / np.sqrt(len(values))
+    half = special.stdtrit(len(values) - 1, (1 + level) / 2) * spread / np.sqrt(len(values))
     low, high = mean - half, mean + half
     return mean, float(low), float(high)
 

@@ -8,7 +8,6 @@ finite has loss infinity.
 """
 
 import math
-from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -16,6 +15,7 @@ import jax.numpy as jnp
 from jax import lax
 from jax.sharding import Mesh
 
+from modellock_jax.attacks._programs import bind, compiled
 from modellock_jax.attacks.case import ANY, Case, Entry, Found, with_key
 from modellock_jax.core.lock import Forward, Key, Lock, Params, user_forward
 from modellock_jax.core.over_keys import over_keys
@@ -207,8 +207,8 @@ def log_probabilities(logits: Any) -> jax.Array:
 def _random_keys(case: Case, **counts: Any) -> Found | None:
     x, y = case.labels
     counts = {"keys": 2000, "first": 8, "survivors": 256} | counts
-    search = partial(random_keys, case.lock, case.model.forward, task=case.task, **counts)
-    return with_key(case, jax.jit(search)(case.locked, x[:64], y[:64], case.rng).key)
+    search = bind(random_keys, case.lock, case.model.forward, task=case.task, **counts)
+    return with_key(case, compiled(search)(case.locked, x[:64], y[:64], case.rng).key)
 
 
 ENTRIES = (Entry("random_keys", _random_keys, ANY, ("labels",), "key"),)

@@ -6,6 +6,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
+from modellock_jax.attacks._programs import bind
 from modellock_jax.attacks.attack import Attack
 from modellock_jax.attacks.case import Case, Entry, Found
 from modellock_jax.attacks.keys.key_search import CHUNK
@@ -152,17 +153,24 @@ def _some(case: Case, inputs: int) -> tuple[jax.Array, jax.Array]:
 
 def _hill_climb(case: Case, *, steps: int = 30, swaps: int = 63, inputs: int = 100) -> Found | None:
     # With the key itself, the swaps fill 16 chunks.
-    climb = hill_climb(
-        case.lock, case.model.forward, restarts=1, swaps=swaps, chunk=4, task=case.task
+    make = bind(
+        hill_climb, case.lock, case.model.forward, restarts=1, swaps=swaps, chunk=4, task=case.task
     )
-    return run_search(case, climb, steps, _some(case, inputs))
+    return run_search(case, make, steps, _some(case, inputs))
 
 
 def _anneal(case: Case, *, steps: int = 120, swaps: int = 15, inputs: int = 100) -> Found | None:
-    annealing = anneal(
-        case.lock, case.model.forward, steps, restarts=1, swaps=swaps, chunk=4, task=case.task
+    make = bind(
+        anneal,
+        case.lock,
+        case.model.forward,
+        steps,
+        restarts=1,
+        swaps=swaps,
+        chunk=4,
+        task=case.task,
     )
-    return run_search(case, annealing, steps, _some(case, inputs))
+    return run_search(case, make, steps, _some(case, inputs))
 
 
 ENTRIES = (

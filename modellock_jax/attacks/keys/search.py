@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from modellock_jax.attacks._programs import bind, compiled
 from modellock_jax.attacks.attack import Attack
 from modellock_jax.attacks.case import Case, Found, with_key
 from modellock_jax.attacks.keys.key_search import key_loss
@@ -151,22 +152,24 @@ def accept(
     return moved, losses
 
 
-def run_search(case: Case, attack: Attack, steps: int, batch: Any) -> Found | None:
+def run_search(case: Case, make: Callable[[], Attack], steps: int, batch: Any) -> Found | None:
     """Return the best key after so many steps of a search on one batch.
 
     Args:
         case: What the attacker has.
-        attack: A search, whose state is a `Search`.
+        make: Makes a search, whose state is a `Search`; of equal ones one program serves all cases.
         steps: How many, at least 1.
         batch: What each step takes: inputs and what is known of them.
 
     Returns:
         The best key and the forward under it.
     """
+    return with_key(case, compiled(bind(_search, make, steps))(case.rng, case.locked, batch))
 
-    @jax.jit
-    def go(rng: jax.Array, locked: Params, batch: Any) -> Key:
-        state = attack.init(rng, locked)
-        return lax.scan(lambda s, _: attack.step(s, batch), state, length=steps)[0].best
 
-    return with_key(case, go(case.rng, case.locked, batch))
+def _search(
+    make: Callable[[], Attack], steps: int, rng: jax.Array, locked: Params, batch: Any
+) -> Key:
+    attack = make()
+    state = attack.init(rng, locked)
+    return lax.scan(lambda s, _: attack.step(s, batch), state, length=steps)[0].best

@@ -7,6 +7,7 @@ import jax
 import jax.numpy as jnp
 from jax import lax
 
+from modellock_jax.attacks._programs import bind
 from modellock_jax.attacks.attack import Attack
 from modellock_jax.attacks.case import Case, Entry, Found
 from modellock_jax.attacks.keys.key_search import CHUNK, Answers, key_loss, log_probabilities
@@ -223,8 +224,8 @@ def _shares(
 
 
 def _linear_flips(case: Case, *, steps: int = 16, **settings: Any) -> Found | None:
-    attack = linear_flips(as_mask(case)[0], case.model.forward, task=case.task, **settings)
-    return run_search(case, attack, steps, case.labels)
+    make = bind(linear_flips, as_mask(case)[0], case.model.forward, task=case.task, **settings)
+    return run_search(case, make, steps, case.labels)
 
 
 ENTRIES = (Entry("linear_flips", _linear_flips, SIGNS, ("labels",), "key"),)

@@ -1,11 +1,13 @@
 """Search of sign keys by their score: greedy flips, and a genetic baseline."""
 
+from functools import lru_cache
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 from jaxtyping import Bool, Float
 
+from modellock_jax.attacks._programs import bind
 from modellock_jax.attacks.attack import Attack
 from modellock_jax.attacks.case import Case, Entry, Found
 from modellock_jax.attacks.keys.key_search import CHUNK
@@ -164,17 +166,20 @@ def as_mask(case: Case) -> tuple[Lock, int]:
         The mask, and the length of its key.
     """
     bits = case.settings.get("bits", 256)
-    return (case.lock if case.scheme == "sign_mask" else sign_mask(bits)), bits
+    return (case.lock if case.scheme == "sign_mask" else _mask(bits)), bits
+
+
+_mask = lru_cache(maxsize=8)(sign_mask)  # the same one again, so that programs are found again
 
 
 def _coordinate_flips(case: Case, *, steps: int = 10, **settings: Any) -> Found | None:
-    attack = coordinate_flips(as_mask(case)[0], case.model.forward, task=case.task, **settings)
-    return run_search(case, attack, steps, case.labels)
+    make = bind(coordinate_flips, as_mask(case)[0], case.model.forward, task=case.task, **settings)
+    return run_search(case, make, steps, case.labels)
 
 
 def _genetic(case: Case, *, steps: int = 60, **settings: Any) -> Found | None:
-    attack = genetic(as_mask(case)[0], case.model.forward, task=case.task, **settings)
-    return run_search(case, attack, steps, case.labels)
+    make = bind(genetic, as_mask(case)[0], case.model.forward, task=case.task, **settings)
+    return run_search(case, make, steps, case.labels)
 
 
 ENTRIES = (

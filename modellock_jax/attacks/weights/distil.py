@@ -6,7 +6,8 @@ import jax
 import jax.numpy as jnp
 import optax
 
-from modellock_jax.attacks._train import Bound, fit_best_rate
+from modellock_jax.attacks._programs import bind
+from modellock_jax.attacks._train import fit_best_rate
 from modellock_jax.attacks.attack import Attack, blank, sanitise
 from modellock_jax.attacks.case import ANY, Case, Entry, Found
 from modellock_jax.core.lock import Params
@@ -80,7 +81,7 @@ def distil(model: Model, learning_rate: Any, example: Any, task: Task = classify
 
 
 def _distil(case: Case, **settings: Any) -> Found:
-    attack, score = Bound(_copying, (case.model, case.task)), Bound(_agreement, (case.task,))
+    attack, score = bind(_copying, case.model, case.task), bind(_agreement, case.task)
     x = case.unlabelled
     return fit_best_rate(case, attack, score, case.locked, x, case.device(x), **settings)
 

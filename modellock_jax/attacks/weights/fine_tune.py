@@ -7,7 +7,8 @@ import jax
 import optax
 from jax import lax
 
-from modellock_jax.attacks._train import Bound, fit_best_rate, task_score
+from modellock_jax.attacks._programs import bind
+from modellock_jax.attacks._train import fit_best_rate, task_score
 from modellock_jax.attacks.attack import Attack, blank, sanitise
 from modellock_jax.attacks.case import ANY, Case, Entry, Found
 from modellock_jax.attacks.weights.localise import heal
@@ -129,10 +130,7 @@ def in_last_layer(model: Model, params: Params, example: Any) -> Params:
 
 
 def _from(case: Case, start: Params, *, variant: Variant = "all", **settings: Any) -> Found:
-    attack, score = (
-        Bound(_tuning, (case.model, variant, case.task)),
-        Bound(task_score, (case.task,)),
-    )
+    attack, score = bind(_tuning, case.model, variant, case.task), bind(task_score, case.task)
     return fit_best_rate(case, attack, score, start, *case.labels, **settings)
 
 

@@ -21,7 +21,8 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 
-from modellock_jax.attacks._train import Bound, fit_best_rate, task_score
+from modellock_jax.attacks._programs import bind
+from modellock_jax.attacks._train import fit_best_rate, task_score
 from modellock_jax.attacks.attack import Attack
 from modellock_jax.attacks.case import ANY, Case, Entry, Found, with_key, with_weights
 from modellock_jax.attacks.weights.fine_tune import fine_tune
@@ -248,7 +249,7 @@ def _under_key(case: Case, **settings: Any) -> Found:
     def attack(rate: Any, example: Any) -> Attack:
         return fine_tune_under_key(case.lock, case.model, key, rate, example, task)
 
-    score = Bound(task_score, (task,))
+    score = bind(task_score, task)
     return fit_best_rate(case, attack, score, case.locked, *case.labels, **settings)
 
 
