@@ -26,13 +26,18 @@ def show(grid: Grid, console: Console | None = None) -> None:
     for number, part in enumerate(parts(grid, console.width)):
         header = _wrapped(grid, part) if _natural(grid, part) > console.width else grid.header
         table = Table(title=None if number else grid.title, title_justify="left")
+        # Where not even two columns fit side by side, words alone stay unbroken.
+        tight = 1 + sum(_wide(grid, i) for i in part) > console.width
         for i in part:
+            least = _longest_word(grid, i) if tight else _least(grid, i)
             left = "left" if i == 0 or _is_text(grid, i) else "right"
             table.add_column(
                 header[i],
                 justify=left,  # type: ignore[arg-type]
                 overflow="fold",
-                min_width=min(_least(grid, i), console.width - 4),
+                min_width=min(least, console.width - 4),
+                # Else Rich shrinks it, finds it too narrow, and has no room left for the others.
+                no_wrap=_natural(grid, [i]) == 1 + _wide(grid, i) < console.width,
             )
         for row in grid.rows:
             table.add_row(*(row[i] for i in part))
@@ -99,9 +104,12 @@ def _wide(grid: Grid, i: int) -> int:
 def _least(grid: Grid, i: int) -> int:
     """Return the least width of a column in which no name is broken."""
     cells = [line for row in grid.rows for line in row[i].split("\n")]
-    words = [len(word) for text in (grid.header[i], *cells) for word in text.split()]
-    whole = [len(cell) for cell in cells if len(cell) <= _WHOLE]
-    return max([*words, *whole], default=1)
+    return max([_longest_word(grid, i), *(len(cell) for cell in cells if len(cell) <= _WHOLE)])
+
+
+def _longest_word(grid: Grid, i: int) -> int:
+    texts = (grid.header[i], *(row[i] for row in grid.rows))
+    return max([len(word) for text in texts for word in text.split()], default=1)
 
 
 def _is_text(grid: Grid, i: int) -> bool:
