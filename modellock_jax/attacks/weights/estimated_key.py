@@ -2,7 +2,8 @@
 
 from typing import Any
 
-from modellock_jax.attacks._train import Bound, fit_best_rate, task_score
+from modellock_jax.attacks._programs import bind
+from modellock_jax.attacks._train import fit_best_rate, task_score
 from modellock_jax.attacks.attack import Attack
 from modellock_jax.attacks.case import Case, Entry, Found
 from modellock_jax.attacks.keys.relaxed_key import ENTRIES as KEYS
@@ -26,7 +27,7 @@ def _fine_tune(
     def attack(rate: Any, example: Any) -> Attack:
         return fine_tune_under_key(case.lock, case.model, key, rate, example, task)
 
-    score = Bound(task_score, (task,))
+    score = bind(task_score, task)
     return fit_best_rate(case, attack, score, case.locked, *case.labels, **settings)
 
 
