@@ -203,6 +203,45 @@ def test_who_has_the_key_needs_less(digits):
         assert known + 0.3 < attacked(other) <= digits.clean
 
 
+def test_through_the_right_key_no_attack_is_weaker_than_through_another(digits):
+    """As the attacker's table runs it: a key that was found, one sign of four wrong, and random keys."""
+    case = evasion.Case(
+        digits.lock, digits.model, digits.params, RNG, digits.x[:1], scheme="sign_mask",
+        labels=(digits.x, digits.y),
+    )  # fmt: skip
+    wrong = ml.SignKey(digits.key.signs.at[::4].multiply(-1))
+    score = jax.jit(lambda moved: evasion.transfer(digits.user, digits.x, digits.y, moved).share)
+
+    def share(name, key):
+        settings = {} if name == "fgsm" else {"steps": 5}
+        found = evasion.attempt(name, case, eps=0.2, key=key, keys=4, **settings)
+        assert found.key is key
+        return float(score(found.adversarial))
+
+    for name in ("fgsm", "pgd", "apgd"):
+        right, off, random = (share(name, key) for key in (digits.key, wrong, None))
+        assert right + 0.1 < off <= digits.clean
+        assert right + 0.3 < random <= digits.clean
+
+
+@pytest.mark.parametrize("name", ["pgd", "apgd"])
+def test_of_several_starts_the_worst_counts(digits, name):
+    attack = partial(getattr(evasion, name), steps=2)
+    rngs = [RNG, *(jax.random.fold_in(RNG, i) for i in (1, 2))]
+
+    @partial(jax.jit, static_argnums=1)
+    def attacked(rng, restarts):
+        return attack(digits.user, digits.x, digits.y, 0.1, rng, restarts=restarts)
+
+    alone = np.stack([attacked(rng, 1).robust for rng in rngs])
+    found = attacked(RNG, 3)
+    np.testing.assert_array_equal(found.robust, alone.min(0))
+    assert found.share < alone.mean(1).min()
+    # The images say the same.
+    again = evasion.transfer(digits.user, digits.x, digits.y, found.inputs)
+    np.testing.assert_array_equal(again.robust, found.robust)
+
+
 @pytest.mark.parametrize("name", ["pgd", "apgd", "square"])
 def test_other_bounds_are_the_same_problem_in_another_unit(name):
     f, x, y, _ = linear()
@@ -266,6 +305,9 @@ def test_bad_input():
         evasion.apgd(lambda x: f(x)[:, :2], x, y, 0.1, loss="dlr")
     with pytest.raises(ValueError, match="at least one step or query, not 0"):
         evasion.pgd(f, x, y, 0.1, steps=0)
+    for attack, rng, restarts in ((evasion.pgd, RNG, 0), (evasion.apgd, None, 2)):
+        with pytest.raises(ValueError, match=f"1 without an rng, not {restarts}"):
+            attack(f, x, y, 0.1, rng, restarts=restarts)
     with pytest.raises(ValueError, match=r"inputs must be \[B, ...\] and labels \[B\]"):
         evasion.fgsm(f, x, y[1:], 0.1)
 

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import sys
+from collections import defaultdict
 from pathlib import Path
 
 import numpy as np
@@ -276,11 +277,37 @@ def test_evasion_is_of_each_seeds_worst_attack(run, docs):
             r for r in rows.of("evasion")
             if (r["lock"], r["attacker"]) == (line["model"], line["attacker"])
         ]  # fmt: skip
+        right = {r["seed"]: r["key_right"] for r in mine[::-1] if r["key_right"] is not None}
+        assert bool(line["key right"]) == bool(right)
+        if right:
+            alike(line["key right"], f"{100 * np.mean([*right.values()]):.1f}")
         for place, eps in enumerate(config.eps):
             worst = dict.fromkeys(range(config.seeds), 1.0)
             for r in mine:
                 worst[r["seed"]] = min(worst[r["seed"]], r["accuracy"][place])
-            alike(line[f"eps {eps:g}"], f"{100 * sum(worst.values()) / len(worst):.1f}")
+            mean, low, high = interval([*worst.values()])
+            alike(line[f"eps {eps:g}"], f"{100 * mean:.1f} [{100 * low:.1f}, {100 * high:.1f}]")
+
+
+def test_who_is_less_robust_is_said_of_the_same_models(run, docs):
+    rows, config = run[0]("evasion", "mnist5k")
+    table = {line["the user's model"]: line for line in lines(docs["single"].robustness(run[1]))}
+    assert list(table) == ["plain", *config.locks]
+    known = defaultdict(lambda: np.ones((config.seeds, len(config.eps))))
+    for r in rows.of("evasion"):
+        if r["attacker"] == "known":
+            known[r["lock"]][r["seed"]] = np.minimum(known[r["lock"]][r["seed"]], r["accuracy"])
+    for lock, line in table.items():
+        for place, eps in enumerate(config.eps):
+            mean = f"{100 * known[lock][:, place].mean():.1f}"
+            if lock == "plain":
+                alike(line[f"eps {eps:g}"], mean)
+                continue
+            more, low, high = interval(known[lock][:, place] - known["plain"][:, place])
+            word = "less" if high < 0 else "more" if low > 0 else "no other"
+            cell = line[f"eps {eps:g}"].replace("*", "")
+            assert re.findall("[a-z]+ ?[a-z]+", cell) == [word]
+            alike(cell, f"{mean} {100 * more:+.1f} {100 * low:+.1f} {100 * high:+.1f}")
 
 
 def test_single_attacks_are_from_the_least_to_the_most_of_the_seeds(run, docs):

@@ -38,6 +38,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "public base": bases.public_base,
     "first layers": single.first_layers,
     "evasion": single.evasion,
+    "robustness": single.robustness,
     "speed": single.speed,
     "speed of files": files.speed,
     "many users": files.users,

@@ -3,7 +3,9 @@
 For the plain model and each lock, the user's model, with the right key, is attacked on the first test
 images. What the attacker has:
 
-- `known`: the key. `unknown`: the weights only; images come from the forward without a key.
+- `known`: the key.
+- `key by ...`: a key that they recovered first, by the attacks of the table that their rights allow.
+- `unknown`: the weights only; images come from the forward without a key.
 - `expectation`: the weights and some random keys; gradients averaged over them.
 - `surrogate`: a plain model of its own, trained on the same data.
 - `queries`: the user's answers to many inputs for each image (the random search `square`).
@@ -14,7 +16,7 @@ For each model one more row has the signs of gradient masking at eps 0.1.
 
 import functools
 from collections.abc import Callable
-from typing import Any, NamedTuple
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -23,17 +25,24 @@ from jax import lax
 
 from modellock_jax.attacks.evasion.auto_pgd import apgd
 from modellock_jax.attacks.evasion.gradient_masking import gradient_masking
-from modellock_jax.attacks.evasion.methods import expectation, fgsm, pgd, square, transfer
-from modellock_jax.core.lock import Key, Lock, Params, user_forward
-from modellock_jax.study.context import Context, prepare
+from modellock_jax.attacks.evasion.methods import square, transfer
+from modellock_jax.study._evaders import attackers, images, model_of, noise, recovered, target
+from modellock_jax.study.context import Context, prepare, rng_for
 from modellock_jax.study.engine import Row, Unit
-from modellock_jax.study.evasion_config import ATTACKERS, QUICK, Config, EvasionRow, FlagsRow
+from modellock_jax.study.evasion_config import (
+    ATTACKERS,
+    QUICK,
+    RECOVERIES,
+    Config,
+    EvasionRow,
+    FlagsRow,
+)
 from modellock_jax.study.record import Study
-from modellock_jax.study.report import Grid, seeds_text
+from modellock_jax.study.report import Grid, interval, seeds_text
 from modellock_jax.study.store import Rows
-from modellock_jax.study.training import PLAIN, Draws, lock_of, owned
+from modellock_jax.study.training import PLAIN, trainings
 
-__all__ = ["STUDY", "evasion_rows", "flags_rows", "train", "units"]
+__all__ = ["STUDY", "evasion_rows", "flags_rows", "units"]
 
 
 def units(context: Context) -> list[Unit]:
@@ -53,10 +62,9 @@ def units(context: Context) -> list[Unit]:
         raise ValueError(f"the study evasion is of images with classes, which {of} is not")
     found = []
     for seed in range(context.config.seeds):
-        plain = Unit(train, (PLAIN, seed), ())
         for text in (PLAIN, *context.subjects):
-            needs = (plain,) if text == PLAIN else (plain, Unit(train, (text, seed), ()))
-            for attacker in ATTACKERS if text != PLAIN else list(ATTACKERS)[:3]:
+            needs = trainings(context, PLAIN, text)
+            for attacker in attackers(context, text):
                 ids = tuple(_id(text, seed, attacker, name) for name in ATTACKERS[attacker])
                 found.append(Unit(evasion_rows, (text, seed, attacker), ids, needs))
             found.append(Unit(flags_rows, (text, seed), (f"flags/{text}/{seed}",), needs))
@@ -67,77 +75,30 @@ def _id(text: str, seed: int, attacker: str, name: str) -> str:
     return f"evasion/{text}/{seed}/{attacker}/{name}"
 
 
-class _Target(NamedTuple):
-    """The model of one lock and seed, its user, and the generators of attackers."""
-
-    lock: Lock
-    fresh: Params
-    params: Params
-    user: Any
-    starts: jax.Array
-    draws: jax.Array
-
-
-def train(context: Context, text: str, seed: int) -> list[Row]:
-    """Train a model for other units; no rows.
-
-    Args:
-        context: The study.
-        text: The lock's text, or `PLAIN`.
-        seed: Of the model and the key, from 0 on.
-
-    Returns:
-        An empty list.
-    """
-    _target(context, text, seed)
-    return []
-
-
-@functools.lru_cache(maxsize=2)
-def _target(context: Context, text: str, seed: int) -> _Target:
-    inits, keys, fits, starts, draws = jax.random.split(jax.random.key(seed), 5)
-    fresh, params, key = owned(context, text, seed, Draws(inits, keys, fits))
-    # Partials are trees: jit takes their weights as arguments, not as constants to fold.
-    user = jax.tree_util.Partial(_answering(context, text), key, params)
-    return _Target(lock_of(context, text), fresh, params, user, starts, draws)
-
-
-@functools.lru_cache(maxsize=2)
-def _answering(context: Context, text: str) -> Callable[[Key, Params, jax.Array], jax.Array]:
-    return user_forward(lock_of(context, text), context.model.forward)
-
-
 @functools.lru_cache(maxsize=1)
-def _programs(context: Context) -> tuple[Any, Any, dict[str, Any]]:
-    """`images(name, f, rng)`, `[eps, B, H, W, C]`; `score(f, images)`, `[eps]`; and the attacks."""
-    c, x, y = context.config, *_images(context)
+def _programs(context: Context) -> tuple[Any, Any]:
+    """`move(name, f, rng)`, `[eps, B, H, W, C]`; and `score(f, images)`, `[eps]`."""
+    c, (x, y) = context.config, images(context)
     methods: dict[str, Callable[..., Any]] = {
-        "fgsm": lambda f, x, y, eps, rng: fgsm(f, x, y, eps),
-        "pgd": functools.partial(pgd, steps=c.steps),
-        "apgd-ce": functools.partial(apgd, steps=c.steps),
-        "apgd-dlr": functools.partial(apgd, steps=c.steps, loss="dlr"),
+        "apgd-ce": functools.partial(apgd, steps=c.steps, restarts=c.restarts),
+        "apgd-dlr": functools.partial(apgd, steps=c.steps, restarts=c.restarts, loss="dlr"),
         "square": functools.partial(square, queries=c.queries),
     }
 
     @functools.partial(jax.jit, static_argnums=0)
-    def images(name: str, f: Any, rng: jax.Array) -> jax.Array:
+    def move(name: str, f: Any, rng: jax.Array) -> jax.Array:
         return lax.map(lambda e: methods[name](f, x, y, e, rng).inputs, jnp.array(c.eps))
 
     @jax.jit
-    def score(f: Any, images: jax.Array) -> jax.Array:
-        return lax.map(lambda a: transfer(f, x, y, a).share, images)
+    def score(f: Any, moved: jax.Array) -> jax.Array:
+        return lax.map(lambda a: transfer(f, x, y, a).share, moved)
 
-    return images, score, methods
-
-
-def _images(context: Context) -> tuple[jax.Array, jax.Array]:
-    n, data = context.config.images, context.data
-    return jnp.asarray(data.test_x[:n]), jnp.asarray(data.test_y[:n])
+    return move, score
 
 
 def _about(context: Context, text: str, seed: int) -> dict[str, Any]:
-    x, y = _images(context)
-    clean = float(transfer(_target(context, text, seed).user, x, y, x).share)
+    x, y = images(context)
+    clean = float(transfer(target(context, text, seed).user, x, y, x).share)
     return {"lock": text, "seed": seed, "clean": clean}
 
 
@@ -153,50 +114,32 @@ def evasion_rows(context: Context, text: str, seed: int, attacker: str) -> list[
     Returns:
         A row for each of the attacker's ways.
     """
-    images, score, _ = _programs(context)
-    target, about, rows = _target(context, text, seed), _about(context, text, seed), []
+    about = _about(context, text, seed)
+    found = recovered(context, text, seed, attacker) if attacker in RECOVERIES else None
+    key = {"found_by": found and found.by, "key_right": found and found.right}
+    # Who found the key is who has it.
+    model = "known" if found is not None and found.right == 1 else attacker
+    rows = []
     for name in ATTACKERS[attacker]:
-        if attacker == "nothing":
-            made = _noise(context, target)
-        elif attacker == "queries":
-            made = images(name, target.user, target.draws)
-        else:
-            made = images(name, _model(context, text, seed, attacker), target.starts)
         begin = {"id": _id(text, seed, attacker, name), "kind": "evasion", **about}
-        rows.append(
-            begin
-            | {"attacker": attacker, "attack": name}
-            | {"accuracy": score(target.user, made).tolist()}
-        )
+        accuracy = list(_accuracy(context, text, seed, model, name))
+        rows.append(begin | {"attacker": attacker, "attack": name, "accuracy": accuracy} | key)
     return rows
 
 
-def _model(context: Context, text: str, seed: int, attacker: str) -> Any:
-    """Return the model that an attacker takes gradients of."""
-    target = _target(context, text, seed)
-    if attacker == "known":
-        return target.user
-    if attacker == "surrogate":
-        return _target(context, PLAIN, seed).user
-    if attacker == "unknown":
-        return jax.tree_util.Partial(context.model.forward, target.params)
-    draws = jax.random.split(target.draws, context.config.keys)
-    guesses = jax.vmap(target.lock.init, (0, None))(draws, target.fresh)
-    return jax.tree_util.Partial(_mean(context, text), guesses, target.params)
-
-
-@functools.lru_cache(maxsize=1)
-def _mean(context: Context, text: str) -> Callable[[Key, Params, jax.Array], jax.Array]:
-    """Return the answers with each of many keys, as `expectation` gives them."""
-    answer = _answering(context, text)
-    return lambda keys, params, x: expectation(lambda key, x: answer(key, params, x), keys)(x)
-
-
-def _noise(context: Context, target: _Target) -> jax.Array:
-    x, _ = _images(context)
-    ball = jnp.array(context.config.eps)[:, None, None, None, None]
-    signs = jax.random.rademacher(target.draws, x.shape, x.dtype)
-    return jnp.clip(x[None] + ball * signs[None], 0, 1)
+@functools.lru_cache(maxsize=8)
+def _accuracy(
+    context: Context, text: str, seed: int, attacker: str, name: str
+) -> tuple[float, ...]:
+    """Return the user's accuracy on what an attacker made of the images, for each eps."""
+    (move, score), user = _programs(context), target(context, text, seed).user
+    if attacker == "nothing":
+        moved = noise(context, seed, images(context)[0])
+    elif attacker == "queries":
+        moved = move(name, user, rng_for(seed, "queries"))
+    else:
+        moved = move(name, model_of(context, text, seed, attacker), rng_for(seed, "starts"))
+    return tuple(score(user, moved).tolist())
 
 
 def flags_rows(context: Context, text: str, seed: int) -> list[Row]:
@@ -210,11 +153,11 @@ def flags_rows(context: Context, text: str, seed: int) -> list[Row]:
     Returns:
         One row.
     """
-    methods, target = _programs(context)[2], _target(context, text, seed)
+    c = context.config
     flags = gradient_masking(
-        target.user, *_images(context), 0.1, target.draws, attack=methods["apgd-ce"],
-        surrogate=_target(context, PLAIN, seed).user if text != PLAIN else None,
-        queries=context.config.queries,
+        target(context, text, seed).user, *images(context), 0.1, rng_for(seed, "flags"),
+        attack=functools.partial(apgd, steps=c.steps), queries=c.queries,
+        surrogate=target(context, PLAIN, seed).user if text != PLAIN else None,
     )  # fmt: skip
     found = {name: float(value) for name, value in flags._asdict().items()}
     begin = {"id": f"flags/{text}/{seed}", "kind": "flags", **_about(context, text, seed)}
@@ -222,20 +165,31 @@ def flags_rows(context: Context, text: str, seed: int) -> list[Row]:
 
 
 def _grids(rows: Rows, config: Config) -> list[Grid]:
-    """One row for each model, attacker and attack: means over seeds."""
-    together: dict[tuple[str, str, str], list[list[float]]] = {}
+    """One line for each model and attacker: of each seed its worst attack, and the mean over seeds."""
+    together: dict[tuple[str, str], dict[int, list[Row]]] = {}
     for row in rows.of("evasion"):
-        name = row["lock"], row["attacker"], row["attack"]
-        together.setdefault(name, []).append([row["clean"], *row["accuracy"]])
-    header = ["lock", "attacker", "attack", "clean", *(f"eps {eps:g}" for eps in config.eps)]
+        mine = together.setdefault((row["lock"], row["attacker"]), {})
+        mine.setdefault(row["seed"], []).append(row)
+    lines = []
+    for (lock, attacker), seeds in together.items():
+        worst = [np.min([row["accuracy"] for row in of], axis=0) for of in seeds.values()]
+        first = [of[0] for of in seeds.values()]
+        right = [row["key_right"] for row in first if row["key_right"] is not None]
+        key = f"{100 * np.mean(right):.1f}" if right else ""
+        clean = f"{100 * np.mean([row['clean'] for row in first]):.1f}"
+        cells = [_with_interval(values) for values in np.transpose(worst)]
+        lines.append([lock, attacker, key, clean, *cells])
+    header = ["lock", "attacker", "key right", "clean", *(f"eps {eps:g}" for eps in config.eps)]
     title = (
-        f"Evasion: the user's accuracy in %, {config.data}, {config.model}, {seeds_text(config)}"
+        f"Evasion: the user's accuracy in %, {config.data}, {config.model}, {seeds_text(config)}, "
+        f"{config.images} images"
     )
-    lines = [
-        [*name, *(f"{mean:.1f}" for mean in 100 * np.mean(shares, 0))]
-        for name, shares in together.items()
-    ]
     return [Grid(title, header, lines, [])]
+
+
+def _with_interval(values: Any) -> str:
+    mean, low, high = (100 * value for value in interval(values))
+    return f"{mean:.1f} [{max(low, 0):.1f}, {min(high, 100):.1f}]"
 
 
 STUDY = Study(

@@ -115,11 +115,20 @@ def projection(x: jax.Array, eps: Any, bounds: Bounds) -> Callable[[jax.Array], 
     return lambda inputs: jnp.clip(inputs, low, high)
 
 
-def random_start(x: jax.Array, eps: Any, rng: jax.Array | None, bounds: Bounds) -> jax.Array:
-    """Return a random point of the ball, or x itself without `rng`."""
+def random_starts(
+    x: jax.Array, eps: Any, rng: jax.Array | None, restarts: int, bounds: Bounds
+) -> jax.Array:
+    """Return random points of the ball, `[restarts, B, ...]`, the first by `rng`; without it x."""
+    if restarts < 1 or (rng is None and restarts > 1):
+        raise ValueError(
+            f"evasion: restarts must be at least 1, and 1 without an rng, not {restarts}; give an rng "
+            "to start at random points"
+        )
     if rng is None:
-        return x
-    return projection(x, eps, bounds)(x + eps * jax.random.uniform(rng, x.shape, x.dtype, -1, 1))
+        return x[None]
+    rngs = [rng, *(jax.random.fold_in(rng, i) for i in range(1, restarts))]
+    moved = [x + eps * jax.random.uniform(r, x.shape, x.dtype, -1, 1) for r in rngs]
+    return jax.vmap(projection(x, eps, bounds))(jnp.stack(moved))
 
 
 def initial_point(x: jax.Array, fooled: jax.Array) -> Point:

@@ -22,7 +22,7 @@ from modellock_jax.attacks.evasion._adversarial import (
     make_result,
     make_scorer,
     projection,
-    random_start,
+    random_starts,
     select,
 )
 
@@ -50,6 +50,7 @@ def apgd(
     *,
     steps: int = 100,
     loss: Literal["cross_entropy", "dlr"] = "cross_entropy",
+    restarts: int = 1,
     bounds: Bounds = (0.0, 1.0),
 ) -> Evasion:
     """Run Auto-PGD: momentum, and a step that halves, input by input, when the loss stops rising.
@@ -68,6 +69,7 @@ def apgd(
         rng: A JAX PRNG key; None to start at the input itself.
         steps: How many, at least 1.
         loss: "cross_entropy", or "dlr", from three classes on.
+        restarts: How many random points it starts at, at least 1; 1 without `rng`.
         bounds: The least and the largest value of an input.
 
     Returns:
@@ -115,21 +117,25 @@ def apgd(
         ), None
 
     clean_loss, clean_fooled = score(x)
-    start, fill = random_start(x, eps, rng, bounds), jnp.full_like
-    end = _Carry(
-        start,
-        start,
-        fill(clean_loss, jnp.inf),
-        initial_point(x, clean_fooled),
-        initial_point(x, clean_fooled),
-        fill(clean_loss, 2 * eps),
-        fill(clean_loss, 0, jnp.int32),
-        fill(clean_loss, -jnp.inf),
-        fill(clean_loss, True, jnp.bool_),
-    )
-    windows = _checkpoints(steps)
-    end, _ = lax.scan(step, end, (np.arange(steps + 1) == 0, windows))
-    return make_result(end.best.x, end.best.fooled, sound)
+    fill, windows = jnp.full_like, _checkpoints(steps)
+
+    def run(best: Point, start: jax.Array) -> tuple[Point, None]:
+        begin = _Carry(
+            start,
+            start,
+            fill(clean_loss, jnp.inf),
+            initial_point(x, clean_fooled),
+            best,
+            fill(clean_loss, 2 * eps),
+            fill(clean_loss, 0, jnp.int32),
+            fill(clean_loss, -jnp.inf),
+            fill(clean_loss, True, jnp.bool_),
+        )
+        return lax.scan(step, begin, (np.arange(steps + 1) == 0, windows))[0].best, None
+
+    starts = random_starts(x, eps, rng, restarts, bounds)
+    best, _ = lax.scan(run, initial_point(x, clean_fooled), starts)
+    return make_result(best.x, best.fooled, sound)
 
 
 def _checkpoints(steps: int) -> np.ndarray:

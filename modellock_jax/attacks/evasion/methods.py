@@ -40,7 +40,7 @@ from modellock_jax.attacks.evasion._adversarial import (
     make_scorer,
     margin,
     projection,
-    random_start,
+    random_starts,
 )
 from modellock_jax.core.lock import Key
 
@@ -103,12 +103,13 @@ def pgd(
     *,
     steps: int = 40,
     step_size: Any = None,
+    restarts: int = 1,
     bounds: Bounds = (0.0, 1.0),
 ) -> Evasion:
     """Descend by projected gradients in the L-infinity ball, on the cross-entropy.
 
-    Starts at a random point of the ball, or with `rng=None` at the input itself. `step_size`
-    defaults to 2.5 eps / steps.
+    Starts at a random point of the ball, or with `rng=None` at the input itself; with `restarts` at so
+    many points, one after the other. `step_size` defaults to 2.5 eps / steps.
 
     Args:
         f: `f(x) -> logits`, `[B, classes]` or `[K, B, classes]`.
@@ -118,20 +119,21 @@ def pgd(
         rng: A JAX PRNG key; None to start at the input itself.
         steps: How many, at least 1.
         step_size: 2.5 eps / steps by default.
+        restarts: How many random points it starts at, at least 1; 1 without `rng`.
         bounds: The least and the largest value of an input.
 
     Returns:
         The inputs found `[B, ...]`, and where the classifier withstood them.
 
     Raises:
-        ValueError: For `steps` below 1, or inputs, labels or `eps` that do not fit.
+        ValueError: For `steps` or `restarts` below 1, or inputs, labels or `eps` that do not fit.
         TypeError: For other dtypes.
 
     Threat model: whoever can differentiate `f`; see the module.
 
     **Guarantees.** The inputs are in the bounds and within `eps` of x up to rounding; of all points
-    visited each input's is one that fools most keys, and of those the one of highest loss. So what
-    fewer steps of the same size find, more steps find too.
+    visited from all starts each input's is one that fools most keys, and of those the one of highest
+    loss. So what fewer steps of the same size, or fewer restarts, find, more find too.
 
     Source: Madry et al. (2018).
 
@@ -154,8 +156,11 @@ def pgd(
         here = evaluate(carry[0])
         return (project(here.x + size * here.direction), keep_best(here, carry[1])), None
 
-    start = random_start(x, eps, rng, bounds), initial_point(x, score(x)[1])
-    (_, best), _ = lax.scan(step, start, length=steps + 1)
+    def run(best: Point, start: jax.Array) -> tuple[Point, None]:
+        return lax.scan(step, (start, best), length=steps + 1)[0][1], None
+
+    starts = random_starts(x, eps, rng, restarts, bounds)
+    best, _ = lax.scan(run, initial_point(x, score(x)[1]), starts)
     return make_result(best.x, best.fooled, sound)
 
 
