@@ -26,6 +26,7 @@ CONFIG = matrix.Config(
     locks=("sign_flip", "stream_lock"),
     seeds=2,
     rehearsals=2,
+    rehearsal_draws=2,
     pilot_draws=2,
     most_draws=3,
     attackers=("weights", "public_base", "labels-1%", "known_weights", "other_copy"),
@@ -169,16 +170,40 @@ def test_test_inputs_choose_nothing(ran, context, tmp_path):
         assert again["chosen"] == before["chosen"]
 
 
-def test_the_attack_of_a_cell_is_the_best_of_its_rehearsal(ran):
+def test_the_attack_of_a_cell_is_that_of_its_rehearsal(ran):
     for row in ran[1].rows.of("cell"):
-        place = work.rehearsal_id(row["lock"], row["attacker"], False)
-        rehearsed = ran[1].rows[place]
-        means = [np.mean(one["values"]) for one in rehearsed["tried"]]
-        if means and max(means) > np.mean(rehearsed["idle"]):
-            best = rehearsed["tried"][int(np.argmax(means))]
-            assert (row["attack"], row["setting"]) == (best["attack"], best["setting"])
-        else:
-            assert row["attack"] == ""
+        rehearsed = ran[1].rows[work.rehearsal_id(row["lock"], row["attacker"], False)]
+        chosen = rehearsed["tried"][rehearsed["chosen"]] if rehearsed["chosen"] >= 0 else {}
+        assert row["attack"] == chosen.get("attack", "")
+        assert row["setting"] == chosen.get("setting", "")
+
+
+def tried(**values):
+    """Rehearsed attacks, by name and, after two underscores, setting."""
+    return [
+        {"attack": name.split("__")[0], "setting": name.partition("__")[2], "values": found}
+        for name, found in values.items()
+    ]
+
+
+def test_the_best_of_the_rehearsal_is_chosen(context):
+    two = tried(a=[0.5, 0.6], b=[0.9, 0.3, 0.9])
+    assert work._choose(context, two, [0.1], {}) == 1
+    assert work._choose(context, two, [0.7, 0.8], {}) == -1
+    assert work._choose(context, [], [0.1], {}) == -1
+
+
+def test_a_setting_that_is_better_by_luck_is_not_chosen(context):
+    usual = {"attack": "a", "setting": "x"}
+    luck = tried(a__x=[0.5, 0.6, 0.5, 0.6], a__y=[0.9, 0.5, 0.6, 0.7])
+    assert work._choose(context, luck, [0.1], usual) == 0
+    clear = tried(a__x=[0.5, 0.6, 0.5, 0.6], a__y=[0.81, 0.9, 0.8, 0.91])
+    assert work._choose(context, clear, [0.1], usual) == 1
+    # Another attack, which the twin cannot run, need only be better.
+    assert work._choose(context, [*luck, *tried(b=[0.6])], [0.1], usual) == 2
+    # Of settings that are worse beyond chance none is taken.
+    worse = tried(a__x=[0.81, 0.9, 0.8, 0.91], a__y=[0.5, 0.6, 0.5, 0.6])
+    assert work._choose(context, worse, [0.1], usual) == 0
 
 
 def test_rehearsals_are_on_other_models(ran, context):

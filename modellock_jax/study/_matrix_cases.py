@@ -57,6 +57,11 @@ def trains_under(context: Context, text: str) -> str:
     return text if text != PLAIN and context.subjects[text].trained_under else PLAIN
 
 
+def twin_of(context: Context, text: str, attacker: Attacker) -> str:
+    """Return which model the twin's device runs; to a twin without one the lock does not matter."""
+    return trains_under(context, text) if "device" in attacker.rights else PLAIN
+
+
 @functools.lru_cache(maxsize=16)
 def plain_models(context: Context, number: int) -> tuple[Params, Params]:
     """Return the public base and what its owner made of it, from the run folder if they are there."""

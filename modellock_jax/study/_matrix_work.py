@@ -14,12 +14,15 @@ import numpy as np
 from modellock_jax.attacks.case import Case
 from modellock_jax.attacks.table import ATTACKS
 from modellock_jax.study import _matrix_cases as cases
-from modellock_jax.study.attackers import ATTACKERS, Attacker, candidates
+from modellock_jax.study.attackers import ATTACKERS, SETTINGS, Attacker, candidates
 from modellock_jax.study.context import Context
 from modellock_jax.study.engine import Row
-from modellock_jax.study.family import draws_needed
+from modellock_jax.study.family import draws_needed, p_value
 from modellock_jax.study.store import write
 from modellock_jax.study.training import PLAIN
+
+BEYOND_CHANCE = 0.01
+"""The level at which a thief leaves the twin's setting of an attack for another."""
 
 PILOT = "labels-1%"
 """Whose thefts of the control say how many its row needs."""
@@ -27,6 +30,12 @@ PILOT = "labels-1%"
 _PILOT_DRAWS = (
     10_000  # those of the pilot are counted from here: no theft under study is among them
 )
+
+
+def others(context: Context) -> range:
+    """Return the numbers of the models that are not under study, but rehearsed on."""
+    c = context.config
+    return range(c.seeds, c.seeds + c.rehearsals)
 
 
 def cell_rows(context: Context, text: str, name: str, seed: int) -> list[Row]:
@@ -100,18 +109,42 @@ def _rehearsed(context: Context, text: str, name: str, twin: bool) -> Row:
         {"attack": attack, "setting": json.dumps(settings) if settings else "", "values": []}
         for attack, settings in known
     ]
-    numbers, judges = range(c.seeds, c.seeds + c.rehearsals), cases.split(c.data).judges
+    numbers, judges = others(context), cases.split(c.data).judges
     steal = _copied if twin else _stolen
     idle = [_idle(context, text, attacker, number, judges) for number in numbers]
-    for one, (at, number) in itertools.product(tried, enumerate(numbers)):
-        forward = steal(context, text, attacker, number, 0, one)
-        one["values"].append(idle[at] if forward is None else _value(context, forward, judges))
-    means = [float(np.mean(one["values"])) for one in tried]
-    best = context.best([*means, float(np.mean(idle))])
-    # Of equals the one without the weights.
-    chosen = means.index(best) if best in means and best != np.mean(idle) else -1
+    for one in tried:
+        draws = range(c.rehearsal_draws if one["attack"] in SETTINGS else 1)
+        for draw, (at, number) in itertools.product(draws, enumerate(numbers)):
+            forward = steal(context, text, attacker, number, draw, one)
+            one["values"].append(idle[at] if forward is None else _value(context, forward, judges))
+    usual = {} if twin else _usual(context, text, attacker)
     about = {"lock": text, "attacker": name, "twin": twin, "tried": tried, "idle": idle}
-    return about | {"chosen": chosen}
+    return about | {"chosen": _choose(context, tried, idle, usual)}
+
+
+def _usual(context: Context, text: str, attacker: Attacker) -> Row:
+    """Return the attack and the setting that serve the twin best; none for one who does not train."""
+    if attacker.twin != "trains":
+        return {}
+    return _chosen(context, cases.twin_of(context, text, attacker), attacker.name, True)
+
+
+def _choose(context: Context, tried: list[Row], idle: list[float], usual: Row) -> int:
+    """Return which attack did best; -1 if doing nothing was as good.
+
+    Of an attack that the twin can run, the twin's setting stands unless another is better beyond
+    chance: else thief and twin would differ by the luck of their rehearsals alone.
+    """
+    sign = 1 if context.task.best > context.task.chance else -1
+    means = [sign * float(np.mean(one["values"])) for one in tried]
+    stands = [one for one in tried if usual and _named(one) == _named(usual)]
+    for at, one in enumerate(tried):
+        if stands and one is not stands[0] and one["attack"] == usual["attack"]:
+            gains = sign * np.subtract(one["values"], stands[0]["values"])
+            if gains.mean() <= 0 or p_value(gains) > BEYOND_CHANCE:
+                means[at] = -np.inf
+    best = int(np.argmax(means)) if means else -1
+    return best if best >= 0 and means[best] > sign * np.mean(idle) else -1
 
 
 def _chosen(context: Context, text: str, name: str, twin: bool) -> Row:
@@ -187,8 +220,8 @@ def pilot_rows(context: Context) -> list[Row]:
 
 def _pilot(context: Context) -> Row:
     c, attacker = context.config, ATTACKERS[PILOT]
-    choice, found = dict(zip(("attack", "setting"), ("fine_tune", ""))), {}
-    numbers = range(c.seeds, c.seeds + c.rehearsals)
+    choice, found = _usual(context, c.control, attacker), {}
+    numbers = others(context)
     draws = range(_PILOT_DRAWS, _PILOT_DRAWS + c.pilot_draws)
     for who, steal, text in (("thief", _stolen, c.control), ("twin", _copied, PLAIN)):
         found[who] = [

@@ -19,7 +19,7 @@ from modellock_jax.study.attackers import ATTACKERS, Attacker, exists
 from modellock_jax.study.config import Settings, locks_and_variants
 from modellock_jax.study.context import Context
 from modellock_jax.study.context import prepare as prepare_all
-from modellock_jax.study.engine import Unit
+from modellock_jax.study.engine import Unit, in_order
 from modellock_jax.study.matrix_grids import grids
 from modellock_jax.study.matrix_rows import CellRow, PilotRow, RehearsalRow, TwinRow
 from modellock_jax.study.record import Study
@@ -35,6 +35,7 @@ class Config(Settings):
     Attributes:
         attackers: Names of `attackers.ATTACKERS`.
         rehearsals: Models of the attacker's own, at least 2.
+        rehearsal_draws: Thefts of each, by attacks of which settings are tried, at least 2.
         control: The lock that gives nothing away, whose row says how far a number can be trusted.
         pilot_draws: Thefts of each model of the pilot, at least 2.
         half_width: What the intervals of that row shall reach, as a share.
@@ -47,6 +48,7 @@ class Config(Settings):
     seeds: int = 5
     attackers: tuple[str, ...] = tuple(ATTACKERS)
     rehearsals: int = 3
+    rehearsal_draws: int = 3
     control: str = "stream_lock"
     pilot_draws: int = 8
     half_width: float = 0.02
@@ -60,6 +62,7 @@ _QUICK = {
     "locks": ("sign_flip", "stream_lock"),
     "attackers": ("weights", "labels-1%"),
     "rehearsals": 2,
+    "rehearsal_draws": 2,
     "pilot_draws": 2,
     "most_draws": 2,
 }
@@ -108,26 +111,34 @@ def units(context: Context) -> list[Unit]:
             continue
         found |= dict.fromkeys(_thefts(context, work.cell_rows, "cell", text, attacker))
         if attacker.twin == "trains":
-            # To a twin without a device the lock does not matter.
-            under = cases.trains_under(context, text) if "device" in attacker.rights else PLAIN
+            under = cases.twin_of(context, text, attacker)
             found |= dict.fromkeys(_thefts(context, work.twin_rows, "twin", under, attacker))
-    before = dict.fromkeys(need for unit in found for need in unit.needs if need.ids)
-    return [*before, *found]
+    return [unit for unit in in_order(found) if unit.ids]
 
 
 def _thefts(context: Context, do: Any, kind: str, text: str, attacker: Attacker) -> list[Unit]:
     """Return a unit for each seed, which needs the models, the rehearsal and the pilot."""
-    c, name, twin = context.config, attacker.name, kind == "twin"
+    c, name = context.config, attacker.name
     models = cases.trainings(context, text, range(c.seeds + c.rehearsals))
-    place = work.rehearsal_id(text, name, twin)
-    needs = [*models, Unit(work.rehearsal_rows, (text, name, twin), (place,), models)]
+    needs = (*models, _rehearsal(context, text, attacker, kind == "twin"))
     if c.control in context.subjects and attacker.twin == "trains":
-        models = cases.trainings(context, c.control, range(c.seeds, c.seeds + c.rehearsals))
-        needs.append(Unit(work.pilot_rows, (), (f"pilot/{c.control}",), models))
+        rehearsal = _rehearsal(context, PLAIN, ATTACKERS[work.PILOT], True)
+        before = (*cases.trainings(context, c.control, work.others(context)), rehearsal)
+        needs += (Unit(work.pilot_rows, (), (f"pilot/{c.control}",), before),)
     return [
-        Unit(do, (text, name, seed), (f"{kind}/{text}/{name}/{seed}",), tuple(needs))
+        Unit(do, (text, name, seed), (f"{kind}/{text}/{name}/{seed}",), needs)
         for seed in range(c.seeds)
     ]
+
+
+def _rehearsal(context: Context, text: str, attacker: Attacker, twin: bool) -> Unit:
+    """Return the unit that rehearses: a thief after the twin."""
+    before = cases.trainings(context, text, work.others(context))
+    if attacker.twin == "trains" and not twin:
+        under = cases.twin_of(context, text, attacker)
+        before += (_rehearsal(context, under, attacker, True),)
+    place = work.rehearsal_id(text, attacker.name, twin)
+    return Unit(work.rehearsal_rows, (text, attacker.name, twin), (place,), before)
 
 
 STUDY = Study(
