@@ -24,13 +24,19 @@ FOLDERS = {
     "sign_masks": ("mnist5k", "fashion_mnist"),
     "adv_params": ("mnist5k", "fashion_mnist"),
 }
-BOTH = ("deep_lock_keys", "signs_from_weights", "sign_curves")  # of which all runs are shown
+BOTH = (
+    "deep_lock_keys",
+    "signs_from_weights",
+    "sign_curves",
+    "matrix",
+)  # of which all runs are shown
+NAMES = ("games", "rows", "studies", "single", "curves", "matrix")
 
 
 @pytest.fixture(scope="module")
 def docs():
     """The modules that write the tables of README and docs."""
-    place, names = str(ROOT / "docs" / "tables"), ("games", "rows", "studies", "single", "curves")
+    place, names = str(ROOT / "docs" / "tables"), NAMES
     sys.path.insert(0, place)
     try:
         return {name: __import__(name) for name in names}
@@ -42,7 +48,7 @@ def shaken(value, rng, name=""):
     """A row with other measured values; what it is of, and in which order, stays."""
     if isinstance(value, dict):
         # What a row cannot say stays: that nothing was read off, or that no lock came after training.
-        fixed = {"trained_under"} | ({"read"} if "accuracy" not in value else set())
+        fixed = {"trained_under", "twin"} | ({"read"} if "accuracy" not in value else set())
         fixed |= {"right_is_plain"} if value.get("trained_under") else set()
         return {k: v if k in fixed else shaken(v, rng, k) for k, v in value.items()}
     if isinstance(value, list):
@@ -219,6 +225,27 @@ def test_in_each_game_the_adversary_does_all_that_they_can(run, docs):
 def mean(rows, lock, attack):
     mine = [r for r in rows if (r["lock"], r["attack"]) == (lock, attack)]
     return np.mean([0 if r["gave_up"] else r["accuracy"] for r in mine])
+
+
+def test_the_matrix(run, docs):
+    tables = {
+        name: iter(lines(docs["matrix"]._of_runs(run[1], name)))
+        for name in ("brief", "cells", "control")
+    }
+    for data in run[1].runs("matrix"):
+        for number, shown in enumerate(tables.values()):
+            ours = grid(run, "matrix", data, number)
+            assert number < 2 or ours
+            for mine in ours:
+                line = next(shown)
+                for name in line.keys() & mine.keys():
+                    same = re.sub(r"[\d.+\-`]", "", line[name]) == re.sub(
+                        r"[\d.+\-`]", "", mine[name]
+                    )
+                    assert same, (name, line[name], mine[name])
+                    if name not in ("best attack", "p"):
+                        alike(line[name], mine[name])
+    assert not [line for shown in tables.values() for line in shown]
 
 
 def test_the_sweep(run, docs):

@@ -15,6 +15,7 @@ import curves
 import files
 import games
 import kinds
+import matrix
 import single
 import studies
 from rows import ROOT, Results
@@ -26,6 +27,9 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "league": studies.league,
     "games": games.games,
     "sweep": studies.sweep,
+    "matrix": matrix.matrix,
+    "matrix cells": matrix.matrix_cells,
+    "matrix control": matrix.matrix_control,
     "deep lock keys": studies.deep_lock_keys,
     "deep lock rates": studies.deep_lock_rates,
     "adv params steps": single.adv_params_steps,
