@@ -91,8 +91,8 @@ def _order(products: np.ndarray, squares: np.ndarray, block: int) -> np.ndarray:
 def _mirror_images(block: int, channels: int) -> list[np.ndarray]:
     """Return the eight permutations of a block's entries that keep all distances within it."""
     entries = np.arange(block * block * channels).reshape(block, block, channels)
-    turned = [np.rot90(one, k) for one in (entries, entries[:, ::-1]) for k in range(4)]
-    return [one.reshape(-1) for one in turned]
+    symmetric = [np.rot90(one, k) for one in (entries, entries[:, ::-1]) for k in range(4)]
+    return [one.reshape(-1) for one in symmetric]
 
 
 def _permutation_from_weights(case: Case) -> Found | None:

@@ -86,8 +86,8 @@ def read_model_signs(
     reading = read_signs(pairs, bits) if pairs else None
     if reading is None or reading.p_value > LEVEL:
         return None
-    turned = sign_votes(writers, reading.signs) < 0
-    return reading._replace(signs=-reading.signs) if turned else reading
+    negated = sign_votes(writers, reading.signs) < 0
+    return reading._replace(signs=-reading.signs) if negated else reading
 
 
 def _signs_from_weights(case: Case) -> Found | None:
