@@ -6,7 +6,7 @@ import os
 import threading
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future, ThreadPoolExecutor, wait
 from typing import Any, NamedTuple
 
 from cryptography.exceptions import InvalidTag
@@ -150,13 +150,15 @@ def in_order(work: Callable[[Any], Any], items: Iterable[Any]) -> Iterator[Any]:
         yield from map(work, first)
         return
     ahead: deque[Future[Any]] = deque()
-    with ThreadPoolExecutor(THREADS) as pool:
-        try:
-            for item in itertools.chain(first, items):
-                ahead.append(pool.submit(work, item))
-                if len(ahead) > 2 * THREADS:
-                    yield ahead.popleft().result()
-            while ahead:
+    pool = ThreadPoolExecutor(THREADS)
+    try:
+        for item in itertools.chain(first, items):
+            ahead.append(pool.submit(work, item))
+            if len(ahead) > 2 * THREADS:
                 yield ahead.popleft().result()
-        finally:
-            pool.shutdown(cancel_futures=True)
+        while ahead:
+            yield ahead.popleft().result()
+    finally:
+        # The collector may end this in any thread, also in one that just begins: no thread is joined.
+        pool.shutdown(wait=False, cancel_futures=True)
+        wait([future for future in ahead if not future.cancelled()])
