@@ -62,7 +62,7 @@ def simultaneous(values: Sequence[float], comparisons: int) -> tuple[float, floa
         comparisons: How many intervals there are in all, at least 1.
 
     Returns:
-        Mean, lower and upper end, by Bonferroni: all hold at once with 95 %.
+        Mean, lower and upper end; by Bonferroni all hold at once with 95 %.
 
     >>> one, four = (simultaneous([0.1, 0.2, 0.3], n) for n in (1, 4))
     >>> one[0] == four[0], one[2] < four[2]
