@@ -12,9 +12,13 @@ from beartype import beartype
 from jaxtyping import AbstractArray, TypeCheckError, jaxtyped
 
 import modellock_jax
-from modellock_jax.attacks import permutation_from_base
+from modellock_jax.attacks import (
+    negative_from_weights,
+    permutation_from_base,
+    permutation_from_weights,
+)
 from modellock_jax.attacks.evasion import _adversarial, methods
-from modellock_jax.attacks.keys import chosen_image, sign_search
+from modellock_jax.attacks.keys import chosen_image, chosen_levels, sign_search
 from modellock_jax.attacks.weights import localise, sweep
 from modellock_jax.ciphers import aes, chacha
 from modellock_jax.core import bits
@@ -69,6 +73,12 @@ CALLS = {
     chosen_image.pixel_shuffle_known_pairs: [
         (zeros(2, 4, 4, 1), zeros(2, 4, 4, 1), 2), (zeros(2, 4, 4, 1), zeros(2, 4, 2, 1), 2),
     ],
+    chosen_levels.negative_positive_chosen_image: [
+        (zeros(1, 4, 4, 1, dtype=jnp.uint8), 2), (zeros(2, 4, 4, 1, dtype=jnp.uint8), 2),
+        (zeros(1, 4, 4, 1), 2),
+    ],
+    negative_from_weights: [(zeros(4, 4, 6), 2, (4, 4, 1)), (zeros(4, 24), 2, (4, 4, 1))],
+    permutation_from_weights: [(zeros(4, 4, 6), 2, (4, 4, 1)), (zeros(4, 24), 2, (4, 4, 1))],
     sign_search.lowest_sets: [(zeros(2, 5),), (zeros(5),), (labels(2, 5),)],
     permutation_from_base: [(zeros(6, 4), zeros(6, 4)), (zeros(6, 4), zeros(5, 4))],
     localise.roc: [(zeros(5), truth(5)), (zeros(5), truth(4)), (zeros(5), labels(5))],
