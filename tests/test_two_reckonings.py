@@ -9,6 +9,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from helpers.reckoning import BOTH, FOLDERS, NAMES, alike, grid, lines, mean, numbers, shaken
 
 from modellock_jax.attacks import ATTACKS
 from modellock_jax.study.report import interval
@@ -16,21 +17,6 @@ from modellock_jax.study.store import read
 from modellock_jax.study.table import STUDIES
 
 ROOT = Path(__file__).parents[1]
-FOLDERS = {
-    "main": ("mnist5k",),
-    "league": ("mnist5k", "fashion_mnist"),
-    "sweep": ("mnist5k",),
-    "evasion": ("mnist5k",),
-    "sign_masks": ("mnist5k", "fashion_mnist"),
-    "adv_params": ("mnist5k", "fashion_mnist"),
-}
-BOTH = (
-    "deep_lock_keys",
-    "signs_from_weights",
-    "sign_curves",
-    "matrix",
-)  # of which all runs are shown
-NAMES = ("games", "rows", "studies", "single", "curves", "matrix")
 
 
 @pytest.fixture(scope="module")
@@ -42,24 +28,6 @@ def docs():
         return {name: __import__(name) for name in names}
     finally:
         sys.path.remove(place)
-
-
-def shaken(value, rng, name=""):
-    """A row with other measured values; what it is of, and in which order, stays."""
-    if isinstance(value, dict):
-        # What a row cannot say stays: that nothing was read off, or that no lock came after training.
-        fixed = {"trained_under", "twin"} | ({"read"} if "accuracy" not in value else set())
-        fixed |= {"right_is_plain"} if value.get("trained_under") else set()
-        return {k: v if k in fixed else shaken(v, rng, k) for k, v in value.items()}
-    if isinstance(value, list):
-        return [shaken(v, rng, name) for v in value]
-    if isinstance(value, bool):
-        return bool(rng.integers(2))
-    if isinstance(value, float) and name not in ("budget", "rate", "prior"):
-        return float(rng.uniform())
-    if name in ("exact", "false", "signs_right", "surest_wrong"):
-        return int(rng.integers(50))
-    return value
 
 
 @pytest.fixture(scope="module", params=["committed", "made up"])
@@ -80,30 +48,6 @@ def run(request, docs, tmp_path_factory):
         return read(folder / study / data), STUDIES[study].config(**settings)
 
     return of, docs["rows"].Results(folder)
-
-
-def lines(text):
-    """The lines of a table in Markdown, by its header, without marks."""
-    table = [line for line in text.splitlines() if line.startswith("|")]
-    header, _, *rest = ([cell.strip(" `*") for cell in line.split("|")[1:-1]] for line in table)
-    return [dict(zip(header, line)) for line in rest]
-
-
-def grid(run, study, data, number=0):
-    table = STUDIES[study].grids(*run[0](study, data))[number]
-    return [dict(zip(table.header, line)) for line in table.rows]
-
-
-def numbers(cell):
-    """The numbers of a cell, in [0, 100] where it is an interval of such."""
-    found = [float(n) for n in re.findall(r"[-+]?\d+(?:\.\d+)?", cell.replace(" − ", ""))]
-    return np.clip(found, 0, 100) if "+" not in cell else np.array(found)
-
-
-def alike(ours, theirs):
-    np.testing.assert_allclose(
-        numbers(ours), numbers(theirs), atol=0.1001, err_msg=f"{ours}, {theirs}"
-    )
 
 
 def test_the_main_study(run, docs):
@@ -220,11 +164,6 @@ def test_in_each_game_the_adversary_does_all_that_they_can(run, docs):
                 assert mean(rows, lock, row["attack"]) <= max(
                     (mean(rows, lock, name) for name in able), default=-1
                 )
-
-
-def mean(rows, lock, attack):
-    mine = [r for r in rows if (r["lock"], r["attack"]) == (lock, attack)]
-    return np.mean([0 if r["gave_up"] else r["accuracy"] for r in mine])
 
 
 def test_the_matrix(run, docs):

@@ -4,21 +4,20 @@ Source: Chakraborty, Mondal & Srivastava (2020), eprint 2020/1016.
 """
 
 import math
-from collections.abc import Sequence
 from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
-from modellock_jax.core.bits import check_leaves, from_uint, non_differentiable, to_uint
+from modellock_jax.core.bits import check_leaves, non_differentiable
 from modellock_jax.core.keys import check_key, redacted
 from modellock_jax.core.lock import Key, Lock, Loss, Params
 from modellock_jax.core.outputs import Outputs, output_axes
 from modellock_jax.core.paths import paths
-from modellock_jax.core.shards import Part, by_leaves
 from modellock_jax.core.source import Rng, random_words
 from modellock_jax.locks._scheme import Break, Files, Scheme
+from modellock_jax.locks._signs import negate, signs_of
 
 __all__ = ["SIGN_FLIP", "SIGN_MASK", "SignKey", "sign_flip", "sign_mask"]
 
@@ -69,7 +68,7 @@ def sign_mask(bits: int = 256, per: Literal["channel", "unit"] = "channel") -> L
     def mask(key: Key, site: str, h: jax.Array) -> jax.Array:
         check_key("sign_mask", key, SignKey, (bits,))
         units = h.shape[-1:] if per == "channel" else h.shape[1:]
-        signs = _signs(key.signs.astype(h.dtype), units)
+        signs = signs_of(key.signs.astype(h.dtype), units)
         return h * signs.reshape((1,) * (h.ndim - len(units)) + units)
 
     def init(rng: Rng, params: Params) -> SignKey:
@@ -138,7 +137,7 @@ def sign_flip(bits: int = 256, outputs: Outputs | None = None) -> Lock:
     def flip(key: SignKey, params: Params) -> Params:
         leaves, tree = jax.tree.flatten(params)
         axes = axes_of(params)
-        flipped = _negate([*axes.values()], key.signs, [leaves[i] for i in axes])
+        flipped = negate([*axes.values()], key.signs, [leaves[i] for i in axes])
         for i, leaf in zip(axes, flipped):
             leaves[i] = leaf
         return jax.tree.unflatten(tree, leaves)
@@ -218,37 +217,6 @@ def _draw(rng: Rng, bits: int, per: str) -> SignKey:
     signs = 1 - 2 * (words & 1).astype(jnp.int8)
     # A key of +1 alone would lock nothing.
     return SignKey(jnp.where((signs > 0).all(), -signs, signs))
-
-
-def _signs(signs: jax.Array, units: tuple[int, ...]) -> jax.Array:
-    """Repeat signs over units `[..., C]`: `[rows, C]`; each row continues the one before."""
-    bits, width, rows = signs.shape[0], math.prod(units[-1:]), math.prod(units[:-1])
-    # Rows come round again: one round is looked up, as an array of its own that XLA does not make anew
-    # in every use, and repeated where the product is taken. To look up every unit costs as much as
-    # the layer at small batches.
-    once = min(rows, bits // math.gcd(bits, width))
-    table = signs.at[np.arange(once * width) % bits].get(mode="promise_in_bounds")
-    return jnp.tile(table.reshape(once, width), (-(-rows // max(once, 1)), 1))[:rows]
-
-
-@by_leaves
-def _negate(
-    axes: Sequence[int], signs: jax.Array, parts: list[Part], leaves: list[jax.Array]
-) -> list[jax.Array]:
-    new = []
-    for axis, part, leaf in zip(axes, parts, leaves):
-        unit = part.numbers[axis] * leaf.shape[axis] + jnp.arange(leaf.shape[axis])
-        negative = signs.at[unit % signs.shape[0]].get(mode="promise_in_bounds") < 0
-        negative = negative.reshape(unit.shape + (1,) * (leaf.ndim - 1 - axis))
-        negative = negative.reshape((1,) * axis + negative.shape)
-        if jnp.issubdtype(leaf.dtype, jnp.floating):
-            bits = to_uint(leaf)
-            sign_bit = jnp.asarray(1 << (8 * leaf.dtype.itemsize - 1), bits.dtype)
-            bits ^= jnp.where(negative, sign_bit, jnp.zeros((), bits.dtype))
-            new.append(from_uint(bits, leaf.dtype))
-        else:
-            new.append(jnp.where(negative, -leaf, leaf))
-    return new
 
 
 _BROKEN = (

@@ -86,10 +86,7 @@ def apgd(
     Source: Croce & Hein (2020).
     """
     sound = check(f, x, y, eps, steps, bounds)
-    if loss not in ("cross_entropy", "dlr"):
-        raise ValueError(f'apgd: loss must be "cross_entropy" or "dlr", not {loss!r}')
-    measure = cross_entropy if loss == "cross_entropy" else dlr
-    evaluate, score = make_gradient(f, y, measure), make_scorer(f, y, measure)
+    evaluate, score = (make(f, y, _measure_of(loss)) for make in (make_gradient, make_scorer))
     project = projection(x, eps, bounds)
 
     def step(c: _Carry, at: Any) -> tuple[_Carry, None]:
@@ -148,3 +145,9 @@ def _checkpoints(steps: int) -> np.ndarray:
         gap = max(gap - 3, 6)
         percent += gap
     return windows
+
+
+def _measure_of(loss: str) -> Any:
+    if loss not in ("cross_entropy", "dlr"):
+        raise ValueError(f'apgd: loss must be "cross_entropy" or "dlr", not {loss!r}')
+    return cross_entropy if loss == "cross_entropy" else dlr

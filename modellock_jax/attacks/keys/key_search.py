@@ -115,11 +115,12 @@ def random_keys(
     >>> import jax, modellock_jax as ml
     >>> def forward(params, x, tap=ml.untapped):
     ...     return tap("dense", x @ params)
-    >>> lock, params, x = ml.sign_mask(bits=3), 4 * jax.numpy.eye(3), jax.numpy.eye(3)
+    >>> lock, x = ml.sign_mask(bits=3), jax.numpy.eye(3)
+    >>> params = jax.numpy.diag(jax.numpy.array([4.0, 4.0, -4.0]))
     >>> found = random_keys(lock, forward, params, x, jax.numpy.arange(3), jax.random.key(0),
     ...                     keys=40, first=2, survivors=4)
     >>> found.key.signs.tolist()
-    [1, 1, 1]
+    [1, 1, -1]
     """
     n = len(jax.tree.leaves(x)[0])
     if not 1 <= survivors <= keys or not 1 <= first <= n or chunk < 1:
