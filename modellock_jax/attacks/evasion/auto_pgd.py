@@ -86,7 +86,7 @@ def apgd(
     Source: Croce & Hein (2020).
     """
     sound = check(f, x, y, eps, steps, bounds)
-    evaluate, score = (make(f, y, _measure_of(loss)) for make in (make_gradient, make_scorer))
+    evaluate, score = make_gradient(f, y, _measure_of(loss)), make_scorer(f, y, _measure_of(loss))
     project = projection(x, eps, bounds)
 
     def step(c: _Carry, at: Any) -> tuple[_Carry, None]:
