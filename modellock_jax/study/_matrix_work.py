@@ -41,9 +41,7 @@ def others(context: Context) -> range:
 def cell_rows(context: Context, text: str, name: str, seed: int) -> list[Row]:
     """Let an attacker loose on one model."""
     attacker, choice = ATTACKERS[name], _chosen(context, text, name, False)
-    model = cases.locked_model(context, text, seed)
-    no_key = float(context.score(model.locked).value)
-    right = _test(context, functools.partial(cases.user_of(context, text), model.key, model.locked))
+    no_key, right = _without_and_with_the_key(context, text, seed)
     idle = _idle(context, text, attacker, seed, (context.data.test_x, context.data.test_y))
     values, gave_up, seconds = [], 0, 0.0
     for draw in range(_draws(context, text, attacker)) if choice else ():
@@ -70,6 +68,14 @@ def cell_rows(context: Context, text: str, name: str, seed: int) -> list[Row]:
             "seconds": seconds,
         }
     ]
+
+
+@functools.lru_cache(maxsize=16)
+def _without_and_with_the_key(context: Context, text: str, seed: int) -> tuple[float, float]:
+    """Score one model without its key and with it, once for all attackers."""
+    model = cases.locked_model(context, text, seed)
+    user = functools.partial(cases.user_of(context, text), model.key, model.locked)
+    return float(context.score(model.locked).value), _test(context, user)
 
 
 def twin_rows(context: Context, text: str, name: str, seed: int) -> list[Row]:
