@@ -9,6 +9,9 @@ from modellock_jax.core.lock import Key, Lock, Params
 from modellock_jax.study.context import Context, fresh, rng_for
 from modellock_jax.study.training import kept
 
+Examples = tuple[np.ndarray, np.ndarray]
+"""Inputs `[N, ...]` and what is true of them."""
+
 BASES = ("before fine-tuning", "untrained", "unrelated")
 
 
@@ -22,13 +25,21 @@ def other_seed(context: Context, seed: int) -> int:
 
 
 def tuned(context: Context, seed: int) -> tuple[Params, Params, Params]:
-    """Return the weights before training, the base's, and the owner's; from the run folder if there."""
-    data, found = context.data, [fresh(context, seed)]
+    """Return what `from_base` does where base and owner have half of the training set each."""
+    data = context.data
     half = np.random.default_rng(seed).permutation(len(data.train_x)) < len(data.train_x) // 2
-    for name, part in (("base", half), ("owner", ~half)):
-        examples, rng = (data.train_x[part], data.train_y[part]), rng_for(seed, name)
-        start, forward = found[-1], context.model.train
-        found.append(kept(context, f"{name}-{seed}", start, forward, examples, rng))
+    base, own = ((data.train_x[part], data.train_y[part]) for part in (half, ~half))
+    return from_base(context, seed, base, own)
+
+
+def from_base(
+    context: Context, seed: int, base: Examples, own: Examples
+) -> tuple[Params, Params, Params]:
+    """Return the weights before training, the base's, and the owner's; from the run folder if there."""
+    found, forward = [fresh(context, seed)], context.model.train
+    for name, examples in (("base", base), ("owner", own)):
+        rng = rng_for(seed, name)
+        found.append(kept(context, f"{name}-{seed}", found[-1], forward, examples, rng))
     return found[0], found[1], found[2]
 
 

@@ -12,15 +12,14 @@ import numpy as np
 from modellock_jax.attacks.case import Case, Copy
 from modellock_jax.core.lock import Forward, Key, Params, user_forward
 from modellock_jax.data import Data, load
+from modellock_jax.study._bases import Examples, from_base
 from modellock_jax.study.attackers import Attacker
 from modellock_jax.study.context import Context, fresh, rng_for
 from modellock_jax.study.engine import Row, Unit
-from modellock_jax.study.training import PLAIN, Draws, Locked, encrypting, kept, lock_of, owned
+from modellock_jax.study.training import PLAIN, Draws, Locked, encrypting, lock_of, owned, under
 
 _KEPT = 0.25  # of the training set, which the owner never sees
 _JUDGES = 2000  # at most, so that rehearsals are quick
-
-Examples = tuple[np.ndarray, np.ndarray]
 
 
 class Split(NamedTuple):
@@ -52,24 +51,16 @@ def split(name: str) -> Split:
     )
 
 
-def trains_under(context: Context, text: str) -> str:
-    """Return the lock that the owner trains under, or `PLAIN`."""
-    return text if text != PLAIN and context.subjects[text].trained_under else PLAIN
-
-
 def twin_of(context: Context, text: str, attacker: Attacker) -> str:
     """Return which model the twin's device runs; to a twin without one the lock does not matter."""
-    return trains_under(context, text) if "device" in attacker.rights else PLAIN
+    return under(context, text) if "device" in attacker.rights else PLAIN
 
 
 @functools.lru_cache(maxsize=16)
 def plain_models(context: Context, number: int) -> tuple[Params, Params]:
     """Return the public base and what its owner made of it, from the run folder if they are there."""
-    found, own = [fresh(context, number)], (context.data.train_x, context.data.train_y)
-    for name, examples in (("base", split(context.config.data).base), ("owner", own)):
-        rng, forward = rng_for(number, name), context.model.train
-        found.append(kept(context, f"{name}-{number}", found[-1], forward, examples, rng))
-    return found[1], found[2]
+    own = context.data.train_x, context.data.train_y
+    return from_base(context, number, split(context.config.data).base, own)[1:]
 
 
 @functools.lru_cache(maxsize=16)
@@ -93,8 +84,8 @@ def train(context: Context, text: str, number: int) -> list[Row]:
 
 
 def trainings(context: Context, text: str, numbers: range) -> tuple[Unit, ...]:
-    under = trains_under(context, text)
-    return tuple(Unit(train, (under, number), ()) for number in numbers)
+    name = under(context, text)
+    return tuple(Unit(train, (name, number), ()) for number in numbers)
 
 
 @functools.lru_cache(maxsize=2)

@@ -14,6 +14,7 @@ import numpy as np
 from modellock_jax.attacks.case import Case
 from modellock_jax.attacks.table import ATTACKS
 from modellock_jax.study import _matrix_cases as cases
+from modellock_jax.study._bases import Examples
 from modellock_jax.study.attackers import ATTACKERS, SETTINGS, Attacker, candidates
 from modellock_jax.study.context import Context
 from modellock_jax.study.engine import Row
@@ -197,7 +198,7 @@ def _attack(case: Case, choice: Row) -> Any:
     return found.forward
 
 
-def _value(context: Context, forward: Any, examples: cases.Examples) -> float:
+def _value(context: Context, forward: Any, examples: Examples) -> float:
     return float(context.measure(forward, *map(jnp.asarray, examples)).value)
 
 
@@ -206,7 +207,7 @@ def _test(context: Context, forward: Any) -> float:
 
 
 def _idle(
-    context: Context, text: str, attacker: Attacker, number: int, examples: cases.Examples
+    context: Context, text: str, attacker: Attacker, number: int, examples: Examples
 ) -> float:
     """Return what one reaches who attacks nothing: by their own copy, by the base, or by a guess."""
     if attacker.twin == "user":

@@ -27,6 +27,7 @@ __all__ = [
     "train",
     "trained",
     "trainings",
+    "under",
 ]
 
 PLAIN = "plain"
@@ -149,7 +150,7 @@ def trained(context: Context, text: str, seed: int) -> tuple[Params, Key]:
         Parameters, a tree of arrays, and the key.
     """
     draws = Draws(*(rng_for(seed, purpose) for purpose in Draws._fields))
-    found = owned(context, _under(context, text), seed, draws)
+    found = owned(context, under(context, text), seed, draws)
     return found.params, found.key
 
 
@@ -178,13 +179,21 @@ def trainings(context: Context, *texts: str) -> tuple[Unit, ...]:
     Returns:
         Units without rows.
     """
-    names = dict.fromkeys(_under(context, text) for text in texts)
+    names = dict.fromkeys(under(context, text) for text in texts)
     seeds = range(context.config.seeds)
     return tuple(Unit(train, (name, seed), ()) for name in names for seed in seeds)
 
 
-def _under(context: Context, text: str) -> str:
-    """Return the lock that the model is trained under, or `PLAIN`."""
+def under(context: Context, text: str) -> str:
+    """Return the lock that the model is trained under, or `PLAIN`.
+
+    Args:
+        context: The study.
+        text: The lock's text, or `PLAIN`.
+
+    Returns:
+        The same text, or `PLAIN` for a lock that comes after training.
+    """
     return text if text != PLAIN and context.subjects[text].trained_under else PLAIN
 
 
