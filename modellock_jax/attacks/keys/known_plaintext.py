@@ -1,6 +1,5 @@
 """Deep-Lock's master key from a few known weights: the key schedule can be inverted."""
 
-from functools import partial
 from typing import Any
 
 import jax
@@ -8,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 
-from modellock_jax.attacks.case import Case, Entry, Found
+from modellock_jax.attacks.case import Case, Entry, Found, with_weights
 from modellock_jax.attacks.keys._known_words import fill_in
 from modellock_jax.ciphers import aes
 from modellock_jax.core.bits import substitute, to_uint
@@ -189,7 +188,7 @@ def decrypt_as_deep_lock(case: Case, key: DeepLockKey | None) -> Found | None:
     """
     if key is None:
         return None
-    return Found(partial(case.model.forward, _opened(case, key)), key)
+    return with_weights(case, _opened(case, key))._replace(key=key)
 
 
 def _opened(case: Case, key: DeepLockKey) -> Params:
@@ -211,10 +210,11 @@ def deep_lock_settings(case: Case) -> dict[str, Any]:
 def _known_plaintext(case: Case) -> Found | None:
     known, seen = (jax.tree.leaves(tree)[0] for tree in (case.known_weights, case.locked))
     key = deep_lock_known_plaintext(seen, known, **deep_lock_settings(case))
+    params = _opened(case, key)
     # Any four words have a key. That of another lock opens these and no more.
-    opened = jax.tree.leaves(_opened(case, key))[0]
+    opened = jax.tree.leaves(params)[0]
     right = bool((to_uint(opened) == to_uint(known)).all())
-    return decrypt_as_deep_lock(case, key) if right else None
+    return with_weights(case, params)._replace(key=key) if right else None
 
 
 def _base_model(case: Case) -> Found | None:

@@ -39,6 +39,7 @@ __all__ = [
     "compare_copies",
     "fine_tune_under_key",
     "sign_flip_known_plaintext",
+    "tuned_under_key",
     "vote_copies",
 ]
 
@@ -243,14 +244,27 @@ def _vote(case: Case) -> Found:
     return with_weights(case, vote_copies([case.locked, *case.more_copies]))
 
 
-def _under_key(case: Case, **settings: Any) -> Found:
-    key, task = case.other_copy.key, case.task
+def tuned_under_key(case: Case, key: Key, **settings: Any) -> Found:
+    """Run `fine_tune_under_key` on all labels that the attacker has, with the best of some rates.
+
+    Args:
+        case: What the attacker has, labels among it.
+        key: The key that they believe in.
+        **settings: Learning rates, steps and batch size.
+
+    Returns:
+        What they end with.
+    """
 
     def attack(rate: Any, example: Any) -> Attack:
-        return fine_tune_under_key(case.lock, case.model, key, rate, example, task)
+        return fine_tune_under_key(case.lock, case.model, key, rate, example, case.task)
 
-    score = bind(task_score, task)
+    score = bind(task_score, case.task)
     return fit_best_rate(case, attack, score, case.locked, *case.labels, **settings)
+
+
+def _under_key(case: Case, **settings: Any) -> Found:
+    return tuned_under_key(case, case.other_copy.key, **settings)
 
 
 ENTRIES = (
