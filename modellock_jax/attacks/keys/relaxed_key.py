@@ -1,11 +1,13 @@
 """Gradient descent on the key itself: a discrete key made continuous, and rounded at the end."""
 
+from collections.abc import Callable
 from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import optax
 
+from modellock_jax.attacks._programs import bind, compiled
 from modellock_jax.attacks.attack import Attack, run_shuffled
 from modellock_jax.attacks.case import Case, Entry, Found, with_key
 from modellock_jax.attacks.keys.key_search import key_loss
@@ -162,38 +164,55 @@ def _relaxed_key_unlabelled(case: Case, **settings: int) -> Found | None:
 def _descend(
     case: Case, x: Any, y: Any, *, steps: int = 400, restarts: int = 8, batch_size: int = 64
 ) -> Found | None:
-    forward, reading = case.model.forward, _reading(case, x, y)
-    relaxation = _relaxation(case, reading, None if y is None else len(x))
+    signs, settings = case.scheme in SIGNS, {"steps": steps, "batch_size": batch_size}
+    program = compiled(
+        bind(
+            _descended, _space(case, None if y is None else len(x)), case.model.forward, case.task,
+            signs, restarts=restarts, **settings,
+        )
+    )  # fmt: skip
+    return with_key(case, program(case.rng, case.locked, _reading(case, x, y), x, y))
+
+
+def _descended(
+    space: Callable[..., Relaxation],
+    forward: Forward,
+    task: Task,
+    signs: bool,
+    rng: jax.Array,
+    locked: Params,
+    reading: SignReading | None,
+    x: jax.Array,
+    y: jax.Array | None,
+    *,
+    steps: int,
+    restarts: int,
+    batch_size: int,
+) -> Key:
+    relaxation = space(reading) if signs else space()
     rate = 0.1 if reading is None else 0.02
     attack = relaxed_key(
-        relaxation, forward, steps, restarts=restarts, learning_rate=rate, task=case.task
+        relaxation, forward, steps, restarts=restarts, learning_rate=rate, task=task
     )
+    start, order = jax.random.split(rng)
+    state, _ = run_shuffled(
+        attack, attack.init(start, locked), x, y, order,
+        steps=steps, batch_size=min(batch_size, len(x)), augment=task.augment,
+    )  # fmt: skip
+    key = best_key(relaxation, state)
+    if not signs or y is None:
+        return key
+    mended = correct_signs(relaxation.lock, forward, locked, key, x, y, task).best
+    if reading is None:
+        return mended
 
-    @jax.jit
-    def go(rng: jax.Array, locked: Params, x: jax.Array, y: jax.Array | None) -> Key:
-        start, order = jax.random.split(rng)
-        state = attack.init(start, locked)
-        settings: dict[str, Any] = {
-            "steps": steps,
-            "batch_size": min(batch_size, len(x)),
-            "augment": case.task.augment,
-        }
-        key = best_key(relaxation, run_shuffled(attack, state, x, y, order, **settings)[0])
-        if case.scheme not in SIGNS or y is None:
-            return key
-        mended = correct_signs(relaxation.lock, forward, locked, key, x, y, case.task).best
-        if reading is None:
-            return mended
+    def against(key: Key) -> jax.Array:
+        out = user_forward(relaxation.lock, forward)(key, locked, x)
+        return key_loss(out, y, task) + relaxation.penalty(key)
 
-        def against(key: Key) -> jax.Array:
-            out = user_forward(relaxation.lock, forward)(key, locked, x)
-            return key_loss(out, y, case.task) + relaxation.penalty(key)
-
-        # Few labels alone say less than the weights do.
-        better = against(mended) < against(key)
-        return jax.tree.map(lambda new, old: jnp.where(better, new, old), mended, key)
-
-    return with_key(case, go(case.rng, case.locked, x, y))
+    # Few labels alone say less than the weights do.
+    better = against(mended) < against(key)
+    return jax.tree.map(lambda new, old: jnp.where(better, new, old), mended, key)
 
 
 def _reading(case: Case, x: Any, y: Any) -> SignReading | None:
@@ -209,12 +228,12 @@ def _reading(case: Case, x: Any, y: Any) -> SignReading | None:
     return reading if sides[0] <= sides[1] else reading._replace(signs=-reading.signs)
 
 
-def _relaxation(case: Case, reading: SignReading | None, inputs: int | None) -> Relaxation:
-    """Return the key space of a case's lock, made continuous."""
+def _space(case: Case, inputs: int | None) -> Callable[..., Relaxation]:
+    """Return what makes the key space of a case's lock continuous; of signs, given their reading."""
     if case.scheme in SIGNS:
-        return relaxed_signs(*as_mask(case), reading, inputs)
+        return bind(relaxed_signs, *as_mask(case), inputs=inputs)
     block = case.settings["patch" if case.scheme == "patch_shuffle" else "block"]
-    return _BLOCKS[case.scheme](block, case.settings["channels"])
+    return bind(_BLOCKS[case.scheme], block, case.settings["channels"])
 
 
 _BLOCKS = {
