@@ -7,7 +7,8 @@ The first draws places where a comparison or an operator is exchanged, a constan
 negated, what is returned replaced, or two arguments swapped, and tries each with the tests that
 import its file and the examples of the file itself; the one that fails must pass without the bug. The
 second goes on with those that have no verdict yet, or tries the named again, and keeps what the rows say
-of survivors, `why`. Pictures, messages and tables of names are left out.
+of survivors, `why`; where the lines of one are gone, another of its kind is drawn. Pictures, messages
+and tables of names are left out.
 """
 
 import argparse
@@ -54,8 +55,8 @@ def places(file: str) -> Iterator[Drawn]:
         yield Drawn(file, first + 1, kind, "".join(lines[begin:last]), before + new)
 
 
-def draw(count: int, seed: int) -> list[Drawn]:
-    """Draw so many places, as many of each kind."""
+def by_kind() -> dict[str, list[Drawn]]:
+    """Return all places of the rooms."""
     files = [
         str(path.relative_to(ROOT))
         for room in ROOMS
@@ -65,11 +66,28 @@ def draw(count: int, seed: int) -> list[Drawn]:
     of_kinds: dict[str, list[Drawn]] = {}
     for place in (place for file in files for place in places(file)):
         of_kinds.setdefault(place.kind, []).append(place)
-    rng, drawn = np.random.default_rng(seed), list[Drawn]()
+    return of_kinds
+
+
+def draw(count: int, seed: int) -> list[Drawn]:
+    """Draw so many places, as many of each kind."""
+    of_kinds, rng, drawn = by_kind(), np.random.default_rng(seed), list[Drawn]()
     for number, kind in enumerate(sorted(of_kinds)):
         found, each = of_kinds[kind], len(range(number, count, len(of_kinds)))
         drawn += [found[i] for i in rng.choice(len(found), each, replace=False)]
     return sorted(drawn, key=lambda one: (one.file, one.line))
+
+
+def renew(rows: list[dict[str, Any]], seed: int) -> None:
+    """Draw another place of the same kind for each without a verdict whose lines are gone."""
+    of_kinds = by_kind()
+    for number, row in enumerate(rows):
+        file = ROOT / row["file"]
+        if "verdict" in row or (file.exists() and file.read_text().count(row["old"]) == 1):
+            continue
+        rng, places = np.random.default_rng([seed, number]), of_kinds[row["kind"]]
+        one = places[rng.integers(len(places))]
+        row |= {"bug": one.name} | one._asdict()
 
 
 # Which tests
@@ -124,6 +142,7 @@ def main() -> None:
         ]
     else:
         rows = json.loads(given.json.read_text())["rows"]
+        renew(rows, given.seed)
     todo = [r for r in rows if "verdict" not in r and not given.only]
     todo += [r for r in rows if any(word in r["bug"] for word in given.only)]
     for row in todo:

@@ -5,6 +5,7 @@ from contextlib import closing
 from pathlib import Path
 
 import bug_trials
+import drawn_bugs
 import mutated
 import planted_bugs
 import pytest
@@ -85,3 +86,16 @@ def test_what_is_drawn_is_another_program_each_time_and_no_message():
     kinds = sorted(one.kind for one in found)
     assert kinds == ["arguments", "comparison", *["constant"] * 3, *["operator"] * 2, "returned"]
     assert all("Not this" in text and "nor {a + 1} this" in text for text in texts)
+
+
+def test_a_place_whose_lines_are_gone_is_drawn_anew(monkeypatch, tmp_path):
+    (tmp_path / "f.py").write_text("a = 1\n")
+    there = drawn_bugs.Drawn("f.py", 1, "constant", "a = 1\n", "a = 2\n")
+    gone = {"bug": "g", "file": "g.py", "kind": "constant", "old": "b", "new": "c"}
+    tried = gone | {"verdict": "killed"}
+    kept = there._asdict() | {"bug": there.name, "new": "a = 3\n"}
+    monkeypatch.setattr(drawn_bugs, "ROOT", tmp_path)
+    monkeypatch.setattr(drawn_bugs, "by_kind", lambda: {"constant": [there]})
+    rows = [dict(gone), dict(tried), dict(kept)]
+    drawn_bugs.renew(rows, 1)
+    assert rows == [{"bug": there.name} | there._asdict(), tried, kept]
