@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from helpers.ridge import accuracy, digits, forward, images, opened, owner
+from scipy.special import log_softmax
 
 import modellock_jax as ml
 from modellock_jax.attacks import Case
@@ -168,6 +169,18 @@ def test_a_soft_matrix_is_the_shuffle_that_it_nearly_is():
     mixed, moved = relaxation.lock.scramble(soft, x), SHUFFLE.scramble(key, x)
     np.testing.assert_allclose(mixed, moved, atol=1e-5)
     np.testing.assert_array_equal(relaxation.hard(theta).permutation, key.permutation)
+
+
+def test_a_soft_matrix_is_sinkhorns_of_any_theta():
+    theta = 60 * np.random.default_rng(0).normal(size=(16, 16)).astype(np.float32)
+    soft = jax.jit(RELAXED["permutation"].soft)
+    expected = theta.astype(np.float64) / 0.1
+    for _ in range(20):
+        expected = log_softmax(log_softmax(expected, 1), 0)
+    found = soft(theta, jax.random.key(0), jnp.float32(1)).permutation
+    np.testing.assert_allclose(found, np.exp(expected), atol=1e-4)
+    gradient = jax.grad(lambda t: soft(t, jax.random.key(0), jnp.float32(1)).permutation[0, 0])
+    assert np.isfinite(gradient(theta)).all()
 
 
 def test_signs_count_as_signs_forwards_and_have_a_gradient():

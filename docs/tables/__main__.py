@@ -28,6 +28,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "games": games.games,
     "sweep": studies.sweep,
     "matrix": matrix.matrix,
+    "matrix locks": matrix.matrix_locks,
     "matrix cells": matrix.matrix_cells,
     "matrix control": matrix.matrix_control,
     "deep lock keys": studies.deep_lock_keys,

@@ -67,6 +67,46 @@ def _of_runs(results: Results, text: str) -> str:
     return "\n\n".join(parts)
 
 
+def _least(rows: list[Row], lock: str) -> str:
+    """Say who needs least, of those who come within a point of the right key; or who reaches most."""
+    verdicts = _p_values(rows)
+    right = np.mean([r["right_key"] for r in of(rows, kind="cell", lock=lock)])
+    reached = {
+        name: np.mean(
+            [np.mean(r["values"]) for r in of(rows, kind="cell", lock=lock, attacker=name)]
+        )
+        for at, name in _attacked(rows)
+        if at == lock
+    }
+    if not reached:
+        return "stands: no attack"
+    fell = [name for name, value in reached.items() if 100 * (right - value) <= 1]
+    name = fell[0] if fell else max(reached, key=reached.__getitem__)
+    attack = of(rows, kind="cell", lock=lock, attacker=name)[0]["attack"]
+    star = "\\*" if verdicts[lock, name] <= LEVEL else ""
+    return (
+        f"{'' if fell else 'stands: '}{ATTACKERS[name].has}, `{attack}`: {100 * reached[name]:.1f} of "
+        f"{100 * right:.1f} ({100 * _gains(rows, lock, name).mean():+.1f}{star})"
+    )
+
+
+def matrix_locks(results: Results) -> str:
+    """Write a line a lock: what it falls to on each data set and model."""
+    runs = {run: results.run(STUDY, run) for run in results.runs(STUDY)}
+    locks = dict.fromkeys(lock for rows in runs.values() for lock in _locks(rows))
+    lines = [
+        [
+            f"`{lock}`",
+            *(_least(r, lock) if lock in _locks(r) else "not run" for r in runs.values()),
+        ]
+        for lock in locks
+    ]
+    settings = [results.settings(STUDY, run) for run in runs]
+    header = ["lock", *(f"{s['data']}, {s['model']}" for s in settings)]
+    made = "\n".join(dict.fromkeys(results.made(STUDY, run) for run in runs))
+    return f"{markdown(header, lines)}\n\n{made}"
+
+
 def matrix(results: Results) -> str:
     return _of_runs(results, "brief")
 

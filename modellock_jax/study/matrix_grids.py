@@ -14,6 +14,9 @@ from modellock_jax.study.training import PLAIN
 
 __all__ = ["Cell", "cells", "grids"]
 
+WITHIN = 1.0
+"""Points below the right key from which a lock counts as fallen."""
+
 
 class Cell(NamedTuple):
     """What one attacker came to under one lock, over all models.
@@ -68,7 +71,8 @@ def grids(rows: Rows, config: Any) -> list[Grid]:
         The tables.
     """
     found, scale = cells(rows), scale_of(rows)
-    tables = [_brief(rows, found, scale, config), _whole(found, scale, config)]
+    tables = [_brief(rows, found, scale, config), _least(found, scale, config)]
+    tables.append(_whole(found, scale, config))
     if rows.of("pilot"):
         tables.append(_control(rows, found, scale, config))
     return tables
@@ -123,6 +127,42 @@ def _verdicts(found: dict[tuple[str, str], Cell]) -> Iterator[tuple[tuple[str, s
     """Return the adjusted p-value of each cell that somebody attacked."""
     attacked = [at for at, cell in found.items() if cell.attacked and len(cell.gains) > 1]
     yield from zip(attacked, holm([p_value(found[at].gains) for at in attacked]))
+
+
+def _least(found: dict[tuple[str, str], Cell], scale: Scale, config: Any) -> Grid:
+    table = Grid(
+        f"What each lock falls to: {_about(config)}",
+        ["lock", "falls to", "best attack", "reached", "right key", "advantage"], [],
+        [
+            "The attacker who needs least, in the order of the table above, of those who come within "
+            "a point of the right key. A lock *stands* where none does: the line is then of the one "
+            "who reaches most."
+        ],
+    )  # fmt: skip
+    points, verdicts = scale.factor * scale.sign, dict(_verdicts(found))
+    for lock in dict.fromkeys(at[0] for at in found):
+        mine = [(name, found[at]) for at in found for name in at[1:] if at[0] == lock]
+        attacked = [(name, cell) for name, cell in mine if cell.attacked]
+        right = float(np.mean([row["right_key"] for _, cell in mine for row in cell.rows]))
+        if not attacked:
+            table.rows.append([lock, "stands: no attack", "", "", scale.text(right), ""])
+            continue
+        short = [points * (right - float(np.mean(cell.reached))) for _, cell in attacked]
+        fell = min(short) <= WITHIN
+        first = next(i for i, s in enumerate(short) if s <= (WITHIN if fell else min(short)))
+        name, cell = attacked[first]
+        star = "\\*" if verdicts.get((lock, name), 1) <= LEVEL else ""
+        table.rows.append(
+            [
+                lock,
+                ("" if fell else "stands: ") + ATTACKERS[name].has,
+                cell.rows[0]["attack"],
+                scale.text(float(np.mean(cell.reached))),
+                scale.text(right),
+                f"{points * float(np.mean(cell.gains)):+.1f}{star}",
+            ]
+        )
+    return table
 
 
 def _whole(found: dict[tuple[str, str], Cell], scale: Scale, config: Any) -> Grid:

@@ -133,13 +133,7 @@ def relaxed_permutation(block: int, channels: int = 3) -> Relaxation:
     def soft(theta: jax.Array, rng: jax.Array, done: jax.Array) -> PixelKey:
         temperature = _HOT * (_COLD / _HOT) ** done
         noisy = theta + (1 - done) * jax.random.gumbel(rng, theta.shape)
-
-        def scale(log_p: jax.Array, _: None) -> tuple[jax.Array, None]:
-            log_p = jax.nn.log_softmax(log_p, 1)
-            return jax.nn.log_softmax(log_p, 0), None
-
-        log_p, _ = lax.scan(scale, noisy / temperature, length=_ROUNDS)
-        return PixelKey(jnp.exp(log_p))
+        return PixelKey(_doubly_stochastic(noisy / temperature))
 
     def hard(theta: jax.Array) -> PixelKey:
         rows, columns = optax.assignment.hungarian_algorithm(-theta)
@@ -155,3 +149,17 @@ def relaxed_permutation(block: int, channels: int = 3) -> Relaxation:
         return mixed.reshape(x.shape)
 
     return Relaxation(Lock(lock.init, scramble=scramble), init, soft, hard)
+
+
+def _doubly_stochastic(logits: jax.Array) -> jax.Array:
+    """Scale exp(logits) `[n, n]` until its rows and columns sum to 1, the columns last."""
+    # After one round in logarithms no sum is small, and the others need no more than products.
+    once = jax.nn.log_softmax(jax.nn.log_softmax(logits, 1), 0)
+    p = jnp.exp(once)
+
+    def scale(columns: jax.Array, _: None) -> tuple[jax.Array, jax.Array]:
+        rows = 1 / (p @ columns)
+        return 1 / (rows @ p), rows
+
+    columns, rows = lax.scan(scale, jnp.ones(len(p), p.dtype), length=_ROUNDS - 1)
+    return rows[-1][:, None] * p * columns[None]
