@@ -104,7 +104,7 @@ def matrix_locks(results: Results) -> str:
     settings = [results.settings(STUDY, run) for run in runs]
     header = ["lock", *(f"{s['data']}, {s['model']}" for s in settings)]
     made = "\n".join(dict.fromkeys(results.made(STUDY, run) for run in runs))
-    return f"{markdown(header, lines)}\n\n{made}"
+    return f"{markdown(header, lines, len(header))}\n\n{made}"
 
 
 def matrix(results: Results) -> str:

@@ -59,6 +59,11 @@ def numbers(cell):
     return np.clip(found, 0, 100) if "+" not in cell else np.array(found)
 
 
+def words(cell):
+    """A cell without its numbers."""
+    return re.sub(r"[\d.+\-`]", "", cell)
+
+
 def alike(ours, theirs):
     np.testing.assert_allclose(
         numbers(ours), numbers(theirs), atol=0.1001, err_msg=f"{ours}, {theirs}"
