@@ -127,19 +127,20 @@ def test_what_was_won_in_the_games(run, docs):
     table = lines(docs["games"].games(run[1]))
     shown = {(line["lock"], line["rights"]): line for line in table}
     assert len(shown) == len(table)
-    full = [grid(run, "league", data, 1) for data in FOLDERS["league"]]
-    rows = [run[0]("league", data)[0].of("league") for data in FOLDERS["league"]]
+    sets = docs["games"].SETS
+    full = [grid(run, "league", data, 1) for data in sets]
+    rows = [run[0]("league", data)[0].of("league") for data in sets]
     for line in table:
         if "not in the league" in line["attack"]:
-            assert not any(row["lock"].startswith(line["lock"]) for row in rows[0])
+            assert not any(row["lock"].startswith(line["lock"]) for of in rows for row in of)
             continue
         at, needs = (line["lock"], line["attack"]), set(ATTACKS[line["attack"]].needs)
         mine = [[r for r in of if (r["lock"], r["attack"]) == at] for of in rows]
         exact = [r["key_right"] == 1 for of in mine for r in of]
         if ATTACKS[line["attack"]].gives == "key":
             assert line["KEY won"] == f"{sum(exact)} of {len(exact)}"
-        for data, of, all_rows, all_lines in zip(FOLDERS["league"], mine, rows, full):
-            cell = line[f"USE: {data}"]
+        for data, of, all_rows, all_lines in zip(sets, mine, rows, full):
+            cell = line[f"USE: {docs['games'].SETS[data]}"]
             (found,) = [t for t in all_lines if (t["lock"], t["attack"]) == at] or [None]
             if found is None or all(r["gave_up"] for r in of):
                 assert cell == ("not run" if found is None else "gave up")

@@ -5,27 +5,28 @@ from rows import Results, Row, interval, markdown, of, percent
 from modellock_jax.attacks import ATTACKS
 from modellock_jax.locks import SCHEMES, parse
 
-SETS = ("mnist5k", "fashion_mnist")
+SETS = {"mnist5k": "mnist5k", "fashion_mnist": "fashion_mnist", "mnist5k-mlp": "mnist5k, mlp"}
+"""Runs of the league, the first two on a CNN, and how each is called."""
 GUESS = 0.1  # of ten classes, to who has no labels
 
 
 def games(results: Results) -> str:
-    """Write for each lock and kind of adversary the attack that reached most on the first data set."""
+    """Write for each lock and kind of adversary the attack that reached most where it was run first."""
     sets = {data: of(results.run("league", data), kind="league") for data in SETS}
     lines = list[list[str]]()
     for scheme in SCHEMES:
-        first = [row for row in sets[SETS[0]] if parse(row["lock"]).name == scheme]
-        for lock in dict.fromkeys(row["lock"] for row in first):
+        ran = [row for rows in sets.values() for row in rows if parse(row["lock"]).name == scheme]
+        for lock in dict.fromkeys(row["lock"] for row in ran):
             mine = [of(rows, lock=lock) for rows in sets.values()]
-            for needs, attack in strongest(*mine).items():
+            for needs, attack in strongest(*filter(None, mine)).items():
                 rights = ", ".join(f"`{right}`" for right in needs) or "nothing"
                 keys = won([row for rows in mine for row in of(rows, attack=attack)])
                 cells = [used(rows, attack, needs) for rows in mine]
                 lines.append([f"`{lock}`", rights, f"`{attack}`", keys, *cells])
-        if not first:
-            lines.append([f"`{scheme}`", "", "*not in the league*", *[""] * 3])
+        if not ran:
+            lines.append([f"`{scheme}`", "", "*not in the league*", *[""] * (1 + len(SETS))])
     header = ["lock", "rights", "attack", "KEY won"]
-    table = markdown([*header, *(f"USE: {data}" for data in SETS)], lines, 3)
+    table = markdown([*header, *(f"USE: {name}" for name in SETS.values())], lines, 3)
     return "\n\n".join([table, "\n".join(results.made("league", data) for data in SETS)])
 
 
