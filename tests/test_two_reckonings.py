@@ -1,64 +1,25 @@
 """The tables of README and docs against those of the studies: two programs, one set of rows."""
 
-import json
 import re
-import shutil
-import sys
 from collections import defaultdict
-from pathlib import Path
 
 import numpy as np
 import pytest
-from helpers.reckoning import (
-    BOTH,
-    FOLDERS,
-    NAMES,
-    alike,
-    grid,
-    lines,
-    mean,
-    numbers,
-    shaken,
-    words,
-)  # fmt: skip
+from helpers.reckoning import FOLDERS, RESULTS, alike, grid, lines, numbers, rows_of, writers
 
-from modellock_jax.attacks import ATTACKS
 from modellock_jax.study.report import interval
-from modellock_jax.study.store import read
-from modellock_jax.study.table import STUDIES
-
-ROOT = Path(__file__).parents[1]
 
 
 @pytest.fixture(scope="module")
 def docs():
-    """The modules that write the tables of README and docs."""
-    place, names = str(ROOT / "docs" / "tables"), NAMES
-    sys.path.insert(0, place)
-    try:
-        return {name: __import__(name) for name in names}
-    finally:
-        sys.path.remove(place)
+    return writers()
 
 
 @pytest.fixture(scope="module", params=["committed", "made up"])
 def run(request, docs, tmp_path_factory):
     """`run(study, data)`: its rows and its settings; and the results, for the other program."""
-    folder = ROOT / "results"
-    if request.param == "made up":
-        folder, rng = tmp_path_factory.mktemp("results"), np.random.default_rng(0)
-        for study in (*FOLDERS, *BOTH):
-            shutil.copytree(ROOT / "results" / study, folder / study)
-            for file in sorted((folder / study).glob("*/rows.jsonl")):
-                rows = [shaken(json.loads(line), rng) for line in file.read_text().splitlines()]
-                file.write_text("".join(json.dumps(row) + "\n" for row in rows))
-
-    def of(study, data):
-        settings = json.loads((folder / study / data / "config.json").read_text())
-        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
-        return read(folder / study / data), STUDIES[study].config(**settings)
-
-    return of, docs["rows"].Results(folder)
+    made_up = tmp_path_factory.mktemp("results") if request.param == "made up" else None
+    return rows_of(made_up), docs["rows"].Results(made_up or RESULTS)
 
 
 def test_the_main_study(run, docs):
@@ -121,96 +82,6 @@ def test_first_layers(run, docs):
         keys = [r["key_right"] for r in found if r["key_right"] is not None]
         cell = ours["of the key, %, by model"]
         assert cell == (", ".join(f"{100 * k:.0f}" for k in keys) or "–")
-
-
-def test_what_was_won_in_the_games(run, docs):
-    table = lines(docs["games"].games(run[1]))
-    shown = {(line["lock"], line["rights"]): line for line in table}
-    assert len(shown) == len(table)
-    sets = docs["games"].SETS
-    full = [grid(run, "league", data, 1) for data in sets]
-    rows = [run[0]("league", data)[0].of("league") for data in sets]
-    for line in table:
-        if "not in the league" in line["attack"]:
-            assert not any(row["lock"].startswith(line["lock"]) for of in rows for row in of)
-            continue
-        at, needs = (line["lock"], line["attack"]), set(ATTACKS[line["attack"]].needs)
-        mine = [[r for r in of if (r["lock"], r["attack"]) == at] for of in rows]
-        exact = [r["key_right"] == 1 for of in mine for r in of]
-        if ATTACKS[line["attack"]].gives == "key":
-            assert line["KEY won"] == f"{sum(exact)} of {len(exact)}"
-        for data, of, all_rows, all_lines in zip(sets, mine, rows, full):
-            cell = line[f"USE: {docs['games'].SETS[data]}"]
-            (found,) = [t for t in all_lines if (t["lock"], t["attack"]) == at] or [None]
-            if found is None or all(r["gave_up"] for r in of):
-                assert cell == ("not run" if found is None else "gave up")
-                continue
-            alike(
-                cell.split(", ")[-1], f"{found['recovered [95 %]'].split()[0]} {found['right key']}"
-            )
-            assert ("[" in cell) == (needs <= {"labels"})
-            if "[" in cell:
-                twins = [0.1] * len(of)
-                if needs:
-                    scratch = [
-                        r for r in all_rows if (r["lock"], r["attack"]) == (at[0], "scratch")
-                    ]
-                    twins = [r["accuracy"] for r in sorted(scratch, key=lambda r: r["seed"])]
-                mine_by_seed = [r["accuracy"] for r in sorted(of, key=lambda r: r["seed"])]
-                more = interval(np.subtract(mine_by_seed, twins))
-                alike(cell.rpartition(", ")[0], " ".join(f"{100 * v:+.1f}" for v in more))
-
-
-def test_in_each_game_the_adversary_does_all_that_they_can(run, docs):
-    table = lines(docs["games"].games(run[1]))
-    rows = run[0]("league", "mnist5k")[0].of("league")
-    for lock in dict.fromkeys(row["lock"] for row in rows):
-        best = {
-            frozenset(ATTACKS[line["attack"]].needs): line["attack"]
-            for line in table if line["lock"] == lock
-        }  # fmt: skip
-        for row in rows:
-            if row["lock"] == lock and row["attack"] != "scratch":
-                needs = ATTACKS[row["attack"]].needs
-                able = [name for has, name in best.items() if has <= set(needs)]
-                assert mean(rows, lock, row["attack"]) <= max(
-                    (mean(rows, lock, name) for name in able), default=-1
-                )
-
-
-def test_the_matrix(run, docs):
-    tables = {
-        name: iter(lines(docs["matrix"]._of_runs(run[1], name)))
-        for name in ("brief", "cells", "control")
-    }
-    for data in run[1].runs("matrix"):
-        for number, shown in zip((0, 2, 3), tables.values(), strict=True):
-            ours = grid(run, "matrix", data, number)
-            assert number < 3 or ours
-            for mine in ours:
-                line = next(shown)
-                for name in line.keys() & mine.keys():
-                    assert words(line[name]) == words(mine[name]), name
-                    if name not in ("best attack", "p"):
-                        alike(line[name], mine[name])
-    assert not [line for shown in tables.values() for line in shown]
-
-
-def test_a_line_a_lock_of_the_matrix(run, docs):
-    table = lines(docs["matrix"].matrix_locks(run[1]))
-    for data in run[1].runs("matrix"):
-        settings = run[1].settings("matrix", data)
-        shown = {line["lock"]: line[f"{settings['data']}, {settings['model']}"] for line in table}
-        for mine in grid(run, "matrix", data, 1):
-            cell = shown.pop(mine["lock"])
-            fell, attack, *_ = (part for name, part in mine.items() if name != "lock")
-            assert words(cell).startswith(words(f"{fell}, {attack}:"))
-            alike(
-                cell.rpartition(":")[2],
-                f"{mine['reached']} {mine['right key']} {mine['advantage']}",
-            )
-            assert ("*" in cell) == ("*" in mine["advantage"])
-        assert set(shown.values()) <= {"not run"}
 
 
 def test_the_sweep(run, docs):

@@ -1,11 +1,18 @@
 """Tables as they are shown and as rows say, and rows with other values."""
 
+import json
 import re
+import shutil
+import sys
+from pathlib import Path
 
 import numpy as np
 
+from modellock_jax.study.store import read
 from modellock_jax.study.table import STUDIES
 
+ROOT = Path(__file__).parents[2]
+RESULTS = ROOT / "results"
 FOLDERS = {
     "main": ("mnist5k",),
     "league": ("mnist5k", "fashion_mnist"),
@@ -21,6 +28,35 @@ BOTH = (
     "matrix",
 )  # of which all runs are shown
 NAMES = ("games", "rows", "studies", "single", "curves", "matrix")
+
+
+def writers():
+    """The modules that write the tables of README and docs, by name."""
+    place = str(ROOT / "docs" / "tables")
+    sys.path.insert(0, place)
+    try:
+        return {name: __import__(name) for name in NAMES}
+    finally:
+        sys.path.remove(place)
+
+
+def rows_of(made_up=None):
+    """`run(study, data)` gives committed rows and settings, or, in a new folder, other values."""
+    if made_up:
+        rng = np.random.default_rng(0)
+        for study in (*FOLDERS, *BOTH):
+            shutil.copytree(RESULTS / study, made_up / study)
+            for file in sorted((made_up / study).glob("*/rows.jsonl")):
+                rows = [shaken(json.loads(line), rng) for line in file.read_text().splitlines()]
+                file.write_text("".join(json.dumps(row) + "\n" for row in rows))
+    folder = made_up or RESULTS
+
+    def of(study, data):
+        settings = json.loads((folder / study / data / "config.json").read_text())
+        settings = {k: tuple(v) if isinstance(v, list) else v for k, v in settings.items()}
+        return read(folder / study / data), STUDIES[study].config(**settings)
+
+    return of
 
 
 def shaken(value, rng, name=""):
