@@ -5,7 +5,7 @@ from typing import Any
 
 from modellock_jax.cli.choosing import Choice
 from modellock_jax.cli.heads import describe_head
-from modellock_jax.cli.inputs import progress, show, tell
+from modellock_jax.cli.inputs import progress, say_memory, show, tell
 from modellock_jax.vault import _folders
 from modellock_jax.vault.errors import Unreadable
 from modellock_jax.vault.issuing import _naming
@@ -27,6 +27,7 @@ from modellock_jax.vault.sealed.opened import BYTES
 
 __all__ = [
     "inspect",
+    "largest",
     "lock",
     "open_",
     "opened",
@@ -160,6 +161,12 @@ def size_of(path: Path) -> int:
     return sum((path / one).stat().st_size for one in _folders.walk(path).files)
 
 
+def largest(folder: Path) -> int:
+    """How many bytes the largest file of a folder has."""
+    files = sets.check_folder(folder).files
+    return max(((folder / path).stat().st_size for path in files), default=0)
+
+
 def rewritten(path: Path) -> Path:
     """Return the file whose head changes when recipients do: of a folder, the manifest."""
     if not path.is_dir():
@@ -197,6 +204,7 @@ def lock(source: Path, output: Path, secret: Secret, scheme: str, as_json: bool)
     """`lock FOLDER FOLDER`."""
     _folders.check_new_folder(output)
     size = size_of(source)
+    say_memory(scheme, largest(source))
     with progress("locking", size) as done:
         made = lock_set(source, output, secret, scheme, done=done)
     copied = [one.path for one in made.members if not one.locked]
@@ -220,6 +228,7 @@ def unlock(source: Path, output: Path, choice: Choice, revoked: list[Path], as_j
     if not is_locked_set(source):
         raise Unreadable(f"{source} has no {LOCKED}; name a folder that was locked, or use open")
     found = read_locked_set(source)
+    say_memory(found.scheme, max((one.size for one in found.members if one.locked), default=0))
     with choice.explained(), progress("unlocking", sum(one.size for one in found.members)) as done:
         secret = choice.of([found.key_id])
         unlock_set(source, output, secret, revoked=revoked, done=done)

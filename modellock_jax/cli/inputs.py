@@ -37,6 +37,7 @@ __all__ = [
     "on_files",
     "progress",
     "publics",
+    "say_memory",
     "show",
     "signers",
     "tell",
@@ -88,6 +89,9 @@ Expect = Annotated[
 _EVERY = 10.0
 """Seconds between two lines of progress where there is no terminal."""
 
+_MUCH = 2**28
+"""Bytes of memory that need no word."""
+
 Json = Annotated[bool, typer.Option("--json", help="Print the result as JSON.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", help="Check everything and write nothing.")]
 
@@ -123,6 +127,18 @@ def moment(text: str) -> datetime | None:
     except ValueError:
         raise ValueError(f"{text!r} is not a date; write 2027-01-31 or 2027-01-31T12:00Z") from None
     return found if found.tzinfo else found.replace(tzinfo=UTC)
+
+
+def say_memory(scheme: str, size: int) -> None:
+    """Say before it begins that a lock holds a file of `size` bytes in memory, where that is much."""
+    from modellock_jax.vault.locked import _file_schemes
+
+    scheme = _file_schemes.normalise(scheme)
+    if (needed := _file_schemes.memory_of(scheme, size)) > _MUCH:
+        streams.say(
+            f"{scheme} holds the file in memory, about {needed / 2**30:.1f} GiB with its copies; "
+            "stream_lock reads it in pieces"
+        )
 
 
 def tell(as_json: bool, lines: str | list[str], /, **fields: Any) -> None:

@@ -7,7 +7,7 @@ import typer
 from modellock_jax.cli import folders, paths
 from modellock_jax.cli.app import FILES, app
 from modellock_jax.cli.choosing import Choice, KeyFile
-from modellock_jax.cli.inputs import Json, RevokedBy, on_files, progress, tell
+from modellock_jax.cli.inputs import Json, RevokedBy, on_files, progress, say_memory, tell
 from modellock_jax.cli.paths import Force, In, Out
 
 __all__ = ["lock", "unlock"]
@@ -41,6 +41,7 @@ def lock(
         paths.writing(output, force) as target,
         progress("locking", paths.size_of(given)) as done,
     ):
+        say_memory(scheme, paths.size_of(given))
         info = lock_file(paths.hold_in_memory(given), target, secret, scheme, done=done)
     if not paths.is_output(output):
         tell(
@@ -77,7 +78,9 @@ def unlock(
         choice.explained(),
     ):
         data = paths.hold_in_memory(given)
-        secret = choice.of([locked_info(data).key_id])
+        info = locked_info(data)
+        secret = choice.of([info.key_id])
+        say_memory(info.scheme, paths.size_of(given))
         unlock_file(data, target, secret, revoked=revoked, done=done)
     if not paths.is_output(output):
         tell(as_json, f"{source} unlocked into {output}", output=str(output))

@@ -14,6 +14,7 @@ from modellock_jax.cli.inputs import (
     Json,
     on_files,
     progress,
+    say_memory,
     show,
     tell,
 )
@@ -57,7 +58,9 @@ def issue(
     secret = _signer(key, book, register.read)
     with paths.reading(source) as given:
         data = paths.hold_in_memory(given)
-        total = (folders.size_of(source) if source.is_dir() else paths.size_of(given)) * len(user)
+        of_folder = source.is_dir()
+        total = (folders.size_of(source) if of_folder else paths.size_of(given)) * len(user)
+        say_memory(scheme, folders.largest(source) if of_folder else paths.size_of(given))
     with progress("issuing", total) as done:
         issued = issue(
             data, output, user, secret, book, scheme, again=again, revocations=revoke, done=done

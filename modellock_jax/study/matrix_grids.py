@@ -12,7 +12,7 @@ from modellock_jax.study.scale import Scale, scale_of
 from modellock_jax.study.store import Rows
 from modellock_jax.study.training import PLAIN
 
-__all__ = ["Cell", "cells", "grids"]
+__all__ = ["WITHIN", "Cell", "cells", "grids"]
 
 WITHIN = 1.0
 """Points below the right key from which a lock counts as fallen."""

@@ -2,10 +2,11 @@
 
 import io
 import os
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from typing import Any, BinaryIO
 
 from modellock_jax._atomic import replacing, write_all
+from modellock_jax.vault.errors import Tampered
 
 AnyTarget = str | os.PathLike[str] | BinaryIO
 
@@ -32,6 +33,38 @@ def write_pieces(target: AnyTarget, pieces: Iterable[Any], mode: int = 0o644) ->
         for piece in pieces:
             write_all(file, piece, at)
             at += len(piece)
+
+
+def write_behind(
+    target: AnyTarget,
+    length: int,
+    head: Callable[[bytes], bytes],
+    pieces: Callable[[], Iterable[tuple[bytes, Any]]],
+    mode: int = 0o644,
+) -> None:
+    """Write a head of a known length, which the joined digests of all pieces decide, and the pieces.
+
+    `pieces()` yields each after its digest. A file object, which cannot be gone back in, is given
+    them after a first time through; raises `Tampered` if they were others then.
+    """
+    if not is_path(target):
+        digests = b"".join(digest for digest, _ in pieces())
+        put(target, head(digests))
+        again = bytearray()
+        for digest, piece in pieces():
+            again += digest
+            put(target, piece)
+        if again != digests:
+            raise Tampered("what is locked was changed while it was read; lock it again")
+        target.flush()  # type: ignore[union-attr]
+        return
+    with replacing(target, mode) as file:  # type: ignore[arg-type]
+        at, found = length, bytearray()
+        for digest, piece in pieces():
+            found += digest
+            write_all(file, piece, at)
+            at += len(piece)
+        write_all(file, head(bytes(found)), 0)
 
 
 def put(target: Any, data: Any) -> None:

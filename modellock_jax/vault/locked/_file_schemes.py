@@ -1,27 +1,25 @@
 """The tensors of a file under a lock, which is given as text."""
 
 import functools
-import os
 from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
 
-from modellock_jax.ciphers.nonces import leaf_nonce, tree_key
 from modellock_jax.locks import Files, Link, parse
 from modellock_jax.vault._tensors import NAMES, Tensor
 from modellock_jax.vault.keys.secret import KeySource
+from modellock_jax.vault.locked._host_stream import SCHEME as HOST
 
 if TYPE_CHECKING:
     from modellock_jax.core.lock import Key
 
+_PIECES, _COPIES = 2**26, 3  # bytes of the pieces at hand; how often a file is in memory
 _EVERY = (
     "The tensors are locked by {worth}. Names, shapes, types and metadata lie open. A plain loader "
     "loads the locked values, or changed ones, without an error; `unlock` checks both key and file. "
     "Whoever has the key holds the plain weights, and can keep and pass on a copy."
 )
-_ON_HOST = "stream_lock()"  # needs no JAX; not so in a chain
 
 
 def normalise(text: str) -> str:
@@ -37,7 +35,16 @@ def normalise(text: str) -> str:
     for scheme in found.schemes:
         if not isinstance(scheme.files, Files):
             raise ValueError(f"{scheme.name} cannot lock a file: it {scheme.files}")
-    return _ON_HOST if str(found) == _ON_HOST else str(found.complete())
+    return HOST if str(found) == HOST else str(found.complete())
+
+
+def memory_of(scheme: str, size: int) -> int:
+    """Return about how many bytes of memory it takes to lock or unlock a file of `size` bytes.
+
+    >>> memory_of("stream_lock()", 10**12) < 10**8 < memory_of("deep_lock()", 10**8)
+    True
+    """
+    return _PIECES if scheme == HOST else _COPIES * size
 
 
 def about(scheme: str) -> str:
@@ -91,13 +98,8 @@ def lock_body(
 
     `scheme`: as `normalise` wrote it; `source`: of the lock's key, which no other file has. What
     finishes a key is public: in hex, one text for each link of the chain, empty where there is none.
-    Raises `ValueError` if there is no tensor, or the lock finishes its key by more than a nonce.
+    Raises `ValueError` if the lock finishes its key by more than a nonce.
     """
-    if not found:
-        raise ValueError("the file has no tensors: there is nothing to lock")
-    if scheme == _ON_HOST:
-        nonce = os.urandom(12)
-        return _by_openssl(source, nonce, found, body), [nonce.hex()]
     tree = tree_of(found, body)
     locked, key = _program(scheme, True)(parse(scheme).lock.init(source, tree), tree)
     finish = [_finish_of(one) for one in _links(scheme, key)]
@@ -118,8 +120,6 @@ def unlock_body(
     """Invert `lock_body`, which gave `finish`. Raises `ValueError` where that does not fit."""
     if len(finish) != len(parse(scheme).links):
         raise ValueError("what finishes the keys does not fit the lock")
-    if scheme == _ON_HOST:
-        return _by_openssl(source, bytes.fromhex(finish[0]), found, body)
     tree = tree_of(found, body)
     return _bytes_of(
         _program(scheme, False)(opening_key(scheme, source, finish, tree), tree), found, body
@@ -145,21 +145,6 @@ def _program(scheme: str, encrypts: bool) -> Callable[["Key", Any], Any]:
 
     lock = parse(scheme).lock
     return jax.jit(lock.encrypt if encrypts else lock.decrypt)
-
-
-def _by_openssl(
-    source: KeySource, nonce: bytes, found: Iterable[Tensor], body: np.ndarray
-) -> np.ndarray:
-    """`stream_lock` on the host: the same bits, and no program to compile for each file's shapes."""
-    key = source.for_lock(_ON_HOST).words(8).astype("<u4").tobytes()
-    stream, result = tree_key(key, nonce), np.empty_like(body)
-    for tensor in found:
-        # RFC 8439: the block counter, 0, and the nonce; a tensor's name is its path in the tree.
-        start = bytes(4) + leaf_nonce(tensor.name).astype("<u4").tobytes() + bytes(4)
-        cipher = Cipher(algorithms.ChaCha20(stream, start), mode=None).encryptor()
-        at = slice(tensor.begin, tensor.end)
-        cipher.update_into(body[at].data, result[at].data)
-    return result
 
 
 def tree_of(found: Iterable[Tensor], body: np.ndarray) -> dict[str, np.ndarray]:

@@ -6,10 +6,7 @@ import itertools
 import json
 import re
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from typing import NamedTuple
-
-import numpy as np
 
 from modellock_jax._printing import printable
 from modellock_jax.vault import _kinds, _tensors
@@ -20,7 +17,7 @@ from modellock_jax.vault._tensors import METADATA, Directory
 from modellock_jax.vault.errors import Tampered, Unreadable, WrongKey
 from modellock_jax.vault.keys import identity
 from modellock_jax.vault.keys.secret import KeySource, Secret
-from modellock_jax.vault.sealed import _chunks, _header_fields
+from modellock_jax.vault.sealed import _header_fields
 
 MARK, VERSION = "modellock-jax locked file", "2"
 FIELD = "modellock"  # of the metadata; the others are `modellock.NAME`
@@ -169,12 +166,9 @@ def check_key(info: LockedInfo, secret: Secret) -> None:
 
 
 @clears_frames
-def tag_of(info: LockedInfo, body: np.ndarray, secret: Secret) -> str:
-    """HMAC-SHA256 over what the head is made of and a hash of hashes of the locked values."""
-    parts = [body[start : start + _chunks.CHUNK] for start in range(0, body.size, _chunks.CHUNK)]
-    with ThreadPoolExecutor(_chunks.THREADS) as pool:
-        hashes = pool.map(lambda part: hashlib.sha256(part).digest(), parts)
-        digest = hashlib.sha256(b"".join(hashes)).hexdigest()
+def tag_of(info: LockedInfo, digests: bytes, secret: Secret) -> str:
+    """HMAC-SHA256 over what the head is made of and a hash of the joined hashes of locked pieces."""
+    digest = hashlib.sha256(digests).hexdigest()
     message = canonical(info._replace(tag="")._asdict() | {"mark": MARK, "body": digest})
     key = secret.derive(32, "locked file tag", info.label, info.nonce, info.scheme)
     return hmac.digest(key, message, "sha256").hex()

@@ -1,26 +1,27 @@
 """Locked files: a model file that still loads, its tensors under one of the package's locks."""
 
-import hmac
+import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from modellock_jax._printing import printable
 from modellock_jax.vault import _sources, _targets, _tensors
 from modellock_jax.vault._frames import clears_frames
-from modellock_jax.vault._json import strict_json
 from modellock_jax.vault._sources import AnySource, Reader
 from modellock_jax.vault._targets import AnyTarget
 from modellock_jax.vault._tensors import Directory
-from modellock_jax.vault.errors import Tampered
-from modellock_jax.vault.issuing import revocation
-from modellock_jax.vault.keys.secret import Secret
-from modellock_jax.vault.locked import _file_schemes, _format
+from modellock_jax.vault.keys.secret import KeySource, Secret
+from modellock_jax.vault.locked import _bodies, _file_schemes, _format
+from modellock_jax.vault.locked._bodies import Body
 from modellock_jax.vault.locked._format import FIELD, MARK, LockedInfo
-from modellock_jax.vault.sealed import _chunks, _header_fields
+from modellock_jax.vault.locked._host_stream import SCHEME as HOST
+from modellock_jax.vault.locked._host_stream import HostStream
+from modellock_jax.vault.locked._reading import body_of, opened, verified
+from modellock_jax.vault.sealed import _header_fields
 from modellock_jax.vault.sealed._content import directory_of
 
 if TYPE_CHECKING:
@@ -30,20 +31,6 @@ __all__ = ["LockedInfo", "load_locked", "lock_file", "locked_info", "unlock_file
 
 Done = Callable[[int], None]  # told how many bytes are written
 _Lists = Iterable[str | os.PathLike[str]]
-
-
-class _Verified(NamedTuple):
-    """A locked file that is whole and for this key: what its head says, and its locked bytes."""
-
-    info: LockedInfo
-    directory: Directory
-    body: np.ndarray
-    mode: int
-
-    @property
-    def finish(self) -> list[str]:
-        """What finishes the key of each link of the lock."""
-        return list(strict_json(self.info.finish.encode()))
 
 
 @clears_frames
@@ -89,8 +76,8 @@ def lock_file(
     have one key. Nothing in the file tells more of the secret than the locked values do. A
     path is at every moment the old file or the whole new one, and a new one no more open to others than
     `source`. Not protected: names, shapes, types and metadata; a loader that does not check the
-    tag loads locked or changed values without an error. The whole file is held in memory, several
-    times.
+    tag loads locked or changed values without an error. Under `stream_lock` a file is read in pieces
+    and may be larger than memory; under other locks it is held in memory, several times.
 
     >>> import tempfile
     >>> from safetensors.numpy import load_file, save_file
@@ -105,22 +92,28 @@ def lock_file(
     (array([0., 1., 2.]), False)
     """
     scheme = _file_schemes.normalise(scheme)
-    directory, body, mode = _read_plain(source)
-    _file_schemes.check_tensors(scheme, directory.tensors)
-    nonce = os.urandom(32).hex()
-    about, original = _file_schemes.about(scheme), directory.head[8:].decode()
-    info = LockedInfo(about, scheme, secret.id, label, nonce, "", "", "", original, "{}")
-    info = info._replace(check=_format.check_of(info, secret))
-    key_source = _format.source_of(info, secret)
-    body, finish = _file_schemes.lock_body(scheme, key_source, tuple(directory.tensors), body)
-    info = info._replace(finish=json.dumps(finish))
-    info = info._replace(tag=_format.tag_of(info, body, secret))
-    head = _format.head(info)
-    if len(head) > _tensors.LONGEST:
-        raise ValueError(
-            f"{_sources.name_of(source)}: the head is too long to keep it twice; omit metadata"
-        )
-    _targets.write_pieces(target, _pieces(head, body, done), mode)
+    with _sources.hold_in_memory(source) as reader:
+        directory = _plain(reader, printable(_sources.name_of(source)))
+        _file_schemes.check_tensors(scheme, directory.tensors)
+        nonce = os.urandom(32).hex()
+        about, original = _file_schemes.about(scheme), directory.head[8:].decode()
+        info = LockedInfo(about, scheme, secret.id, label, nonce, "", "0" * 64, "", original, "{}")
+        info = info._replace(check=_format.check_of(info, secret))
+        key_source = _format.source_of(info, secret)
+        pieces, finish = _locked(scheme, key_source, directory, body_of(reader, directory))
+        info = info._replace(finish=json.dumps(finish))
+        length = len(_format.head(info))
+        if length > _tensors.LONGEST:
+            raise ValueError(
+                f"{_sources.name_of(source)}: the head is too long to keep it twice; omit metadata"
+            )
+
+        def head(digests: bytes) -> bytes:
+            nonlocal info
+            info = info._replace(tag=_format.tag_of(info, digests, secret))
+            return _format.head(info)
+
+        _targets.write_behind(target, length, head, lambda: _told(pieces(), done), reader.mode)
     return info
 
 
@@ -151,10 +144,12 @@ def unlock_file(
     **Guarantees.** Nothing is decrypted or written before all of the file was checked. A new file is no
     more open to others than `source`.
     """
-    found = verify(source, secret, revoked)
-    text, body = found.info.original.encode(), _opened(found, secret)
-    head = len(text).to_bytes(8, "little") + text
-    _targets.write_pieces(target, _pieces(head, body, done), found.mode)
+    with verified(source, secret, revoked) as found:
+        text = found.info.original.encode()
+        head = len(text).to_bytes(8, "little") + text
+        plain = ((b"", piece) for piece in opened(found, secret))
+        pieces = (piece for _, piece in _told(plain, done))
+        _targets.write_pieces(target, itertools.chain([head], pieces), found.mode)
 
 
 @clears_frames
@@ -187,8 +182,11 @@ def load_locked(
     >>> load_locked(locked.getvalue(), secret)
     {'w': array([0., 1., 2.])}
     """
-    found = verify(source, secret, revoked)
-    body = _opened(found, secret)
+    with verified(source, secret, revoked) as found:
+        body, at = np.empty(found.body.size, np.uint8), 0
+        for piece in opened(found, secret):
+            body[at : at + piece.size] = piece
+            at += piece.size
     arrays = {
         # Where the bytes of others put it out of step with its dtype, it is copied into step.
         tensor.name: np.require(_array(tensor, body), requirements=["ALIGNED", "WRITEABLE"])
@@ -218,35 +216,27 @@ def locked_info(source: AnySource) -> LockedInfo:
         return _format.read_head(reader)[0]
 
 
-@clears_frames
-def verify(source: AnySource, secret: Secret, revoked: _Lists = ()) -> _Verified:
-    """Return a locked file, read and checked as a whole, still locked; raises as `unlock_file`."""
-    with _sources.hold_in_memory(source) as reader:
-        info, directory = _format.read_head(reader)
-        _format.check_key(info, secret)
-        revocation.check(reader.path, secret, revoked)
-        found = _Verified(info, directory, _body(reader, directory), reader.mode)
-    if not hmac.compare_digest(
-        _format.tag_of(info, found.body, secret).encode(), info.tag.encode()
-    ):
-        name = printable(_sources.name_of(source))
-        raise Tampered(f"{name} was changed after it was locked; get the file again")
-    return found
-
-
-def _opened(found: _Verified, secret: Secret) -> np.ndarray:
-    source, parts = _format.source_of(found.info, secret), tuple(found.directory.tensors)
-    return _file_schemes.unlock_body(found.info.scheme, source, found.finish, parts, found.body)
+def _locked(
+    scheme: str, source: KeySource, directory: Directory, body: Body
+) -> tuple[Callable[[], Iterator[tuple[bytes, np.ndarray]]], list[str]]:
+    """Return what yields the locked pieces, each after its digest, and what finishes the lock's key."""
+    if not directory.tensors:
+        raise ValueError("the file has no tensors: there is nothing to lock")
+    if scheme == HOST:
+        nonce = os.urandom(12)
+        stream = HostStream(source, nonce, directory.tensors)
+        return lambda: body.masked(stream.xor), [nonce.hex()]
+    found = tuple(directory.tensors)
+    locked, finish = _file_schemes.lock_body(scheme, source, found, body.whole())
+    return lambda: _bodies.hashed(locked), finish
 
 
 def _array(tensor: _tensors.Tensor, body: np.ndarray) -> np.ndarray:
     return body[tensor.begin : tensor.end].view(tensor.dtype).reshape(tensor.shape)
 
 
-def _read_plain(source: AnySource) -> tuple[Directory, np.ndarray, int]:
-    with _sources.hold_in_memory(source) as reader:
-        directory, name = directory_of(reader), printable(_sources.name_of(source))
-        body, mode = _body(reader, directory), reader.mode
+def _plain(reader: Reader, name: str) -> Directory:
+    directory = directory_of(reader)
     mark = (directory.field(FIELD) or b"").decode()
     if mark == _header_fields.MARK:
         raise ValueError(f"{name} is sealed; open it first, lock the plain file, then seal that")
@@ -254,18 +244,13 @@ def _read_plain(source: AnySource) -> tuple[Directory, np.ndarray, int]:
         raise ValueError(f"{name} is locked already; unlock it first, or chain locks as in A+B")
     if any(field.split(".")[0] == FIELD for field in directory.fields):
         raise ValueError(f"{name} has metadata named {FIELD!r}, which is ours; rename them first")
-    return directory, body, mode
+    return directory
 
 
-def _body(reader: Reader, directory: Directory) -> np.ndarray:
-    body = np.empty(directory.size - len(directory.head), np.uint8)
-    reader.read_into(body, len(directory.head))
-    return body
-
-
-def _pieces(head: bytes, body: np.ndarray, done: Done) -> Iterator[Any]:
-    yield head
-    for start in range(0, body.size, _chunks.CHUNK):
-        part = body[start : start + _chunks.CHUNK]
-        yield part
-        done(part.size)
+def _told(
+    pieces: Iterable[tuple[bytes, np.ndarray]], done: Done
+) -> Iterator[tuple[bytes, np.ndarray]]:
+    """Yield pieces, and say after each how large it was."""
+    for digest, piece in pieces:
+        yield digest, piece
+        done(piece.size)

@@ -19,7 +19,7 @@ from modellock_jax.vault._sources import AnySource
 from modellock_jax.vault._tensors import Tensor
 from modellock_jax.vault.keys.secret import Secret
 from modellock_jax.vault.locked import _file_schemes, _format
-from modellock_jax.vault.locked.files import verify
+from modellock_jax.vault.locked._reading import verified
 
 __all__ = ["Serving", "open_locked"]
 
@@ -79,10 +79,11 @@ def open_locked(
     >>> float(user(key, weights, jnp.ones(3)))
     3.0
     """
-    found = verify(source, secret, revoked)
-    parts = {tensor.name: tensor for tensor in found.directory.tensors}
+    with verified(source, secret, revoked, held=True) as found:
+        assert found.held is not None
+        parts = {tensor.name: tensor for tensor in found.directory.tensors}
     _check_widths(parts.values())
-    scheme, tree = found.info.scheme, _file_schemes.tree_of(parts.values(), found.body)
+    scheme, tree = found.info.scheme, _file_schemes.tree_of(parts.values(), found.held)
     key_source = _format.source_of(found.info, secret)
     key = _file_schemes.opening_key(scheme, key_source, found.finish, tree)
     lock = _giving(parse(scheme).lock, parts)

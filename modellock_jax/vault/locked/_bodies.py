@@ -1,0 +1,76 @@
+"""The bytes of all tensors of a file: in pieces, each with its SHA-256, or whole in memory."""
+
+import hashlib
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from modellock_jax._printing import printable
+from modellock_jax.vault._sources import Reader
+from modellock_jax.vault.errors import Tampered
+from modellock_jax.vault.sealed._chunks import CHUNK, in_order
+
+Mask = Callable[[int, Any], None]  # told where in the body a buffer lies, which it changes
+
+
+class Body(NamedTuple):
+    """`size` bytes that a reader has from `at` on."""
+
+    reader: Reader
+    at: int
+    size: int
+
+    def read(self, start: int) -> np.ndarray:
+        """Return the piece that begins there."""
+        piece = np.empty(min(CHUNK, self.size - start), np.uint8)
+        self.reader.read_into(piece, self.at + start)
+        return piece
+
+    def whole(self) -> np.ndarray:
+        """Return all of it."""
+        body = np.empty(self.size, np.uint8)
+        self.reader.read_into(body, self.at)
+        return body
+
+    def masked(self, mask: Mask) -> Iterator[tuple[bytes, np.ndarray]]:
+        """Yield every piece masked, after its digest."""
+
+        def one(start: int) -> tuple[bytes, np.ndarray]:
+            piece = self.read(start)
+            mask(start, piece)
+            return _digest(piece), piece
+
+        return in_order(one, range(0, self.size, CHUNK))
+
+    def digests(self) -> bytes:
+        """Return the digests of all pieces, joined."""
+        return b"".join(digest for digest, _ in self.masked(lambda start, piece: None))
+
+    def unmasked(self, digests: bytes, mask: Mask) -> Iterator[np.ndarray]:
+        """Yield every piece unmasked. Raises `Tampered` where one has no longer the digest it had."""
+
+        def one(start: int) -> np.ndarray:
+            piece, place = self.read(start), start // CHUNK * 32
+            if _digest(piece) != digests[place : place + 32]:
+                name = printable(self.reader.name)
+                raise Tampered(f"{name} was changed while it was read; begin again")
+            mask(start, piece)
+            return piece
+
+        return in_order(one, range(0, self.size, CHUNK))
+
+
+def pieces(body: np.ndarray) -> Iterator[np.ndarray]:
+    """Yield the pieces of a body in memory."""
+    for start in range(0, body.size, CHUNK):
+        yield body[start : start + CHUNK]
+
+
+def hashed(body: np.ndarray) -> Iterator[tuple[bytes, np.ndarray]]:
+    """Yield the pieces of a body in memory, each after its digest."""
+    return in_order(lambda piece: (_digest(piece), piece), pieces(body))
+
+
+def _digest(piece: np.ndarray) -> bytes:
+    return hashlib.sha256(piece.data).digest()
