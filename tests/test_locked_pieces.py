@@ -1,6 +1,8 @@
 """Locked files larger than memory: read, locked, checked and opened in pieces, in any stretch."""
 
 import io
+import itertools
+import math
 import os
 import subprocess
 import sys
@@ -10,12 +12,14 @@ import numpy as np
 import pytest
 from helpers.commands import within
 from helpers.sealed import ALICE
-from safetensors.numpy import save, save_file
+from safetensors.numpy import load_file, save, save_file
 
+import modellock_jax as ml
 from modellock_jax.ciphers import chacha
 from modellock_jax.ciphers.nonces import leaf_nonce
 from modellock_jax.cli import inputs
-from modellock_jax.vault._tensors import Tensor
+from modellock_jax.locks import SCHEMES
+from modellock_jax.vault._tensors import DTYPES, Tensor, lay_out
 from modellock_jax.vault.errors import Tampered
 from modellock_jax.vault.keys import secret
 from modellock_jax.vault.locked import _bodies, _file_schemes
@@ -38,10 +42,10 @@ def tensors(sizes):
 def test_any_stretch_is_masked_as_in_the_whole(step):
     stream = HostStream(SOURCE, bytes(12), tensors(SIZES))
     whole = np.zeros(sum(SIZES), np.uint8)
-    stream.xor(0, whole)
+    stream.change(0, whole)
     parts = np.zeros_like(whole)
     for start in range(0, whole.size, step):
-        stream.xor(start, parts[start : start + step])
+        stream.change(start, parts[start : start + step])
     np.testing.assert_array_equal(parts, whole)
     assert len({whole[t.begin : t.end].tobytes()[:63] for t in tensors(SIZES)[2:5]}) == 3
 
@@ -49,7 +53,7 @@ def test_any_stretch_is_masked_as_in_the_whole(step):
 def test_beyond_the_counter_the_nonce_counts_on():
     (huge,) = tensors([2**39])
     stream, found = HostStream(SOURCE, bytes(12), [huge]), np.zeros(256, np.uint8)
-    stream.xor(2**38 - 130, found)
+    stream.change(2**38 - 130, found)
     key = jnp.asarray(np.frombuffer(stream._key, "<u4"))
     expected = b""
     for number in range(2**32 - 3, 2**32 + 2):
@@ -68,13 +72,16 @@ def small_pieces(monkeypatch):
 def file(tmp_path):
     rng = np.random.default_rng(0)
     arrays = {f"w{i}": rng.integers(0, 256, (5, 31 * i + 1), np.uint8) for i in range(9)}
+    arrays["kernel"] = rng.normal(size=(40, 50)).astype(np.float32)
     save_file(arrays, tmp_path / "m")
     return tmp_path / "m", arrays
 
 
-def test_tensors_that_straddle_pieces_come_back(small_pieces, file, tmp_path):
+@pytest.mark.parametrize("scheme", ["stream_lock", "sign_flip(bits=3)"])
+def test_tensors_that_straddle_pieces_come_back(scheme, small_pieces, file, tmp_path):
     path, arrays = file
-    lock_file(path, tmp_path / "l", ALICE, "stream_lock")
+    lock_file(path, tmp_path / "l", ALICE, scheme)
+    assert (load_file(tmp_path / "l")["kernel"] != arrays["kernel"]).any()
     unlock_file(tmp_path / "l", tmp_path / "again", ALICE)
     assert (tmp_path / "again").read_bytes() == path.read_bytes()
     opened = load_locked(tmp_path / "l", ALICE)
@@ -82,6 +89,48 @@ def test_tensors_that_straddle_pieces_come_back(small_pieces, file, tmp_path):
     # A stream that cannot go back takes what a file takes.
     unlock_file(tmp_path / "l", stream := io.BytesIO(), ALICE)
     assert stream.getvalue() == path.read_bytes()
+
+
+KINDS = ("F32", "BF16", "F16", "F8_E5M2", "I32", "I8")
+OTHERS = ("I64", "BOOL", "F64")  # which a sign lock leaves as they are
+
+
+def signed(rng):
+    """A body of layers of every kind, and its tensors."""
+    shapes = {"weight": (7, 3, 5), "bias": (7,), "scale": (3,)}
+    arrays = {"flax/kernel": rng.normal(size=(4, 33)).astype(np.float32)}
+    for kind, (name, shape) in itertools.product(KINDS, shapes.items()):
+        dtype = DTYPES[kind]
+        raw = rng.integers(0, 256, math.prod(shape) * dtype.itemsize, np.uint8)
+        arrays[f"{kind}.{name}"] = raw.view(dtype).reshape(shape)
+    arrays |= {f"{kind}.count": np.ones(3, DTYPES[kind]) for kind in OTHERS}
+    directory = lay_out(arrays, {})
+    parts = [arrays[one.name].tobytes() for one in directory.tensors]
+    return directory.tensors, np.frombuffer(b"".join(parts), np.uint8)
+
+
+@pytest.mark.parametrize("step", [8, 64, 104, 4096])
+def test_signs_negated_in_pieces_are_those_of_the_lock(step):
+    scheme = _file_schemes.normalise("sign_flip(bits=5)")
+    found, body = signed(np.random.default_rng(1))
+    expected, finish = _file_schemes.lock_body(scheme, SOURCE, tuple(found), body)
+    assert _file_schemes.in_pieces(scheme, found)
+    change, same = _file_schemes.change_of(scheme, SOURCE, None, found)
+    locked = body.copy()
+    for start in range(0, body.size, step):
+        change(start, locked[start : start + step])
+    np.testing.assert_array_equal(locked, expected)
+    assert same == finish
+    assert (locked != body).any()
+    assert not _file_schemes.in_pieces(scheme, [found[0]._replace(begin=1)])
+
+
+def test_a_key_that_negates_nothing_locks_no_file(monkeypatch):
+    found, _ = signed(np.random.default_rng(1))
+    change = SCHEMES["sign_flip"].files.in_pieces
+    shapes = {one.name: np.broadcast_to(np.zeros((), one.dtype), one.shape) for one in found}
+    with pytest.raises(ValueError, match="negates none"):
+        change(ml.SignKey(np.ones(5, np.int8)), shapes)
 
 
 def test_what_changes_while_it_is_opened_is_not_given_out(small_pieces, file, tmp_path):

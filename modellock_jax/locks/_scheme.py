@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from modellock_jax.core.lock import Key, Lock, Params
 
 Shape = tuple[int, ...]
+Change = Callable[[str, int, Any], None]
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -51,9 +52,14 @@ class Files:
     Attributes:
         by_axes: Whether it acts along the axes of some leaves, and not on any bytes: those must then
             have an axis and at most 32 bits.
+        in_pieces: For a lock whose `decrypt` is its `encrypt`, and changes each entry alone:
+            `in_pieces(key, shapes)`, where `shapes` is a tree of the file's shapes and dtypes, gives
+            `change(name, first, entries)`, which changes entries of a leaf in place, a NumPy array
+            `[N]` that begins at number `first` in C order. None: files are locked in memory.
     """
 
     by_axes: bool = False
+    in_pieces: "Callable[[Key, Params], Change] | None" = None
 
 
 def new_key(lock: "Lock", rng: "jax.Array", locked: "Params") -> "Key":

@@ -1,13 +1,17 @@
 """Signs of channels, and how weights take them on, bit for bit."""
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 
 from modellock_jax.core.bits import from_uint, to_uint
+from modellock_jax.core.lock import Params
+from modellock_jax.core.outputs import output_axes
+from modellock_jax.core.paths import paths
 from modellock_jax.core.shards import Part, by_leaves
 
 
@@ -40,3 +44,44 @@ def negate(
         else:
             new.append(jnp.where(negative, -leaf, leaf))
     return new
+
+
+def in_pieces(key: Any, shapes: Params) -> Callable[[str, int, np.ndarray], None]:
+    """Return what negates stretches of leaves by a `SignKey` on the host, see `Files.in_pieces`."""
+    names, leaves = jax.tree.leaves(paths(shapes)), jax.tree.leaves(shapes)
+    found = output_axes("sign_flip", shapes)
+    axes = {names[i]: (axis, leaves[i].shape) for i, axis in found.items()}
+    check_negates(key.signs, max(shape[axis] for axis, shape in axes.values()))
+    signs = np.asarray(key.signs)
+
+    def change(name: str, first: int, entries: np.ndarray) -> None:
+        if name in axes:
+            _negate_stretch(signs, *axes[name], first, entries)
+
+    return change
+
+
+def check_negates(signs: jax.Array, channels: int) -> None:
+    """Refuse signs that negate no channel of layers of so many at most, as far as it can be seen."""
+    if isinstance(signs, jax.core.Tracer):
+        return
+    if (np.asarray(signs)[:channels] > 0).all():
+        raise ValueError(
+            f"sign_flip: the key negates none of the layers' channels, {channels} at most, so that "
+            "nothing would be locked; draw another key"
+        )
+
+
+def _negate_stretch(
+    signs: np.ndarray, axis: int, shape: tuple[int, ...], first: int, entries: np.ndarray
+) -> None:
+    """Negate in place, as `negate`, entries `[N]` of a leaf that begin at number `first` in C order."""
+    inner = math.prod(shape[axis + 1 :])
+    begin, end = first // inner, -(-(first + entries.size) // inner)
+    negative = signs[np.arange(begin, end) % shape[axis] % signs.size] < 0
+    mask = np.repeat(negative, inner)[first - begin * inner :][: entries.size]
+    if jnp.issubdtype(entries.dtype, jnp.floating):
+        bits = entries.view(f"u{entries.itemsize}")
+        bits ^= mask.astype(bits.dtype) << (8 * entries.itemsize - 1)
+    else:
+        np.negative(entries, out=entries, where=mask)

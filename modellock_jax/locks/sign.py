@@ -8,7 +8,6 @@ from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 
 from modellock_jax.core.bits import check_leaves, non_differentiable
 from modellock_jax.core.keys import check_key, redacted
@@ -17,7 +16,7 @@ from modellock_jax.core.outputs import Outputs, output_axes
 from modellock_jax.core.paths import paths
 from modellock_jax.core.source import Rng, random_words
 from modellock_jax.locks._scheme import Break, Files, Scheme
-from modellock_jax.locks._signs import negate, signs_of
+from modellock_jax.locks._signs import check_negates, in_pieces, negate, signs_of
 
 __all__ = ["SIGN_FLIP", "SIGN_MASK", "SignKey", "sign_flip", "sign_mask"]
 
@@ -158,21 +157,10 @@ def sign_flip(bits: int = 256, outputs: Outputs | None = None) -> Lock:
     def encrypt(key: Key, params: Params, /, loss: Loss | None = None) -> tuple[Params, Key]:
         locked = decrypt(key, params)
         leaves = jax.tree.leaves(params)
-        _check_negates(key, max(leaves[i].shape[axis] for i, axis in axes_of(params).items()))
+        check_negates(key.signs, max(leaves[i].shape[axis] for i, axis in axes_of(params).items()))
         return locked, key
 
     return Lock(init, encrypt, decrypt)
-
-
-def _check_negates(key: SignKey, channels: int) -> None:
-    """Refuse a key that negates no channel of layers of so many at most, as far as it can be seen."""
-    if isinstance(key.signs, jax.core.Tracer):
-        return
-    if (np.asarray(key.signs)[:channels] > 0).all():
-        raise ValueError(
-            f"sign_flip: the key negates none of the layers' channels, {channels} at most, so that "
-            "nothing would be locked; draw another key"
-        )
 
 
 def _check_negatable(path: str, leaf: Any) -> None:
@@ -281,5 +269,5 @@ SIGN_FLIP = Scheme(
     near=_negate_one,
     bits=_flip_bits,
     study="sign_flip",
-    files=Files(by_axes=True),
+    files=Files(by_axes=True, in_pieces=in_pieces),
 )

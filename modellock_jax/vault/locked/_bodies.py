@@ -11,7 +11,7 @@ from modellock_jax.vault._sources import Reader
 from modellock_jax.vault.errors import Tampered
 from modellock_jax.vault.sealed._chunks import CHUNK, in_order
 
-Mask = Callable[[int, Any], None]  # told where in the body a buffer lies, which it changes
+Change = Callable[[int, Any], None]  # told where in the body a buffer lies, which it changes
 
 
 class Body(NamedTuple):
@@ -33,29 +33,29 @@ class Body(NamedTuple):
         self.reader.read_into(body, self.at)
         return body
 
-    def masked(self, mask: Mask) -> Iterator[tuple[bytes, np.ndarray]]:
-        """Yield every piece masked, after its digest."""
+    def changed(self, change: Change) -> Iterator[tuple[bytes, np.ndarray]]:
+        """Yield every piece changed, after its digest."""
 
         def one(start: int) -> tuple[bytes, np.ndarray]:
             piece = self.read(start)
-            mask(start, piece)
+            change(start, piece)
             return _digest(piece), piece
 
         return in_order(one, range(0, self.size, CHUNK))
 
     def digests(self) -> bytes:
         """Return the digests of all pieces, joined."""
-        return b"".join(digest for digest, _ in self.masked(lambda start, piece: None))
+        return b"".join(digest for digest, _ in self.changed(lambda start, piece: None))
 
-    def unmasked(self, digests: bytes, mask: Mask) -> Iterator[np.ndarray]:
-        """Yield every piece unmasked. Raises `Tampered` where one has no longer the digest it had."""
+    def opened(self, digests: bytes, change: Change) -> Iterator[np.ndarray]:
+        """Yield every piece changed back. Raises `Tampered` where one has another digest now."""
 
         def one(start: int) -> np.ndarray:
             piece, place = self.read(start), start // CHUNK * 32
             if _digest(piece) != digests[place : place + 32]:
                 name = printable(self.reader.name)
                 raise Tampered(f"{name} was changed while it was read; begin again")
-            mask(start, piece)
+            change(start, piece)
             return piece
 
         return in_order(one, range(0, self.size, CHUNK))

@@ -1,7 +1,8 @@
 """The tensors of a file under a lock, which is given as text."""
 
 import functools
-from collections.abc import Callable, Iterable
+import os
+from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -10,6 +11,7 @@ from modellock_jax.locks import Files, Link, parse
 from modellock_jax.vault._tensors import NAMES, Tensor
 from modellock_jax.vault.keys.secret import KeySource
 from modellock_jax.vault.locked._host_stream import SCHEME as HOST
+from modellock_jax.vault.locked._host_stream import HostEntries, HostStream
 
 if TYPE_CHECKING:
     from modellock_jax.core.lock import Key
@@ -44,7 +46,7 @@ def memory_of(scheme: str, size: int) -> int:
     >>> memory_of("stream_lock()", 10**12) < 10**8 < memory_of("deep_lock()", 10**8)
     True
     """
-    return _PIECES if scheme == HOST else _COPIES * size
+    return _PIECES if in_pieces(scheme, ()) else _COPIES * size
 
 
 def about(scheme: str) -> str:
@@ -124,6 +126,39 @@ def unlock_body(
     return _bytes_of(
         _program(scheme, False)(opening_key(scheme, source, finish, tree), tree), found, body
     )
+
+
+def in_pieces(scheme: str, found: Iterable[Tensor]) -> bool:
+    """Whether a file can be locked and unlocked piece by piece, and not in memory as a whole."""
+    return scheme == HOST or (
+        _piecewise(scheme) is not None
+        # An entry that lies in two pieces would be in neither.
+        and all(tensor.begin % tensor.dtype.itemsize == 0 for tensor in found)
+    )
+
+
+def _piecewise(scheme: str) -> Any:
+    links = parse(scheme).links
+    files = links[0].scheme.files
+    return files.in_pieces if len(links) == 1 and isinstance(files, Files) else None
+
+
+def change_of(
+    scheme: str, source: KeySource, finish: list[str] | None, found: Sequence[Tensor]
+) -> tuple[Callable[[int, Any], None], list[str]]:
+    """Return what locks any stretch of a body in place, or opens it, and what finishes the lock's key.
+
+    For locks of which `in_pieces` says so; `finish`: None for a new file.
+    """
+    if scheme == HOST:
+        nonce = os.urandom(12) if finish is None else bytes.fromhex(finish[0])
+        return HostStream(source, nonce, found).change, [nonce.hex()]
+    shapes = {}
+    for one in found:
+        dtype, shape = taken_as(one)
+        shapes[one.name] = np.broadcast_to(np.zeros((), dtype), shape)
+    key = parse(scheme).lock.init(source, shapes)
+    return HostEntries(_piecewise(scheme)(key, shapes), found).change, [""]
 
 
 def opening_key(scheme: str, source: KeySource, finish: list[str], locked: Any) -> "Key":

@@ -19,8 +19,6 @@ from modellock_jax.vault.keys.secret import Secret
 from modellock_jax.vault.locked import _bodies, _file_schemes, _format
 from modellock_jax.vault.locked._bodies import Body
 from modellock_jax.vault.locked._format import LockedInfo
-from modellock_jax.vault.locked._host_stream import SCHEME as HOST
-from modellock_jax.vault.locked._host_stream import HostStream
 
 
 class Verified(NamedTuple):
@@ -59,7 +57,7 @@ def verified(
         _format.check_key(info, secret)
         revocation.check(reader.path, secret, revoked)
         body = body_of(reader, directory)
-        if held or info.scheme != HOST:
+        if held or not _file_schemes.in_pieces(info.scheme, directory.tensors):
             whole = body.whole()
             digests = b"".join(digest for digest, _ in _bodies.hashed(whole))
         else:
@@ -75,11 +73,10 @@ def verified(
 def opened(found: Verified, secret: Secret) -> Iterator[np.ndarray]:
     """Yield the plain pieces of a locked file."""
     source, tensors = _format.source_of(found.info, secret), found.directory.tensors
-    if found.info.scheme == HOST:
-        stream = HostStream(source, bytes.fromhex(found.finish[0]), tensors)
-        return found.body.unmasked(found.digests, stream.xor)
-    assert found.held is not None
     scheme, finish = found.info.scheme, found.finish
+    if found.held is None:
+        change, _ = _file_schemes.change_of(scheme, source, finish, tensors)
+        return found.body.opened(found.digests, change)
     return _bodies.pieces(
         _file_schemes.unlock_body(scheme, source, finish, tuple(tensors), found.held)
     )

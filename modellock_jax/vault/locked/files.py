@@ -18,8 +18,6 @@ from modellock_jax.vault.keys.secret import KeySource, Secret
 from modellock_jax.vault.locked import _bodies, _file_schemes, _format
 from modellock_jax.vault.locked._bodies import Body
 from modellock_jax.vault.locked._format import FIELD, MARK, LockedInfo
-from modellock_jax.vault.locked._host_stream import SCHEME as HOST
-from modellock_jax.vault.locked._host_stream import HostStream
 from modellock_jax.vault.locked._reading import body_of, opened, verified
 from modellock_jax.vault.sealed import _header_fields
 from modellock_jax.vault.sealed._content import directory_of
@@ -76,8 +74,8 @@ def lock_file(
     have one key. Nothing in the file tells more of the secret than the locked values do. A
     path is at every moment the old file or the whole new one, and a new one no more open to others than
     `source`. Not protected: names, shapes, types and metadata; a loader that does not check the
-    tag loads locked or changed values without an error. Under `stream_lock` a file is read in pieces
-    and may be larger than memory; under other locks it is held in memory, several times.
+    tag loads locked or changed values without an error. Under `stream_lock` and `sign_flip` a file
+    is read in pieces and may be larger than memory; under others it is held in memory, several times.
 
     >>> import tempfile
     >>> from safetensors.numpy import load_file, save_file
@@ -222,10 +220,9 @@ def _locked(
     """Return what yields the locked pieces, each after its digest, and what finishes the lock's key."""
     if not directory.tensors:
         raise ValueError("the file has no tensors: there is nothing to lock")
-    if scheme == HOST:
-        nonce = os.urandom(12)
-        stream = HostStream(source, nonce, directory.tensors)
-        return lambda: body.masked(stream.xor), [nonce.hex()]
+    if _file_schemes.in_pieces(scheme, directory.tensors):
+        change, finish = _file_schemes.change_of(scheme, source, None, directory.tensors)
+        return lambda: body.changed(change), finish
     found = tuple(directory.tensors)
     locked, finish = _file_schemes.lock_body(scheme, source, found, body.whole())
     return lambda: _bodies.hashed(locked), finish
