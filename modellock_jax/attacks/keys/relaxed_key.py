@@ -26,7 +26,7 @@ from modellock_jax.core.lock import Forward, Key, Params, user_forward
 from modellock_jax.locks.sign import SignKey
 from modellock_jax.tasks import Task, classify
 
-__all__ = ["ENTRIES", "RELAXED", "Relaxed", "best_key", "relaxed_key"]
+__all__ = ["ENTRIES", "RELAXED", "Relaxed", "best_key", "key_by_labels", "relaxed_key"]
 
 
 class Relaxed(NamedTuple):
@@ -153,7 +153,16 @@ def best_key(relaxation: Relaxation, state: Relaxed) -> Key:
     return relaxation.hard(jax.tree.map(lambda leaf: leaf[best], state.theta))
 
 
-def _relaxed_key(case: Case, **settings: int) -> Found | None:
+def key_by_labels(case: Case, **settings: int) -> Found | None:
+    """Run `relaxed_key` on all labels that an attacker has.
+
+    Args:
+        case: What the attacker has, `labels` among it.
+        **settings: `steps`, `restarts` and `batch_size`, at least 1.
+
+    Returns:
+        The key found, and the user's forward with it.
+    """
     return _descend(case, *case.labels, **settings)
 
 
@@ -247,6 +256,6 @@ RELAXED = (*SIGNS, *_BLOCKS)
 """The schemes whose key spaces are made continuous here."""
 
 ENTRIES = (
-    Entry("relaxed_key", _relaxed_key, RELAXED, ("labels",), "key"),
+    Entry("relaxed_key", key_by_labels, RELAXED, ("labels",), "key"),
     Entry("relaxed_key_unlabelled", _relaxed_key_unlabelled, RELAXED, ("unlabelled",), "key"),
 )

@@ -3,20 +3,17 @@
 from typing import Any
 
 from modellock_jax.attacks.case import Case, Entry, Found
-from modellock_jax.attacks.keys.relaxed_key import ENTRIES as KEYS
-from modellock_jax.attacks.keys.relaxed_key import RELAXED
+from modellock_jax.attacks.keys.relaxed_key import RELAXED, key_by_labels
 from modellock_jax.attacks.weights.leakage import tuned_under_key
 
 __all__ = ["ENTRIES"]
-
-_ESTIMATE = KEYS[0].attack
 
 
 def _fine_tune(
     case: Case, *, search: dict[str, int] | None = None, **settings: Any
 ) -> Found | None:
     """`relaxed_key` with the settings `search`, then `fine_tune` under its key, both on all labels."""
-    found = _ESTIMATE(case, **(search or {}))
+    found = key_by_labels(case, **(search or {}))
     return None if found is None else tuned_under_key(case, found.key, **settings)
 
 
