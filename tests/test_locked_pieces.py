@@ -22,9 +22,10 @@ from modellock_jax.locks import SCHEMES
 from modellock_jax.vault._tensors import DTYPES, Tensor, lay_out
 from modellock_jax.vault.errors import Tampered
 from modellock_jax.vault.keys import secret
-from modellock_jax.vault.locked import _bodies, _file_schemes
+from modellock_jax.vault.locked import _file_schemes
 from modellock_jax.vault.locked._host_stream import HostStream
 from modellock_jax.vault.locked.files import load_locked, lock_file, unlock_file
+from modellock_jax.vault.sealed import _chunks
 
 SOURCE = ALICE.source("pieces").for_file("one")
 SIZES = (0, 1, 63, 64, 65, 0, 200, 7)
@@ -65,7 +66,7 @@ def test_beyond_the_counter_the_nonce_counts_on():
 
 @pytest.fixture
 def small_pieces(monkeypatch):
-    monkeypatch.setattr(_bodies, "CHUNK", 64)
+    monkeypatch.setattr(_chunks, "CHUNK", 64)
 
 
 @pytest.fixture

@@ -1,5 +1,6 @@
 """`inspect`: what a file tells without a key, and which of that is only its word."""
 
+import collections
 import contextlib
 import os
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ from modellock_jax.cli.app import FILES, app
 from modellock_jax.cli.heads import describe_head
 from modellock_jax.cli.inputs import Json, on_files, show
 from modellock_jax.cli.paths import In
-from modellock_jax.vault import _kinds, _sources, _tensors
+from modellock_jax.vault import _gguf, _kinds, _sources, _tensors
 from modellock_jax.vault._sources import Reader
 from modellock_jax.vault._texts import encoding_fault
 from modellock_jax.vault._texts import kind as kind_of_text
@@ -91,7 +92,24 @@ def _as_file(reader: Reader) -> Iterator[Path]:
         yield Path(f"/proc/self/fd/{file.fileno()}")
 
 
+def _gguf_file(reader: Reader) -> texts.Told:
+    try:
+        found = _gguf.parse(lambda at, count: reader.read(count, at), reader.size)
+    except ValueError as error:
+        raise Unreadable(f"{printable(reader.name)} {error}") from None
+    kinds = collections.Counter(found.types.values())
+    counted = ", ".join(f"{count} {kind}" for kind, count in kinds.items())
+    name = found.metadata.get("general.name", "")[:_SHOWN]
+    lines = [f"plain GGUF, version {found.version}, {len(found.tensors)} tensors in the open"]
+    lines[0] += f" ({counted}), {reader.size} bytes"
+    lines += [f"It calls itself '{printable(name)}'."] if name else []
+    fields: dict[str, Any] = {"kind": "plain GGUF", "tensors": len(found.tensors)}
+    return lines, fields | {"types": dict(kinds), "name": name}
+
+
 def _open_tensors(reader: Reader) -> texts.Told:
+    if reader.read(len(_gguf.MAGIC)) == _gguf.MAGIC:
+        return _gguf_file(reader)
     directory = _content.directory_of(reader)
     field = directory.field(FIELD)
     mark = None if field is None else field[:_SHOWN].decode(errors="replace")

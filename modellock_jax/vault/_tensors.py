@@ -65,14 +65,20 @@ class Directory:
     Only places are kept, some 30 bytes a tensor: entries are read again when they are asked for.
     """
 
-    __slots__ = ("_metadata", "head", "size", "tensors")
+    __slots__ = ("_metadata", "head", "size", "start", "tensors")
 
     def __init__(self, head: bytes, places: "_Places", metadata: int) -> None:
         self.head, self._metadata = head, metadata
         self.tensors = Tensors(head, places)
         """In the order of their bytes."""
+        self.start = len(head)
+        """Bytes before the arrays."""
         self.size = len(head) + self.tensors.end
         """Bytes of the whole file."""
+
+    def find(self, name: str) -> Tensor | None:
+        """Return the tensor of a name."""
+        return self.tensors.find(name)
 
     @property
     def metadata(self) -> dict[str, str]:

@@ -9,7 +9,8 @@ import numpy as np
 from modellock_jax._printing import printable
 from modellock_jax.vault._sources import Reader
 from modellock_jax.vault.errors import Tampered
-from modellock_jax.vault.sealed._chunks import CHUNK, in_order
+from modellock_jax.vault.sealed import _chunks
+from modellock_jax.vault.sealed._chunks import in_order
 
 Change = Callable[[int, Any], None]  # told where in the body a buffer lies, which it changes
 
@@ -23,7 +24,7 @@ class Body(NamedTuple):
 
     def read(self, start: int) -> np.ndarray:
         """Return the piece that begins there."""
-        piece = np.empty(min(CHUNK, self.size - start), np.uint8)
+        piece = np.empty(min(_chunks.CHUNK, self.size - start), np.uint8)
         self.reader.read_into(piece, self.at + start)
         return piece
 
@@ -41,7 +42,7 @@ class Body(NamedTuple):
             change(start, piece)
             return _digest(piece), piece
 
-        return in_order(one, range(0, self.size, CHUNK))
+        return in_order(one, range(0, self.size, _chunks.CHUNK))
 
     def digests(self) -> bytes:
         """Return the digests of all pieces, joined."""
@@ -51,20 +52,20 @@ class Body(NamedTuple):
         """Yield every piece changed back. Raises `Tampered` where one has another digest now."""
 
         def one(start: int) -> np.ndarray:
-            piece, place = self.read(start), start // CHUNK * 32
+            piece, place = self.read(start), start // _chunks.CHUNK * 32
             if _digest(piece) != digests[place : place + 32]:
                 name = printable(self.reader.name)
                 raise Tampered(f"{name} was changed while it was read; begin again")
             change(start, piece)
             return piece
 
-        return in_order(one, range(0, self.size, CHUNK))
+        return in_order(one, range(0, self.size, _chunks.CHUNK))
 
 
 def pieces(body: np.ndarray) -> Iterator[np.ndarray]:
     """Yield the pieces of a body in memory."""
-    for start in range(0, body.size, CHUNK):
-        yield body[start : start + CHUNK]
+    for start in range(0, body.size, _chunks.CHUNK):
+        yield body[start : start + _chunks.CHUNK]
 
 
 def hashed(body: np.ndarray) -> Iterator[tuple[bytes, np.ndarray]]:

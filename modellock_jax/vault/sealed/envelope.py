@@ -56,7 +56,7 @@ def seal(
 
     Returns:
         `"safetensors"` if that was sealed, or arrays; `"bytes"` for a file of another kind, which
-        opens as a whole alone, without arrays by name.
+        opens as a whole; of a GGUF file `open` gives tensors by name, too.
 
     Raises:
         ValueError: No recipients or one twice, a bad name, a date without a zone, metadata with a file.

@@ -1,13 +1,15 @@
 """An open sealed file: its names, its metadata, and its arrays one by one."""
 
 import contextlib
+import functools
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 
-from modellock_jax.vault import _tensors
+from modellock_jax.vault import _gguf, _tensors
 from modellock_jax.vault._frames import clears_frames
+from modellock_jax.vault._gguf import Gguf
 from modellock_jax.vault._sources import Reader
 from modellock_jax.vault._targets import AnyTarget, write_pieces
 from modellock_jax.vault._tensors import Directory, Tensor
@@ -27,7 +29,7 @@ class Sealed(contextlib.AbstractContextManager["Sealed"]):
     """An open sealed file: names, metadata, and arrays one by one; made by `vault.open`.
 
     `header`: as it was read, once; `kind`: `"safetensors"`, or `"bytes"` for any other file, which
-    opens as a whole alone; `size`: plain bytes of it.
+    opens as a whole, and array by array if it is a GGUF file; `size`: plain bytes of it.
 
     **Guarantees.** Everything comes from the file that was open when its head was read; where
     signatures were asked for, from the very bytes that they vouch for, whatever happens to the file
@@ -73,19 +75,31 @@ class Sealed(contextlib.AbstractContextManager["Sealed"]):
             )
         return self._directory
 
+    @functools.cached_property
+    def layout(self) -> Directory | Gguf:
+        """Where the arrays lie. Raises `Unreadable` for a file that has none by name."""
+        if self.kind != BYTES or bytes(self._body.read(INDEX, min(4, self.size))) != _gguf.MAGIC:
+            return self.directory
+        try:
+            return _gguf.parse(
+                lambda at, count: bytes(self._body.read(INDEX + at, count)), self.size
+            )
+        except ValueError as error:
+            raise Unreadable(f"what is sealed {error}; `export` gives it as it is") from None
+
     @property
     def metadata(self) -> dict[str, str]:
-        """What was saved beside the arrays."""
-        return self.directory.metadata
+        """What was saved beside the arrays; of a GGUF file's arrays how many values they have."""
+        return self.layout.metadata
 
     @property
     def names(self) -> list[str]:
         """The arrays' names, in the order of their bytes."""
-        return [tensor.name for tensor in self.directory.tensors]
+        return [tensor.name for tensor in self.layout.tensors]
 
     @clears_frames
     def array(self, name: str, done: Done = quiet) -> np.ndarray:
-        """Decrypt one array alone.
+        """Decrypt one array alone; of a GGUF file's quantised ones the blocks as they are, uint8.
 
         Args:
             name: Of `names`.
@@ -98,7 +112,7 @@ class Sealed(contextlib.AbstractContextManager["Sealed"]):
             KeyError: For an unknown name.
             Tampered: If it was changed.
         """
-        tensor = self.directory.tensors.find(name)
+        tensor = self.layout.find(name)
         if tensor is None:
             raise KeyError(f"there is no array {name!r} in this file")
         array = np.empty(tensor.shape, tensor.dtype)
@@ -121,7 +135,7 @@ class Sealed(contextlib.AbstractContextManager["Sealed"]):
         **Guarantees.** Plain values are written to no file; peak memory is that of the arrays.
         """
         arrays, parts = {}, []
-        for tensor in self.directory.tensors:
+        for tensor in self.layout.tensors:
             arrays[tensor.name] = array = np.empty(tensor.shape, tensor.dtype)
             parts.append((self._place(tensor), bytes_of(array)))
         self._body.fill(parts, done)
@@ -146,7 +160,7 @@ class Sealed(contextlib.AbstractContextManager["Sealed"]):
         self._body.fill([(self._place(tensor) + start, into)], done)
 
     def _place(self, tensor: Tensor) -> int:
-        return INDEX + len(self.directory.head) + tensor.begin
+        return INDEX + self.layout.start + tensor.begin
 
     def plain(self, done: Done = quiet) -> Iterator[Any]:
         """Return the plain file that was sealed, piece by piece.
