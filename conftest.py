@@ -21,3 +21,5 @@ if "PYTEST_XDIST_WORKER" not in os.environ:  # a worker has the environment of i
         os.environ["XLA_FLAGS"] = flags
     # Almost every program here runs once, on little data, and costs more to optimise than to run.
     os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+    # Nor does anybody read from which line each of its operations is.
+    os.environ["JAX_TRACEBACK_IN_LOCATIONS_LIMIT"] = "0"

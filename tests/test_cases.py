@@ -61,15 +61,17 @@ def case(scheme):
     model = mlp(3, (20,))
     params = jax.tree.map(lambda leaf: 3 * leaf, model.init(jax.random.key(1), x[:1]))
 
+    @jax.jit
     def encrypt(key, params):
         return lock.encrypt(
             key, params, lambda p: -jax.nn.log_softmax(model.forward(p, x))[:, 0].mean()
         )
 
-    locked, key = encrypt(lock.init(jax.random.key(2), params), params)
+    init = jax.jit(lock.init)
+    locked, key = encrypt(init(jax.random.key(2), params), params)
     device = functools.partial(ml.user_forward(lock, model.forward), key, locked)
     y = device(x).argmax(-1)
-    others = [encrypt(lock.init(jax.random.key(i), params), params) for i in (3, 4)]
+    others = [encrypt(init(jax.random.key(i), params), params) for i in (3, 4)]
     changed = jax.tree.map(lambda leaf: leaf + 1, params)
     rights = {
         "unlabelled": x,

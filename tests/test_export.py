@@ -55,8 +55,9 @@ def keys_and_locked(name, lock):
     rngs = jax.random.split(jax.random.key(1))
     if name == "adv_params":  # a thief's key, and no search
         return [SCHEMES["adv_params"].guess(lock, rng, params) for rng in rngs], params
-    first, second = (lock.init(rng, params) for rng in rngs)
-    locked, first = lock.encrypt(first, params)
+    init = jax.jit(lock.init)
+    first, second = (init(rng, params) for rng in rngs)
+    locked, first = jax.jit(lock.encrypt)(first, params)
     return [first, second], locked
 
 
