@@ -19,6 +19,7 @@ from modellock_jax.models import mlp
 from modellock_jax.tasks import margin_loss
 
 pytestmark = pytest.mark.optax
+compare, vote, average = map(jax.jit, (compare_copies, vote_copies, average_copies))
 PLAIN = ml.Lock(lambda rng, params: ml.SignKey(jnp.ones(1, jnp.int8)))
 
 
@@ -56,8 +57,8 @@ def test_a_vote_heals_adv_params_where_one_key_chose_and_a_mean_does_not(plain, 
     whole = accuracy(logits(plain))
     assert whole > 0.9
     assert max(accuracy(logits(copy)) for copy in locked) < whole - 0.1
-    differs = compare_copies(locked)
-    truth = [compare_copies([copy, plain]) for copy in locked]
+    differs = compare(locked)
+    truth = [compare([copy, plain]) for copy in locked]
 
     def marked(found, *changed):
         by = sum(part.astype(int) for part in changed)
@@ -66,7 +67,7 @@ def test_a_vote_heals_adv_params_where_one_key_chose_and_a_mean_does_not(plain, 
 
     jax.tree.map(marked, differs, *truth)
     # The vote is wrong only where two keys or more chose a weight.
-    wrong = compare_copies([vote_copies(locked), plain])
+    wrong = compare([vote(locked), plain])
 
     def outvoted(found, *changed):
         assert not found[sum(part.astype(int) for part in changed) < 2].any()
@@ -75,7 +76,7 @@ def test_a_vote_heals_adv_params_where_one_key_chose_and_a_mean_does_not(plain, 
     left = sum(int(leaf.sum()) for leaf in jax.tree.leaves(wrong))
     assert left < 8
     # A mean heals no weight.
-    averaged = compare_copies([average_copies(locked), plain])
+    averaged = compare([average(locked), plain])
     assert sum(int(leaf.sum()) for leaf in jax.tree.leaves(averaged)) > left
 
 
@@ -87,7 +88,7 @@ def test_a_vote_heals_adv_params_where_one_key_chose_and_a_mean_does_not(plain, 
 def test_of_ciphertexts_no_vote_and_no_mean_is_a_model(lock, plain, copies):
     locked, _ = copies(lock, plain)
     fresh = jax.tree.map(jnp.zeros_like, plain)
-    for combined in (vote_copies(locked), average_copies(locked)):
+    for combined in (vote(locked), average(locked)):
         assert not same(combined, plain)
         assert accuracy(logits(sanitise(combined, fresh))) < 0.3
 
