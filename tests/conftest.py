@@ -3,6 +3,7 @@
 import functools
 import gc
 import tempfile
+import threading
 
 import jax
 import pytest
@@ -10,8 +11,9 @@ from jax._src.interpreters import mlir
 
 jax.config.update("jax_num_cpu_devices", 4)
 # Of a small program's 23 ms of building, 5 go into a context of its own for MLIR, which stays in
-# memory as long as the program does.
-mlir.make_ir_context = functools.cache(mlir.make_ir_context)
+# memory as long as the program does. Here each thread has one.
+context_of = functools.cache(lambda thread, make=mlir.make_ir_context: make())
+mlir.make_ir_context = lambda: context_of(threading.get_ident())
 
 
 class Forgetful:
