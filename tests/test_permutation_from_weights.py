@@ -11,9 +11,14 @@ import pytest
 import modellock_jax as ml
 from modellock_jax.attacks import Case, attempt
 from modellock_jax.attacks.keys import _matching
+from modellock_jax.attacks.keys._embedding import drawn
 from modellock_jax.attacks.keys._matching import fit_of, matrix
-from modellock_jax.attacks.keys._smooth_rows import rows_of
-from modellock_jax.attacks.keys.permutation_from_weights import permutation_from_weights
+from modellock_jax.attacks.keys._smooth_rows import alike, apart, checked, rows_of
+from modellock_jax.attacks.keys.permutation_from_weights import (
+    _mirror_images,
+    _order,
+    permutation_from_weights,
+)
 from modellock_jax.data import load
 from modellock_jax.models import mlp
 from modellock_jax.train import fit
@@ -29,14 +34,19 @@ def images(count):
     return jnp.asarray(data.train_x[:count]), jnp.asarray(data.train_y[:count])
 
 
+def trained_under(lock, model, x, y, epochs):
+    """A network trained under a shuffle: its start, what became of it, and the key."""
+    start, key = model.init(jax.random.key(0), x[:1]), lock.init(jax.random.key(1), None)
+    under = partial(ml.owner_forward(lock, model.train), key)
+    settings = {"rng": jax.random.key(2), "epochs": epochs, "learning_rate": 5e-3}
+    return start, fit(under, start, np.asarray(x), np.asarray(y), **settings)[0], key
+
+
 @pytest.fixture(scope="module")
 def trained():
-    """A network trained under a shuffle: its start, its key, and the case of who has the weights."""
+    """The start of a network trained under a shuffle, its key, and the case of who has the weights."""
     (x, y), model = images(2000), mlp(10, (64,))
-    start, key = model.init(jax.random.key(0), x[:1]), LOCK.init(jax.random.key(1), None)
-    under = partial(ml.owner_forward(LOCK, model.train), key)
-    settings = {"rng": jax.random.key(2), "epochs": 6, "learning_rate": 5e-3}
-    params, _ = fit(under, start, np.asarray(x), np.asarray(y), **settings)
+    start, params, key = trained_under(LOCK, model, x, y, 6)
     about = {"scheme": "pixel_shuffle", "settings": {"block": BLOCK, "channels": 1}}
     return start, key, Case(LOCK, model, params, jax.random.key(3), x[:1], **about)
 
@@ -104,3 +114,27 @@ def test_a_thief_trains_on_under_the_key_that_the_labels_gave():
     still = attempt("fine_tune_under_estimated_key", case, search=search, rates=(0.0,), steps=1)
     np.testing.assert_allclose(still.forward(x), under, atol=1e-6)
     assert np.abs(under - model.forward(locked, x)).max() > 0.01
+
+
+def test_the_drawing_of_like_rows_lies_near_their_places():
+    block, rng = 8, np.random.default_rng(0)
+    squares = apart(np.zeros((block * block, 4, 1)), block, (16, 16, 1)) / 16**2
+    secret = rng.permutation(block * block)
+    products = np.exp(-squares / (2 * 0.15**2))[secret][:, :, secret]
+    places = np.indices((block, block)).reshape(2, -1).T
+    errors = [
+        np.linalg.norm(places[image[order]] - places[secret], axis=1).mean()
+        for order in drawn(products, block, 1)
+        for image in _mirror_images(block, 1)
+    ]
+    assert min(errors) < 1.0
+    assert np.median(errors) > 2.0
+
+
+def test_blocks_of_many_entries_give_their_key():
+    (x, y), shape = images(4000), (20, 20, 1)
+    lock, model = ml.pixel_shuffle(10, channels=1), mlp(10, (64,))
+    _, params, key = trained_under(lock, model, x[:, 4:24, 4:24], y, 8)
+    rows = checked("rows", rows_of(params, 10, shape), 10, shape)
+    found = _order(alike(rows), apart(rows, 10, shape) / 20**2, 10)
+    assert (found == np.asarray(key.permutation)).mean() > 0.9

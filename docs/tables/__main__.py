@@ -46,6 +46,7 @@ TABLES: dict[str, Callable[[Results], str]] = {
     "robustness": single.robustness,
     "speed": single.speed,
     "speed of files": files.speed,
+    "locked in pieces": files.locking,
     "many users": files.users,
     "files under trial": files.trials,
     "planted bugs": bugs.planted,

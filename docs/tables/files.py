@@ -33,6 +33,29 @@ def _aim(row: Row, text: str) -> list[str]:
     return [f"<= {text.format(row['target'])}", "met" if row["met"] else "missed"]
 
 
+def locking(results: Results) -> str:
+    """Write of each scheme the peak of memory, and the seconds beside a plain copy and age."""
+    file = results.file("vault/locking")
+    lines = []
+    for row in file["rows"]:
+        age = [row.get(f"age {step} s") for step in ("lock", "unlock")]
+        lines.append(
+            [
+                f"`{row['scheme']}`",
+                f"{row['peak'] / 2**20:.0f}",
+                f"<= {row['target'] / 2**20:.0f}",
+                "met" if row["met"] else "missed",
+                f"{row['lock s']:.1f}, {row['unlock s']:.1f}",
+                f"{row['copy s']:.1f}",
+                ", ".join(f"{one:.1f}" for one in age if one is not None),
+            ]
+        )
+    size = f"{file['rows'][0]['bytes'] / 2**30:.1f} GiB"
+    header = [f"a file of {size}", "MiB at the peak", "aim", "", "seconds: lock, unlock"]
+    table = markdown([*header, "a plain copy", "age"], lines)
+    return "\n\n".join([table, made(file)])
+
+
 def users(results: Results) -> str:
     file = results.file("vault/users")
     lines = [

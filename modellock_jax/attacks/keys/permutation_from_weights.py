@@ -7,7 +7,8 @@ from jaxtyping import Float
 
 from modellock_jax.attacks.case import Case, Entry, Found, with_key
 from modellock_jax.attacks.keys._by_chance import TRIES
-from modellock_jax.attacks.keys._matching import assigned, fit_of, matched
+from modellock_jax.attacks.keys._embedding import drawn
+from modellock_jax.attacks.keys._matching import assigned, fit_of, matched, matrix
 from modellock_jax.attacks.keys._smooth_rows import alike, apart, checked, rows_of
 from modellock_jax.attacks.keys.chosen_image import image_shape
 from modellock_jax.attacks.keys.signs_from_weights import LEVEL
@@ -15,10 +16,12 @@ from modellock_jax.locks.pixel_shuffle import PixelKey
 
 __all__ = ["ENTRIES", "permutation_from_weights"]
 
-_NEAR = (1 / 4, 1 / 6, 1 / 7, 1 / 9)
+_NEAR: tuple[float, ...] = (1 / 4, 1 / 6, 1 / 7, 1 / 9)
 """From wide to narrow, within what share of the image's side rows should be alike."""
 _BORDER = 1 / 28
 """The same, by which it is judged how block meets block."""
+_DRAWN, _SURE, _AFTER = 3, 0.5, (1 / 9, 1 / 14)
+"""How many orders by the drawing are starts, how much of a start they are, and what is near then."""
 
 
 def permutation_from_weights(
@@ -28,9 +31,10 @@ def permutation_from_weights(
 
     Neighbouring entries of natural images are alike, and training gives them rows alike. The rows of
     all blocks are in one secret order; wanted is the order under which rows are the more alike the
-    nearer their entries lie, within blocks and across their borders: a quadratic assignment, solved for
-    a wide neighbourhood first and from there for narrower ones. Of the mirror images of the block found
-    that one is taken which goes on best across the borders.
+    nearer their entries lie, within blocks and across their borders: a quadratic assignment. It is
+    solved from no order, for a wide neighbourhood first and from there for narrower ones, and from
+    orders that a plane drawing of the graph of like rows gives. Of what is found, and of its mirror
+    images, that is taken which goes on best across the borders.
 
     Args:
         rows: Those of the first layer: row (i, b) is multiplied with entry i of the scrambled block b.
@@ -52,7 +56,7 @@ def permutation_from_weights(
     half, beside 99 others. Channels of one pixel cannot be told apart.
 
     Source: our own; we know of no one who has published it. Quadratic assignment by Frank-Wolfe steps:
-    Vogelstein et al. (2015).
+    Vogelstein et al. (2015); drawing by eigenvectors of a graph: Belkin & Niyogi (2003).
 
     >>> import jax, modellock_jax as ml
     >>> key = ml.pixel_shuffle(4, channels=1).init(jax.random.key(0), None)
@@ -68,7 +72,7 @@ def permutation_from_weights(
     squares = apart(kernel, block, shape) / max(shape[:2]) ** 2
     first, second = (alike(kernel[:, :, half::2]) for half in range(2))
     found, rng = _order(first, squares, block), np.random.default_rng(0)
-    near = np.exp(-squares / (2 * _NEAR[-1] ** 2))
+    near = _within(squares, _NEAR[-1])
     orders = [found, *(found[rng.permutation(len(found))] for _ in range(TRIES))]
     fits = [fit_of(second, near, order) for order in orders]
     as_good = sum(fit >= fits[0] for fit in fits[1:])
@@ -78,14 +82,24 @@ def permutation_from_weights(
 
 
 def _order(products: np.ndarray, squares: np.ndarray, block: int) -> np.ndarray:
-    """Return the permutation under which near rows are alike."""
-    n = len(products)
-    p = np.full((n, n), 1 / n)
-    for width in _NEAR:
-        p = matched(products, np.exp(-squares / (2 * width**2)), p)
-    found, near = assigned(p), np.exp(-squares / (2 * _BORDER**2))
-    seen = [image[found] for image in _mirror_images(block, n // block**2)]
-    return max(seen, key=lambda order: fit_of(products, near, order))
+    """Return the permutation under which near rows are alike: the best from several starts."""
+    n, images = len(products), _mirror_images(block, len(products) // block**2)
+    evenly, near = np.full((n, n), 1 / n), _within(squares, _NEAR[-1])
+    seen = [image[order] for order in drawn(products, block, n // block**2) for image in images]
+    seen.sort(key=lambda order: fit_of(products, near, order))
+    starts = [(evenly, _NEAR)]
+    starts += [((1 - _SURE) * evenly + _SURE * matrix(one), _AFTER) for one in seen[-_DRAWN:]]
+    found = []
+    for p, widths in starts:
+        for width in widths:
+            p = matched(products, _within(squares, width), p)
+        found += [image[assigned(p)] for image in images]
+    return max(found, key=lambda order: fit_of(products, _within(squares, _BORDER), order))
+
+
+def _within(squares: np.ndarray, width: float) -> np.ndarray:
+    """Return how alike entries should be by their squared distance."""
+    return np.exp(-squares / (2 * width**2))
 
 
 def _mirror_images(block: int, channels: int) -> list[np.ndarray]:
