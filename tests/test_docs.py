@@ -62,7 +62,7 @@ def test_another_row_is_another_table(tmp_path):
     differ = {line.partition(": ")[2] for line in printed.splitlines()}
     assert code == 1
     assert differ == made_of_rows()
-    assert "README.md: league" in printed
+    assert "README.md: matrix locks" in printed
     assert [code for code, _ in after] == [0, 0]
 
 

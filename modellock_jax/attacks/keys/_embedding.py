@@ -30,7 +30,9 @@ def drawn(products: np.ndarray, block: int, channels: int) -> Iterator[np.ndarra
     laplacian = np.eye(len(joined)) - joined / np.sqrt(degrees[:, None] * degrees)
     plane = np.linalg.eigh(laplacian)[1][:, 1:3] / np.sqrt(degrees)[:, None]
     places = np.indices((block, block, channels))[:2].reshape(2, -1).T
-    for turn in np.arange(_ANGLES) * np.pi / 2 / _ANGLES:
-        turned = plane @ np.array([[np.cos(turn), -np.sin(turn)], [np.sin(turn), np.cos(turn)]])
-        ranks = (turned.argsort(0).argsort(0) + 0.5) / len(turned) * block - 0.5
+    for angle in np.arange(_ANGLES) * np.pi / 2 / _ANGLES:
+        rotated = plane @ np.array(
+            [[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]]
+        )
+        ranks = (rotated.argsort(0).argsort(0) + 0.5) / len(rotated) * block - 0.5
         yield assigned(-((ranks[:, None] - places) ** 2).sum(-1))
