@@ -255,11 +255,14 @@ def test_a_run_goes_on_where_it_stopped(ran):
 
 
 def test_the_tables_say_who_was_not_attacked(ran):
-    brief, whole, control = matrix_grids.grids(ran[1].rows, CONFIG)
+    brief, least, whole, control = matrix_grids.grids(ran[1].rows, CONFIG)
     lines = {line[0]: dict(zip(brief.header, line)) for line in brief.rows}
     assert lines["stream_lock"]["a plain leaf"] == "none of 1"
     assert lines["stream_lock"]["weights alone"] == "no attack"
     assert lines["sign_flip"]["a public base"].startswith(lines["sign_flip"]["right key"])
+    said = {line[0]: line[1] for line in least.rows}
+    assert said["stream_lock"].startswith("stands: ")
+    assert said["sign_flip"] in {ATTACKERS[name].has for name in CONFIG.attackers}
     assert {line[0] for line in control.rows} == {"labels, 1 %"}
     rows = Rows({key: row for key, row in ran[1].rows.items() if "/stream_lock/other" not in key})
     brief = matrix_grids.grids(rows, CONFIG)[0]
