@@ -5,19 +5,12 @@ import os
 import subprocess
 import sys
 
-# As in conftest.py.
-SHARED = """
-import functools
-from jax._src.interpreters import mlir
-mlir.make_ir_context = functools.cache(mlir.make_ir_context)
-"""
-
 
 def answer_of(worker, **environment):
     """What a program that sees eight devices prints, as JSON."""
     flags = f"{os.environ.get('XLA_FLAGS', '')} --xla_force_host_platform_device_count=8"
     run = subprocess.run(
-        [sys.executable, "-c", SHARED + worker],
+        [sys.executable, "-c", worker],
         capture_output=True,
         text=True,
         check=False,
