@@ -58,3 +58,7 @@ def test_as_many_draws_as_the_width_needs(between):
 def test_no_number_of_draws_makes_up_for_models_that_differ():
     pilot = np.array([[9.0, 9.1], [-9.0, -9.1], [0.0, 0.1]])
     assert draws_needed(pilot, 5, 1, 1.0, most=32) == 32
+
+
+def test_holm_keeps_the_order_of_the_tests():
+    assert holm([0.01, 0.5, 0.011]) == pytest.approx([0.03, 0.5, 0.03])
