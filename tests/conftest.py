@@ -74,3 +74,20 @@ def optimised(monkeypatch):
     jax.config.update("jax_disable_most_optimizations", False)
     yield
     jax.config.update("jax_disable_most_optimizations", True)
+
+
+@pytest.fixture(scope="module")
+def docs():
+    """The modules that write the tables of README and docs, by name."""
+    from helpers.reckoning import writers
+
+    return writers()
+
+
+@pytest.fixture(scope="module", params=["committed", "made up"])
+def run(request, docs, tmp_path_factory):
+    """`run(study, data)`: its rows and its settings; and the results, for the other program."""
+    from helpers.reckoning import RESULTS, rows_of
+
+    made_up = tmp_path_factory.mktemp("results") if request.param == "made up" else None
+    return rows_of(made_up), docs["rows"].Results(made_up or RESULTS)

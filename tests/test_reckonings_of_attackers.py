@@ -1,23 +1,10 @@
 """The tables of games and of the matrix against those of the studies, as in `test_two_reckonings`."""
 
 import numpy as np
-import pytest
-from helpers.reckoning import RESULTS, alike, grid, lines, mean, rows_of, words, writers
+from helpers.reckoning import alike, grid, lines, mean, words
 
 from modellock_jax.attacks import ATTACKS
 from modellock_jax.study.report import interval
-
-
-@pytest.fixture(scope="module")
-def docs():
-    return writers()
-
-
-@pytest.fixture(scope="module", params=["committed", "made up"])
-def run(request, docs, tmp_path_factory):
-    """`run(study, data)`: its rows and its settings; and the results, for the other program."""
-    made_up = tmp_path_factory.mktemp("results") if request.param == "made up" else None
-    return rows_of(made_up), docs["rows"].Results(made_up or RESULTS)
 
 
 def test_what_was_won_in_the_games(run, docs):

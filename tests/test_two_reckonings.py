@@ -4,22 +4,9 @@ import re
 from collections import defaultdict
 
 import numpy as np
-import pytest
-from helpers.reckoning import FOLDERS, RESULTS, alike, grid, lines, numbers, rows_of, writers
+from helpers.reckoning import FOLDERS, alike, grid, lines, numbers
 
 from modellock_jax.study.report import interval
-
-
-@pytest.fixture(scope="module")
-def docs():
-    return writers()
-
-
-@pytest.fixture(scope="module", params=["committed", "made up"])
-def run(request, docs, tmp_path_factory):
-    """`run(study, data)`: its rows and its settings; and the results, for the other program."""
-    made_up = tmp_path_factory.mktemp("results") if request.param == "made up" else None
-    return rows_of(made_up), docs["rows"].Results(made_up or RESULTS)
 
 
 def test_the_main_study(run, docs):
