@@ -4,7 +4,7 @@ import itertools
 import json
 import os
 from collections.abc import Callable, Iterable, Iterator
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,7 @@ __all__ = ["LockedInfo", "load_locked", "lock_file", "locked_info", "unlock_file
 
 Done = Callable[[int], None]  # told how many bytes are written
 _Lists = Iterable[str | os.PathLike[str]]
+_Piece = TypeVar("_Piece")
 
 
 @clears_frames
@@ -111,7 +112,9 @@ def lock_file(
             info = info._replace(tag=_format.tag_of(info, digests, secret))
             return _format.head(info)
 
-        _targets.write_behind(target, length, head, lambda: _told(pieces(), done), reader.mode)
+        _targets.write_behind(
+            target, length, head, lambda: _told(pieces(), done, _size), reader.mode
+        )
     return info
 
 
@@ -145,8 +148,7 @@ def unlock_file(
     with verified(source, secret, revoked) as found:
         text = found.info.original.encode()
         head = len(text).to_bytes(8, "little") + text
-        plain = ((b"", piece) for piece in opened(found, secret))
-        pieces = (piece for _, piece in _told(plain, done))
+        pieces = _told(opened(found, secret), done, len)
         _targets.write_pieces(target, itertools.chain([head], pieces), found.mode)
 
 
@@ -244,10 +246,12 @@ def _plain(reader: Reader, name: str) -> Directory:
     return directory
 
 
-def _told(
-    pieces: Iterable[tuple[bytes, np.ndarray]], done: Done
-) -> Iterator[tuple[bytes, np.ndarray]]:
+def _size(hashed: tuple[bytes, np.ndarray]) -> int:
+    return len(hashed[1])
+
+
+def _told(pieces: Iterable[_Piece], done: Done, size: Callable[[_Piece], int]) -> Iterator[_Piece]:
     """Yield pieces, and say after each how large it was."""
-    for digest, piece in pieces:
-        yield digest, piece
-        done(piece.size)
+    for piece in pieces:
+        yield piece
+        done(size(piece))
