@@ -67,15 +67,14 @@ def _of_runs(results: Results, text: str) -> str:
     return "\n\n".join(parts)
 
 
-def _least(rows: list[Row], lock: str) -> str:
+def _least(rows: list[Row], lock: str, verdicts: dict[tuple[str, str], float]) -> str:
     """Say who needs least, of those who come within a point of the right key; or who reaches most."""
-    verdicts = _p_values(rows)
     right = np.mean([r["right_key"] for r in of(rows, kind="cell", lock=lock)])
     reached = {
         name: np.mean(
             [np.mean(r["values"]) for r in of(rows, kind="cell", lock=lock, attacker=name)]
         )
-        for at, name in _attacked(rows)
+        for at, name in verdicts
         if at == lock
     }
     if not reached:
@@ -92,18 +91,20 @@ def _least(rows: list[Row], lock: str) -> str:
 
 def matrix_locks(results: Results) -> str:
     """Write a line a lock: what it falls to on each data set and model."""
-    runs = {run: results.run(STUDY, run) for run in results.runs(STUDY)}
-    locks = dict.fromkeys(lock for rows in runs.values() for lock in _locks(rows))
+    columns = {}
+    for run in results.runs(STUDY):
+        rows = results.run(STUDY, run)
+        found = _p_values(rows)
+        verdicts = {at: found[at] for at in _attacked(rows)}
+        columns[run] = {lock: _least(rows, lock, verdicts) for lock in _locks(rows)}
+    locks = dict.fromkeys(lock for column in columns.values() for lock in column)
     lines = [
-        [
-            f"`{lock}`",
-            *(_least(r, lock) if lock in _locks(r) else "not run" for r in runs.values()),
-        ]
+        [f"`{lock}`", *(column.get(lock, "not run") for column in columns.values())]
         for lock in locks
     ]
-    settings = [results.settings(STUDY, run) for run in runs]
+    settings = [results.settings(STUDY, run) for run in columns]
     header = ["lock", *(f"{s['data']}, {s['model']}" for s in settings)]
-    made = "\n".join(dict.fromkeys(results.made(STUDY, run) for run in runs))
+    made = "\n".join(dict.fromkeys(results.made(STUDY, run) for run in columns))
     return f"{markdown(header, lines, len(header))}\n\n{made}"
 
 

@@ -12,9 +12,9 @@ from modellock_jax.study.scale import Scale, scale_of
 from modellock_jax.study.store import Rows
 from modellock_jax.study.training import PLAIN
 
-__all__ = ["WITHIN", "Cell", "cells", "grids"]
+__all__ = ["Cell", "cells", "grids"]
 
-WITHIN = 1.0
+_WITHIN = 1.0
 """Points below the right key from which a lock counts as fallen."""
 
 
@@ -141,15 +141,15 @@ def _least(found: dict[tuple[str, str], Cell], scale: Scale, config: Any) -> Gri
     )  # fmt: skip
     points, verdicts = scale.factor * scale.sign, dict(_verdicts(found))
     for lock in dict.fromkeys(at[0] for at in found):
-        mine = [(name, found[at]) for at in found for name in at[1:] if at[0] == lock]
+        mine = [(name, cell) for (of, name), cell in found.items() if of == lock]
         attacked = [(name, cell) for name, cell in mine if cell.attacked]
         right = float(np.mean([row["right_key"] for _, cell in mine for row in cell.rows]))
         if not attacked:
             table.rows.append([lock, "stands: no attack", "", "", scale.text(right), ""])
             continue
         short = [points * (right - float(np.mean(cell.reached))) for _, cell in attacked]
-        fell = min(short) <= WITHIN
-        first = next(i for i, s in enumerate(short) if s <= (WITHIN if fell else min(short)))
+        fell = min(short) <= _WITHIN
+        first = next(i for i, s in enumerate(short) if s <= (_WITHIN if fell else min(short)))
         name, cell = attacked[first]
         star = "\\*" if verdicts.get((lock, name), 1) <= LEVEL else ""
         table.rows.append(
